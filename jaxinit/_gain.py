@@ -1,0 +1,127 @@
+"""The gain of an activation: the factor on the weights that keeps the second moment through it.
+
+With z standard normal, gain = 1/sqrt(E[f(z)²]), computed by quadrature for any elementwise function.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._activations import Activation, activation_function, canonical_activation
+from jaxinit._quadrature import evaluate, gaussian_means
+from jaxinit._typing import Array, Scalar
+
+_TORCH_LINEAR = {"linear", "identity", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3))}
+_TORCH_GAINS = {"sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+
+
+def gain(
+    activation: Activation,
+    param: Scalar | None = None,
+    *,
+    convention: Literal["variance", "torch"] = "variance",
+) -> float | Array:
+    r"""The factor by which weights of variance 1/fan_in keep the second moment through an activation.
+
+    .. math:: g = \mathrm{E}_{z \sim N(0,1)}[f(z)^2]^{-1/2}
+
+    So variance scaling with `scale = gain(f)**2` and mode "fan_in" gives activations a mean square of one in
+    every layer of a wide plain network. Kinks and steps are resolved; the value is exact to 1e-6 and better.
+
+    Args:
+      activation: a name ("relu", "tanh", "gelu", ...) or any elementwise function of an array.
+      param: the activation's second argument, such as the slope of "leaky_relu" (there it may be traced).
+      convention: "variance" for the formula above; "torch" for PyTorch's table, which differs: tanh 5/3
+        against 1.5925, sigmoid 1 against 1.8462, selu 3/4 against 1.0000.
+
+    Returns:
+      A float, or a JAX scalar if `param` is one.
+
+    Raises:
+      ValueError: an unknown name, a function that is not elementwise, that is zero or has no finite second
+        moment, or that the torch convention lacks.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> round(jaxinit.gain("relu"), 6)
+      1.414214
+      >>> round(jaxinit.gain("leaky_relu", 0.2), 6)
+      1.386750
+      >>> round(jaxinit.gain(jax.nn.gelu), 4)
+      1.5335
+      >>> round(jaxinit.gain("tanh", convention="torch"), 4)
+      1.6667
+
+    Reference: He et al., 2015 (arXiv:1502.01852); Klambauer et al., 2017 (arXiv:1706.02515).
+    """
+    if convention == "torch":
+        return _torch_gain(activation, param)
+    if convention != "variance":
+        raise ValueError(f"convention must be 'variance' or 'torch', got {convention!r}")
+    activation = canonical_activation(activation)
+    if isinstance(param, jax.Array):
+        if activation != "leaky_relu":
+            raise TypeError(
+                f"the gain of {activation!r} is integrated numerically, so param must be a number, "
+                "not a JAX array; only the slope of 'leaky_relu' may be one"
+            )
+        return jnp.sqrt(2 / (1 + param**2))
+    return _quadrature_gain(activation, None if param is None else float(param))
+
+
+def _torch_gain(activation: Activation, param: Scalar | None) -> float | Array:
+    name = activation if activation in _TORCH_LINEAR else canonical_activation(activation)
+    if name in _TORCH_LINEAR:
+        return 1.0
+    if name == "leaky_relu":
+        slope = 0.01 if param is None else param
+        return jnp.sqrt(2 / (1 + slope**2)) if isinstance(slope, jax.Array) else math.sqrt(2 / (1 + slope**2))
+    if isinstance(name, str) and name in _TORCH_GAINS:
+        return _TORCH_GAINS[name]
+    known = sorted({"leaky_relu", *_TORCH_GAINS, *_TORCH_LINEAR})
+    raise ValueError(
+        f"PyTorch's table has no gain for {activation!r}, only for {', '.join(known)}; "
+        "convention='variance' integrates any function"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _quadrature_gain(activation: Activation, param: float | None) -> float:
+    function = elementwise(activation, param)
+    second_moment = float(gaussian_means(lambda z: (function(z) ** 2,))[0])
+    if not 0 < second_moment < math.inf:
+        raise ValueError(
+            f"{activation!r} has no gain: its second moment over standard normal inputs is {second_moment}, "
+            "expected a positive finite number"
+        )
+    return 1 / math.sqrt(second_moment)
+
+
+def elementwise(activation: Activation, param: float | None = None) -> Callable[[Array], Array]:
+    """The activation as a function of one array, checked to act on each entry alone.
+
+    Raises:
+      ValueError: an output depends on other inputs, or the shape changes.
+    """
+    function = activation_function(activation)
+    applied = function if param is None else lambda x: function(x, param)
+    points = np.linspace(-2.0, 2.0, 16)
+    kept = points[:8]
+    message = (
+        f"{activation!r} is not elementwise: expected a function that maps an array to one of the same "
+        "shape, entry by entry"
+    )
+    try:
+        values = evaluate(lambda x: (applied(x),), points)
+        changed = evaluate(lambda x: (applied(x),), np.concatenate([kept, np.zeros(8)]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(message) from error
+    if values.shape != (1, 16) or not np.allclose(values[:, :8], changed[:, :8], rtol=1e-5, equal_nan=True):
+        raise ValueError(message)
+    return applied

@@ -1,0 +1,199 @@
+"""The base of all initializers: a frozen dataclass that is called with (key, shape, dtype).
+
+Everything that is the same for all of them lives here: keys, shapes, dtypes, shardings, empty arrays,
+equality, printing and pickling. A subclass names its hyperparameters, checks them, and draws.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._axes import canonical_axis, canonical_shape
+from jaxinit._initializers._dtypes import canonical_dtype, drawing_dtype, output_dtype, round_to
+from jaxinit._initializers._keys import check_key
+from jaxinit._initializers._sharding import sharded
+from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
+
+_I = TypeVar("_I", bound="type[Initializer]")
+
+REGISTRY: dict[str, "type[Initializer]"] = {}
+"""Every initializer of this package by the name that its configuration carries."""
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def initializer(cls: _I) -> _I:
+    """Make a subclass of `Initializer` a frozen dataclass, and let configurations name it."""
+    made = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    REGISTRY[made.__name__] = made
+    return made
+
+
+class Initializer(abc.ABC):
+    """A weight initializer: a value that draws an array from a key, a shape and a dtype.
+
+    Two initializers with equal hyperparameters compare equal, hash equal and print as the call that makes
+    them, so a Flax module that holds one is a stable static argument of `jax.jit`. They pickle, and go
+    through `to_config` and `from_config`. A hyperparameter may be a JAX scalar, also a traced one; only as a
+    hash key can such an initializer not serve.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> init = jaxinit.normal(0.1)
+      >>> init
+      normal(stddev=0.1)
+      >>> init == jaxinit.normal(stddev=0.1)
+      True
+      >>> init(jax.random.key(0), (2, 3)).shape
+      (2, 3)
+    """
+
+    random: ClassVar[bool] = True
+    """Whether the draw depends on the key; otherwise anything may be passed for it."""
+
+    allowed: ClassVar[Literal["any", "inexact", "real"]] = "inexact"
+    """Which dtypes make sense: any, floating and complex, or floating alone."""
+
+    dtype: DTypeLike
+    """Default dtype of the result; a field of every subclass, in the place where JAX has it."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _canonical_field(field.name, value))
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse hyperparameters that make no sense; a subclass says which."""
+
+    @abc.abstractmethod
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The array, for a checked key, a non-empty shape, and a dtype of 32 bits or more if floating."""
+
+    def __call__(
+        self, key: Array, shape: Shape, dtype: DTypeLike = None, out_sharding: OutSharding = None
+    ) -> Array:
+        """Draw an array.
+
+        Args:
+          key: a typed key (`jax.random.key`) or a raw one (`jax.random.PRNGKey`).
+          shape: sizes of the axes, as a tuple or list of integers.
+          dtype: of the result; by default the initializer's own, and failing that JAX's default float.
+            Below 32 bits the draw is made in float32 and rounded.
+          out_sharding: a `NamedSharding`, or a `PartitionSpec` under `jax.set_mesh`.
+
+        Returns:
+          An array of this shape and dtype.
+
+        Raises:
+          TypeError: the key is no key, the shape is no sequence of integers, or the dtype does not fit.
+          ValueError: the shape has negative entries, or too few dimensions for this initializer.
+        """
+        shape = canonical_shape(shape)
+        result_dtype = output_dtype(self, self.dtype if dtype is None else dtype, self.allowed)
+        if self.random:
+            key = check_key(self, key)
+        if out_sharding is None:
+            return self._rounded_draw(key, shape, result_dtype)
+        draw = functools.partial(self._rounded_draw, shape=shape, dtype=result_dtype)
+        return sharded(draw, key if self.random else None, out_sharding)
+
+    def _rounded_draw(self, key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        if 0 in shape:
+            return jnp.zeros(shape, dtype)
+        return round_to(self._draw(key, shape, drawing_dtype(dtype)), dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_same(mine, theirs) for mine, theirs in zip(_values(self), _values(other), strict=True))
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(_hashable(self, value) for value in _values(self))))
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{field.name}={_shown(value)}"
+            for field, value in zip(dataclasses.fields(self), _values(self), strict=True)  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING or not _same(value, field.default)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[Callable[[], "Initializer"], tuple[()]]:
+        return functools.partial(type(self), **vars(self)), ()
+
+    def to_config(self) -> dict[str, Any]:
+        """This initializer as data that JSON can carry; `jaxinit.from_config` makes it again.
+
+        Returns:
+          A dictionary of the name and every hyperparameter.
+
+        Raises:
+          TypeError: a hyperparameter is no data: a function without a name, or a traced array.
+
+        Examples:
+          >>> import jaxinit
+          >>> config = jaxinit.scaled(jaxinit.he_normal(), 0.5).to_config()
+          >>> config["name"], config["init"]["name"], config["factor"]
+          ('scaled', 'he_normal', 0.5)
+          >>> jaxinit.from_config(config)
+          scaled(init=he_normal(), factor=0.5)
+        """
+        from jaxinit._initializers._config import encode  # the two modules need each other
+
+        return encode(self)
+
+
+def draw_with(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A draw for a combinator, in full precision: unrounded where `init` is one of this package's."""
+    return init._draw(key, shape, dtype) if isinstance(init, Initializer) else init(key, shape, dtype)
+
+
+def _values(init: Initializer) -> list[Any]:
+    return [getattr(init, field.name) for field in dataclasses.fields(init)]  # type: ignore[arg-type]
+
+
+def _canonical_field(name: str, value: Any) -> Any:
+    """One form for each value, so that equal hyperparameters compare equal."""
+    if name == "dtype":
+        return canonical_dtype(value)
+    if name.endswith("axis"):
+        return canonical_axis(name, value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    if mine is theirs:
+        return True
+    if isinstance(mine, (np.ndarray, jax.Array)) or isinstance(theirs, (np.ndarray, jax.Array)):
+        try:
+            mine, theirs = np.asarray(mine), np.asarray(theirs)
+        except jax.errors.TracerArrayConversionError:
+            return False  # whether two traced numbers agree is known only when the program runs
+        return bool(mine.shape == theirs.shape and np.array_equal(mine, theirs))
+    return bool(mine == theirs)
+
+
+def _hashable(init: Initializer, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.shape, tuple(value.reshape(-1).tolist())
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{type(init).__name__} holds a JAX array as a hyperparameter and so cannot be hashed; give it a "
+            "Python number or a numpy array where it serves as a static argument or a dictionary key"
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    return repr(value.name) if isinstance(value, np.dtype) else repr(value)

@@ -1,0 +1,87 @@
+"""Checks of hyperparameters: what was expected, what came, what to do."""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_number(name: str, value: Any, *, nonnegative: bool = False, positive: bool = False) -> None:
+    """Accept a finite real number, or a real JAX scalar, whose value a trace may hide.
+
+    Raises:
+      TypeError: it is no real number.
+      ValueError: it is NaN, infinite, or below what makes sense.
+    """
+    if isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, np.floating):
+            raise TypeError(f"{name} must be a real number or a floating JAX scalar, got {value!r}")
+        try:
+            value = float(value)
+        except jax.errors.ConcretizationTypeError:
+            return
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not math.isfinite(value) or (nonnegative and value < 0) or (positive and value <= 0):
+        kind = "a finite number, zero or more" if nonnegative else "a finite number"
+        raise ValueError(f"{name} must be {'a positive finite number' if positive else kind}, got {value}")
+
+
+def check_ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Accept two numbers of which the first is the smaller, as far as no trace hides them.
+
+    Raises:
+      ValueError: the first is not below the second.
+    """
+    try:
+        ordered = bool(low < high)
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not ordered:
+        raise ValueError(f"{low_name} must be below {high_name}, got {low_name}={low} and {high_name}={high}")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Accept an integer of at least `minimum`.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be {minimum} or more, got {value}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Accept one of some words.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Accept True or False.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: str) -> None:
+    """Accept a shape of enough dimensions.
+
+    Raises:
+      ValueError: it has too few for what the axes mean.
+    """
+    if len(shape) < minimum:
+        raise ValueError(f"{caller!r} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")

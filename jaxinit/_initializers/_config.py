@@ -1,0 +1,129 @@
+"""Initializers as data and back: dictionaries of names and numbers that JSON can carry.
+
+Decoding looks the name up among this package's initializers and hands it plain values only; nothing that a
+configuration names is imported, evaluated or called, so one from a stranger can do no more than be refused.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinit._initializers._base import REGISTRY, Initializer
+
+_DEEPEST = 16
+_ARRAY_KEYS = {"array", "dtype"}
+_SCALARS = (bool, int, float, str, type(None))
+
+
+def encode(value: Any) -> Any:
+    """A hyperparameter, or a whole initializer, as data.
+
+    Raises:
+      TypeError: it is no data: a function without a name, or a traced array.
+    """
+    if isinstance(value, Initializer):
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {"name": type(value).__name__, **fields}
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, tuple):
+        return [encode(entry) for entry in value]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        try:
+            array = np.asarray(value)
+        except jax.errors.TracerArrayConversionError:
+            raise TypeError(f"a traced array has no value to put into a configuration: {value}") from None
+        if array.ndim == 0 and array.dtype.kind in "biuf":
+            return array.item()
+        if array.dtype.kind in "biuf":
+            return {"array": array.tolist(), "dtype": array.dtype.name}
+    raise TypeError(
+        f"a configuration holds numbers, names and this package's initializers, not {value!r}; "
+        "use a named activation, or pickle the initializer"
+    )
+
+
+def from_config(config: Mapping[str, Any]) -> Initializer:
+    """The initializer that `to_config` described.
+
+    Args:
+      config: a dictionary with the initializer's `name` and its hyperparameters; those left out take their
+        defaults.
+
+    Returns:
+      An initializer equal to the one that was described.
+
+    Raises:
+      TypeError: the configuration, or a value in it, is of the wrong type.
+      ValueError: an unknown name or hyperparameter, a value out of range, or too deep a nesting.
+
+    Examples:
+      >>> import jaxinit
+      >>> jaxinit.from_config({"name": "normal", "stddev": 0.02})
+      normal(stddev=0.02)
+    """
+    return _decode_initializer(config, depth=0)
+
+
+def _decode_initializer(config: Any, depth: int) -> Initializer:
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a configuration is a dictionary with a 'name', got {config!r}")
+    if depth > _DEEPEST:
+        raise ValueError(f"a configuration may nest at most {_DEEPEST} initializers")
+    name = config.get("name")
+    if not isinstance(name, str):
+        raise TypeError(f"a configuration has the initializer's 'name', a string, got {name!r}")
+    cls = REGISTRY.get(name)
+    if cls is None:
+        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no initializer is called {name!r}{hint}")
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = [key for key in config if key != "name" and key not in known]
+    if unknown:
+        raise ValueError(f"{name} has the hyperparameters {known}, not {unknown}")
+    values = {key: _decode(value, depth) for key, value in config.items() if key != "name"}
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if missing:
+        raise ValueError(f"the configuration of {name} lacks {missing}")
+    return cls(**values)
+
+
+def _decode(value: Any, depth: int) -> Any:
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, (list, tuple)):
+        if depth > _DEEPEST:
+            raise ValueError(f"a configuration may nest at most {_DEEPEST} lists")
+        return tuple(_decode(entry, depth + 1) for entry in value)
+    if isinstance(value, Mapping) and "name" in value:
+        return _decode_initializer(value, depth + 1)
+    if isinstance(value, Mapping) and set(value) == _ARRAY_KEYS:
+        return _decode_array(value)
+    raise TypeError(f"a configuration holds numbers, names and lists of them, got {value!r}")
+
+
+def _decode_array(value: Mapping[str, Any]) -> np.ndarray:
+    message = (
+        f"an array in a configuration has nested lists of numbers and the name of a dtype, got {value!r}"
+    )
+    if not isinstance(value["dtype"], str):
+        raise TypeError(message)
+    try:
+        dtype = np.dtype(value["dtype"])
+        array = np.array(value["array"], dtype=dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(message) from None
+    if dtype.kind not in "biuf":
+        raise TypeError(message)
+    return array

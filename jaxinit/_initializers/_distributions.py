@@ -1,0 +1,130 @@
+"""Normal, uniform and truncated-normal weights of a given scale, whatever the shape.
+
+A fixed scale suits one width only: `normal(0.01)` lets signals vanish in a deep network and `normal(5.0)` lets
+them explode or saturate. The families of variance scaling choose it from the shape.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _random
+from jaxinit._initializers._base import Initializer, initializer
+from jaxinit._initializers._checks import check_number, check_ordered
+from jaxinit._initializers._dtypes import as_scalar
+from jaxinit._initializers._scaled_normal import scaled_normal
+from jaxinit._typing import Array, DTypeLike, Scalar
+
+
+@initializer
+class normal(Initializer):
+    r"""Normal weights of mean zero.
+
+    .. math:: w \sim N(0, \text{stddev}^2)
+
+    Complex ones have E|w|² = stddev². In floats of fewer than 32 bits the draws are rounded from float32, where
+    JAX's own take 128 distinct values (bfloat16) and have no tails.
+
+    Args:
+      stddev: standard deviation, zero or more; a JAX scalar may be traced.
+      dtype: default dtype of the result.
+
+    Raises:
+      TypeError, ValueError: stddev is no number, negative, infinite or NaN.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.normal(0.02)(jax.random.key(0), (2, 2)).shape
+      (2, 2)
+    """
+
+    stddev: Scalar = 1e-2
+    dtype: DTypeLike = None
+
+    def _check(self) -> None:
+        check_number("stddev", self.stddev, nonnegative=True)
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return scaled_normal(key, shape, dtype, as_scalar(self.stddev, dtype))
+
+
+@initializer
+class uniform(Initializer):
+    r"""Uniform weights between zero and `scale`.
+
+    .. math:: w \sim U[0, \text{scale})
+
+    This is JAX's convention, not the symmetric interval of PyTorch and Keras: for one of those use
+    `variance_scaling(..., "uniform")`. In floats of fewer than 32 bits rounding may return `scale` itself.
+
+    Args:
+      scale: upper end of the interval, zero or more; a JAX scalar may be traced.
+      dtype: default dtype of the result.
+
+    Raises:
+      TypeError, ValueError: scale is no number, negative, infinite or NaN.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> weights = jaxinit.uniform(0.5)(jax.random.key(0), (100,))
+      >>> bool((weights >= 0).all() and (weights < 0.5).all())
+      True
+    """
+
+    allowed = "real"
+
+    scale: Scalar = 1e-2
+    dtype: DTypeLike = None
+
+    def _check(self) -> None:
+        check_number("scale", self.scale, nonnegative=True)
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return _random.uniform(key, shape, dtype) * as_scalar(self.scale, dtype)
+
+
+@initializer
+class truncated_normal(Initializer):
+    r"""Normal weights conditioned on an interval.
+
+    .. math:: w = \text{stddev} \cdot z, \qquad z \sim N(0, 1) \text{ given lower} < z < \text{upper}
+
+    As in JAX, `stddev` is that of the normal before truncation: with the default bounds the result has
+    0.8796 times as much.
+
+    Args:
+      stddev: standard deviation before truncation, zero or more; a JAX scalar may be traced.
+      dtype: default dtype of the result.
+      lower: lower bound, in standard deviations.
+      upper: upper bound, in standard deviations.
+
+    Raises:
+      TypeError, ValueError: a hyperparameter is no number or not finite, stddev is negative, or lower is not
+        below upper.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> weights = jaxinit.truncated_normal(0.1)(jax.random.key(0), (1000,))
+      >>> bool(abs(weights).max() < 0.2)
+      True
+    """
+
+    allowed = "real"
+
+    stddev: Scalar = 1e-2
+    dtype: DTypeLike = None
+    lower: Scalar = -2.0
+    upper: Scalar = 2.0
+
+    def _check(self) -> None:
+        check_number("stddev", self.stddev, nonnegative=True)
+        check_number("lower", self.lower)
+        check_number("upper", self.upper)
+        check_ordered("lower", self.lower, "upper", self.upper)
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        draws = _random.truncated_normal(key, self.lower, self.upper, shape, dtype)
+        return draws * as_scalar(self.stddev, dtype)

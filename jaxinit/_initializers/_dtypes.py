@@ -1,0 +1,90 @@
+"""Dtypes: what an initializer may return, and what it draws in before rounding.
+
+JAX samples half-precision normals from a handful of bits (128 distinct values in bfloat16, tails cut at 2.9),
+so floats of fewer than 32 bits are drawn in float32 here and rounded once at the end.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._typing import Array, DTypeLike, Scalar
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
+    """The numpy dtype that a scalar class, a name or a dtype means; None stays None.
+
+    Raises:
+      TypeError: it names no dtype.
+    """
+    if dtype is None or isinstance(dtype, np.dtype):
+        return dtype
+    try:
+        return jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a dtype such as 'float32' or jnp.bfloat16, got {dtype!r}") from None
+
+
+def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
+    """The dtype of the result: the default float for None, 64 bits only where JAX has them enabled.
+
+    Raises:
+      TypeError: it is no dtype, or none of those allowed ("any", "inexact" or "real").
+    """
+    if dtype is None:
+        return _FLOAT64 if jax.config.jax_enable_x64 else _FLOAT32  # type: ignore[attr-defined]
+    wanted = canonical_dtype(dtype)
+    assert wanted is not None
+    if not _is_allowed(wanted, allowed):
+        kind = "floating" if allowed == "real" else "floating or complex"
+        raise TypeError(
+            f"{init!r} makes {kind} numbers, got dtype {wanted.name}; "
+            "pass a dtype such as jnp.float32 and convert the result"
+        )
+    if wanted.itemsize < 8:
+        return wanted
+    given = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
+    if given != wanted:
+        warnings.warn(
+            f"dtype {wanted.name} needs jax.config.update('jax_enable_x64', True); the result is {given.name}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return given
+
+
+@functools.cache
+def _is_allowed(dtype: np.dtype[Any], allowed: str) -> bool:
+    if allowed == "any":
+        return True
+    kind = np.floating if allowed == "real" else np.inexact
+    # float8_e8m0fnu, a format for scales, is floating but holds no negative number.
+    return bool(jnp.issubdtype(dtype, kind) and float(jnp.finfo(dtype).min) < 0)
+
+
+@functools.cache
+def drawing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype to draw in: float32 for every smaller float, otherwise the dtype itself."""
+    small = jnp.issubdtype(dtype, np.floating) and jnp.finfo(dtype).bits < 32
+    return _FLOAT32 if small else dtype
+
+
+def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
+    """The values in this dtype; too large ones become its largest, never infinity or NaN."""
+    if values.dtype == dtype:
+        return values
+    if jnp.issubdtype(dtype, np.floating) and jnp.issubdtype(values.dtype, np.floating):
+        limits = jnp.finfo(dtype)
+        values = jnp.clip(values, values.dtype.type(limits.min), values.dtype.type(limits.max))
+    return values.astype(dtype)
+
+
+def as_scalar(value: Scalar, dtype: np.dtype[Any]) -> np.generic | Array:
+    """A hyperparameter as a scalar of this dtype, in numpy unless it is a JAX scalar: that saves a dispatch."""
+    return jnp.asarray(value, dtype) if isinstance(value, jax.Array) else dtype.type(value)

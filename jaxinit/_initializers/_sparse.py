@@ -1,0 +1,84 @@
+"""Sparse weights: each unit listens to a fixed number of inputs, however many there are.
+
+So a unit's input has the same size in a layer of any width, and units differ more from one another than with
+dense weights (Martens 2010).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _random
+from jaxinit._axes import layout
+from jaxinit._initializers._base import Initializer, initializer
+from jaxinit._initializers._checks import check_integer, check_number
+from jaxinit._initializers._dtypes import as_scalar
+from jaxinit._typing import Array, Axis, DTypeLike, Scalar
+
+
+@initializer
+class sparse(Initializer):
+    r"""Exactly `num_nonzero` normal weights into each output unit, at places drawn without replacement.
+
+    .. math:: w \sim N(0, \text{stddev}^2) \text{ at } k \text{ of the fan\_in places, } 0 \text{ elsewhere}
+
+    The variance of a unit's input is num_nonzero · stddev² times the mean square of the inputs: 15 for the
+    defaults, which the paper made for tanh and sigmoid units that it drives into their curved range.
+
+    Args:
+      num_nonzero: weights that are not zero, of each output unit.
+      stddev: their standard deviation, zero or more; a JAX scalar may be traced.
+      in_axis: axis or axes of the input features; all axes but these, the output's and the batch's are the
+        receptive field and count as inputs.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which independent weights are stacked.
+      dtype: default dtype of the result.
+
+    Raises:
+      TypeError, ValueError: when made, on a number of weights below one or a bad stddev; when called, on more
+        weights than inputs, or axes that do not fit the shape.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> weights = jaxinit.sparse(3)(jax.random.key(0), (20, 4))
+      >>> (weights != 0).sum(axis=0)
+      Array([3, 3, 3, 3], dtype=int32)
+
+    Reference: Martens, Deep learning via Hessian-free optimization, 2010.
+    """
+
+    num_nonzero: int = 15
+    stddev: Scalar = 1.0
+    in_axis: Axis = -2
+    out_axis: Axis = -1
+    batch_axis: Axis = ()
+    dtype: DTypeLike = None
+
+    def _check(self) -> None:
+        check_integer("num_nonzero", self.num_nonzero, 1)
+        check_number("stddev", self.stddev, nonnegative=True)
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        axes = layout(shape, self.in_axis, self.out_axis, self.batch_axis)
+        if axes.is_lookup_table:
+            raise ValueError(f"{self!r} needs an input axis apart from its output axis")
+        input_axes = (*axes.receptive_axes, *axes.in_axes)
+        unit_axes = (*axes.batch_axes, *axes.out_axes)
+        inputs, units = axes.size(input_axes), axes.size(unit_axes)
+        if self.num_nonzero > inputs:
+            raise ValueError(
+                f"num_nonzero={self.num_nonzero} exceeds the {inputs} inputs of a unit in the shape {shape}; "
+                "lower it for this layer"
+            )
+        key_places, key_weights = jax.random.split(key)
+        # The largest of independent uniforms stand at places drawn without replacement.
+        scores = _random.uniform(key_places, (units, inputs), np.dtype(np.float32))
+        _, places = jax.lax.top_k(scores, self.num_nonzero)
+        weights = _random.normal(key_weights, places.shape, dtype) * as_scalar(self.stddev, dtype)
+        rows = jnp.zeros((units, inputs), dtype).at[jnp.arange(units)[:, None], places].set(weights)
+        order = (*unit_axes, *input_axes)
+        sorted_rows = rows.reshape(tuple(shape[axis] for axis in order))
+        return jnp.transpose(sorted_rows, np.argsort(order))

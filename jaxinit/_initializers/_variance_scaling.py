@@ -1,0 +1,324 @@
+"""Variance scaling: weights whose variance is scale / fan, so that signals keep their size through a layer.
+
+LeCun, Glorot (Xavier) and He (Kaiming) are its members with a fixed scale, mode and distribution.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _random
+from jaxinit._fans import Fans, fans
+from jaxinit._initializers import _disk
+from jaxinit._initializers._base import Initializer, initializer
+from jaxinit._initializers._checks import check_choice, check_flag, check_integer, check_number
+from jaxinit._initializers._scaled_normal import scaled_normal
+from jaxinit._typing import Array, Axis, DTypeLike, Scalar
+
+_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+_DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
+# The standard deviation of a standard normal truncated to (-2, 2), to the digits that JAX has.
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+
+class VarianceScaling(Initializer):
+    """What all members of the family share; a member sets or asks for scale, mode and distribution."""
+
+    scale: Any
+    mode: Any
+    distribution: Any
+    in_axis: Axis
+    out_axis: Axis
+    batch_axis: Axis
+    feature_group_count: int
+    transpose: bool
+    lhs_dilation: Axis
+
+    def _check(self) -> None:
+        check_number("scale", self.scale, nonnegative=True)
+        check_choice("mode", self.mode, _MODES)
+        check_choice("distribution", self.distribution, _DISTRIBUTIONS)
+        check_integer("feature_group_count", self.feature_group_count, 1)
+        check_flag("transpose", self.transpose)
+
+    def fans(self, shape: tuple[int, ...]) -> Fans:
+        """Fan-in and fan-out of a weight of this shape, as this initializer reads it."""
+        return fans(
+            shape,
+            self.in_axis,
+            self.out_axis,
+            self.batch_axis,
+            feature_group_count=self.feature_group_count,
+            transpose=self.transpose,
+            lhs_dilation=self.lhs_dilation,
+        )
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        variance = self._variance(shape, dtype)
+        sqrt = jnp.sqrt if isinstance(variance, jax.Array) else np.sqrt
+        if self.distribution == "normal":
+            return scaled_normal(key, shape, dtype, sqrt(variance))
+        is_complex = jnp.issubdtype(dtype, np.complexfloating)
+        if self.distribution == "uniform":
+            if is_complex:
+                return _disk.uniform(key, shape, dtype) * sqrt(variance)
+            return _random.uniform(key, shape, dtype, -1) * sqrt(dtype.type(3) * variance)
+        if is_complex:
+            stddev = sqrt(variance) / dtype.type(math.sqrt(_disk.truncated_variance(2.0)))
+            return _disk.truncated_normal(key, 2.0, shape, dtype) * stddev
+        stddev = sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
+        return _random.truncated_normal(key, -2, 2, shape, dtype) * stddev
+
+    def _variance(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        fan_in, fan_out = self.fans(shape)
+        denominator = {
+            "fan_in": fan_in,
+            "fan_out": fan_out,
+            "fan_avg": (fan_in + fan_out) / 2,
+            "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+        }[self.mode]
+        variance = self.scale / denominator
+        return jnp.asarray(variance, dtype) if isinstance(variance, jax.Array) else dtype.type(variance)
+
+
+@initializer
+class variance_scaling(VarianceScaling):
+    r"""Weights of mean zero and variance scale / n, with n the fan that `mode` names.
+
+    .. math::
+        \operatorname{Var} w = \frac{\text{scale}}{n}, \qquad
+        n = \text{fan\_in},\; \text{fan\_out},\;
+        \tfrac12(\text{fan\_in} + \text{fan\_out}) \text{ or } \sqrt{\text{fan\_in} \cdot \text{fan\_out}}
+
+    "truncated_normal" cuts at two standard deviations and corrects the variance for it, for complex weights
+    too (where JAX's variance is 1.9% too large); "uniform" is an interval around zero, or a disk.
+
+    Args:
+      scale: zero or more; `jaxinit.gain(activation)**2` suits any activation. A JAX scalar may be traced.
+      mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
+      distribution: "truncated_normal", "normal" or "uniform".
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which independent weights are stacked. All others are the receptive
+        field.
+      dtype: default dtype of the result.
+      feature_group_count: groups of a grouped or depthwise convolution.
+      transpose: whether the kernel is stored (*spatial, out, in), as by `transpose_kernel=True` in Flax.
+      lhs_dilation: what Flax's ConvTranspose calls strides; see `jaxinit.fans`.
+
+    Raises:
+      TypeError, ValueError: when made, on a scale that is negative or no number, or an unknown mode or
+        distribution; when called, on a shape of fewer than two dimensions, or axes that overlap or are out of
+        range.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> gelu = jaxinit.variance_scaling(jaxinit.gain("gelu") ** 2, "fan_in", "normal")
+      >>> gelu(jax.random.key(0), (128, 64)).shape
+      (128, 64)
+
+    Reference: He et al., 2015 (arXiv:1502.01852); Glorot & Bengio, 2010.
+    """
+
+    scale: Scalar
+    mode: str
+    distribution: str
+    in_axis: Axis = -2
+    out_axis: Axis = -1
+    batch_axis: Axis = ()
+    dtype: DTypeLike = None
+    feature_group_count: int = dataclasses.field(default=1, kw_only=True)
+    transpose: bool = dataclasses.field(default=False, kw_only=True)
+    lhs_dilation: Axis = dataclasses.field(default=1, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Member(VarianceScaling):
+    """A member of the family: scale, mode and distribution belong to its class."""
+
+    in_axis: Axis = -2
+    out_axis: Axis = -1
+    batch_axis: Axis = ()
+    dtype: DTypeLike = None
+    feature_group_count: int = dataclasses.field(default=1, kw_only=True)
+    transpose: bool = dataclasses.field(default=False, kw_only=True)
+    lhs_dilation: Axis = dataclasses.field(default=1, kw_only=True)
+
+
+@initializer
+class glorot_uniform(_Member):
+    r"""Glorot's uniform weights, also called Xavier's: for tanh and sigmoid.
+
+    .. math::
+        w \sim U\left(-\sqrt{\tfrac{6}{\text{fan\_in} + \text{fan\_out}}},\; \sqrt{\tfrac{6}{\text{fan\_in} + \text{fan\_out}}}\right)
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_avg", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.glorot_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
+    """
+
+    scale: ClassVar[float] = 1.0
+    mode: ClassVar[str] = "fan_avg"
+    distribution: ClassVar[str] = "uniform"
+
+
+@initializer
+class glorot_normal(_Member):
+    r"""Glorot's weights from a normal truncated at two standard deviations: for tanh and sigmoid.
+
+    .. math::
+        \operatorname{Var} w = \frac{2}{\text{fan\_in} + \text{fan\_out}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_avg", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.glorot_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
+    """
+
+    scale: ClassVar[float] = 1.0
+    mode: ClassVar[str] = "fan_avg"
+    distribution: ClassVar[str] = "truncated_normal"
+
+
+@initializer
+class lecun_uniform(_Member):
+    r"""LeCun's uniform weights: for linear layers and SELU.
+
+    .. math::
+        w \sim U\left(-\sqrt{3 / \text{fan\_in}},\; \sqrt{3 / \text{fan\_in}}\right)
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_in", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.lecun_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
+    """
+
+    scale: ClassVar[float] = 1.0
+    mode: ClassVar[str] = "fan_in"
+    distribution: ClassVar[str] = "uniform"
+
+
+@initializer
+class lecun_normal(_Member):
+    r"""LeCun's weights from a normal truncated at two standard deviations: for linear layers and SELU.
+
+    .. math::
+        \operatorname{Var} w = \frac{1}{\text{fan\_in}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_in", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.lecun_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
+    """
+
+    scale: ClassVar[float] = 1.0
+    mode: ClassVar[str] = "fan_in"
+    distribution: ClassVar[str] = "truncated_normal"
+
+
+@initializer
+class he_uniform(_Member):
+    r"""He's uniform weights, also called Kaiming's: for ReLU and its kin.
+
+    .. math::
+        w \sim U\left(-\sqrt{6 / \text{fan\_in}},\; \sqrt{6 / \text{fan\_in}}\right)
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (2.0, "fan_in", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.he_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
+    """
+
+    scale: ClassVar[float] = 2.0
+    mode: ClassVar[str] = "fan_in"
+    distribution: ClassVar[str] = "uniform"
+
+
+@initializer
+class he_normal(_Member):
+    r"""He's weights from a normal truncated at two standard deviations: for ReLU and its kin.
+
+    .. math::
+        \operatorname{Var} w = \frac{2}{\text{fan\_in}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (2.0, "fan_in", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.he_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
+    """
+
+    scale: ClassVar[float] = 2.0
+    mode: ClassVar[str] = "fan_in"
+    distribution: ClassVar[str] = "truncated_normal"
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal
