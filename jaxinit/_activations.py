@@ -42,7 +42,12 @@ def linear(x: Array) -> Array:
     return x
 
 
-_NAMES = ["celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "squareplus", "tanh"]
+# fmt: off
+_NAMES = (
+    "celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu",
+    "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "squareplus", "tanh",
+)
+# fmt: on
 _TABLE: dict[str, Callable[..., Array]] = {
     **{name: getattr(jax.nn, name) for name in _NAMES},
     "lecun_tanh": lecun_tanh,
@@ -69,9 +74,7 @@ def activation_function(activation: Activation) -> Callable[..., Array]:
     if callable(activation):
         return activation
     if not isinstance(activation, str):
-        raise TypeError(
-            f"activation must be a name such as 'relu' or an elementwise function, got {activation!r}"
-        )
+        raise TypeError(f"activation must be a name such as 'relu' or an elementwise function, got {activation!r}")
     try:
         return _TABLE[_ALIASES.get(activation, activation)]
     except KeyError:

@@ -81,9 +81,7 @@ def axis_indices(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ..
     axes = (axis,) if isinstance(axis, int) else axis
     rank = len(shape)
     if not all(-rank <= entry < rank for entry in axes):
-        raise ValueError(
-            f"{name}={axis} is out of range for the shape {shape} of {rank} dimension{'s' * (rank != 1)}"
-        )
+        raise ValueError(f"{name}={axis} is out of range for the shape {shape} of {rank} dimension{'s' * (rank != 1)}")
     indices = tuple(entry % rank for entry in axes)
     if len(set(indices)) < len(indices):
         raise ValueError(f"{name}={axis} names an axis of the shape {shape} twice")
@@ -112,10 +110,7 @@ def layout(shape: Shape, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Ax
     found = Layout(shape, in_axes, out_axes, batch_axes, receptive_axes)
     overlap = len(taken) < len(in_axes) + len(out_axes) + len(batch_axes)
     lookup_table = (
-        in_axes == out_axes
-        and len(in_axes) == 1
-        and len(receptive_axes) == 1
-        and in_axes[0] not in batch_axes
+        in_axes == out_axes and len(in_axes) == 1 and len(receptive_axes) == 1 and in_axes[0] not in batch_axes
     )
     if overlap and not lookup_table:
         raise ValueError(

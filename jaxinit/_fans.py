@@ -161,9 +161,7 @@ def einsum_axes(equation: str, *, operand: int = -1) -> dict[str, tuple[int, ...
     inputs, _ = _parse(equation)
     weight = _weight(inputs, operand, equation)
     if "..." in weight:
-        raise ValueError(
-            f"the weight {weight!r} of {equation!r} must name every axis: write letters instead of '...'"
-        )
+        raise ValueError(f"the weight {weight!r} of {equation!r} must name every axis: write letters instead of '...'")
     in_axis, out_axis, batch_axis = _einsum_roles(equation, len(weight), operand)
     return {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
 
@@ -182,9 +180,7 @@ def _weight(inputs: list[str], operand: int, equation: str) -> str:
     return inputs[operand]
 
 
-def _einsum_roles(
-    equation: str, rank: int, operand: int
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _einsum_roles(equation: str, rank: int, operand: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """(in, out, batch) axes of the weight."""
     inputs, output = _parse(equation)
     weight = _weight(inputs, operand, equation)

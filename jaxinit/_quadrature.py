@@ -4,6 +4,7 @@ Gauss-Hermite rules stall at 1e-3 on functions with a kink. Here Gauss-Legendre 
 standard deviations and are halved wherever two rules disagree, so kinks and steps anywhere are resolved.
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -32,8 +33,7 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
     Returns:
       A float64 vector with one mean a function, possibly infinite or NaN where a function is.
     """
-    edges = np.linspace(-_REACH, _REACH, _BATCH // 2 + 1)
-    pending = [(left, right) for left, right in zip(edges[:-1], edges[1:], strict=True)]
+    pending = list(itertools.pairwise(np.linspace(-_REACH, _REACH, _BATCH // 2 + 1)))
     whole = _integrate(integrand, pending, variance)
     total = np.zeros(whole.shape[1])
     for _ in range(_ROUNDS):

@@ -13,15 +13,11 @@ def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
-def uniform(
-    key: Array, shape: tuple[int, ...], dtype: DTypeLike, minval: Scalar = 0.0, maxval: Scalar = 1.0
-) -> Array:
+def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike, minval: Scalar = 0.0, maxval: Scalar = 1.0) -> Array:
     """Uniform draws on [minval, maxval), real dtypes only."""
     return jax.random.uniform(key, shape, dtype, minval, maxval)
 
 
-def truncated_normal(
-    key: Array, lower: Scalar, upper: Scalar, shape: tuple[int, ...], dtype: DTypeLike
-) -> Array:
+def truncated_normal(key: Array, lower: Scalar, upper: Scalar, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Standard normal draws conditioned on (lower, upper), real dtypes only."""
     return jax.random.truncated_normal(key, lower, upper, shape, dtype)

@@ -19,7 +19,7 @@ Axis: TypeAlias = int | Sequence[int]
 DTypeLike: TypeAlias = Any
 """A dtype, its scalar class, its name, or None for the default float."""
 
-Scalar: TypeAlias = float | int | np.generic | jax.Array
+Scalar: TypeAlias = float | jax.Array
 """A number, or a JAX scalar (also a tracer, so that a study can vmap over it)."""
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None

@@ -31,7 +31,7 @@ def initializer(cls: _I) -> _I:
     """Make a subclass of `Initializer` a frozen dataclass, and let configurations name it."""
     made = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     REGISTRY[made.__name__] = made
-    return made
+    return cls
 
 
 class Initializer(abc.ABC):
@@ -69,16 +69,14 @@ class Initializer(abc.ABC):
             object.__setattr__(self, field.name, _canonical_field(field.name, value))
         self._check()
 
-    def _check(self) -> None:
+    def _check(self) -> None:  # noqa: B027 - most have something to check, some have not
         """Refuse hyperparameters that make no sense; a subclass says which."""
 
     @abc.abstractmethod
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """The array, for a checked key, a non-empty shape, and a dtype of 32 bits or more if floating."""
 
-    def __call__(
-        self, key: Array, shape: Shape, dtype: DTypeLike = None, out_sharding: OutSharding = None
-    ) -> Array:
+    def __call__(self, key: Array, shape: Shape, dtype: DTypeLike = None, out_sharding: OutSharding = None) -> Array:
         """Draw an array.
 
         Args:

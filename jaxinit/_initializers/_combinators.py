@@ -131,10 +131,7 @@ class blocked(Combinator):
 
     def _sizes(self, total: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The sizes of the blocks along an axis of this length."""
-        if isinstance(self.blocks, tuple):
-            sizes = self.blocks
-        else:
-            sizes = (total // self.blocks,) * self.blocks
+        sizes = self.blocks if isinstance(self.blocks, tuple) else (total // self.blocks,) * self.blocks
         if sum(sizes) != total:
             raise ValueError(
                 f"blocks={self.blocks} does not fill axis {self.axis} of the shape {shape}, which has {total} entries"

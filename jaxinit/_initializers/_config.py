@@ -114,9 +114,7 @@ def _decode(value: Any, depth: int) -> Any:
 
 
 def _decode_array(value: Mapping[str, Any]) -> np.ndarray:
-    message = (
-        f"an array in a configuration has nested lists of numbers and the name of a dtype, got {value!r}"
-    )
+    message = f"an array in a configuration has nested lists of numbers and the name of a dtype, got {value!r}"
     if not isinstance(value["dtype"], str):
         raise TypeError(message)
     try:

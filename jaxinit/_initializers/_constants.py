@@ -50,9 +50,7 @@ class constant(Initializer):
         dtype = (
             self.value.dtype
             if isinstance(self.value, (np.ndarray, jax.Array))
-            else np.result_type(
-                type(self.value) if isinstance(self.value, (bool, int, float, complex)) else object
-            )
+            else np.result_type(type(self.value) if isinstance(self.value, (bool, int, float, complex)) else object)
         )
         if not (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)):
             raise TypeError(f"value must be a number or an array of numbers, got {self.value!r}")

@@ -85,6 +85,6 @@ def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
     return values.astype(dtype)
 
 
-def as_scalar(value: Scalar, dtype: np.dtype[Any]) -> np.generic | Array:
-    """A hyperparameter as a scalar of this dtype, in numpy unless it is a JAX scalar: that saves a dispatch."""
+def as_scalar(value: Scalar, dtype: np.dtype[Any]) -> Any:
+    """A hyperparameter as a scalar of this dtype, in numpy unless it is a JAX scalar, which saves a dispatch."""
     return jnp.asarray(value, dtype) if isinstance(value, jax.Array) else dtype.type(value)

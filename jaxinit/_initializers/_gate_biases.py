@@ -23,9 +23,7 @@ def _check_gates(gates: Any) -> None:
             f"'ifgo', or a single gate, got {gates!r}"
         )
     if len(gates) > 1 and "f" not in gates:
-        raise ValueError(
-            f"gates must contain the forget gate 'f' unless it names a single gate, got {gates!r}"
-        )
+        raise ValueError(f"gates must contain the forget gate 'f' unless it names a single gate, got {gates!r}")
 
 
 def _by_gate(

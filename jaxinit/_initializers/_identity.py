@@ -48,7 +48,7 @@ class identity(Initializer):
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         check_rank(self, shape, 2, "(*batch, in, out)")
-        return jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=dtype) * as_scalar(self.scale, dtype), shape)
+        return jnp.broadcast_to(jnp.eye(shape[-2], shape[-1], dtype=dtype) * as_scalar(self.scale, dtype), shape)
 
 
 @initializer

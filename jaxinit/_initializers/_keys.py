@@ -16,12 +16,11 @@ def check_key(caller: object, key: Any) -> Array:
       TypeError: it is something else: a seed, an array of keys, None.
     """
     if isinstance(key, (jax.Array, np.ndarray)):
-        if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             if key.ndim == 0:
                 return key  # type: ignore[return-value]
             raise TypeError(
-                f"{caller!r} takes one key, got an array of keys of shape {key.shape}; "
-                "use jax.vmap over the keys"
+                f"{caller!r} takes one key, got an array of keys of shape {key.shape}; use jax.vmap over the keys"
             )
         if key.dtype == np.uint32 and key.ndim == 1 and key.size > 1:
             return jnp.asarray(key)

@@ -78,8 +78,6 @@ def _canonical_names(names: Any) -> tuple[Any, ...]:
         raise TypeError(f"names must be a sequence with one name or None for each axis, got {names!r}")
     entries = tuple(tuple(name) if isinstance(name, (tuple, list)) else name for name in names)
     for entry in entries:
-        if not all(
-            isinstance(name, str) for name in (entry if isinstance(entry, tuple) else (entry,)) if name
-        ):
+        if not all(isinstance(name, str) for name in (entry if isinstance(entry, tuple) else (entry,)) if name):
             raise TypeError(f"names must hold names of axes, None, or tuples of names, got {names!r}")
     return entries

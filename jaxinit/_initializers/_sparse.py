@@ -81,4 +81,4 @@ class sparse(Initializer):
         rows = jnp.zeros((units, inputs), dtype).at[jnp.arange(units)[:, None], places].set(weights)
         order = (*unit_axes, *input_axes)
         sorted_rows = rows.reshape(tuple(shape[axis] for axis in order))
-        return jnp.transpose(sorted_rows, np.argsort(order))
+        return jnp.transpose(sorted_rows, np.argsort(order).tolist())

@@ -5,7 +5,7 @@ LeCun, Glorot (Xavier) and He (Kaiming) are its members with a fixed scale, mode
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +155,7 @@ class glorot_uniform(_Member):
     r"""Glorot's uniform weights, also called Xavier's: for tanh and sigmoid.
 
     .. math::
-        w \sim U\left(-\sqrt{\tfrac{6}{\text{fan\_in} + \text{fan\_out}}},\; \sqrt{\tfrac{6}{\text{fan\_in} + \text{fan\_out}}}\right)
+        w \sim U(-a, a), \qquad a = \sqrt{\frac{6}{\text{fan\_in} + \text{fan\_out}}}
 
     Args:
       in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
@@ -173,9 +173,9 @@ class glorot_uniform(_Member):
     Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
     """
 
-    scale: ClassVar[float] = 1.0
-    mode: ClassVar[str] = "fan_avg"
-    distribution: ClassVar[str] = "uniform"
+    scale = 1.0
+    mode = "fan_avg"
+    distribution = "uniform"
 
 
 @initializer
@@ -201,9 +201,9 @@ class glorot_normal(_Member):
     Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
     """
 
-    scale: ClassVar[float] = 1.0
-    mode: ClassVar[str] = "fan_avg"
-    distribution: ClassVar[str] = "truncated_normal"
+    scale = 1.0
+    mode = "fan_avg"
+    distribution = "truncated_normal"
 
 
 @initializer
@@ -229,9 +229,9 @@ class lecun_uniform(_Member):
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
     """
 
-    scale: ClassVar[float] = 1.0
-    mode: ClassVar[str] = "fan_in"
-    distribution: ClassVar[str] = "uniform"
+    scale = 1.0
+    mode = "fan_in"
+    distribution = "uniform"
 
 
 @initializer
@@ -257,9 +257,9 @@ class lecun_normal(_Member):
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
     """
 
-    scale: ClassVar[float] = 1.0
-    mode: ClassVar[str] = "fan_in"
-    distribution: ClassVar[str] = "truncated_normal"
+    scale = 1.0
+    mode = "fan_in"
+    distribution = "truncated_normal"
 
 
 @initializer
@@ -285,9 +285,9 @@ class he_uniform(_Member):
     Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
     """
 
-    scale: ClassVar[float] = 2.0
-    mode: ClassVar[str] = "fan_in"
-    distribution: ClassVar[str] = "uniform"
+    scale = 2.0
+    mode = "fan_in"
+    distribution = "uniform"
 
 
 @initializer
@@ -313,9 +313,9 @@ class he_normal(_Member):
     Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
     """
 
-    scale: ClassVar[float] = 2.0
-    mode: ClassVar[str] = "fan_in"
-    distribution: ClassVar[str] = "truncated_normal"
+    scale = 2.0
+    mode = "fan_in"
+    distribution = "truncated_normal"
 
 
 xavier_uniform = glorot_uniform

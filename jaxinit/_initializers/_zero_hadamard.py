@@ -51,9 +51,7 @@ class zero_hadamard(Initializer):
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         check_rank(self, shape, 2, "(*spatial, in, out)")
         inputs, outputs = shape[-2:]
-        matrix = (
-            jnp.eye(inputs, outputs, dtype=dtype) if outputs <= inputs else _hadamard(inputs, outputs, dtype)
-        )
+        matrix = jnp.eye(inputs, outputs, dtype=dtype) if outputs <= inputs else _hadamard(inputs, outputs, dtype)
         return at_centre(matrix, shape)
 
 
