@@ -5,6 +5,7 @@ E log is below log E. A gain a little above He's, that depends on the width, cen
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -89,7 +90,7 @@ def random_walk_gain(activation: Activation, fan_in: int | float, depth: int) ->
     """g for this width and depth.
 
     Raises:
-      ValueError: no gain between 1/30 and 30 leaves the gradient without drift.
+      ValueError: no gain between 0.2 and 20 leaves the gradient without drift.
     """
     if activation == "linear":
         return math.exp(1 / (2 * fan_in))
@@ -98,17 +99,18 @@ def random_walk_gain(activation: Activation, fan_in: int | float, depth: int) ->
     from scipy.optimize import brentq  # here, so that importing the package stays light
 
     moments = _moments(activation)
-    low, high = math.log(1 / 30), math.log(30.0)
 
     def drift(log_gain: float) -> float:
         return _drift(moments, math.exp(2 * log_gain), fan_in, depth)
 
-    if not drift(low) < 0 < drift(high):
-        raise ValueError(
-            f"{activation!r} over {depth} layers of {fan_in} inputs has no gain that leaves its gradients "
-            "without drift; use variance_scaling(gain(activation)**2, 'fan_in', 'normal')"
-        )
-    return math.exp(brentq(drift, low, high, xtol=1e-10))
+    # From below: far beyond the root the expansion in 1/fan_in breaks down for activations that saturate.
+    for low, high in itertools.pairwise(np.linspace(math.log(0.2), math.log(20.0), 49)):
+        if drift(high) >= 0:
+            return math.exp(brentq(drift, low, high, xtol=1e-10))
+    raise ValueError(
+        f"{activation!r} over {depth} layers of {fan_in} inputs has no gain that leaves its gradients "
+        "without drift; use variance_scaling(gain(activation)**2, 'fan_in', 'normal')"
+    )
 
 
 def _drift(moments: Integrand, gain_squared: float, fan_in: float, depth: int) -> float:

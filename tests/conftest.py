@@ -1,0 +1,21 @@
+"""Eight CPU devices and strict promotion: every test runs under the conditions in which silent mistakes show."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(7)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,148 @@
+"""Initializers are values: equal, hashable, printable, picklable, and data on request."""
+
+import copy
+import dataclasses
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from table import IDS, INITIALIZERS
+
+import jaxinit
+
+NAMESPACE = {**vars(jaxinit), "array": np.array}
+
+
+@pytest.mark.parametrize(("init", "shape"), INITIALIZERS, ids=IDS)
+class TestEveryInitializer:
+    def test_pickles_and_copies_to_an_equal_value(self, init, shape):
+        for other in (pickle.loads(pickle.dumps(init)), copy.copy(init), copy.deepcopy(init)):
+            assert other == init
+            assert hash(other) == hash(init)
+
+    def test_prints_as_the_call_that_makes_it(self, init, shape):
+        assert eval(repr(init), NAMESPACE) == init
+
+    def test_goes_through_json_and_back(self, init, shape, key):
+        again = jaxinit.from_config(json.loads(json.dumps(init.to_config())))
+        assert again == init
+        np.testing.assert_array_equal(again(key, shape), init(key, shape))
+
+    def test_is_frozen_true_and_unequal_to_others(self, init, shape):
+        assert bool(init)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            init.dtype = jnp.float32
+        assert sum(init == other for other, _ in INITIALIZERS) == 1
+        assert init != repr(init)
+
+
+def test_spelling_does_not_matter():
+    assert jaxinit.normal(0.1) == jaxinit.normal(stddev=np.float64(0.1))
+    assert jaxinit.he_uniform(in_axis=[0, 1]) == jaxinit.he_uniform(in_axis=(np.int64(0), 1))
+    assert hash(jaxinit.he_uniform(in_axis=[0, 1])) == hash(jaxinit.he_uniform(in_axis=(0, 1)))
+    assert jaxinit.normal(dtype=jnp.bfloat16) == jaxinit.normal(dtype="bfloat16")
+    assert jaxinit.random_walk(jax.nn.relu) == jaxinit.random_walk("relu")
+    assert jaxinit.xavier_uniform() == jaxinit.glorot_uniform()
+    assert jaxinit.zeros == jaxinit.zeros_init()
+    assert jaxinit.constant([1.0, 2.0]) == jaxinit.constant(np.array([1.0, 2.0]))
+
+
+def test_a_constant_keeps_its_own_copy(key):
+    value = np.array([1.0, 2.0])
+    init = jaxinit.constant(value)
+    value[0] = 5.0
+    np.testing.assert_array_equal(init(key, (2,)), [1.0, 2.0])
+
+
+def test_a_jax_scalar_serves_everywhere_but_as_a_hash_key(key):
+    traced = jax.vmap(lambda stddev: jaxinit.normal(stddev)(key, (5,)))(jnp.array([0.5, 2.0]))
+    np.testing.assert_allclose(traced[0] * 4, traced[1], rtol=1e-6)
+    gradient = jax.grad(lambda scale: jaxinit.variance_scaling(scale, "fan_in", "normal")(key, (4, 4)).sum())(2.0)
+    assert jnp.isfinite(gradient)
+    assert jaxinit.normal(jnp.float32(0.5)) == jaxinit.normal(0.5)
+    with pytest.raises(TypeError, match="cannot be hashed; give it a Python number"):
+        hash(jaxinit.normal(jnp.float32(0.5)))
+
+
+def _traces(make_init):
+    """How often a jitted function is traced when its Linen module, a static argument, is built anew."""
+    count = 0
+
+    def forward(module, x):
+        nonlocal count
+        count += 1
+        return module.init(jax.random.key(0), x)
+
+    jitted = jax.jit(forward, static_argnums=0)
+    for _ in range(3):
+        jitted(nn.Dense(4, kernel_init=make_init()), jnp.ones((1, 4)))
+    return count
+
+
+def test_a_module_that_is_built_again_does_not_retrace():
+    assert _traces(lambda: jaxinit.scaled(jaxinit.he_uniform(), 0.5)) == 1
+    assert _traces(lambda: jaxinit.with_partitioning(jaxinit.he_uniform(), (None, "model"))) == 1
+    assert _traces(jax.nn.initializers.he_uniform) == 3, "closures retrace: the count can fail"
+
+
+HOSTILE = [
+    ({"name": "os.system"}, ValueError, "no initializer is called"),
+    ({"name": "he_norml"}, ValueError, "did you mean 'he_normal'"),
+    ({"name": "__import__"}, ValueError, "no initializer is called"),
+    ({"name": "Initializer"}, ValueError, "no initializer is called"),
+    ({"name": ["normal"]}, TypeError, "'name', a string"),
+    ({"stddev": 1.0}, TypeError, "'name', a string"),
+    ("normal", TypeError, "a configuration is a dictionary"),
+    ({"name": "normal", "stddev": "0.1"}, TypeError, "stddev must be a real number"),
+    ({"name": "normal", "stddev": float("nan")}, ValueError, "stddev must be a finite number"),
+    ({"name": "normal", "stddev": {"name": "normal"}}, TypeError, "stddev must be a real number"),
+    ({"name": "normal", "stddev": {"evil": 1}}, TypeError, "holds numbers, names"),
+    ({"name": "normal", "stddev": object()}, TypeError, "holds numbers, names"),
+    ({"name": "normal", "dtype": "no_such"}, TypeError, "dtype must be a dtype"),
+    ({"name": "normal", "dtype": 3}, TypeError, "dtype must be a dtype"),
+    ({"name": "normal", "__class__": "x"}, ValueError, "has the hyperparameters"),
+    ({"name": "he_normal", "in_axis": "0"}, TypeError, "in_axis must be an integer"),
+    ({"name": "he_normal", "in_axis": [[0]]}, TypeError, "in_axis must be an integer"),
+    ({"name": "he_normal", "feature_group_count": 1.5}, TypeError, "feature_group_count must be an integer"),
+    ({"name": "he_normal", "lhs_dilation": "x"}, TypeError, "lhs_dilation must be"),
+    ({"name": "variance_scaling", "scale": 1.0}, ValueError, "lacks"),
+    ({"name": "scaled", "init": 3, "factor": 1.0}, TypeError, "init must be an initializer"),
+    ({"name": "scaled", "init": {"name": "evil"}, "factor": 1.0}, ValueError, "no initializer"),
+    ({"name": "random_walk", "activation": "__import__"}, ValueError, "no activation is called"),
+    ({"name": "constant", "value": {"array": [[1], [1, 2]], "dtype": "float32"}}, TypeError, "nested lists"),
+    ({"name": "constant", "value": {"array": ["x"], "dtype": "O"}}, TypeError, "nested lists"),
+    ({"name": "constant", "value": {"array": [1], "dtype": ["f4"]}}, TypeError, "nested lists"),
+    ({"name": "lstm_bias", "gates": 3}, ValueError, "gates must name each gate"),
+]
+
+
+@pytest.mark.parametrize(("config", "error", "message"), HOSTILE, ids=[str(row[0])[:60] for row in HOSTILE])
+def test_hostile_configurations_are_refused(config, error, message):
+    with pytest.raises(error, match=message):
+        jaxinit.from_config(config)
+
+
+def test_deep_configurations_are_refused():
+    config = {"name": "zeros_init"}
+    for _ in range(500):
+        config = {"name": "scaled", "init": config, "factor": 1.0}
+    with pytest.raises(ValueError, match="nest at most"):
+        jaxinit.from_config(config)
+    nested = [0]
+    for _ in range(500):
+        nested = [nested]
+    with pytest.raises(ValueError, match="nest at most"):
+        jaxinit.from_config({"name": "he_normal", "in_axis": nested})
+
+
+def test_what_is_no_data_gives_no_configuration():
+    with pytest.raises(TypeError, match="pickle the initializer"):
+        jaxinit.scaled(jax.nn.initializers.normal(), 2.0).to_config()
+    with pytest.raises(TypeError, match="pickle the initializer"):
+        jaxinit.random_walk(lambda x: jnp.where(x > 0, x, 0.5 * x)).to_config()
+    with pytest.raises(TypeError, match="traced"):
+        jax.jit(lambda s: jaxinit.normal(s).to_config())(1.0)
