@@ -101,7 +101,7 @@ def _has_fast_draw(key: Array, shape: tuple[int, ...], dtype: DTypeLike, *parame
         and _is_wide_inexact(np.dtype(dtype))
         and all(isinstance(size, int | np.integer) for size in shape)  # jax.export has symbols too
         and _FEWEST <= math.prod(shape) < 2**32
-        and all(parameter.ndim == 0 for parameter in parameters)
+        and all(np.ndim(parameter) == 0 for parameter in parameters)
     )
 
 
@@ -117,7 +117,8 @@ def _is_wide_inexact(dtype: np.dtype[Any]) -> bool:
 def _cpu_uniform(
     shape: tuple[int, ...], dtype: np.dtype[Any], key: Array, minval: Array, maxval: Array
 ) -> Array:
-    low, high = lax.convert_element_type(minval, dtype), lax.convert_element_type(maxval, dtype)
+    low = lax.broadcast_to_rank(lax.convert_element_type(minval, dtype), len(shape))
+    high = lax.broadcast_to_rank(lax.convert_element_type(maxval, dtype), len(shape))
     unit = floats_from_one_to_two(jax.random.key_data(key), shape, dtype) - np.array(1, dtype)
     return jnp.maximum(low, unit * (high - low) + low)
 
@@ -132,7 +133,7 @@ def _cpu_normal(shape: tuple[int, ...], dtype: np.dtype[Any], key: Array) -> Arr
     # u is uniform on the open interval (-1, 1), where Φ⁻¹((1 + u) / 2) = √2 erf⁻¹(u) is finite.
     above_minus_one = np.nextafter(np.array(-1, dtype), np.array(0, dtype), dtype=dtype)
     u = _cpu_uniform(shape, dtype, key, jnp.asarray(above_minus_one), jnp.ones((), dtype))
-    return lax.erf_inv(u) * np.array(np.sqrt(2), dtype)
+    return np.array(np.sqrt(2), dtype) * lax.erf_inv(u)
 
 
 def _cpu_truncated_normal(
@@ -144,4 +145,4 @@ def _cpu_truncated_normal(
     # Rounding must not carry a draw out of the open interval. nextafter has no derivative.
     smallest = lax.nextafter(lax.stop_gradient(lower), np.array(np.inf, dtype))
     largest = lax.nextafter(lax.stop_gradient(upper), np.array(-np.inf, dtype))
-    return jnp.clip(lax.erf_inv(u) * sqrt2, smallest, largest)
+    return jnp.clip(sqrt2 * lax.erf_inv(u), smallest, largest)
