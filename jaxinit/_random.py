@@ -17,8 +17,8 @@ from jax import lax
 from jaxinit._threefry import floats_from_one_to_two
 from jaxinit._typing import Array, DTypeLike, Scalar
 
-# Fewer elements than these go to jax.random: the dispatch is most of their time, and the boundary around the
-# hash costs as much as it saves.
+# Fewer elements than these go to jax.random: there, the boundary around the hash costs as much as the hash
+# (benchmarks/random_draws.py).
 _FEWEST = 256
 
 
@@ -111,7 +111,8 @@ def _is_wide_inexact(dtype: np.dtype[Any]) -> bool:
     return wide and jax.dtypes.canonicalize_dtype(dtype) == dtype
 
 
-# The formulas of jax.random, in its order of operations: another order would round differently.
+# The operations of jax.random, one by one, shapes of intermediate results included. The same formula written
+# otherwise is simplified otherwise by XLA, and comes out rounded differently in some program.
 
 
 def _cpu_uniform(
@@ -133,7 +134,7 @@ def _cpu_normal(shape: tuple[int, ...], dtype: np.dtype[Any], key: Array) -> Arr
     # u is uniform on the open interval (-1, 1), where Φ⁻¹((1 + u) / 2) = √2 erf⁻¹(u) is finite.
     above_minus_one = np.nextafter(np.array(-1, dtype), np.array(0, dtype), dtype=dtype)
     u = _cpu_uniform(shape, dtype, key, jnp.asarray(above_minus_one), jnp.ones((), dtype))
-    return np.array(np.sqrt(2), dtype) * lax.erf_inv(u)
+    return lax.mul(np.array(np.sqrt(2), dtype), lax.erf_inv(u))
 
 
 def _cpu_truncated_normal(
@@ -145,4 +146,4 @@ def _cpu_truncated_normal(
     # Rounding must not carry a draw out of the open interval. nextafter has no derivative.
     smallest = lax.nextafter(lax.stop_gradient(lower), np.array(np.inf, dtype))
     largest = lax.nextafter(lax.stop_gradient(upper), np.array(-np.inf, dtype))
-    return jnp.clip(sqrt2 * lax.erf_inv(u), smallest, largest)
+    return jnp.clip(lax.mul(sqrt2, lax.erf_inv(u)), smallest, largest)

@@ -41,7 +41,7 @@ def _truncated_normal(module: Any, key: jax.Array, shape: tuple[int, ...], dtype
 
 DRAWS = (_normal, _uniform, _truncated_normal)
 LEFT_TO_JAX = ((), (0, 3), (255,))
-SHAPES = ((256,), (1367, 3), (3, 3, 31, 17))
+SHAPES = ((256,), (3, 3, 31, 17))
 
 
 def _assert_same(transform: Callable[[Draw], Callable[..., Any]], draw: Draw, *operands: Any) -> None:
@@ -167,6 +167,7 @@ def test_shard_map_over_keys() -> None:
     _assert_same(program, _uniform, jax.random.split(jax.random.key(5), 2))
 
 
+@pytest.mark.slow
 def test_the_derivative_by_a_bound() -> None:
     def program(draw: Draw) -> Callable[..., Any]:
         return jax.grad(lambda bound: draw(bound).sum())
@@ -274,18 +275,17 @@ def test_the_hash_is_computed_once_for_all_consumers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda program: program, jax.jit], ids=["eager", "jit"])
-@pytest.mark.parametrize("key", [jax.random.key(1), jax.random.PRNGKey(2)], ids=["typed", "raw"])
 @pytest.mark.parametrize("draw", [*DRAWS, _unit_uniform])
 @pytest.mark.parametrize(
     "shape", [(2, 100_003), (100_003, 2), (7,) * 6, (1, 3, 333, 1), (3000, 1000)], ids=str
 )
 def test_large_draws_are_those_of_jax_random(
-    draw: Draw, shape: tuple[int, ...], key: jax.Array, transform: Callable[..., Any]
+    draw: Draw, shape: tuple[int, ...], transform: Callable[..., Any]
 ) -> None:
     def program(draw: Draw) -> Callable[..., Any]:
         return transform(lambda key: (lambda weights: (weights, weights * 0.3))(draw(key, shape, np.float32)))
 
-    _assert_same(program, draw, key)
+    _assert_same(program, draw, jax.random.key(1))
 
 
 @pytest.mark.slow
