@@ -1,0 +1,83 @@
+"""The Threefry-2x32 hash, written so that XLA's CPU compiler turns it into one vectorised loop.
+
+The i-th random word of a key is the xor of the two outputs of twenty rounds of add, rotate and xor over the
+counter (0, i): the numbers of `jax.random` in partitionable mode, which runs the same rounds as a loop over
+arrays in memory. Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxinit._typing import Array
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)  # from Skein's key schedule: no key makes all three subkeys zero
+
+
+def threefry2x32(key_words: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The two outputs of the hash for the counters (0, 0), (0, 1), ... in C order over `shape`.
+
+    Args:
+        key_words: the key, two 32-bit words, shape (2,).
+        shape: fewer than 2³² elements, so that the counter's first word stays 0.
+    """
+    first, second = key_words[0], key_words[1]
+    subkeys = (first, second, first ^ second ^ _PARITY)
+    x = jnp.broadcast_to(subkeys[0], shape)
+    y = _flat_index(shape) + subkeys[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x = x + y
+            y = x ^ _rotate_left(y, rotation)
+        x = x + subkeys[(group + 1) % 3]
+        y = y + (subkeys[(group + 2) % 3] + np.uint32(group + 1))
+    return x, y
+
+
+def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Uniform floats of 32 or 64 bits on [1, 2): random mantissa, exponent zero.
+
+    They are computed once and stored, whatever is made of them later. Without that boundary, XLA's CPU fusion
+    repeats the hash in each consumer, and a draw that is used twice would be slower than with `jax.random`.
+    All that comes after them stays the program that `jax.random` gives, and so is compiled and rounded alike.
+    """
+
+    def draw(key_words: Array) -> Array:
+        x, y = threefry2x32(key_words, shape)
+        if dtype.itemsize == 8:
+            return _with_exponent_zero((x.astype(np.uint64) << np.uint64(32)) | y.astype(np.uint64), dtype)
+        return _with_exponent_zero(x ^ y, dtype)
+
+    def never(key_words: Array) -> Array:
+        # shard_map asks both branches to vary over the same mesh axes, hence something made of the key.
+        word = key_words[0].astype(f"uint{8 * dtype.itemsize}")
+        return jnp.broadcast_to(_with_exponent_zero(word, dtype), shape)
+
+    # A branch of a conditional is a computation of its own, which fusion does not enter. The barrier hides
+    # from the simplifier that the predicate is constant. A barrier around the draw alone would not do: the
+    # compiler takes barriers out just before it fuses.
+    always = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
+    floats: Array = lax.cond(always, draw, never, key_words)
+    return floats
+
+
+def _with_exponent_zero(word: Array, dtype: np.dtype[Any]) -> Array:
+    mantissa = word >> np.array(8 * dtype.itemsize - np.finfo(dtype).nmant, word.dtype)
+    return lax.bitcast_convert_type(mantissa | np.array(1, dtype).view(word.dtype), dtype)
+
+
+def _flat_index(shape: tuple[int, ...]) -> Array:
+    # A sum over the axes rather than a reshaped range: every device of a mesh can count its own part.
+    index = jnp.zeros(shape, np.uint32)
+    for axis in range(len(shape)):
+        stride = np.uint32(math.prod(shape[axis + 1 :]))
+        index = index + lax.broadcasted_iota(np.uint32, shape, axis) * stride
+    return index
+
+
+def _rotate_left(word: Array, distance: int) -> Array:
+    return (word << np.uint32(distance)) | (word >> np.uint32(32 - distance))
