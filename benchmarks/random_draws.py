@@ -42,10 +42,7 @@ def he_uniform(module: Any) -> Callable[[jax.Array], Any]:
 def mlp(module: Any) -> Callable[[jax.Array], Any]:
     def kernels(key: jax.Array) -> list[jax.Array]:
         keys = jax.random.split(key, len(MLP))
-        return [
-            module.normal(k, shape, jnp.float32) * shape[0] ** -0.5
-            for k, shape in zip(keys, MLP, strict=True)
-        ]
+        return [module.normal(k, shape, jnp.float32) * shape[0] ** -0.5 for k, shape in zip(keys, MLP, strict=True)]
 
     return kernels
 

@@ -29,7 +29,7 @@ def lecun_tanh(x: Array) -> Array:
     Examples:
       >>> import jax.numpy as jnp
       >>> import jaxinit
-      >>> jaxinit.lecun_tanh(jnp.array([-1.0, 0.0, 1.0]))
+      >>> jaxinit.lecun_tanh(jnp.array([-1.0, 0.0, 1.0])).round(3)
       Array([-1.,  0.,  1.], dtype=float32)
 
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998.

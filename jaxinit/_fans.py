@@ -9,7 +9,7 @@ import math
 import operator
 from typing import NamedTuple
 
-from jaxinit._axes import canonical_shape, layout
+from jaxinit._axes import canonical_axis, canonical_shape, layout
 from jaxinit._typing import Axis, Shape
 
 
@@ -88,19 +88,29 @@ def fans(
     return Fans(fan_in // dilation if fan_in % dilation == 0 else fan_in / dilation, fan_out)
 
 
+def check_dilation(lhs_dilation: Axis) -> int | tuple[int, ...]:
+    """`lhs_dilation` as one integer, or one for each spatial axis.
+
+    Raises:
+      TypeError: it is neither.
+      ValueError: one is below 1.
+    """
+    factors = canonical_axis("lhs_dilation", lhs_dilation)
+    if min((factors,) if isinstance(factors, int) else factors, default=1) < 1:
+        raise ValueError(f"lhs_dilation must be 1 or more, got {lhs_dilation}")
+    return factors
+
+
 def _dilation(lhs_dilation: Axis, spatial_rank: int) -> int:
     """The product over the spatial axes."""
-    if hasattr(lhs_dilation, "__index__"):
-        factors = [operator.index(lhs_dilation)] * spatial_rank
-    else:
-        factors = [operator.index(factor) for factor in lhs_dilation]
-        if len(factors) != spatial_rank:
-            raise ValueError(
-                f"lhs_dilation={lhs_dilation} must be one number or one for each of the {spatial_rank} "
-                "receptive-field axes of the kernel"
-            )
-    if any(factor < 1 for factor in factors):
-        raise ValueError(f"lhs_dilation must be 1 or more, got {lhs_dilation}")
+    factors = check_dilation(lhs_dilation)
+    if isinstance(factors, int):
+        return int(factors**spatial_rank)
+    if len(factors) != spatial_rank:
+        raise ValueError(
+            f"lhs_dilation={lhs_dilation} must be one number or one for each of the {spatial_rank} "
+            "receptive-field axes of the kernel"
+        )
     return math.prod(factors)
 
 

@@ -1,4 +1,4 @@
-"""The gain of an activation: the factor on the weights that keeps the second moment through it.
+"""The gain of an activation: the factor on the weights that makes up for what the activation takes away.
 
 With z standard normal, gain = 1/sqrt(E[f(z)²]), computed by quadrature for any elementwise function.
 """
@@ -26,12 +26,13 @@ def gain(
     *,
     convention: Literal["variance", "torch"] = "variance",
 ) -> float | Array:
-    r"""The factor by which weights of variance 1/fan_in keep the second moment through an activation.
+    r"""The factor on weights of variance 1/fan_in that keeps pre-activations at unit variance.
 
     .. math:: g = \mathrm{E}_{z \sim N(0,1)}[f(z)^2]^{-1/2}
 
-    So variance scaling with `scale = gain(f)**2` and mode "fan_in" gives activations a mean square of one in
-    every layer of a wide plain network. Kinks and steps are resolved; the value is exact to 1e-6 and better.
+    In a wide network standard normal pre-activations z become f(z), and W f(z) is standard normal again if W comes
+    from variance scaling with `scale = gain(f)**2` and mode "fan_in". Kinks and steps are resolved; the value is
+    exact to 1e-6 and better.
 
     Args:
       activation: a name ("relu", "tanh", "gelu", ...) or any elementwise function of an array.
@@ -52,7 +53,7 @@ def gain(
       >>> round(jaxinit.gain("relu"), 6)
       1.414214
       >>> round(jaxinit.gain("leaky_relu", 0.2), 6)
-      1.386750
+      1.38675
       >>> round(jaxinit.gain(jax.nn.gelu), 4)
       1.5335
       >>> round(jaxinit.gain("tanh", convention="torch"), 4)

@@ -4,6 +4,7 @@ Gauss-Hermite rules stall at 1e-3 on functions with a kink. Here Gauss-Legendre 
 standard deviations and are halved wherever two rules disagree, so kinks and steps anywhere are resolved.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -13,7 +14,6 @@ import numpy as np
 
 from jaxinit._typing import Array
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _REACH = 12.0
 # Panels are evaluated in batches of one shape, so that JAX compiles an activation once.
 _BATCH = 48
@@ -59,17 +59,24 @@ def _halve(left: float, right: float) -> tuple[tuple[float, float], tuple[float,
 
 def _integrate(integrand: Integrand, panels: list[tuple[float, float]], variance: float) -> np.ndarray:
     """The integral over each panel, in units of standard deviations: shape (panels, functions)."""
+    nodes, node_weights = _legendre_rule()
     results = []
     for start in range(0, len(panels), _BATCH):
         batch = np.array(panels[start : start + _BATCH])
         padded = np.concatenate([batch, np.zeros((_BATCH - len(batch), 2))])
         middle, half = padded.mean(axis=1), (padded[:, 1] - padded[:, 0]) / 2
-        z = middle[:, None] + half[:, None] * _NODES
-        weights = half[:, None] * _WEIGHTS * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        z = middle[:, None] + half[:, None] * nodes
+        weights = half[:, None] * node_weights * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
         values = evaluate(integrand, np.sqrt(variance) * z.reshape(-1))
         products = values.reshape(-1, *z.shape) * weights
         results.append(products.sum(axis=-1).T[: len(batch)])
     return np.concatenate(results)
+
+
+@functools.cache
+def _legendre_rule() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [-1, 1]; made on first use, which keeps importing the package light."""
+    return np.polynomial.legendre.leggauss(12)
 
 
 def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:

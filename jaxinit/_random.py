@@ -67,9 +67,7 @@ def _uniform(key: Array, minval: Array, maxval: Array, shape: tuple[int, ...], d
 
 
 @jax.jit(static_argnums=(3, 4))
-def _truncated_normal(
-    key: Array, lower: Array, upper: Array, shape: tuple[int, ...], dtype: DTypeLike
-) -> Array:
+def _truncated_normal(key: Array, lower: Array, upper: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return _choose(
         functools.partial(_cpu_truncated_normal, shape, np.dtype(dtype)),
         lambda key, lower, upper: jax.random.truncated_normal(key, lower, upper, shape, dtype),
@@ -80,9 +78,7 @@ def _truncated_normal(
     )
 
 
-def _choose(
-    cpu: Callable[..., Array], default: Callable[..., Array], has_fast_draw: bool, *operands: Array
-) -> Array:
+def _choose(cpu: Callable[..., Array], default: Callable[..., Array], has_fast_draw: bool, *operands: Array) -> Array:
     if not has_fast_draw:
         return default(*operands)
     draws: Array = lax.platform_dependent(*operands, cpu=cpu, default=default)
@@ -111,9 +107,7 @@ def _is_wide_inexact(dtype: np.dtype[Any]) -> bool:
 # otherwise is simplified otherwise by XLA, and comes out rounded differently in some program.
 
 
-def _cpu_uniform(
-    shape: tuple[int, ...], dtype: np.dtype[Any], key: Array, minval: Array, maxval: Array
-) -> Array:
+def _cpu_uniform(shape: tuple[int, ...], dtype: np.dtype[Any], key: Array, minval: Array, maxval: Array) -> Array:
     low = lax.broadcast_to_rank(lax.convert_element_type(minval, dtype), len(shape))
     high = lax.broadcast_to_rank(lax.convert_element_type(maxval, dtype), len(shape))
     unit = floats_from_one_to_two(jax.random.key_data(key), shape, dtype) - np.array(1, dtype)

@@ -30,11 +30,13 @@ class nnx_with_partitioning(Partitioning):
       TypeError: init is no initializer, or names no sequence of names.
 
     Examples:
+      >>> import jax
       >>> import jaxinit
       >>> import jaxinit.nnx
       >>> from flax import nnx
       >>> init = jaxinit.nnx.with_partitioning(jaxinit.he_normal(), (None, "model"))
-      >>> layer = nnx.Linear(8, 4, kernel_init=init, rngs=nnx.Rngs(0))
+      >>> with jax.set_mesh(jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))):
+      ...     layer = nnx.Linear(8, 4, kernel_init=init, rngs=nnx.Rngs(0))
       >>> layer.kernel.get_metadata()["out_sharding"]
       (None, 'model')
 

@@ -114,7 +114,7 @@ def test_bad_calls(call, error, message):
 
 
 def test_a_partition_spec_needs_a_mesh():
-    with pytest.raises(ValueError, match="enter jax.set_mesh"):
+    with pytest.raises(ValueError, match=r"enter jax\.set_mesh"):
         jaxinit.he_normal()(KEY, (8, 8), out_sharding=jax.sharding.PartitionSpec("x"))
 
 

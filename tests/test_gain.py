@@ -98,14 +98,14 @@ def test_gain_works_inside_a_trace_and_without_x64():
 
 
 @pytest.mark.parametrize("activation", ["gelu", "tanh", "mish", jax.nn.hard_tanh])
-def test_gain_keeps_the_second_moment_of_a_wide_layer(activation, key):
-    """Two layers of 2048 units: the mean square stays within 6% of one (8 standard errors of 2048·8 units)."""
+def test_gain_keeps_the_pre_activations_at_unit_variance(activation, key):
+    """From N(0, 1) through two layers of 1024 units; the standard error over 16 samples is 2%, the tolerance 8%."""
     function = activation if callable(activation) else getattr(jax.nn, activation, jnp.tanh)
     init = jaxinit.variance_scaling(jaxinit.gain(activation) ** 2, "fan_in", "normal")
-    h = jnp.where(jax.random.bernoulli(key, 0.5, (8, 2048)), 1.0, -1.0)
+    z = jax.random.normal(key, (16, 1024))
     for k in jax.random.split(key, 2):
-        h = function(h @ init(k, (2048, 2048)))
-        assert abs(float(jnp.mean(h**2)) - 1) < 0.06
+        z = function(z) @ init(k, (1024, 1024))
+        assert abs(float(jnp.mean(z**2)) - 1) < 0.08
 
 
 CRITICAL_TANH = {0.0: 1.0, 2.01e-5: 1.0500, 1e-4: 1.0860, 1e-3: 1.1892, 1e-2: 1.4242, 0.05: 1.7610}
@@ -159,19 +159,20 @@ def test_lecun_tanh():
 
 
 def test_selu_keeps_its_fixed_point_over_100_layers(key):
-    """lecun_normal: (0, 1) attracts; after 100 layers of 1024 units the mean is within 0.1, the variance within 0.15."""
-    init = jaxinit.lecun_normal()
+    """lecun_normal: (0, 1) attracts; after 100 layers the mean is within 0.1, the variance within 0.15."""
 
-    def layer(h, k):
-        h = jax.nn.selu(h @ init(k, (512, 512)))
-        return h, (h.mean(), h.var())
+    def moments(init, start):
+        def layer(h, k):
+            h = jax.nn.selu(h @ init(k, (512, 512)))
+            return h, (h.mean(), h.var())
+
+        _, (mean, variance) = jax.lax.scan(layer, start, jax.random.split(key, 100))
+        return float(mean[-10:].mean()), float(variance[-10:].mean())
 
     for scale, shift in ((1.0, 0.0), (1.5, 0.5)):
-        start = shift + scale * jax.random.normal(key, (64, 512))
-        _, (mean, variance) = jax.lax.scan(layer, start, jax.random.split(key, 100))
-        assert abs(float(mean[-10:].mean())) < 0.1
-        assert abs(float(variance[-10:].mean()) - 1) < 0.15
+        mean, variance = moments(jaxinit.lecun_normal(), shift + scale * jax.random.normal(key, (64, 512)))
+        assert abs(mean) < 0.1
+        assert abs(variance - 1) < 0.15
 
-    init = jaxinit.he_normal()
-    _, (mean, variance) = jax.lax.scan(layer, start, jax.random.split(key, 100))
-    assert float(variance[-10:].mean()) > 2, "twice the variance leaves the fixed point: the check can fail"
+    _, variance = moments(jaxinit.he_normal(), jax.random.normal(key, (64, 512)))
+    assert variance > 2, "twice the weight variance leaves the fixed point: the check can fail"

@@ -47,7 +47,7 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize(("ours", "jaxs"), PAIRS, ids=IDS)
 def test_bits_are_those_of_jax(ours, jaxs):
-    for shape in ((33, 17), (3, 3, 5, 7), (1, 1)):
+    for shape in ((33, 17), (3, 3, 5, 1)):
         np.testing.assert_array_equal(ours(jax.random.key(3), shape), jaxs(jax.random.key(3), shape))
     np.testing.assert_array_equal(ours(jax.random.PRNGKey(5), (33, 17)), jaxs(jax.random.PRNGKey(5), (33, 17)))
 

@@ -150,9 +150,7 @@ def test_vmap_over_keys_and_bounds() -> None:
 
 def test_scan_over_keys() -> None:
     keys = jax.random.split(jax.random.key(4), 3)
-    _assert_same(
-        lambda draw: lambda keys: jax.lax.map(_fixed((33, 31), "float32")(draw), keys), _uniform, keys
-    )
+    _assert_same(lambda draw: lambda keys: jax.lax.map(_fixed((33, 31), "float32")(draw), keys), _uniform, keys)
 
 
 def test_shard_map_over_keys() -> None:
@@ -260,12 +258,8 @@ def test_the_hash_is_computed_once_for_all_consumers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda program: program, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("draw", [*DRAWS, _unit_uniform])
-@pytest.mark.parametrize(
-    "shape", [(2, 100_003), (100_003, 2), (7,) * 6, (1, 3, 333, 1), (3000, 1000)], ids=str
-)
-def test_large_draws_are_those_of_jax_random(
-    draw: Draw, shape: tuple[int, ...], transform: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize("shape", [(2, 100_003), (100_003, 2), (7,) * 6, (1, 3, 333, 1), (3000, 1000)], ids=str)
+def test_large_draws_are_those_of_jax_random(draw: Draw, shape: tuple[int, ...], transform: Callable[..., Any]) -> None:
     def program(draw: Draw) -> Callable[..., Any]:
         return transform(lambda key: (lambda weights: (weights, weights * 0.3))(draw(key, shape, np.float32)))
 

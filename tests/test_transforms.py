@@ -75,8 +75,8 @@ def test_sharded_without_a_mesh_in_context(key):
         sharding = NamedSharding(mesh, PartitionSpec(None, "x"))
         drawn = jaxinit.he_normal()(key, (4, 16), jnp.bfloat16, sharding)
         assert drawn.sharding.is_equivalent_to(sharding, 2)
-        jitted = jax.jit(lambda k, s=sharding: jaxinit.he_normal()(k, (4, 16), jnp.bfloat16, s))(key)
-        np.testing.assert_array_equal(jitted, drawn)
+    jitted = jax.jit(lambda k: jaxinit.he_normal()(k, (4, 16), jnp.bfloat16, sharding))(key)
+    np.testing.assert_array_equal(jitted, drawn)
 
 
 @every_initializer

@@ -23,7 +23,9 @@ def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
     Raises:
       TypeError: it names no dtype.
     """
-    if dtype is None or isinstance(dtype, np.dtype):
+    if dtype is None or dtype is float:  # Python's float is what JAX makes of it: the default
+        return None
+    if isinstance(dtype, np.dtype):
         return dtype
     try:
         return jnp.dtype(dtype)
@@ -37,7 +39,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     Raises:
       TypeError: it is no dtype, or none of those allowed ("any", "inexact" or "real").
     """
-    if dtype is None:
+    if dtype is None or dtype is float:
         return _FLOAT64 if jax.config.jax_enable_x64 else _FLOAT32  # type: ignore[attr-defined]
     wanted = canonical_dtype(dtype)
     assert wanted is not None
@@ -50,7 +52,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     if wanted.itemsize < 8:
         return wanted
     given = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
-    if given != wanted:
+    if given != wanted and dtype not in (int, complex):
         warnings.warn(
             f"dtype {wanted.name} needs jax.config.update('jax_enable_x64', True); the result is {given.name}",
             UserWarning,

@@ -34,9 +34,9 @@ class hippo_legs(Initializer):
     Examples:
       >>> import jax
       >>> import jaxinit
-      >>> jaxinit.hippo_legs()(jax.random.key(0), (2, 2)).round(3)
-      Array([[-1.   ,  0.   ],
-             [-1.732, -2.   ]], dtype=float32)
+      >>> jaxinit.hippo_legs()(jax.random.key(0), (2, 2))
+      Array([[-1.       ,  0.       ],
+             [-1.7320508, -2.       ]], dtype=float32)
 
     Reference: Gu, Dao, Ermon, Rudra & Ré, 2020 (arXiv:2008.07669).
     """
@@ -58,5 +58,5 @@ class hippo_legs(Initializer):
         check_rank(self, shape, 2, "(*batch, N, N)")
         if shape[-1] != shape[-2]:
             raise ValueError(f"{self!r} fills square matrices (*batch, N, N), got {shape}")
-        state = -np.tril(root[:, None] * root, k=-1) - np.diag(index + 1)
+        state = np.tril(-root[:, None] * root, k=-1) - np.diag(index + 1)
         return jnp.broadcast_to(jnp.asarray(state.astype(dtype)), shape)

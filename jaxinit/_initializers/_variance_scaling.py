@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _random
-from jaxinit._fans import Fans, fans
+from jaxinit._fans import Fans, check_dilation, fans
 from jaxinit._initializers import _disk
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._initializers._checks import check_choice, check_flag, check_integer, check_number
@@ -44,6 +44,7 @@ class VarianceScaling(Initializer):
         check_choice("distribution", self.distribution, _DISTRIBUTIONS)
         check_integer("feature_group_count", self.feature_group_count, 1)
         check_flag("transpose", self.transpose)
+        object.__setattr__(self, "lhs_dilation", check_dilation(self.lhs_dilation))
 
     def fans(self, shape: tuple[int, ...]) -> Fans:
         """Fan-in and fan-out of a weight of this shape, as this initializer reads it."""

@@ -1,0 +1,60 @@
+"""`import jaxinit` is light, floors import downwards only, and JAX is touched through its public face."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxinit
+
+PACKAGE = Path(jaxinit.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_import_loads_no_framework():
+    program = (
+        "import jax, sys; before = set(sys.modules); import jaxinit; new = set(sys.modules) - before;"
+        "print(sorted({n.split('.')[0] for n in new}), 'scipy.optimize' in new)"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "['jaxinit'] False"
+
+
+def test_init_files_only_reexport():
+    for path in FILES:
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text()).body
+            assert all(isinstance(node, ast.ImportFrom) or ast.get_docstring(ast.Module([node], [])) for node in body)
+
+
+def test_flax_is_imported_by_the_glue_alone():
+    glue = {PACKAGE / "nnx.py", PACKAGE / "_initializers" / "_partitioned_box.py"}
+    for path in set(FILES) - glue:
+        assert not any(name.split(".")[0] in ("flax", "optax", "matplotlib") for name in _imports(path)), path
+
+
+def test_jax_is_used_through_its_public_modules():
+    for path in FILES:
+        for name in _imports(path):
+            assert not name.startswith(("jax._src", "jax.core", "jax.extend", "jax.interpreters")), (path, name)
+        assert "jax.core." not in path.read_text(), path
+
+
+def test_arithmetic_imports_nothing_above_it():
+    for path in PACKAGE.glob("_*.py"):
+        if path.name != "__init__.py":
+            assert not any(name.startswith("jaxinit._initializers") for name in _imports(path)), path
+
+
+def test_the_version_is_written_once():
+    assert jaxinit.__version__
+    others = [path for path in FILES if jaxinit.__version__ in path.read_text() and path.name != "_version.py"]
+    assert others == []
