@@ -143,9 +143,20 @@ def interval(values: np.ndarray) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def scale_of_last_layer(outcome: Outcome) -> str:
+    """The median over seeds; float32 cannot hold what fifty bad layers make."""
+    scale = float(np.median(np.asarray(outcome.scales)[:, -1]))
+    if not np.isfinite(scale):
+        return "overflow"
+    return f"{scale:.1e}" if scale > 0 else "underflow"
+
+
 def report(results: dict[str, dict[str, Outcome]]) -> Table:
-    table = Table(title=f"{DEPTH} plain layers of {WIDTH} units, {STEPS} steps, {SEEDS} seeds")
-    for column in ("activation", "start", "test accuracy", "diverged", "last layer's scale at the start"):
+    table = Table(
+        title=f"{DEPTH} plain layers of {WIDTH} units, {STEPS} steps, {SEEDS} seeds",
+        caption="LeCun and Glorot coincide in these layers, which have as many inputs as outputs",
+    )
+    for column in ("activation", "start", "test accuracy", "diverged", "last layer at the start"):
         table.add_column(column, justify="left" if column in ("activation", "start") else "right")
     for activation, outcomes in results.items():
         for name, outcome in outcomes.items():
@@ -155,7 +166,7 @@ def report(results: dict[str, dict[str, Outcome]]) -> Table:
                 name,
                 f"{accuracy.mean():.3f} ± {interval(accuracy):.3f}",
                 f"{diverged(outcome).mean():.0%}",
-                f"{np.median(np.asarray(outcome.scales)[:, -1]):.1e}",
+                scale_of_last_layer(outcome),
             )
         table.add_section()
     return table
@@ -168,7 +179,8 @@ def picture(results: dict[str, dict[str, Outcome]], path: Path) -> None:
     figure, axes = plt.subplots(len(results), 2, figsize=(11, 3.6 * len(results)), layout="constrained")
     for (left, right), (activation, outcomes) in zip(axes, results.items(), strict=True):
         for (name, outcome), color, style in zip(outcomes.items(), colors, styles, strict=True):
-            scales = np.clip(np.median(np.asarray(outcome.scales), axis=0), 1e-12, 1e12)
+            scales = np.nan_to_num(np.median(np.asarray(outcome.scales), axis=0), nan=np.inf)
+            scales = np.clip(scales, 1e-12, 1e12)
             left.semilogy(np.arange(1, DEPTH + 1), scales, color=color, linestyle=style, label=name)
             smooth = np.asarray(outcome.losses).reshape(SEEDS, -1, 10).mean(axis=-1)
             smooth = np.clip(np.nan_to_num(smooth, nan=4.0, posinf=4.0), 0, 4.0)
@@ -176,7 +188,7 @@ def picture(results: dict[str, dict[str, Outcome]], path: Path) -> None:
             steps = 10 * np.arange(smooth.shape[1]) + 5
             right.plot(steps, mean, color=color, linestyle=style, label=name)
             right.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
-        left.set(xlabel="layer", ylabel="scale of activations", ylim=(1e-13, 1e13), title=f"{activation}: at the start")
+        left.set(xlabel="layer", ylabel="root mean square of activations", ylim=(1e-13, 1e13), title=f"{activation}: at the start")
         right.set(xlabel="step", ylabel="training loss (capped at 4)", ylim=(0, 4.1), title=f"{activation}: learning")
         right.axhline(np.log(CLASSES), color="0.6", linewidth=0.8)
         right.annotate("guessing", (STEPS, np.log(CLASSES)), ha="right", va="bottom", color="0.4", fontsize=8)
@@ -190,7 +202,7 @@ def picture(results: dict[str, dict[str, Outcome]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here / "out" / "compare_initializers.png", help="where to draw")
+    parser.add_argument("--out", type=Path, default=here / "pictures" / "compare_initializers.png", help="where to draw")
     arguments = parser.parse_args()
     console, data, began = Console(), load(), time.perf_counter()
     results: dict[str, dict[str, Outcome]] = {"relu": {}, "tanh": {}}
