@@ -188,7 +188,12 @@ def picture(results: dict[str, dict[str, Outcome]], path: Path) -> None:
             steps = 10 * np.arange(smooth.shape[1]) + 5
             right.plot(steps, mean, color=color, linestyle=style, label=name)
             right.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
-        left.set(xlabel="layer", ylabel="root mean square of activations", ylim=(1e-13, 1e13), title=f"{activation}: at the start")
+        left.set(
+            xlabel="layer",
+            ylabel="root mean square of activations",
+            ylim=(1e-13, 1e13),
+            title=f"{activation}: at the start",
+        )
         right.set(xlabel="step", ylabel="training loss (capped at 4)", ylim=(0, 4.1), title=f"{activation}: learning")
         right.axhline(np.log(CLASSES), color="0.6", linewidth=0.8)
         right.annotate("guessing", (STEPS, np.log(CLASSES)), ha="right", va="bottom", color="0.4", fontsize=8)
@@ -202,7 +207,9 @@ def picture(results: dict[str, dict[str, Outcome]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here / "pictures" / "compare_initializers.png", help="where to draw")
+    parser.add_argument(
+        "--out", type=Path, default=here / "pictures" / "compare_initializers.png", help="where to draw"
+    )
     arguments = parser.parse_args()
     console, data, began = Console(), load(), time.perf_counter()
     results: dict[str, dict[str, Outcome]] = {"relu": {}, "tanh": {}}
