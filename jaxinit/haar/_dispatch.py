@@ -10,10 +10,10 @@ import math
 import jax
 
 SMALL_COLUMNS = 16
-SMALL_BATCH = 64
+SMALL_BATCH = 8
 """From this many matrices of at most 16 columns on, "small" beats the panels."""
 
-PANEL_WIDTHS = ((64, 32), (768, 64), (math.inf, 128))
+PANEL_WIDTHS = ((64, 32), (768, 64), (1536, 128), (math.inf, 256))
 """(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
 inverse of U, too narrow a one on thin products."""
 

@@ -14,7 +14,8 @@ LARGEST_BLOCK = 8
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b in full precision: TF32 or bf16 passes would ruin orthogonality."""
-    return jnp.matmul(a, b, precision="highest")
+    product: Array = jnp.matmul(a, b, precision="highest")
+    return product
 
 
 def inverse(upper: Array) -> Array:
@@ -59,4 +60,5 @@ def _inverse_of_blocks(upper: Array) -> Array:
     m = jnp.triu(upper, 1) / diagonal[..., :, None]
     m2 = matmul(m, m)
     m4 = matmul(m2, m2)
-    return matmul(matmul(identity - m, identity + m2), identity + m4) / diagonal[..., None, :]
+    product: Array = matmul(matmul(identity - m, identity + m2), identity + m4)
+    return product / diagonal[..., None, :]
