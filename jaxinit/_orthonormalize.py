@@ -98,7 +98,8 @@ def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[i
     else:
         frames = _orthonormal_columns(matrix.mT, w.dtype).mT
     back = tuple(order.index(a) for a in range(w.ndim))
-    return jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
+    result: Array = jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
+    return result
 
 
 def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
@@ -111,7 +112,7 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
     deviation = jnp.max(jnp.abs(gram - scale * jnp.eye(columns)), axis=(-2, -1), keepdims=True)
     # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
-    tolerance = max(64 * float(jnp.finfo(matrix.dtype).eps), 4 * float(jnp.finfo(dtype).eps))
+    tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
     keep = (scale > 0) & (deviation <= tolerance * scale)
 
     panels = [
@@ -120,3 +121,7 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     ]
     kept = matrix / jnp.sqrt(jnp.where(scale > 0, scale, 1)).astype(matrix.dtype)
     return jnp.where(keep, kept, frame(panels))
+
+
+def _epsilon(dtype: jnp.dtype) -> float:
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]

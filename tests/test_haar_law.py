@@ -162,9 +162,7 @@ def test_matrices_of_a_batch_and_of_two_keys_are_independent(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_special_orthogonal_is_haar_on_rotations(method):
     """On SO(4): det = +1, E tr = 0, E tr² = 1 and the entry law of O(4)."""
-    q = np.asarray(
-        haar.special_orthogonal(jax.random.key(2), (SAMPLES, 4, 4), method=method), np.float64
-    )
+    q = np.asarray(haar.special_orthogonal(jax.random.key(2), (SAMPLES, 4, 4), method=method), np.float64)
     np.testing.assert_allclose(np.linalg.det(q), 1, atol=1e-5)
     trace = np.trace(q, axis1=1, axis2=2)
     claims = {"E tr": mean_p_value(trace, 0), "E tr^2": mean_p_value(trace**2, 1)}

@@ -61,4 +61,5 @@ def _inverse_of_blocks(upper: Array) -> Array:
     m2 = matmul(m, m)
     m4 = matmul(m2, m2)
     product: Array = matmul(matmul(identity - m, identity + m2), identity + m4)
-    return product / diagonal[..., None, :]
+    product = product / diagonal[..., None, :]
+    return product
