@@ -69,7 +69,8 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
     if w.size == 0:
         return w
     _, out_axes, batch_axes = named
-    return _orthonormalized(w, out_axes=out_axes, batch_axes=batch_axes)
+    orthonormal: Array = _orthonormalized(w, out_axes=out_axes, batch_axes=batch_axes)
+    return orthonormal
 
 
 def _axes(axis: Axis, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
