@@ -1,0 +1,170 @@
+"""jaxinit.haar against its peers: python benchmarks/haar.py [--seconds 3] [--quick]
+
+Run time, compile time and peak memory of one jitted program per shape, float32, interleaved in one process;
+the floor is about the least work: the random numbers and two products of the size of the matrix. Rows are
+written to benchmarks/results/haar-<platform>.json.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _timing import interleaved, median_ratio
+from rich.console import Console
+from rich.table import Table
+
+from jaxinit import haar
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+SHAPES = {
+    "k ≤ 16, batch ≥ 64": [(1000, 8, 8), (1000, 16, 16)],
+    "batched, 32 ≤ k ≤ 128": [(64, 32, 32), (64, 64, 64), (16, 128, 128)],
+    "batched, larger": [(16, 512, 512), (32, 2048, 128)],
+    "one square, 256–2048": [(256, 256), (512, 512), (1024, 1024), (2048, 2048)],
+    "one tall or wide": [(4096, 512), (512, 4096)],
+    "one of 64 or less": [(16, 16), (64, 64)],
+}
+QUICK = {"k ≤ 16, batch ≥ 64": [(1000, 16, 16)], "one of 64 or less": [(64, 64)]}
+
+
+def jax_contenders(shape):
+    """Our sampler, JAX's two and the floor, as functions of a key."""
+    *batch, n, m = shape
+    rows, columns = max(n, m), min(n, m)
+    initializer = jax.nn.initializers.orthogonal()
+
+    def jax_initializer(key):
+        if not batch:
+            return initializer(key, (n, m))
+        return jax.vmap(lambda k: initializer(k, (n, m)))(jax.random.split(key, batch[0]))
+
+    def floor(key):
+        draw = jax.random.normal(key, (*batch, rows * columns - columns * (columns - 1) // 2))
+        x = jnp.broadcast_to(draw[..., :1, None], (*batch, rows, columns)) * 1e-3
+        gram = jnp.matmul(x.mT, x, precision="highest")
+        return draw.sum(), jnp.matmul(x, gram, precision="highest")
+
+    return {
+        "jaxinit": lambda key: haar.orthogonal(key, shape),
+        "jax.nn": jax_initializer,
+        "jax.random": lambda key: jax.random.orthogonal(key, n, tuple(batch), m=m),
+        "floor": floor,
+    }
+
+
+def other_contenders(shape):
+    """torch, NumPy and SciPy; those that are absent are named on the console."""
+    *batch, n, m = shape
+    tall = (*batch, max(n, m), min(n, m))
+    rng = np.random.default_rng(0)
+
+    def numpy_qr():
+        q, r = np.linalg.qr(rng.standard_normal(tall, np.float32))
+        return q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+    contenders = {"numpy": numpy_qr}
+    try:
+        import torch
+    except ImportError:
+        Console().print("[bold red]torch is not installed: its column is missing (pip install torch)")
+    else:
+
+        def torch_qr():
+            q, r = torch.linalg.qr(torch.randn(tall))
+            return q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+        contenders["torch"] = torch_qr if batch else (lambda: torch.nn.init.orthogonal_(torch.empty(n, m)))
+    try:
+        import scipy.stats
+    except ImportError:
+        Console().print("[bold red]SciPy is not installed: its column is missing (pip install scipy)")
+    else:
+        if n == m and n <= 512:
+            size = batch[0] if batch else 1
+            contenders["scipy"] = lambda: scipy.stats.ortho_group.rvs(n, size=size, random_state=rng)
+    return contenders
+
+
+def measure(shape, seconds):
+    """One row of figures."""
+    key = jax.random.key(0)
+    compile_seconds, peak, runs = {}, {}, {}
+    for name, function in jax_contenders(shape).items():
+        lowered = jax.jit(function).lower(key)
+        before = time.perf_counter()
+        compiled = lowered.compile()
+        compile_seconds[name] = time.perf_counter() - before
+        memory = compiled.memory_analysis()
+        output = 4 * float(np.prod(shape))
+        peak[name] = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / output
+        runs[name] = lambda compiled=compiled: jax.block_until_ready(compiled(key))
+    runs |= other_contenders(shape)
+    times = interleaved(runs, seconds)
+    peers = [name for name in runs if name not in ("jaxinit", "floor")]
+    ratios = {name: median_ratio(times["jaxinit"], times[name]) for name in peers}
+    return {
+        "shape": shape,
+        "rounds": len(times["jaxinit"]),
+        "median_ms": {name: float(np.median(t)) * 1e3 for name, t in times.items()},
+        "peer_over_jaxinit": ratios,
+        "against_best_peer": min(ratios.values()),
+        "compile_seconds": compile_seconds,
+        "peak_memory_over_output": peak,
+    }
+
+
+def show(rows):
+    """The table on the console."""
+    table = Table(title="jaxinit.haar.orthogonal, median ms, float32")
+    names = list(dict.fromkeys(name for row in rows for name in row["median_ms"]))
+    for column in ("shape", *names, "against best peer", "compile / JAX's", "memory / output"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        times = [f"{row['median_ms'][n]:.2f}" if n in row["median_ms"] else "–" for n in names]
+        compiling = row["compile_seconds"]["jaxinit"] / row["compile_seconds"]["jax.nn"]
+        table.add_row(
+            " × ".join(map(str, row["shape"])),
+            *times,
+            f"{row['against_best_peer']:.2f}×",
+            f"{compiling:.1f}×",
+            f"{row['peak_memory_over_output']['jaxinit']:.1f}×",
+        )
+    Console(width=150).print(table)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="budget for each shape")
+    parser.add_argument("--quick", action="store_true", help="two shapes, nothing written")
+    arguments = parser.parse_args()
+    shapes = QUICK if arguments.quick else SHAPES
+    rows = []
+    for regime, members in shapes.items():
+        for shape in members:
+            rows.append({"regime": regime, **measure(shape, arguments.seconds)})
+    show(rows)
+    if not arguments.quick:
+        backend = jax.default_backend()
+        report = {
+            "date": datetime.date.today().isoformat(),
+            "device": jax.devices()[0].device_kind,
+            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+            "load_average": os.getloadavg(),
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "rows": rows,
+        }
+        (RESULTS / f"haar-{backend}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""An orthonormal matrix made of a weight's own entries: no key, no factorisation.
+
+The lower trapezoid of the weight's (fan-in, fan-out) matrix is read as the Gaussian vectors of Stewart's
+algorithm (1980), so a Gaussian weight becomes exactly Haar; one that is orthonormal up to scale is kept.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._typing import Array, Axis
+from jaxinit.haar._dispatch import panel_width
+from jaxinit.haar._panels import cut
+from jaxinit.haar._reflectors import frame
+from jaxinit.haar._triangular import matmul
+
+
+def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()) -> Array:
+    """Replaces each matrix of a weight by an orthonormal one made of its entries.
+
+    With W the (fan-in, fan-out) matrix of the weight, the result has WᵀW = I if it is tall and WWᵀ = I if
+    it is wide. For independent standard Gaussian entries of any common scale it is exactly Haar; for W
+    with WᵀW = cI up to rounding it is W/√c; a zero or rank-deficient W gives some orthonormal matrix.
+
+    Args:
+      w: a floating or complex array of at least two dimensions.
+      in_axis: the input axis or axes.
+      out_axis: the output axis or axes.
+      batch_axis: axes along which the matrices are independent. The axes named nowhere are the receptive
+        field and belong to the fan-in.
+
+    Returns:
+      An array of the shape and dtype of `w`.
+
+    Raises:
+      ValueError: if an axis is out of range or named twice.
+      TypeError: if `w` is not floating or complex.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxinit._orthonormalize import orthonormalize
+      >>> w = orthonormalize(jax.random.normal(jax.random.key(0), (5, 3)))
+      >>> bool(jnp.allclose(w.T @ w, jnp.eye(3), atol=1e-5))
+      True
+
+    Reference:
+      Stewart, 1980, "The efficient generation of random orthogonal matrices with an application to condition
+      estimators", SIAM J. Numer. Anal. 17(3).
+    """
+    w = jnp.asarray(w)
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+        raise TypeError(
+            f"orthonormalize expects a floating or complex weight but got dtype {w.dtype}; cast it first."
+        )
+    named = [
+        _axes(axis, name, w.shape)
+        for axis, name in ((in_axis, "in_axis"), (out_axis, "out_axis"), (batch_axis, "batch_axis"))
+    ]
+    flat = [axis for axes in named for axis in axes]
+    if len(set(flat)) < len(flat):
+        raise ValueError(
+            f"orthonormalize expects in_axis, out_axis and batch_axis to be disjoint, but got {in_axis}, "
+            f"{out_axis} and {batch_axis} for shape {w.shape}; name each axis once."
+        )
+    if w.size == 0:
+        return w
+    _, out_axes, batch_axes = named
+    orthonormal: Array = _orthonormalized(w, out_axes=out_axes, batch_axes=batch_axes)
+    return orthonormal
+
+
+def _axes(axis: Axis, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    axes = tuple(axis) if isinstance(axis, Sequence) else (operator.index(axis),)
+    for a in axes:
+        if not -len(shape) <= a < len(shape):
+            raise ValueError(
+                f"orthonormalize got {name}={axis}, which is out of range for a weight of shape {shape}; "
+                f"give axes between {-len(shape)} and {len(shape) - 1}."
+            )
+    return tuple(a % len(shape) for a in axes)
+
+
+@functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes"))
+def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...]) -> Array:
+    in_axes = tuple(a for a in range(w.ndim) if a not in out_axes + batch_axes)
+    order = batch_axes + in_axes + out_axes
+    moved = jnp.transpose(w, order)
+    batch = tuple(w.shape[a] for a in batch_axes)
+    fan_in, fan_out = (math.prod(w.shape[a] for a in axes) for axes in (in_axes, out_axes))
+    working = jnp.dtype(jnp.float32) if w.dtype.itemsize < 4 else w.dtype
+    matrix = moved.reshape(*batch, fan_in, fan_out).astype(working)
+
+    if fan_in >= fan_out:
+        frames = _orthonormal_columns(matrix, w.dtype)
+    else:
+        frames = _orthonormal_columns(matrix.mT, w.dtype).mT
+    back = tuple(order.index(a) for a in range(w.ndim))
+    result: Array = jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
+    return result
+
+
+def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
+    rows, columns = matrix.shape[-2:]
+    # Squares of tiny or huge entries must neither vanish nor overflow.
+    largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
+    matrix = matrix / jnp.where(largest > 0, largest, 1)
+
+    gram = matmul(matrix.conj().mT, matrix)
+    scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
+    deviation = jnp.max(jnp.abs(gram - scale * jnp.eye(columns)), axis=(-2, -1), keepdims=True)
+    # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
+    tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
+    keep = (scale > 0) & (deviation <= tolerance * scale)
+
+    panels = [
+        jnp.tril(matrix[..., p.offset :, p.offset : p.offset + p.width])
+        for p in cut(rows, columns, panel_width(columns))
+    ]
+    kept = matrix / jnp.sqrt(jnp.where(scale > 0, scale, 1)).astype(matrix.dtype)
+    return jnp.where(keep, kept, frame(panels))
+
+
+def _epsilon(dtype: jnp.dtype) -> float:
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]

@@ -1,0 +1,237 @@
+"""The public samplers: arguments checked, a method chosen, the result cast and placed.
+
+A method draws a tall frame (rows ≥ columns) in the working dtype; a wide matrix is its transpose, which is
+Haar as well.
+"""
+
+import functools
+import math
+import operator
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+
+from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
+from jaxinit.haar import _dispatch, _qr, _reflected, _small
+
+Method: TypeAlias = Literal["auto", "reflectors", "small", "qr"]
+
+_METHODS = {"reflectors": _reflected.sample, "small": _small.sample, "qr": _qr.sample}
+
+
+def orthogonal(
+    key: Array,
+    shape: Shape,
+    dtype: DTypeLike = None,
+    *,
+    method: Method = "auto",
+    out_sharding: OutSharding = None,
+) -> Array:
+    """Draws matrices uniformly from the orthogonal group, or from a Stiefel manifold.
+
+    A square Q is Haar on O(n): P(UQV ∈ A) = P(Q ∈ A) for all fixed orthogonal U and V, so det Q is +1 or −1
+    with equal probability. A tall matrix is n × m with QᵀQ = I, a wide one has QQᵀ = I, both with the
+    distribution that all rotations leave unchanged. Every matrix of the batch is independent.
+
+    For a shape, dtype and method, a key gives the same numbers (up to rounding) on every platform, under
+    `jit` and under `vmap`: which method `"auto"` stands for depends on the shape alone.
+
+    Args:
+      key: a typed or raw JAX key.
+      shape: `(*batch, n, m)`.
+      dtype: real floating dtype, default JAX's default float. Dtypes of less than 32 bits are sampled in
+        float32 and rounded.
+      method: `"reflectors"` (Householder reflectors of Gaussian vectors in panels, products only),
+        `"small"` (the same, unrolled, for batches of matrices with few columns), `"qr"` (QR of a Gaussian
+        matrix, sign-corrected; the only one that calls LAPACK or cuSOLVER), or `"auto"`.
+      out_sharding: the sharding of the result, as for `jax.random.normal`; a `NamedSharding` or
+        `PartitionSpec` with automatic mesh axes is honoured too.
+
+    Returns:
+      An array of that shape and dtype; empty if a dimension is zero.
+
+    Raises:
+      ValueError: if the shape has fewer than two dimensions or a negative one, or the method is unknown or
+        does not fit the shape.
+      TypeError: if the dtype is not a real floating one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxinit.haar
+      >>> q = jaxinit.haar.orthogonal(jax.random.key(0), (10, 3, 3))
+      >>> bool(jnp.allclose(q.mT @ q, jnp.eye(3), atol=1e-5))
+      True
+
+    References:
+      Stewart, 1980, "The efficient generation of random orthogonal matrices with an application to condition
+      estimators", SIAM J. Numer. Anal. 17(3).
+      Joffrain, Low, Quintana-Ortí, van de Geijn, Van Zee, 2006, "Accumulating Householder transformations,
+      revisited", ACM Trans. Math. Softw. 32(2).
+    """
+    dtype = _floating(float if dtype is None else dtype, jnp.floating, "orthogonal", "haar.unitary")
+    return _sample("orthogonal", key, shape, dtype, method, out_sharding, special=False)
+
+
+def unitary(
+    key: Array,
+    shape: Shape,
+    dtype: DTypeLike = None,
+    *,
+    method: Method = "auto",
+    out_sharding: OutSharding = None,
+) -> Array:
+    """Draws matrices uniformly from the unitary group, or from a complex Stiefel manifold.
+
+    A square Q is Haar on U(n): P(UQV ∈ A) = P(Q ∈ A) for all fixed unitary U and V, so its eigenvalues are
+    those of the circular unitary ensemble. A tall matrix has QᴴQ = I, a wide one QQᴴ = I.
+
+    Args:
+      key: a typed or raw JAX key.
+      shape: `(*batch, n, m)`.
+      dtype: complex64 or complex128, default the complex counterpart of JAX's default float.
+      method: as for `orthogonal`.
+      out_sharding: as for `orthogonal`.
+
+    Returns:
+      An array of that shape and dtype; empty if a dimension is zero.
+
+    Raises:
+      ValueError: as `orthogonal`.
+      TypeError: if the dtype is not complex.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxinit.haar
+      >>> q = jaxinit.haar.unitary(jax.random.key(0), (3, 5))
+      >>> bool(jnp.allclose(q @ q.conj().mT, jnp.eye(3), atol=1e-5))
+      True
+
+    Reference:
+      Mezzadri, 2007, "How to generate random matrices from the classical compact groups", Notices of the
+      AMS 54(5), arXiv:math-ph/0609050.
+    """
+    dtype = _floating(complex if dtype is None else dtype, jnp.complexfloating, "unitary", "haar.orthogonal")
+    return _sample("unitary", key, shape, dtype, method, out_sharding, special=False)
+
+
+def special_orthogonal(
+    key: Array,
+    shape: Shape,
+    dtype: DTypeLike = None,
+    *,
+    method: Method = "auto",
+    out_sharding: OutSharding = None,
+) -> Array:
+    """Draws rotations uniformly: Haar on SO(n), the orthogonal matrices of determinant +1.
+
+    Args:
+      key: a typed or raw JAX key.
+      shape: `(*batch, n, n)`.
+      dtype: as for `orthogonal`.
+      method: as for `orthogonal`.
+      out_sharding: as for `orthogonal`.
+
+    Returns:
+      An array of that shape and dtype; empty if a dimension is zero.
+
+    Raises:
+      ValueError: if the last two dimensions differ, and as `orthogonal`.
+      TypeError: if the dtype is not a real floating one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxinit.haar
+      >>> q = jaxinit.haar.special_orthogonal(jax.random.key(0), (3, 3))
+      >>> round(float(jnp.linalg.det(q)), 3)
+      1.0
+
+    Reference:
+      Stewart, 1980, "The efficient generation of random orthogonal matrices with an application to condition
+      estimators", SIAM J. Numer. Anal. 17(3).
+    """
+    dtype = _floating(float if dtype is None else dtype, jnp.floating, "special_orthogonal", "haar.unitary")
+    return _sample("special_orthogonal", key, shape, dtype, method, out_sharding, special=True)
+
+
+def _sample(
+    name: str,
+    key: Array,
+    shape: Shape,
+    dtype: np.dtype,
+    method: Method,
+    out_sharding: OutSharding,
+    special: bool,
+) -> Array:
+    dimensions = _checked_shape(name, shape)
+    *_, n, m = dimensions
+    if special and n != m:
+        raise ValueError(
+            f"haar.{name} needs square matrices, shape=(*batch, n, n), but got shape={dimensions}; "
+            "use haar.orthogonal for tall and wide ones."
+        )
+    chosen = _checked_method(name, method, dimensions)
+    draw = functools.partial(_draw, shape=dimensions, dtype=dtype, method=chosen, special=special)
+    return _placed(draw, key, out_sharding)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "method", "special"))
+def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype, method: str, special: bool) -> Array:
+    if math.prod(shape) == 0:
+        return jnp.zeros(shape, dtype)
+    *batch, n, m = shape
+    working = jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+    q = _METHODS[method](key, tuple(batch), max(n, m), min(n, m), working, special)
+    return (q.mT if n < m else q).astype(dtype)
+
+
+def _placed(draw: functools.partial[Array], key: Array, out_sharding: OutSharding) -> Array:
+    """draw(key) with the sharding asked for, so that every device draws its own part."""
+    if out_sharding is None:
+        return draw(key)
+    mesh = jax.sharding.get_abstract_mesh()
+    explicit = tuple(
+        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
+    )
+    if explicit:
+        placed: Array = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=out_sharding)(key)
+        return placed
+    if not isinstance(out_sharding, NamedSharding) and mesh.empty:
+        raise ValueError(
+            f"out_sharding={out_sharding} needs a mesh: pass a jax.sharding.NamedSharding, or call this "
+            "under jax.set_mesh(mesh)."
+        )
+    placed = jax.jit(draw, out_shardings=out_sharding)(key)
+    return placed
+
+
+def _floating(dtype: DTypeLike, kind: type, name: str, other: str) -> np.dtype:
+    canonical: np.dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if not jnp.issubdtype(canonical, kind):
+        wanted = "a complex" if kind is jnp.complexfloating else "a real floating"
+        raise TypeError(f"haar.{name} expects {wanted} dtype but got {canonical}; see also {other}.")
+    return canonical
+
+
+def _checked_shape(name: str, shape: Shape) -> tuple[int, ...]:
+    dimensions = tuple(operator.index(size) for size in shape)
+    if len(dimensions) < 2 or min(dimensions) < 0:
+        raise ValueError(
+            f"haar.{name} expects shape=(*batch, n, m) with at least two sizes, none negative, "
+            f"but got shape={dimensions}."
+        )
+    return dimensions
+
+
+def _checked_method(name: str, method: Method, shape: tuple[int, ...]) -> str:
+    columns = min(shape[-2:])
+    if method == "auto":
+        return _dispatch.method_for(shape[:-2], columns)
+    if method not in _METHODS:
+        known = ", ".join(repr(m) for m in ("auto", *_METHODS))
+        raise ValueError(f"haar.{name} got method={method!r}; the methods are {known}.")
+    if method == "small" and columns > _small.MOST_COLUMNS:
+        raise ValueError(
+            f"haar.{name} with method='small' takes at most {_small.MOST_COLUMNS} columns (or rows, if there "
+            f"are fewer), but got shape={shape}; use method='reflectors' or 'auto'."
+        )
+    return method

@@ -1,0 +1,65 @@
+"""The inverse of upper triangular matrices by matrix products: no LAPACK call, batched for free.
+
+[A B; 0 C]⁻¹ = [A⁻¹, −A⁻¹BC⁻¹; 0, C⁻¹], applied from blocks of at most 8 × 8 upwards. A block is
+D(I + M) with M strictly upper triangular, so M⁸ = 0 and (I + M)⁻¹ = (I − M)(I + M²)(I + M⁴).
+"""
+
+import jax.numpy as jnp
+
+from jaxinit._typing import Array
+
+LARGEST_BLOCK = 8
+"""Blocks of 16 would save one level and lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b in full precision: TF32 or bf16 passes would ruin orthogonality."""
+    product: Array = jnp.matmul(a, b, precision="highest")
+    return product
+
+
+def inverse(upper: Array) -> Array:
+    """The inverse of (..., w, w) upper triangular matrices with a nonzero diagonal."""
+    width = upper.shape[-1]
+    block, count = width, 1
+    while block > LARGEST_BLOCK:
+        block, count = (block + 1) // 2, 2 * count
+    padded = block * count
+    upper = pad_with_identity(upper, padded)
+
+    def diagonal_blocks(size: int, offset: int) -> Array:
+        # (..., blocks, size, size): block i starts at row i·stride and column i·stride + offset.
+        stride = size + offset
+        starts = range(0, padded, stride)
+        return jnp.stack([upper[..., s : s + size, s + offset : s + offset + size] for s in starts], axis=-3)
+
+    inverses: Array = _inverse_of_blocks(diagonal_blocks(block, 0))
+    while block < padded:
+        a, c = inverses[..., 0::2, :, :], inverses[..., 1::2, :, :]
+        b = -matmul(matmul(a, diagonal_blocks(block, block)), c)
+        top = jnp.concatenate([a, b], axis=-1)
+        bottom = jnp.concatenate([jnp.zeros_like(b), c], axis=-1)
+        inverses = jnp.concatenate([top, bottom], axis=-2)
+        block *= 2
+    return inverses[..., 0, :width, :width]
+
+
+def pad_with_identity(matrix: Array, size: int) -> Array:
+    """(..., w, w) to (..., size, size) by an identity block in the lower right corner."""
+    width = matrix.shape[-1]
+    if width == size:
+        return matrix
+    margins = [(0, 0)] * (matrix.ndim - 2) + [(0, size - width)] * 2
+    identity = jnp.diag((jnp.arange(size) >= width).astype(matrix.dtype))
+    return jnp.pad(matrix, margins) + identity
+
+
+def _inverse_of_blocks(upper: Array) -> Array:
+    identity = jnp.eye(upper.shape[-1], dtype=upper.dtype)
+    diagonal = jnp.diagonal(upper, axis1=-2, axis2=-1)
+    m = jnp.triu(upper, 1) / diagonal[..., :, None]
+    m2 = matmul(m, m)
+    m4 = matmul(m2, m2)
+    product: Array = matmul(matmul(identity - m, identity + m2), identity + m4)
+    product = product / diagonal[..., None, :]
+    return product
