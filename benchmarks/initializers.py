@@ -35,7 +35,7 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "constant": (jaxinit.constant(0.1), jax.nn.initializers.constant(0.1)),
     "zeros": (jaxinit.zeros, jax.nn.initializers.zeros),
 }
-SHAPES = {"small": (16, 8), "layer": (512, 512), "large": (4096, 4096)}
+SHAPES = ((16, 8), (512, 512), (4096, 4096))
 
 
 def _caller(init: Callable[..., Any], shape: tuple[int, ...], jitted: bool) -> tuple[Callable[[], object], float]:
@@ -53,7 +53,7 @@ def _caller(init: Callable[..., Any], shape: tuple[int, ...], jitted: bool) -> t
 def measure(seconds: float) -> list[dict[str, Any]]:
     rows = []
     for name, (ours, theirs) in PAIRS.items():
-        for size, shape in SHAPES.items():
+        for shape in SHAPES:
             for jitted in (False, True):
                 contenders, compile_s = {}, {}
                 for label, init in (("jaxinit", ours), ("jax", theirs)):

@@ -6,12 +6,12 @@ algorithm (1980), so a Gaussian weight becomes exactly Haar; one that is orthono
 
 import functools
 import math
-import operator
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jaxinit._axes import layout
+from jaxinit._dtypes import drawing_dtype
 from jaxinit._typing import Array, Axis
 from jaxinit.haar._dispatch import panel_width
 from jaxinit.haar._panels import cut
@@ -37,13 +37,13 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
       An array of the shape and dtype of `w`.
 
     Raises:
-      ValueError: if an axis is out of range or named twice.
+      ValueError: if there are fewer than two dimensions, or an axis is out of range or named twice.
       TypeError: if `w` is not floating or complex.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from jaxinit._orthonormalize import orthonormalize
-      >>> w = orthonormalize(jax.random.normal(jax.random.key(0), (5, 3)))
+      >>> import jaxinit
+      >>> w = jaxinit.orthonormalize(jax.random.normal(jax.random.key(0), (5, 3)))
       >>> bool(jnp.allclose(w.T @ w, jnp.eye(3), atol=1e-5))
       True
 
@@ -53,35 +53,14 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
     """
     w = jnp.asarray(w)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
-        raise TypeError(
-            f"orthonormalize expects a floating or complex weight but got dtype {w.dtype}; cast it first."
-        )
-    named = [
-        _axes(axis, name, w.shape)
-        for axis, name in ((in_axis, "in_axis"), (out_axis, "out_axis"), (batch_axis, "batch_axis"))
-    ]
-    flat = [axis for axes in named for axis in axes]
-    if len(set(flat)) < len(flat):
-        raise ValueError(
-            f"orthonormalize expects in_axis, out_axis and batch_axis to be disjoint, but got {in_axis}, "
-            f"{out_axis} and {batch_axis} for shape {w.shape}; name each axis once."
-        )
+        raise TypeError(f"orthonormalize expects a floating or complex weight, got dtype {w.dtype}; cast it first")
+    axes = layout(w.shape, in_axis, out_axis, batch_axis)
+    if axes.is_lookup_table:
+        raise ValueError("orthonormalize needs an input axis apart from the output axis")
     if w.size == 0:
         return w
-    _, out_axes, batch_axes = named
-    orthonormal: Array = _orthonormalized(w, out_axes=out_axes, batch_axes=batch_axes)
+    orthonormal: Array = _orthonormalized(w, out_axes=axes.out_axes, batch_axes=axes.batch_axes)
     return orthonormal
-
-
-def _axes(axis: Axis, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    axes = tuple(axis) if isinstance(axis, Sequence) else (operator.index(axis),)
-    for a in axes:
-        if not -len(shape) <= a < len(shape):
-            raise ValueError(
-                f"orthonormalize got {name}={axis}, which is out of range for a weight of shape {shape}; "
-                f"give axes between {-len(shape)} and {len(shape) - 1}."
-            )
-    return tuple(a % len(shape) for a in axes)
 
 
 @functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes"))
@@ -91,13 +70,10 @@ def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[i
     moved = jnp.transpose(w, order)
     batch = tuple(w.shape[a] for a in batch_axes)
     fan_in, fan_out = (math.prod(w.shape[a] for a in axes) for axes in (in_axes, out_axes))
-    working = jnp.dtype(jnp.float32) if w.dtype.itemsize < 4 else w.dtype
-    matrix = moved.reshape(*batch, fan_in, fan_out).astype(working)
+    matrix = moved.reshape(*batch, fan_in, fan_out).astype(drawing_dtype(w.dtype))
 
-    if fan_in >= fan_out:
-        frames = _orthonormal_columns(matrix, w.dtype)
-    else:
-        frames = _orthonormal_columns(matrix.mT, w.dtype).mT
+    tall = fan_in >= fan_out
+    frames = _orthonormal_columns(matrix, w.dtype) if tall else _orthonormal_columns(matrix.mT, w.dtype).mT
     back = tuple(order.index(a) for a in range(w.ndim))
     result: Array = jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
     return result

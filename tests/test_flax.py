@@ -24,6 +24,8 @@ KERNELS = [
     jaxinit.siren(),
     jaxinit.identity(),
     jaxinit.zero_hadamard(),
+    jaxinit.orthogonal(),
+    jaxinit.blocked(jaxinit.orthogonal("relu"), -1, 2),
     jaxinit.scaled(jaxinit.he_normal(), 0.5),
     jaxinit.blocked(jaxinit.lecun_normal(), -1, 2),
     jaxinit.constant(0.1),

@@ -15,6 +15,11 @@ from jaxinit._initializers._gate_biases import lstm_bias as lstm_bias
 from jaxinit._initializers._hippo import hippo_legs as hippo_legs
 from jaxinit._initializers._identity import dirac as dirac
 from jaxinit._initializers._identity import identity as identity
+from jaxinit._initializers._orthogonal import delta_orthogonal as delta_orthogonal
+from jaxinit._initializers._orthogonal import looks_linear as looks_linear
+from jaxinit._initializers._orthogonal import orthogonal as orthogonal
+from jaxinit._initializers._orthogonal import scaled_uniform_orthogonal as scaled_uniform_orthogonal
+from jaxinit._initializers._orthogonal import unitary as unitary
 from jaxinit._initializers._partitioning import with_partitioning as with_partitioning
 from jaxinit._initializers._random_walk import random_walk as random_walk
 from jaxinit._initializers._siren import siren as siren

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._axes import canonical_axis, canonical_shape
-from jaxinit._initializers._dtypes import canonical_dtype, drawing_dtype, output_dtype, round_to
-from jaxinit._initializers._keys import check_key
-from jaxinit._initializers._sharding import sharded
+from jaxinit._dtypes import canonical_dtype, drawing_dtype, output_dtype, round_to
+from jaxinit._keys import check_key
+from jaxinit._sharding import sharded
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 _I = TypeVar("_I", bound="type[Initializer]")
@@ -57,8 +57,8 @@ class Initializer(abc.ABC):
     random: ClassVar[bool] = True
     """Whether the draw depends on the key; otherwise anything may be passed for it."""
 
-    allowed: ClassVar[Literal["any", "inexact", "real"]] = "inexact"
-    """Which dtypes make sense: any, floating and complex, or floating alone."""
+    allowed: ClassVar[Literal["any", "inexact", "real", "complex"]] = "inexact"
+    """Which dtypes make sense: any, floating and complex, or one of the two alone."""
 
     dtype: DTypeLike
     """Default dtype of the result; a field of every subclass, in the place where JAX has it."""

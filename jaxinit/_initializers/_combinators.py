@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._axes import axis_indices
+from jaxinit._checks import check_integer, check_number
+from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, draw_with, initializer
-from jaxinit._initializers._checks import check_integer, check_number
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _random
+from jaxinit._checks import check_number, check_ordered
+from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_number, check_ordered
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._initializers._scaled_normal import scaled_normal
 from jaxinit._typing import Array, DTypeLike, Scalar
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _random
+from jaxinit._checks import check_number, check_rank
+from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_number, check_rank
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import check_integer, check_number, check_rank
+from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_integer, check_number, check_rank
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 
@@ -110,7 +110,10 @@ def check_kernel(caller: object, shape: tuple[int, ...]) -> None:
         )
 
 
-def at_centre(matrix: Array, shape: tuple[int, ...]) -> Array:
-    """A kernel of this shape that is zero but for its centre tap, which is `matrix`."""
-    centre = tuple((size - 1) // 2 for size in shape[:-2])
+def at_centre(matrix: Array, shape: tuple[int, ...], *, upper: bool = False) -> Array:
+    """A kernel of this shape that is zero but for its centre tap, which is `matrix`.
+
+    Of the two middle taps of an even size the lower one is taken, or the upper one.
+    """
+    centre = tuple((size - (not upper)) // 2 for size in shape[:-2])
     return jnp.zeros(shape, matrix.dtype).at[centre].set(matrix)

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxinit import _random
 from jaxinit._activations import Activation, canonical_activation
+from jaxinit._checks import check_integer
 from jaxinit._fans import fans
 from jaxinit._gain import elementwise
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_integer
 from jaxinit._quadrature import Integrand, evaluate, gaussian_means
 from jaxinit._typing import Array, Axis, DTypeLike
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _random
+from jaxinit._checks import check_flag, check_number
+from jaxinit._dtypes import as_scalar
 from jaxinit._fans import fans
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_flag, check_number
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 

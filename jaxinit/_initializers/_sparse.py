@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxinit import _random
 from jaxinit._axes import layout
+from jaxinit._checks import check_integer, check_number
+from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_integer, check_number
-from jaxinit._initializers._dtypes import as_scalar
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _random
+from jaxinit._checks import check_choice, check_flag, check_integer, check_number
 from jaxinit._fans import Fans, check_dilation, fans
 from jaxinit._initializers import _disk
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_choice, check_flag, check_integer, check_number
 from jaxinit._initializers._scaled_normal import scaled_normal
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 

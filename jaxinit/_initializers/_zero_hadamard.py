@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import check_rank
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._checks import check_rank
 from jaxinit._initializers._identity import at_centre
 from jaxinit._typing import Array, DTypeLike
 

@@ -12,9 +12,7 @@ from jaxinit._typing import Array, DTypeLike
 from jaxinit.haar._reflectors import phase_of
 
 
-def sample(
-    key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool
-) -> Array:
+def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
     gaussian = _random.normal(key, (*batch, rows, columns), dtype)
     q, r = jnp.linalg.qr(gaussian)

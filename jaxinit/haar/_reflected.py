@@ -14,17 +14,13 @@ from jaxinit.haar._panels import cut, unpack, with_determinant_one
 from jaxinit.haar._reflectors import frame
 
 
-def sample(
-    key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool
-) -> Array:
+def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
     layout = cut(rows, columns, panel_width(columns))
     ends = list(itertools.accumulate(panel.size for panel in layout))
 
     def build(draw: Array) -> Array:
-        panels = [
-            unpack(draw[..., end - panel.size : end], panel) for panel, end in zip(layout, ends, strict=True)
-        ]
+        panels = [unpack(draw[..., end - panel.size : end], panel) for panel, end in zip(layout, ends, strict=True)]
         return frame(with_determinant_one(panels) if special else panels)
 
     def walk(draw: Array) -> Array:

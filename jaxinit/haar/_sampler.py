@@ -6,14 +6,17 @@ Haar as well.
 
 import functools
 import math
-import operator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
 
+from jaxinit._axes import canonical_shape
+from jaxinit._checks import check_rank
+from jaxinit._dtypes import drawing_dtype, output_dtype
+from jaxinit._keys import check_key
+from jaxinit._sharding import sharded
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 from jaxinit.haar import _dispatch, _qr, _reflected, _small
 
@@ -70,8 +73,7 @@ def orthogonal(
       Joffrain, Low, Quintana-Ortí, van de Geijn, Van Zee, 2006, "Accumulating Householder transformations,
       revisited", ACM Trans. Math. Softw. 32(2).
     """
-    dtype = _floating(float if dtype is None else dtype, jnp.floating, "orthogonal", "haar.unitary")
-    return _sample("orthogonal", key, shape, dtype, method, out_sharding, special=False)
+    return _sample("orthogonal", key, shape, dtype, method, out_sharding)
 
 
 def unitary(
@@ -111,8 +113,7 @@ def unitary(
       Mezzadri, 2007, "How to generate random matrices from the classical compact groups", Notices of the
       AMS 54(5), arXiv:math-ph/0609050.
     """
-    dtype = _floating(complex if dtype is None else dtype, jnp.complexfloating, "unitary", "haar.orthogonal")
-    return _sample("unitary", key, shape, dtype, method, out_sharding, special=False)
+    return _sample("unitary", key, shape, dtype, method, out_sharding)
 
 
 def special_orthogonal(
@@ -149,7 +150,6 @@ def special_orthogonal(
       Stewart, 1980, "The efficient generation of random orthogonal matrices with an application to condition
       estimators", SIAM J. Numer. Anal. 17(3).
     """
-    dtype = _floating(float if dtype is None else dtype, jnp.floating, "special_orthogonal", "haar.unitary")
     return _sample("special_orthogonal", key, shape, dtype, method, out_sharding, special=True)
 
 
@@ -157,81 +157,45 @@ def _sample(
     name: str,
     key: Array,
     shape: Shape,
-    dtype: np.dtype,
+    dtype: DTypeLike,
     method: Method,
     out_sharding: OutSharding,
-    special: bool,
+    special: bool = False,
 ) -> Array:
-    dimensions = _checked_shape(name, shape)
-    *_, n, m = dimensions
-    if special and n != m:
+    caller = f"haar.{name}"
+    dimensions = canonical_shape(shape)
+    check_rank(caller, dimensions, 2, "(*batch, n, m)")
+    if special and dimensions[-1] != dimensions[-2]:
         raise ValueError(
-            f"haar.{name} needs square matrices, shape=(*batch, n, n), but got shape={dimensions}; "
-            "use haar.orthogonal for tall and wide ones."
+            f"{caller} needs square matrices, shape=(*batch, n, n), but got shape={dimensions}; "
+            "use haar.orthogonal for tall and wide ones"
         )
-    chosen = _checked_method(name, method, dimensions)
-    draw = functools.partial(_draw, shape=dimensions, dtype=dtype, method=chosen, special=special)
-    return _placed(draw, key, out_sharding)
+    result_dtype = output_dtype(caller, dtype, "complex" if name == "unitary" else "real")
+    chosen = _checked_method(caller, method, dimensions)
+    draw = functools.partial(_draw, shape=dimensions, dtype=result_dtype, method=chosen, special=special)
+    key = check_key(caller, key)
+    return draw(key) if out_sharding is None else sharded(draw, key, out_sharding)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype", "method", "special"))
-def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype, method: str, special: bool) -> Array:
+def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype[Any], method: str, special: bool) -> Array:
     if math.prod(shape) == 0:
         return jnp.zeros(shape, dtype)
     *batch, n, m = shape
-    working = jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
-    q = _METHODS[method](key, tuple(batch), max(n, m), min(n, m), working, special)
+    q = _METHODS[method](key, tuple(batch), max(n, m), min(n, m), drawing_dtype(dtype), special)
     return (q.mT if n < m else q).astype(dtype)
 
 
-def _placed(draw: functools.partial[Array], key: Array, out_sharding: OutSharding) -> Array:
-    """draw(key) with the sharding asked for, so that every device draws its own part."""
-    if out_sharding is None:
-        return draw(key)
-    mesh = jax.sharding.get_abstract_mesh()
-    explicit = tuple(
-        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
-    )
-    if explicit:
-        placed: Array = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=out_sharding)(key)
-        return placed
-    if not isinstance(out_sharding, NamedSharding) and mesh.empty:
-        raise ValueError(
-            f"out_sharding={out_sharding} needs a mesh: pass a jax.sharding.NamedSharding, or call this "
-            "under jax.set_mesh(mesh)."
-        )
-    placed = jax.jit(draw, out_shardings=out_sharding)(key)
-    return placed
-
-
-def _floating(dtype: DTypeLike, kind: type, name: str, other: str) -> np.dtype:
-    canonical: np.dtype = jax.dtypes.canonicalize_dtype(dtype)
-    if not jnp.issubdtype(canonical, kind):
-        wanted = "a complex" if kind is jnp.complexfloating else "a real floating"
-        raise TypeError(f"haar.{name} expects {wanted} dtype but got {canonical}; see also {other}.")
-    return canonical
-
-
-def _checked_shape(name: str, shape: Shape) -> tuple[int, ...]:
-    dimensions = tuple(operator.index(size) for size in shape)
-    if len(dimensions) < 2 or min(dimensions) < 0:
-        raise ValueError(
-            f"haar.{name} expects shape=(*batch, n, m) with at least two sizes, none negative, "
-            f"but got shape={dimensions}."
-        )
-    return dimensions
-
-
-def _checked_method(name: str, method: Method, shape: tuple[int, ...]) -> str:
+def _checked_method(caller: str, method: Method, shape: tuple[int, ...]) -> str:
     columns = min(shape[-2:])
     if method == "auto":
         return _dispatch.method_for(shape[:-2], columns)
     if method not in _METHODS:
         known = ", ".join(repr(m) for m in ("auto", *_METHODS))
-        raise ValueError(f"haar.{name} got method={method!r}; the methods are {known}.")
+        raise ValueError(f"{caller} got method={method!r}; the methods are {known}")
     if method == "small" and columns > _small.MOST_COLUMNS:
         raise ValueError(
-            f"haar.{name} with method='small' takes at most {_small.MOST_COLUMNS} columns (or rows, if there "
-            f"are fewer), but got shape={shape}; use method='reflectors' or 'auto'."
+            f"{caller} with method='small' takes at most {_small.MOST_COLUMNS} columns (or rows, if there "
+            f"are fewer), but got shape={shape}; use method='reflectors' or 'auto'"
         )
     return method

@@ -15,9 +15,7 @@ MOST_COLUMNS = 32
 """Each column is a dozen operations in the compiled program; beyond this, compiling takes seconds."""
 
 
-def sample(
-    key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool
-) -> Array:
+def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
     lengths = [rows - j for j in range(columns)]
     draw = _random.normal(key, (sum(lengths), *batch), dtype)

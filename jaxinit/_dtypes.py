@@ -15,6 +15,12 @@ import numpy as np
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_COMPLEX64, _COMPLEX128 = np.dtype(np.complex64), np.dtype(np.complex128)
+_KINDS: dict[str, tuple[type, str]] = {
+    "inexact": (np.inexact, "floating or complex"),
+    "real": (np.floating, "floating"),
+    "complex": (np.complexfloating, "complex"),
+}
 
 
 def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
@@ -37,14 +43,14 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     """The dtype of the result: the default float for None, 64 bits only where JAX has them enabled.
 
     Raises:
-      TypeError: it is no dtype, or none of those allowed ("any", "inexact" or "real").
+      TypeError: it is no dtype, or none of those allowed ("any", "inexact", "real" or "complex").
     """
     if dtype is None or dtype is float:
-        return _FLOAT64 if jax.config.jax_enable_x64 else _FLOAT32  # type: ignore[attr-defined]
+        return _default(allowed)
     wanted = canonical_dtype(dtype)
     assert wanted is not None
     if not _is_allowed(wanted, allowed):
-        kind = "floating" if allowed == "real" else "floating or complex"
+        kind = _KINDS[allowed][1]
         raise TypeError(
             f"{init!r} makes {kind} numbers, got dtype {wanted.name}; "
             "pass a dtype such as jnp.float32 and convert the result"
@@ -65,9 +71,16 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
 def _is_allowed(dtype: np.dtype[Any], allowed: str) -> bool:
     if allowed == "any":
         return True
-    kind = np.floating if allowed == "real" else np.inexact
     # float8_e8m0fnu, a format for scales, is floating but holds no negative number.
-    return bool(jnp.issubdtype(dtype, kind) and float(jnp.finfo(dtype).min) < 0)
+    return bool(jnp.issubdtype(dtype, _KINDS[allowed][0]) and float(jnp.finfo(dtype).min) < 0)
+
+
+def _default(allowed: str) -> np.dtype[Any]:
+    """JAX's default float, or its complex counterpart where nothing else is allowed."""
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    if allowed == "complex":
+        return _COMPLEX128 if wide else _COMPLEX64
+    return _FLOAT64 if wide else _FLOAT32
 
 
 @functools.cache
