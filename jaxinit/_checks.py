@@ -84,4 +84,4 @@ def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: st
       ValueError: it has too few for what the axes mean.
     """
     if len(shape) < minimum:
-        raise ValueError(f"{caller!r} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")
+        raise ValueError(f"{caller} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")

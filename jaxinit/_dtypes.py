@@ -52,7 +52,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     if not _is_allowed(wanted, allowed):
         kind = _KINDS[allowed][1]
         raise TypeError(
-            f"{init!r} makes {kind} numbers, got dtype {wanted.name}; "
+            f"{init} makes {kind} numbers, got dtype {wanted.name}; "
             "pass a dtype such as jnp.float32 and convert the result"
         )
     if wanted.itemsize < 8:

@@ -55,7 +55,7 @@ def gain(
       >>> round(jaxinit.gain("leaky_relu", 0.2), 6)
       1.38675
       >>> round(jaxinit.gain(jax.nn.gelu), 4)
-      1.5335
+      1.5336
       >>> round(jaxinit.gain("tanh", convention="torch"), 4)
       1.6667
 

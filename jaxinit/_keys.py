@@ -20,9 +20,9 @@ def check_key(caller: object, key: Any) -> Array:
             if key.ndim == 0:
                 return key  # type: ignore[return-value]
             raise TypeError(
-                f"{caller!r} takes one key, got an array of keys of shape {key.shape}; use jax.vmap over the keys"
+                f"{caller} takes one key, got an array of keys of shape {key.shape}; use jax.vmap over the keys"
             )
         if key.dtype == np.uint32 and key.ndim == 1 and key.size > 1:
             return jnp.asarray(key)
     received = f"{key.dtype}{list(key.shape)}" if isinstance(key, (jax.Array, np.ndarray)) else repr(key)
-    raise TypeError(f"{caller!r} takes a key such as jax.random.key(0) as its first argument, got {received}")
+    raise TypeError(f"{caller} takes a key such as jax.random.key(0) as its first argument, got {received}")

@@ -83,11 +83,12 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     rows, columns = matrix.shape[-2:]
     # Squares of tiny or huge entries must neither vanish nor overflow.
     largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
-    matrix = matrix / jnp.where(largest > 0, largest, 1)
+    matrix = matrix / jnp.where(largest > 0, largest, 1).astype(matrix.dtype)
 
     gram = matmul(matrix.conj().mT, matrix)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
-    deviation = jnp.max(jnp.abs(gram - scale * jnp.eye(columns)), axis=(-2, -1), keepdims=True)
+    isotropic = scale.astype(matrix.dtype) * jnp.eye(columns, dtype=matrix.dtype)
+    deviation = jnp.max(jnp.abs(gram - isotropic), axis=(-2, -1), keepdims=True)
     # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
     tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
     keep = (scale > 0) & (deviation <= tolerance * scale)

@@ -101,9 +101,9 @@ def test_an_empty_weight_is_returned():
 
 def test_errors_say_what_to_do():
     w = jnp.ones((3, 4))
-    with pytest.raises(ValueError, match=r"in_axis=5.*shape \(3, 4\).*between -2 and 1"):
+    with pytest.raises(ValueError, match=r"in_axis=5 is out of range for the shape \(3, 4\)"):
         orthonormalize(w, in_axis=5)
-    with pytest.raises(ValueError, match=r"disjoint.*name each axis once"):
-        orthonormalize(w, in_axis=1, out_axis=-1)
+    with pytest.raises(ValueError, match=r"must name different axes"):
+        orthonormalize(jnp.ones((3, 4, 5)), in_axis=2, out_axis=-1)
     with pytest.raises(TypeError, match=r"dtype int32; cast it first"):
         orthonormalize(jnp.ones((2, 2), int))

@@ -39,7 +39,8 @@ def phase_of(diagonal: Array, norm: Array) -> Array:
     """d / |d|, +1 where d = 0, and −1 where the whole vector is zero, so that its column of Q is e₁."""
     if jnp.issubdtype(diagonal.dtype, jnp.complexfloating):
         magnitude = jnp.abs(diagonal)
-        phase = jnp.where(magnitude > 0, diagonal / jnp.where(magnitude > 0, magnitude, 1), 1)
+        safe = jnp.where(magnitude > 0, magnitude, 1).astype(diagonal.dtype)
+        phase = jnp.where(magnitude > 0, diagonal / safe, 1)
     else:
         phase = jnp.where(diagonal < 0, -1, 1).astype(diagonal.dtype)
     return jnp.where(norm > 0, phase, -1)
@@ -54,10 +55,10 @@ def _ut_transform(x: Array) -> tuple[Array, Array, Array]:
     top = x[..., :width, :]
     d = jnp.diagonal(top, axis1=-2, axis2=-1)
     phase = phase_of(d, norm)
-    e = phase * norm
+    e = phase * norm.astype(x.dtype)
     # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
     strict = jnp.triu(gram + top.conj().mT * e[..., None, :], 1)
-    half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1)
+    half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(x.dtype)
     identity = jnp.eye(width, dtype=x.dtype)
     upper = strict + identity * half[..., None, :]
     v = x + jnp.eye(rows, width, dtype=x.dtype) * e[..., None, :]

@@ -33,7 +33,7 @@ def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: D
 def _unit(x: Array) -> tuple[Array, Array]:
     """The norm of a vector, and the vector divided by it (e₁ if it is zero)."""
     norm = jnp.sqrt(jnp.sum(jnp.real(x * x.conj()), axis=0))
-    unit = x / jnp.where(norm > 0, norm, 1)
+    unit = x / jnp.where(norm > 0, norm, 1).astype(x.dtype)
     return norm, unit.at[0].add(jnp.where(norm > 0, 0, 1).astype(x.dtype))
 
 
@@ -45,8 +45,9 @@ def _prepend(x: Array, q: Array) -> Array:
     norm, u = _unit(x)
     phase = phase_of(x[0], norm)
     lower = u[1:, None]
-    weights = jnp.sum(lower.conj() * q, axis=0) / (1 + jnp.abs(u[0]))
+    one_plus = (1 + jnp.abs(u[0])).astype(x.dtype)
+    weights = jnp.sum(lower.conj() * q, axis=0) / one_plus
     # v₁ = φ (1 + |u₁|)
-    top = -phase * (1 + jnp.abs(u[0])) * weights
+    top = -phase * one_plus * weights
     right = jnp.concatenate([top[None], q - lower * weights], axis=0)
     return jnp.concatenate([u[:, None], right], axis=1)
