@@ -1,0 +1,194 @@
+"""Glorot (Xavier), He (Kaiming) and LeCun: variance scaling with a fixed scale, mode and distribution."""
+
+import dataclasses
+
+from jaxinit._initializers._base import initializer
+from jaxinit._initializers._variance_scaling import VarianceScaling
+from jaxinit._typing import Axis, DTypeLike
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Member(VarianceScaling):
+    """A member of the family: scale, mode and distribution belong to its class."""
+
+    in_axis: Axis = -2
+    out_axis: Axis = -1
+    batch_axis: Axis = ()
+    dtype: DTypeLike = None
+    feature_group_count: int = dataclasses.field(default=1, kw_only=True)
+    transpose: bool = dataclasses.field(default=False, kw_only=True)
+    lhs_dilation: Axis = dataclasses.field(default=1, kw_only=True)
+
+
+@initializer
+class glorot_uniform(_Member):
+    r"""Glorot's uniform weights, also called Xavier's: for tanh and sigmoid.
+
+    .. math::
+        w \sim U(-a, a), \qquad a = \sqrt{\frac{6}{\text{fan\_in} + \text{fan\_out}}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_avg", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.glorot_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
+    """
+
+    scale = 1.0
+    mode = "fan_avg"
+    distribution = "uniform"
+
+
+@initializer
+class glorot_normal(_Member):
+    r"""Glorot's weights from a normal truncated at two standard deviations: for tanh and sigmoid.
+
+    .. math::
+        \operatorname{Var} w = \frac{2}{\text{fan\_in} + \text{fan\_out}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_avg", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.glorot_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
+    """
+
+    scale = 1.0
+    mode = "fan_avg"
+    distribution = "truncated_normal"
+
+
+@initializer
+class lecun_uniform(_Member):
+    r"""LeCun's uniform weights: for linear layers and SELU.
+
+    .. math::
+        w \sim U\left(-\sqrt{3 / \text{fan\_in}},\; \sqrt{3 / \text{fan\_in}}\right)
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_in", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.lecun_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
+    """
+
+    scale = 1.0
+    mode = "fan_in"
+    distribution = "uniform"
+
+
+@initializer
+class lecun_normal(_Member):
+    r"""LeCun's weights from a normal truncated at two standard deviations: for linear layers and SELU.
+
+    .. math::
+        \operatorname{Var} w = \frac{1}{\text{fan\_in}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (1.0, "fan_in", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.lecun_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
+    """
+
+    scale = 1.0
+    mode = "fan_in"
+    distribution = "truncated_normal"
+
+
+@initializer
+class he_uniform(_Member):
+    r"""He's uniform weights, also called Kaiming's: for ReLU and its kin.
+
+    .. math::
+        w \sim U\left(-\sqrt{6 / \text{fan\_in}},\; \sqrt{6 / \text{fan\_in}}\right)
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (2.0, "fan_in", "uniform").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.he_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
+    """
+
+    scale = 2.0
+    mode = "fan_in"
+    distribution = "uniform"
+
+
+@initializer
+class he_normal(_Member):
+    r"""He's weights from a normal truncated at two standard deviations: for ReLU and its kin.
+
+    .. math::
+        \operatorname{Var} w = \frac{2}{\text{fan\_in}}
+
+    Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case (2.0, "fan_in", "truncated_normal").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.he_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
+    """
+
+    scale = 2.0
+    mode = "fan_in"
+    distribution = "truncated_normal"
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal
