@@ -1,8 +1,9 @@
 """jaxinit.haar against its peers: python benchmarks/haar.py [--seconds 3] [--quick]
 
-Run time, compile time and peak memory of one jitted program per shape, float32, interleaved in one process;
-the floor is about the least work: the random numbers and two products of the size of the matrix. Rows are
-written to benchmarks/results/haar-<platform>.json.
+Run time, compile time and peak memory of one jitted program per shape, float32, interleaved in one process.
+The floor is a yardstick and no lower bound: the random numbers and two full N × k × k products, 4Nk² flops;
+reflectors of a square need fewer, so a large square may come out below it. Rows are written to
+benchmarks/results/haar-<platform>.json, with the load of the machine at that moment.
 """
 
 import argparse
@@ -150,20 +151,26 @@ def main():
     for regime, members in shapes.items():
         for shape in members:
             rows.append({"regime": regime, **measure(shape, arguments.seconds)})
+            Console().print(shape, f"{rows[-1]['against_best_peer']:.2f}×", style="dim")
+            if not arguments.quick:
+                # After every row: a run on a busy machine that is cut short keeps what it has measured.
+                save(rows)
     show(rows)
-    if not arguments.quick:
-        backend = jax.default_backend()
-        report = {
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-            "load_average": os.getloadavg(),
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-            "rows": rows,
-        }
-        (RESULTS / f"haar-{backend}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def save(rows):
+    """The rows so far, with what they were measured on."""
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": os.getloadavg(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "rows": rows,
+    }
+    (RESULTS / f"haar-{jax.default_backend()}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
