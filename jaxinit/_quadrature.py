@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._eager import outside_traces
 from jaxinit._typing import Array
 
 _REACH = 12.0
@@ -81,8 +82,12 @@ def _legendre_rule() -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:
     """The functions at float64 points, shape (functions, points), whatever trace or x64 mode surrounds."""
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(_host()):
-        return np.stack([np.asarray(values, np.float64) for values in functions(jnp.asarray(points))])
+
+    def compute() -> np.ndarray:
+        with jax.enable_x64(True), jax.default_device(_host()):
+            return np.stack([np.asarray(values, np.float64) for values in functions(jnp.asarray(points))])
+
+    return outside_traces(compute)
 
 
 def _host() -> jax.Device | None:

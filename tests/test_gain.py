@@ -84,17 +84,20 @@ def test_torch_convention(name):
     assert jaxinit.gain(name, convention="torch") == TORCH[name]
 
 
-def test_gain_works_inside_a_trace_and_without_x64():
+def test_gain_is_a_number_inside_any_trace_and_without_x64():
     assert not jax.config.jax_enable_x64
     seen = []
 
-    @jax.jit
     def program(x):
         seen.append(jaxinit.gain(lambda z: jnp.tanh(1.5 * z)))
+        seen.append(jaxinit.gain(lambda z: jax.nn.relu(z)))  # a custom derivative; a new function is not cached
         return x
 
-    program(1.0)
-    assert math.isclose(seen[0], 1 / math.sqrt(_second_moment(lambda z: np.tanh(1.5 * z))), rel_tol=1e-9)
+    jax.jit(program)(1.0)
+    jax.vmap(program)(jnp.ones(2))
+    jax.jit(jax.vmap(jax.grad(program)))(jnp.ones(2))
+    expected = [1 / math.sqrt(_second_moment(lambda z: np.tanh(1.5 * z))), math.sqrt(2)]
+    np.testing.assert_allclose(seen, expected * 3, rtol=1e-9)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "tanh", "mish", jax.nn.hard_tanh])
