@@ -1,3 +1,10 @@
+"""Weight initialization for JAX and Flax: initializers that are values, and right where others are wrong.
+
+`jaxinit.he_uniform()` and its kin are functions of (key, shape, dtype); `jaxinit.haar` samples orthogonal and unitary
+matrices; `jaxinit.gain`, `jaxinit.critical` and `jaxinit.fans` compute what they scale by. `jaxinit.nnx`, imported by
+itself, has what only NNX needs.
+"""
+
 from jaxinit import haar as haar
 from jaxinit._activations import lecun_tanh as lecun_tanh
 from jaxinit._critical import CriticalPoint as CriticalPoint

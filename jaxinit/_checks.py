@@ -1,7 +1,7 @@
 """Checks of hyperparameters: what was expected, what came, what to do."""
 
-import math
 import numbers
+import sys
 from typing import Any
 
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_number(name: str, value: Any, *, nonnegative: bool = False, positive: bool = False) -> None:
+def check_number(
+    name: str, value: Any, *, nonnegative: bool = False, positive: bool = False, minimum: float | None = None
+) -> None:
     """Accept a finite real number, or a real JAX scalar, whose value a trace may hide.
 
     Raises:
@@ -25,9 +27,17 @@ def check_number(name: str, value: Any, *, nonnegative: bool = False, positive: 
             return
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if not math.isfinite(value) or (nonnegative and value < 0) or (positive and value <= 0):
-        kind = "a finite number, zero or more" if nonnegative else "a finite number"
-        raise ValueError(f"{name} must be {'a positive finite number' if positive else kind}, got {value}")
+    if minimum is not None:
+        fits, kind = value >= minimum, f"a finite number, {minimum:g} or more"
+    elif positive:
+        fits, kind = value > 0, "a positive finite number"
+    elif nonnegative:
+        fits, kind = value >= 0, "a finite number, zero or more"
+    else:
+        fits, kind = True, "a finite number"
+    # Integers beyond the floats compare exactly with infinity, and are no weight's scale either.
+    if not (fits and abs(value) <= sys.float_info.max):
+        raise ValueError(f"{name} must be {kind}, got {value}")
 
 
 def check_ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:

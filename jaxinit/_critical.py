@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._activations import Activation, canonical_activation
+from jaxinit._checks import check_number
 from jaxinit._gain import elementwise
 from jaxinit._quadrature import Integrand, gaussian_means
 
@@ -74,10 +75,8 @@ def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoin
 
     Reference: Poole et al., 2016 (arXiv:1606.05340); Schoenholz et al., 2017 (arXiv:1611.01232).
     """
-    bias_variance = float(bias_variance)
-    if not 0 <= bias_variance < math.inf:
-        raise ValueError(f"bias_variance must be a finite number, zero or more, got {bias_variance}")
-    return _critical(canonical_activation(activation), bias_variance)
+    check_number("bias_variance", bias_variance, nonnegative=True)
+    return _critical(canonical_activation(activation), float(bias_variance))
 
 
 @functools.lru_cache(maxsize=256)
@@ -86,16 +85,21 @@ def _critical(activation: Activation, bias_variance: float) -> CriticalPoint:
 
     @jax.jit
     def moments(x: jax.Array) -> tuple[jax.Array, ...]:
-        value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        try:
+            value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        except jax.errors.TracerArrayConversionError as error:
+            raise ValueError(
+                f"{activation!r} must be written with jax.numpy, so that JAX can differentiate it"
+            ) from error
         return value**2, slope**2
 
     roots = _fixed_points(moments, bias_variance)
     stable = [q for q in roots if _is_stable(moments, q, bias_variance)]
     if not stable:
         raise ValueError(
-            f"{activation!r} has no stable critical point at bias_variance={bias_variance}: no weight "
-            "variance gives a fixed point with chi = 1. Try another bias variance; ReLU and its kin have "
-            "their critical point at bias_variance=0 only"
+            f"{activation!r} has no stable critical point at bias_variance={bias_variance}: no weight variance gives "
+            "a stable fixed point with chi = 1. Try another bias variance: ReLU and its kin have their critical point "
+            "at 0 only, GELU and SiLU from about 0.2 on"
         )
     q = min(stable)
     slope_moment = gaussian_means(moments, q)[1]
@@ -113,14 +117,17 @@ def _fixed_points(moments: Integrand, bias_variance: float) -> list[float]:
     """All q in the range of the grid at which the gap is zero, and the limit q → 0 where that is one."""
     from scipy.optimize import brentq  # here, so that importing the package stays light
 
-    gaps = np.array([_gap(moments, q, bias_variance) for q in _GRID])
-    if np.all(np.abs(gaps) <= 1e-9 * _GRID):
+    # Every fixed point is above the bias variance, and for bounded activations close to it.
+    grid = np.unique([*_GRID, *(bias_variance * np.array([1.0, 1.01, 1.1, 2.0, 10.0, 100.0]))])
+    grid = grid[grid > 0]
+    gaps = np.array([_gap(moments, q, bias_variance) for q in grid])
+    if np.all(np.abs(gaps) <= 1e-9 * grid):
         return [1.0]  # positively homogeneous: every q is a fixed point
     value_at_zero = gaussian_means(moments, 0.0)[0]
     roots = [_VANISHING] if value_at_zero == 0 and bias_variance == 0 else []
     # Next to q = 0 rounding decides the sign; a root closer to it than this is q = 0 itself.
-    signs = np.where(np.abs(gaps) <= 1e-12 * _GRID, 0.0, np.sign(gaps))
-    for left, right, before, after in zip(_GRID[:-1], _GRID[1:], signs[:-1], signs[1:], strict=True):
+    signs = np.where(np.abs(gaps) <= 1e-12 * grid, 0.0, np.sign(gaps))
+    for left, right, before, after in zip(grid[:-1], grid[1:], signs[:-1], signs[1:], strict=True):
         if before * after < 0:
             roots.append(brentq(lambda q: _gap(moments, q, bias_variance), left, right, rtol=1e-14))
     return roots

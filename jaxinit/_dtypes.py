@@ -53,7 +53,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
         kind = _KINDS[allowed][1]
         raise TypeError(
             f"{init} makes {kind} numbers, got dtype {wanted.name}; "
-            "pass a dtype such as jnp.float32 and convert the result"
+            f"pass a dtype such as jnp.{'complex64' if allowed == 'complex' else 'float32'} and convert the result"
         )
     if wanted.itemsize < 8:
         return wanted
@@ -102,4 +102,13 @@ def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
 
 def as_scalar(value: Scalar, dtype: np.dtype[Any]) -> Any:
     """A hyperparameter as a scalar of this dtype, in numpy unless it is a JAX scalar, which saves a dispatch."""
-    return jnp.asarray(value, dtype) if isinstance(value, jax.Array) else dtype.type(value)
+    if isinstance(value, jax.Array):
+        return jnp.asarray(value, dtype)
+    if abs(value) > _largest(dtype):
+        raise ValueError(f"{value} does not fit into {dtype.name}; use a smaller number or a wider dtype")
+    return dtype.type(value)
+
+
+@functools.cache
+def _largest(dtype: np.dtype[Any]) -> float:
+    return float(jnp.finfo(dtype).max) if jnp.issubdtype(dtype, np.inexact) else float("inf")

@@ -7,14 +7,18 @@ counted here as the program computes them.
 
 import math
 import operator
+import re
 from typing import NamedTuple
 
 from jaxinit._axes import canonical_axis, canonical_shape, layout
 from jaxinit._typing import Axis, Shape
 
+_INDICES = r"[A-Za-z]*(\.\.\.)?[A-Za-z]*"
+_EINSUM = re.compile(rf"{_INDICES}(,{_INDICES})*->{_INDICES}")
+
 
 class Fans(NamedTuple):
-    """A pair (fan_in, fan_out): integers, or floats where a stride makes them an average."""
+    """A pair (fan_in, fan_out): integers, or floats where input dilation makes them an average."""
 
     fan_in: int | float
     fan_out: int | float
@@ -55,8 +59,9 @@ def fans(
       `Fans(fan_in, fan_out)`.
 
     Raises:
-      ValueError: the shape has fewer than two dimensions, an axis is out of range or has two roles
-        (a lookup table excepted: see `layout`), or the groups do not divide the output features.
+      ValueError: the shape has fewer than two dimensions, an axis is out of range or has two roles (but a matrix
+        may have in_axis equal to out_axis: the lookup table of an embedding), or the groups do not divide the
+        output features.
 
     Examples:
       >>> import jaxinit
@@ -148,7 +153,7 @@ def einsum_fans(equation: str, shape: Shape, *, operand: int = -1) -> Fans:
 
 
 def einsum_axes(equation: str, *, operand: int = -1) -> dict[str, tuple[int, ...]]:
-    """The axes of an einsum's weight by role, as keyword arguments of an initializer.
+    """The axes of an einsum's weight by role, as keyword arguments of any initializer that takes `in_axis`.
 
     Args:
       equation: an einsum with explicit output; the weight's own indices are written out, without "...".
@@ -178,9 +183,14 @@ def einsum_axes(equation: str, *, operand: int = -1) -> dict[str, tuple[int, ...
 
 def _parse(equation: str) -> tuple[list[str], str]:
     """The operands' indices and the output's."""
-    left, arrow, output = equation.replace(" ", "").partition("->")
-    if not arrow:
-        raise ValueError(f"the equation must say its output, as in '...a,ab->...b', got {equation!r}")
+    parts = equation.replace(" ", "") if isinstance(equation, str) else ""
+    left, _, output = parts.partition("->")
+    letters = output.replace("...", "", 1)
+    if not _EINSUM.fullmatch(parts) or len(set(letters)) < len(letters) or not set(letters) <= set(left):
+        raise ValueError(
+            f"the equation must be an einsum with its output, made of letters that the operands have, as in "
+            f"'...a,ab->...b', got {equation!r}"
+        )
     return left.split(","), output
 
 

@@ -95,7 +95,8 @@ def _torch_gain(activation: Activation, param: Scalar | None) -> float | Array:
 @functools.lru_cache(maxsize=256)
 def _quadrature_gain(activation: Activation, param: float | None) -> float:
     function = elementwise(activation, param)
-    second_moment = float(gaussian_means(lambda z: (function(z) ** 2,))[0])
+    with np.errstate(all="ignore"):  # what overflows is reported below
+        second_moment = float(gaussian_means(lambda z: (function(z) ** 2,))[0])
     if not 0 < second_moment < math.inf:
         raise ValueError(
             f"{activation!r} has no gain: its second moment over standard normal inputs is {second_moment}, "
@@ -112,17 +113,32 @@ def elementwise(activation: Activation, param: float | None = None) -> Callable[
     """
     function = activation_function(activation)
     applied = function if param is None else lambda x: function(x, param)
-    points = np.linspace(-2.0, 2.0, 16)
-    kept = points[:8]
-    message = (
-        f"{activation!r} is not elementwise: expected a function that maps an array to one of the same "
-        "shape, entry by entry"
-    )
+    points = np.linspace(-2.0, 2.0, 16)[_SHUFFLED]
     try:
-        values = evaluate(lambda x: (applied(x),), points)
-        changed = evaluate(lambda x: (applied(x),), np.concatenate([kept, np.zeros(8)]))
-    except (TypeError, ValueError) as error:
-        raise ValueError(message) from error
-    if values.shape != (1, 16) or not np.allclose(values[:, :8], changed[:, :8], rtol=1e-5, equal_nan=True):
-        raise ValueError(message)
+        values = _values(applied, points)
+        probes = (np.where(_FIRST_HALF, points, 0.0), np.where(_FIRST_HALF, 0.0, points))
+        first, second = (_values(applied, probe) for probe in probes)
+        changed = np.where(_FIRST_HALF, first, second) if first.shape == points.shape else first
+        backwards = _values(applied, points[::-1])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{activation!r} cannot be evaluated as a real function of one array, got {type(error).__name__}: {error}"
+        ) from error
+    if not all(
+        other.shape == values.shape == points.shape and np.allclose(values, other, rtol=1e-5, equal_nan=True)
+        for other in (changed, backwards[::-1] if backwards.ndim else backwards)
+    ):
+        raise ValueError(
+            f"{activation!r} is not elementwise: expected a function that maps an array to one of the same "
+            "shape, entry by entry"
+        )
     return applied
+
+
+_SHUFFLED = np.array([7, 12, 2, 15, 4, 9, 0, 13, 10, 5, 1, 14, 8, 3, 11, 6])
+_FIRST_HALF = np.arange(16) < 8
+
+
+def _values(function: Callable[[Array], Array], points: np.ndarray) -> np.ndarray:
+    (values,) = evaluate(lambda x: (function(x),), points)
+    return np.asarray(values)

@@ -83,7 +83,10 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     rows, columns = matrix.shape[-2:]
     # Squares of tiny or huge entries must neither vanish nor overflow.
     largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
-    matrix = matrix / jnp.where(largest > 0, largest, 1).astype(matrix.dtype)
+    # By powers of two and in two steps: the reciprocal of a huge number is subnormal, and flushed to zero.
+    _, exponent = jnp.frexp(largest)
+    for step in (exponent // 2, exponent - exponent // 2):
+        matrix = matrix * jnp.exp2(-step.astype(largest.dtype)).astype(matrix.dtype)
 
     gram = matmul(matrix.conj().mT, matrix)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns

@@ -20,6 +20,10 @@ _REACH = 12.0
 _BATCH = 48
 _ROUNDS = 50
 _TOLERANCE = 1e-13
+# A function with more unresolved places than these is noise, or none of a single variable.
+_MOST_PANELS = 2048
+# Where this share of an integral lies in a panel that cannot be resolved, or at the very end, the integral diverges.
+_DIVERGENT = 1e-6
 
 Integrand = Callable[[Array], tuple[Array, ...]]
 
@@ -32,10 +36,14 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
       variance: of z.
 
     Returns:
-      A float64 vector with one mean a function, possibly infinite or NaN where a function is.
+      A float64 vector with one mean a function; infinite where the integral diverges, NaN where a function is.
+
+    Raises:
+      ValueError: a function is too irregular to integrate.
     """
     pending = list(itertools.pairwise(np.linspace(-_REACH, _REACH, _BATCH // 2 + 1)))
     whole = _integrate(integrand, pending, variance)
+    ends = np.abs(whole[[0, -1]]).max(axis=0)
     total = np.zeros(whole.shape[1])
     for _ in range(_ROUNDS):
         halves = [half for left, right in pending for half in _halve(left, right)]
@@ -46,11 +54,14 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
         unresolved = (np.abs(refined - whole) > _TOLERANCE * scale).any(axis=1)
         total += refined[~unresolved].sum(axis=0)
         if not unresolved.any():
-            return total
+            return np.where(ends > _DIVERGENT * np.abs(total), np.inf, total)
+        if unresolved.sum() > _MOST_PANELS:
+            raise ValueError("the function is too irregular to integrate")
         kept = np.repeat(unresolved, 2)
         pending = [half for half, keep in zip(halves, kept, strict=True) if keep]
         whole = parts[kept]
-    return total + whole.sum(axis=0)
+    rest = whole.sum(axis=0)
+    return np.where(np.abs(rest) > _DIVERGENT * np.abs(total), np.inf, total + rest)
 
 
 def _halve(left: float, right: float) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -85,7 +96,10 @@ def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:
 
     def compute() -> np.ndarray:
         with jax.enable_x64(True), jax.default_device(_host()):
-            return np.stack([np.asarray(values, np.float64) for values in functions(jnp.asarray(points))])
+            results = [np.asarray(values) for values in functions(jnp.asarray(points))]
+            if any(np.iscomplexobj(values) for values in results):
+                raise ValueError("the function returns complex numbers, expected real ones")
+            return np.stack([values.astype(np.float64) for values in results])
 
     return outside_traces(compute)
 

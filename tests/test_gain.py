@@ -123,6 +123,11 @@ def test_critical_tanh(bias_variance):
     assert math.isclose(sigma_b**2, bias_variance, rel_tol=1e-12)
 
 
+def test_critical_tanh_with_large_biases():
+    for bias_variance, sigma_w in ((1e3, 7.823575), (1e4, 13.7754), (1e6, 43.379)):
+        assert math.isclose(jaxinit.critical("tanh", bias_variance).sigma_w, sigma_w, rel_tol=1e-5)
+
+
 def test_critical_relu_and_kin():
     assert math.isclose(jaxinit.critical("relu").weight_variance, 2.0, rel_tol=1e-12)
     assert jaxinit.critical("relu").bias_variance == 0.0

@@ -145,3 +145,9 @@ def test_heads_and_gates_are_orthogonal_one_by_one(key):
     _assert_orthonormal(np.stack(np.split(np.asarray(heads), 4, axis=-1)))
     whole = jaxinit.orthogonal()(key, (16, 32))
     assert not np.allclose(whole[:, :8].T @ whole[:, :8], np.eye(8), atol=0.1), "drawn as one, no head is orthogonal"
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e30, 1e38])
+def test_orthonormalize_of_tiny_and_huge_weights(scale, key):
+    w = jax.random.normal(key, (5, 3)) * 0.5
+    np.testing.assert_allclose(jaxinit.orthonormalize(scale * w), jaxinit.orthonormalize(w), atol=2e-6)

@@ -51,6 +51,27 @@ def test_spelling_does_not_matter():
     assert jaxinit.constant([1.0, 2.0]) == jaxinit.constant(np.array([1.0, 2.0]))
 
 
+def test_a_wide_dtype_is_not_the_default():
+    assert jaxinit.normal(dtype="float64") != jaxinit.normal()
+    assert repr(jaxinit.normal(dtype="float64")) == "normal(dtype='float64')"
+
+
+def test_aliases_are_names_in_configurations_too():
+    assert jaxinit.from_config({"name": "kaiming_normal"}) == jaxinit.he_normal()
+    assert jaxinit.from_config({"name": "xavier_uniform"}) == jaxinit.glorot_uniform()
+
+
+def test_what_cannot_be_read_back_is_not_written():
+    init = jaxinit.zeros
+    for _ in range(60):
+        init = jaxinit.scaled(init, 1.0)
+    assert jaxinit.from_config(init.to_config()) == init
+    for _ in range(10):
+        init = jaxinit.scaled(init, 1.0)
+    with pytest.raises(ValueError, match="nest at most"):
+        init.to_config()
+
+
 def test_a_constant_keeps_its_own_copy(key):
     value = np.array([1.0, 2.0])
     init = jaxinit.constant(value)

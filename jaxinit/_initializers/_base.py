@@ -173,6 +173,8 @@ def _canonical_field(name: str, value: Any) -> Any:
 def _same(mine: Any, theirs: Any) -> bool:
     if mine is theirs:
         return True
+    if mine is None or theirs is None:
+        return False  # numpy's float64 dtype claims to equal None
     if isinstance(mine, (np.ndarray, jax.Array)) or isinstance(theirs, (np.ndarray, jax.Array)):
         try:
             mine, theirs = np.asarray(mine), np.asarray(theirs)

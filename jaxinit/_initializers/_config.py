@@ -14,26 +14,29 @@ import numpy as np
 
 from jaxinit._initializers._base import REGISTRY, Initializer
 
-_DEEPEST = 16
+_DEEPEST = 64
 _ARRAY_KEYS = {"array", "dtype"}
 _SCALARS = (bool, int, float, str, type(None))
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, depth: int = 0) -> Any:
     """A hyperparameter, or a whole initializer, as data.
 
     Raises:
       TypeError: it is no data: a function without a name, or a traced array.
+      ValueError: it nests more deeply than `from_config` reads.
     """
+    if depth > _DEEPEST:
+        raise ValueError(f"a configuration may nest at most {_DEEPEST} initializers")
     if isinstance(value, Initializer):
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        fields = {f.name: encode(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
         return {"name": type(value).__name__, **fields}
     if isinstance(value, np.dtype):
         return value.name
     if isinstance(value, _SCALARS):
         return value
     if isinstance(value, tuple):
-        return [encode(entry) for entry in value]
+        return [encode(entry, depth + 1) for entry in value]
     if isinstance(value, (np.ndarray, jax.Array)):
         try:
             array = np.asarray(value)
@@ -45,7 +48,7 @@ def encode(value: Any) -> Any:
             return {"array": array.tolist(), "dtype": array.dtype.name}
     raise TypeError(
         f"a configuration holds numbers, names and this package's initializers, not {value!r}; "
-        "use a named activation, or pickle the initializer"
+        "use a Python number or a named activation, or pickle the initializer"
     )
 
 
@@ -80,6 +83,8 @@ def _decode_initializer(config: Any, depth: int) -> Initializer:
     if not isinstance(name, str):
         raise TypeError(f"a configuration has the initializer's 'name', a string, got {name!r}")
     cls = REGISTRY.get(name)
+    if cls is None and name == "nnx_with_partitioning":
+        raise ValueError(f"{name!r} is known once jaxinit.nnx is imported; import it first")
     if cls is None:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

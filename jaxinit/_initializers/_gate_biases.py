@@ -5,7 +5,6 @@ A forget gate that starts open lets gradients through time; chrono spreads the g
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -118,9 +117,7 @@ class chrono(Initializer):
     dtype: DTypeLike = None
 
     def _check(self) -> None:
-        check_number("max_timescale", self.max_timescale)
-        if not isinstance(self.max_timescale, jax.Array) and self.max_timescale < 2:
-            raise ValueError(f"max_timescale must be 2 or more steps, got {self.max_timescale}")
+        check_number("max_timescale", self.max_timescale, minimum=2.0)
         _check_gates(self.gates)
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

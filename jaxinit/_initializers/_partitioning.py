@@ -32,7 +32,7 @@ class with_partitioning(Partitioning):
 
     Does what `flax.linen.with_partitioning` does and stays a value, so that a module that holds it is a stable static
     argument. The names are those of the final kernel, (embed, heads, head_dim) for attention, also where Flax draws a
-    flattened one and reshapes it.
+    flattened one and reshapes it. For NNX use `jaxinit.nnx.with_partitioning`.
 
     Args:
       init: an initializer, of this package or any function (key, shape, dtype) -> Array.
