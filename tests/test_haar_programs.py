@@ -136,6 +136,7 @@ def test_sharded_over_the_batch_every_device_draws_its_own():
         loop = np.stack([haar.orthogonal(k, (20, 20)) for k in keys])
         np.testing.assert_allclose(mapped(keys), loop, atol=2e-6)
         assert not [w for w in words if w in mapped.lower(keys).compile().as_text()]
+        expected = haar.orthogonal(key, (16, 20, 12))
         with jax.set_mesh(jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))):
             q = haar.orthogonal(key, (16, 20, 12), out_sharding=P("x"))
             assert q.sharding.spec == P("x", None, None)

@@ -66,7 +66,9 @@ def test_born_sharded(init, shape, axis_type, key):
         drawn = init(key, shape, out_sharding=spec)
         traced = jax.jit(lambda k: init(k, shape, out_sharding=spec)).lower(key)
     assert drawn.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
-    np.testing.assert_allclose(drawn, init(key, shape), rtol=3e-7, atol=0)
+    # Devices may add in another order the products of which orthogonal matrices are made.
+    expected = init(key, shape)
+    np.testing.assert_allclose(drawn, expected, rtol=3e-7, atol=2e-6 * float(jnp.max(jnp.abs(expected))))
     assert traced.out_info.shape == shape
 
 
