@@ -55,8 +55,26 @@ def haar_columns(
     return jnp.transpose(frames, np.argsort(order).tolist())
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _HaarMatrix(Initializer):
+    """What orthogonal and unitary weights share; a subclass says which dtypes it makes."""
+
+    scale: Scale = 1.0
+    column_axis: int = -1
+    dtype: DTypeLike = None
+    batch_axis: Axis = dataclasses.field(default=(), kw_only=True)
+
+    def _check(self) -> None:
+        object.__setattr__(self, "scale", canonical_scale(self.scale))
+        check_integer("column_axis", self.column_axis, -64)
+
+    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        check_rank(self, shape, 2, "(*rows, columns)")
+        return haar_columns(key, shape, dtype, self.scale, self.column_axis, self.batch_axis)
+
+
 @initializer
-class orthogonal(Initializer):
+class orthogonal(_HaarMatrix):
     r"""Haar-distributed orthogonal weights: uniform over all orthogonal matrices.
 
     .. math:: W = \text{scale} \cdot Q, \qquad Q^\top Q = I \text{ or } Q Q^\top = I
@@ -89,22 +107,9 @@ class orthogonal(Initializer):
     Reference: Saxe, McClelland & Ganguli, 2014 (arXiv:1312.6120).
     """
 
-    scale: Scale = 1.0
-    column_axis: int = -1
-    dtype: DTypeLike = None
-    batch_axis: Axis = dataclasses.field(default=(), kw_only=True)
-
-    def _check(self) -> None:
-        object.__setattr__(self, "scale", canonical_scale(self.scale))
-        check_integer("column_axis", self.column_axis, -64)
-
-    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        check_rank(self, shape, 2, "(*rows, columns)")
-        return haar_columns(key, shape, dtype, self.scale, self.column_axis, self.batch_axis)
-
 
 @initializer
-class unitary(Initializer):
+class unitary(_HaarMatrix):
     r"""Haar-distributed unitary weights, complex64 by default.
 
     .. math:: W = \text{scale} \cdot Q, \qquad Q^* Q = I \text{ or } Q Q^* = I
@@ -127,16 +132,3 @@ class unitary(Initializer):
     """
 
     allowed = "complex"
-
-    scale: Scale = 1.0
-    column_axis: int = -1
-    dtype: DTypeLike = None
-    batch_axis: Axis = dataclasses.field(default=(), kw_only=True)
-
-    def _check(self) -> None:
-        object.__setattr__(self, "scale", canonical_scale(self.scale))
-        check_integer("column_axis", self.column_axis, -64)
-
-    def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        check_rank(self, shape, 2, "(*rows, columns)")
-        return haar_columns(key, shape, dtype, self.scale, self.column_axis, self.batch_axis)
