@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 
 import jaxinit
 
-DEPTH, WIDTH, BATCH, STEPS, SEEDS = 50, 32, 64, 200, 16
+DEPTH, WIDTH, BATCH, STEPS, SEEDS = 50, 32, 64, 140, 16
 LEARNING_RATE = {"relu": 0.01, "tanh": 0.01}
 CLASSES = 10
 
