@@ -52,5 +52,10 @@ from jaxinit._initializers import xavier_uniform as xavier_uniform
 from jaxinit._initializers import zero_hadamard as zero_hadamard
 from jaxinit._initializers import zeros as zeros
 from jaxinit._initializers import zeros_init as zeros_init
+from jaxinit._layers import Layer as Layer
+from jaxinit._layers import Layers as Layers
+from jaxinit._layers import trace_layers as trace_layers
+from jaxinit._lsuv import LsuvReport as LsuvReport
+from jaxinit._lsuv import lsuv as lsuv
 from jaxinit._orthonormalize import orthonormalize as orthonormalize
 from jaxinit._version import __version__ as __version__

@@ -1,0 +1,375 @@
+"""Evaluates a program once, stopping at each layer.
+
+A visitor sees the output of every layer, decides by what its weight is multiplied, and keeps a state for each unit.
+Values that depend on no data are computed from the parameters as they came; where data meets them they are multiplied
+by the scales decided so far, to the power of their degree. So every use of a leaf sees the scale that its first use
+decided, and what is computed is what the scaled parameters compute.
+
+State flows through control flow as its values do: carried by a scan if a unit is used in each step, stacked if the
+scan walks along the unit.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit._dtypes import drawing_dtype
+from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._analysis import Analysis, Part, Site, Unit
+from jaxinit._layers._dependence import Dependence
+from jaxinit._layers._origin import Factor
+from jaxinit._typing import Array
+
+State = Any
+
+
+class Visitor(Protocol):
+    """What happens at a layer."""
+
+    def initial(self, unit: Unit) -> State:
+        """The state of a unit that no layer has used yet, without stacked dimensions."""
+
+    def is_final(self, state: State) -> bool:
+        """Whether a state is known, while tracing, to stay as it is at further uses."""
+
+    def scale(self, state: State) -> Array:
+        """What the unit is multiplied by, of the unit's `scale_factors`."""
+
+    def use(self, place: "Place", state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+        """The new state, and the pre-activation scale · u + bias."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales."""
+
+    unit: Unit
+    site: Site
+    part: Part
+    factors: tuple[Factor, ...]
+    dims: tuple[tuple[Factor, ...], ...]
+
+    def spread(self, scales: Array) -> Array:
+        """An array of the unit's scales, shaped so that it broadcasts against the output."""
+        return spread(scales, self.factors, self.dims)
+
+    def reduce_axes(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The output's shape with a dimension for each factor, and which of these are pooled for one scale."""
+        split: list[int] = []
+        pooled: list[int] = []
+        for size, dim in zip(shape, self.dims, strict=True):
+            parts = dim if any(f in self.factors for f in dim) else ()
+            for factor in parts or (None,):
+                if factor not in self.factors:
+                    pooled.append(len(split))
+                split.append(size if factor is None else factor.size)
+        return tuple(split), tuple(pooled)
+
+
+def spread(scales: Array, factors: Sequence[Factor], dims: Sequence[Sequence[Factor]]) -> Array:
+    """Scales along `factors` as an array that broadcasts against a value with these dimensions."""
+    if not factors:
+        return scales
+    order = [f for dim in dims for f in dim if f in factors]
+    scales = jnp.transpose(scales, [factors.index(f) for f in order])
+    flat: list[tuple[int, int]] = []
+    shape: list[int] = []
+    for dim in dims:
+        if not any(f in factors for f in dim):
+            shape.append(1)
+            continue
+        flat.extend((f.size if f in factors else 1, f.size) for f in dim)
+        shape.append(math.prod(f.size for f in dim))
+    scales = jnp.broadcast_to(scales.reshape([n for n, _ in flat]), [n for _, n in flat])
+    return scales.reshape(shape)
+
+
+class Evaluation:
+    """The evaluation of one analysed program with one visitor."""
+
+    def __init__(self, analysis: Analysis, visitor: Visitor, scale_factors: dict[Unit, tuple[Factor, ...]]):
+        self.analysis = analysis
+        self.visitor = visitor
+        self.scale_factors = scale_factors
+        self.units_of_leaf: dict[int, list[Unit]] = {}
+        for unit in analysis.units:
+            self.units_of_leaf.setdefault(unit.leaf, []).append(unit)
+        self._holding_sites: dict[ir.Equation, bool] = {}
+
+    def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
+        """The outputs of the program, and the state of every unit."""
+        states = dict(states)
+        outputs = self._program(self.analysis.program, values, states)
+        return outputs, states
+
+    def _program(self, program: ir.Program, values: Sequence[Array], states: dict[Unit, State]) -> list[Array]:
+        environment: dict[ir.Variable, Array] = dict(zip(program.inputs, values, strict=True))
+
+        def read(atom: ir.Atom) -> Any:
+            return atom.value if isinstance(atom, ir.Constant) else environment[atom]
+
+        # What depends on no data comes first, so that a bias is there when its layer asks for it.
+        late = []
+        for equation in program.equations:
+            if self._meets_data(equation):
+                late.append(equation)
+            else:
+                environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
+        for equation in late:
+            arguments = [read(atom) for atom in equation.inputs]
+            results = self._equation(equation, arguments, states)
+            environment.update(zip(equation.outputs, results, strict=True))
+        return [read(atom) for atom in program.outputs]
+
+    def _meets_data(self, equation: ir.Equation) -> bool:
+        return (
+            equation in self.analysis.sites
+            or self._sites_within(equation)
+            or any(self.analysis.of(v).data for v in (*equation.inputs, *equation.outputs))
+        )
+
+    def _sites_within(self, equation: ir.Equation) -> bool:
+        if equation not in self._holding_sites:
+            inner = (e for p in ir.subprograms(equation) for e in ir.equations_of(p))
+            self._holding_sites[equation] = any(e in self.analysis.sites for e in inner)
+        return self._holding_sites[equation]
+
+    def _equation(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        site = self.analysis.sites.get(equation)
+        if site is not None:
+            return [self._site(site, equation, arguments, states)]
+        if self._sites_within(equation):
+            match equation:
+                case ir.Scan():
+                    return self._scan(equation, arguments, states)
+                case ir.Switch():
+                    return self._switch(equation, arguments, states)
+                case ir.While():
+                    return self._while(equation, arguments, states)
+        skip = self._unit_weights(equation)
+        scaled = [
+            x if i in skip else self._scaled(x, self.analysis.of(atom), states)
+            for i, (x, atom) in enumerate(zip(arguments, equation.inputs, strict=True))
+        ]
+        return equation.bind(*scaled)
+
+    def _unit_weights(self, equation: ir.Equation) -> set[int]:
+        """Inputs that are the weight of a layer which ends later, at the addition of its bias."""
+        site = self._started.get(equation)
+        return {site.weight} if site else set()
+
+    @functools.cached_property
+    def _started(self) -> dict[ir.Equation, Site]:
+        return {site.equation: site for site in self.analysis.sites.values()}
+
+    # Layers
+
+    def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
+        dependences = [self.analysis.of(atom) for atom in equation.inputs]
+        own = {part.unit for part in site.parts}
+        if site.bias is None:
+            inputs = [
+                self._scaled(x, d, states, but=own if i == site.weight else set())
+                for i, (x, d) in enumerate(zip(arguments, dependences, strict=True))
+            ]
+            (u,) = equation.bind(*inputs)
+            bias = None
+        else:
+            at = equation.inputs.index(site.bias)
+            u, bias = arguments[1 - at], self._scaled(arguments[at], dependences[at], states)
+            bias = jnp.broadcast_to(bias, u.shape)
+        outputs = []
+        start = 0
+        for part in site.parts:
+            place = self.place(site, part, u.ndim)
+            piece, bias_piece = u, bias
+            if part.size is not None:
+                assert site.segment_dim is not None
+                if part.start > start:
+                    outputs.append(_segment(u, bias, site.segment_dim, start, part.start))
+                start = part.start + part.size
+                piece = lax.slice_in_dim(u, part.start, start, axis=site.segment_dim)
+                bias_piece = None if bias is None else lax.slice_in_dim(bias, part.start, start, axis=site.segment_dim)
+            states[part.unit], output = self.visitor.use(place, states.get(part.unit), piece, bias_piece)
+            outputs.append(output)
+        if site.segment_dim is not None and start < u.shape[site.segment_dim]:
+            outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
+        return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=site.segment_dim)
+
+    def place(self, site: Site, part: Part, rank: int) -> Place:
+        """How the output of a site, of this rank, belongs to the scales of one of its units."""
+        factors = self.scale_factors[part.unit]
+        dims: list[tuple[Factor, ...]] = [()] * rank
+        if part.origin is not None:
+            for source, target in site.placed.items():
+                dims[target] = part.origin.dims[source]
+        return Place(part.unit, site, part, factors, tuple(dims))
+
+    # Parameters where data meets them
+
+    def _scaled(
+        self,
+        value: Any,
+        dependence: Dependence,
+        states: dict[Unit, State],
+        but: set[Unit] = frozenset(),  # type: ignore[assignment]
+    ) -> Any:
+        """A value that depends on no data, multiplied by the scales of its leaves; `but` are left out."""
+        if dependence.data or not dependence.degrees:
+            return value
+        if dependence.segments is not None:
+            axis, pieces, start = dependence.segments.dimension, [], 0
+            if not any(self._active(part, states, but) for part in dependence.segments.parts):
+                return value
+            for size, part in zip(dependence.segments.sizes, dependence.segments.parts, strict=True):
+                piece = lax.slice_in_dim(value, start, start + size, axis=axis)
+                pieces.append(self._scaled(piece, part, states, but))
+                start += size
+            return jnp.concatenate(pieces, axis=axis)
+        for unit in self._active(dependence, states, but):
+            degree = dependence.degrees[unit.leaf]
+            assert degree is not None
+            origin = dependence.origins.get(unit.leaf)
+            factor = self.visitor.scale(states[unit])
+            if degree != 1:
+                factor = factor ** float(degree)
+            dims = origin.dims if origin else ((),) * jnp.ndim(value)
+            factor = spread(factor, self.scale_factors[unit], dims)
+            dtype = jnp.result_type(value)
+            wide = drawing_dtype(dtype)
+            value = (value.astype(wide) * factor.astype(wide)).astype(dtype)
+        return value
+
+    def _active(self, dependence: Dependence, states: dict[Unit, State], but: set[Unit]) -> list[Unit]:
+        """The units whose scale enters a value."""
+        found = []
+        for leaf, degree in dependence.degrees.items():
+            for unit in self.units_of_leaf.get(leaf, ()):
+                origin = dependence.origins.get(leaf)
+                here = origin is None or all(
+                    a[0] < b[1] and b[0] < a[1] for a, b in zip(origin.region, unit.region, strict=True)
+                )
+                if degree and here and unit in states and unit not in but and unit.refused is None:
+                    found.append(unit)
+        return found
+
+    # Control flow
+
+    def _touched(self, *programs: ir.Program) -> list[Unit]:
+        equations = {e for program in programs for e in ir.equations_of(program)}
+        return [u for u in self.analysis.units if any(s.finish in equations for s in u.sites)]
+
+    def _carried(self, units: Sequence[Unit], states: dict[Unit, State]) -> dict[Unit, State]:
+        """The states that must pass through a loop or a branch, as arrays."""
+        return {
+            unit: jax.tree.map(jnp.asarray, states.get(unit, self.visitor.initial(unit)))
+            for unit in units
+            if unit not in states or not self.visitor.is_final(states[unit])
+        }
+
+    def _as_carry(
+        self,
+        equation_inputs: Sequence[ir.Atom],
+        inner: Sequence[ir.Variable],
+        values: list[Any],
+        states: dict[Unit, State],
+    ) -> list[Any]:
+        """Operands as the inner program takes them: parameters that go on as data are multiplied by their scales."""
+        return [
+            self._scaled(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
+            for x, atom, variable in zip(values, equation_inputs, inner, strict=True)
+        ]
+
+    def _scan(self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        first, second = equation.num_consts, equation.num_consts + equation.num_carry
+        arguments = self._as_carry(equation.inputs, equation.body.inputs, arguments, states)
+        consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
+        walked_leaves = {leaf for atom in equation.inputs[second:] for leaf in self.analysis.of(atom).degrees}
+        touched = self._touched(equation.body)
+        walked = [u for u in touched if u.leaf in walked_leaves and u.stack]
+        carried = self._carried([u for u in touched if u not in walked], states)
+        given = {u: states[u] for u in walked if u in states}
+        outside = {u: s for u, s in states.items() if u not in carried and u not in given}
+
+        def body(carry: Any, slices: Any) -> Any:
+            values, passing = carry
+            inputs, own = slices
+            inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
+            results = self._program(equation.body, [*consts, *values, *inputs], inner)
+            values, outputs = results[: equation.num_carry], results[equation.num_carry :]
+            values = self._outputs_as(equation.body, values, equation.outputs[: equation.num_carry], inner)
+            passing = [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
+            return (values, passing), (outputs, [jax.tree.map(jnp.asarray, inner[u]) for u in walked])
+
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
+        (values, passing), (outputs, own) = lax.scan(
+            body, start, (stacked, list(given.values())), length=equation.length, reverse=equation.reverse
+        )
+        states.update(zip(carried, passing, strict=True))
+        states.update(zip(walked, own, strict=True))
+        return [*values, *outputs]
+
+    def _outputs_as(
+        self, program: ir.Program, values: list[Any], outer: Sequence[ir.Variable], states: dict[Unit, State]
+    ) -> list[Any]:
+        """Outputs of an inner program; parameters that go on as data are multiplied by their scales."""
+        return [
+            self._scaled(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
+            for x, atom, variable in zip(values, program.outputs, outer, strict=False)
+        ]
+
+    def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        index, *operands = arguments
+        carried = self._carried(self._touched(*equation.branches), states)
+
+        def branch(program: ir.Program) -> Any:
+            def run(passing: Any, *operands: Any) -> Any:
+                inner = states | dict(zip(carried, passing, strict=True))
+                results = self._program(program, operands, inner)
+                results = self._outputs_as(program, results, equation.outputs, inner)
+                return results, [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
+
+            return run
+
+        branches = [branch(program) for program in equation.branches]
+        results, passing = lax.switch(jnp.asarray(index, jnp.int32), branches, list(carried.values()), *operands)
+        states.update(zip(carried, passing, strict=True))
+        return list(results)
+
+    def _while(self, equation: ir.While, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
+        arguments[second:] = self._as_carry(
+            equation.inputs[second:], equation.body.inputs[equation.body_consts :], arguments[second:], states
+        )
+        condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
+        carried = self._carried(self._touched(equation.body), states)
+
+        def condition(carry: Any) -> Array:
+            values, passing = carry
+            inner = states | dict(zip(carried, passing, strict=True))
+            (result,) = self._program(equation.condition, [*condition_consts, *values], inner)
+            return result
+
+        def body(carry: Any) -> Any:
+            values, passing = carry
+            inner = states | dict(zip(carried, passing, strict=True))
+            results = self._program(equation.body, [*consts, *values], inner)
+            results = self._outputs_as(equation.body, results, equation.outputs, inner)
+            return results, [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
+
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
+        values, passing = lax.while_loop(condition, body, start)
+        states.update(zip(carried, passing, strict=True))
+        return list(values)
+
+
+def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:
+    """A segment of a layer's output that belongs to no unit."""
+    piece = lax.slice_in_dim(u, start, stop, axis=axis)
+    return piece if bias is None else piece + lax.slice_in_dim(bias, start, stop, axis=axis)

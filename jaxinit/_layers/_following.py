@@ -1,0 +1,117 @@
+"""The activation that follows a layer: the elementwise function between its pre-activation and whatever comes next."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._activations import activation_function
+from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._analysis import Analysis
+from jaxinit._typing import Array
+
+_NAMES = (
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "tanh",
+    "sigmoid", "log_sigmoid", "hard_tanh", "hard_sigmoid", "hard_silu", "lecun_tanh",
+)  # fmt: skip
+_POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedActivation:
+    """An elementwise function cut out of a program: call it, or take `jaxinit.gain` of it.
+
+    Two are equal if they are cut from the same place of the same trace.
+    """
+
+    equations: tuple[ir.Equation, ...]
+    argument: ir.Atom
+    result: ir.Atom
+
+    def __call__(self, x: Array) -> Array:
+        """The function of an array of any shape."""
+        x = jnp.asarray(x)
+        environment: dict[ir.Atom, Any] = {self.argument: x.astype(self.argument.dtype)}
+
+        def read(atom: ir.Atom) -> Array:
+            value = environment[atom] if atom in environment else _number(atom)
+            return jnp.broadcast_to(jnp.asarray(value, atom.dtype), x.shape)
+
+        for equation in self.equations:
+            if equation.primitive is ir.broadcast_p:
+                environment[equation.outputs[0]] = read(equation.inputs[0])
+            else:
+                environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
+        return environment[self.result].astype(x.dtype)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The name of the activation it equals, or the primitives it is made of."""
+        try:
+            with jax.ensure_compile_time_eval():
+                values = np.asarray(self(jnp.asarray(_POINTS)))
+                for name in _NAMES:
+                    if np.allclose(values, activation_function(name)(jnp.asarray(_POINTS)), rtol=1e-4, atol=1e-5):
+                        return name
+        except (TypeError, ValueError, NotImplementedError):
+            pass
+        return "·".join(str(e.primitive) for e in self.equations)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def following_activation(analysis: Analysis, program: ir.Program, start: ir.Variable) -> TracedActivation | None:
+    """The elementwise function that all of `start` goes through next; None if it goes on as it is, or divides."""
+    inside: dict[ir.Atom, ir.Equation | None] = {start: None}
+    uniform: set[ir.Atom] = set()
+    chosen: list[ir.Equation] = []
+    consumed_outside: set[ir.Atom] = {atom for atom in program.outputs if isinstance(atom, ir.Variable)}
+    for equation in program.equations:
+        if _spreads_number(equation, uniform):
+            uniform.update(equation.outputs)
+            chosen.append(equation)
+            continue
+        touching = [atom for atom in equation.inputs if atom in inside]
+        if not touching:
+            continue
+        elementwise = (
+            equation.primitive in ir.ELEMENTWISE
+            and equation not in analysis.sites
+            and all(atom in inside or atom in uniform or _is_number(atom) for atom in equation.inputs)
+        )
+        if elementwise:
+            inside.update(dict.fromkeys(equation.outputs, equation))
+            chosen.append(equation)
+        else:
+            consumed_outside.update(touching)
+    exits = [atom for atom in inside if atom in consumed_outside]
+    if len(exits) != 1 or exits[0] is start:
+        return None
+    needed: set[ir.Atom] = {exits[0]}
+    kept = []
+    for equation in reversed(chosen):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+            kept.append(equation)
+    if all(e.primitive in ir.IDENTITIES for e in kept):
+        return None
+    return TracedActivation(tuple(reversed(kept)), start, exits[0])
+
+
+def _spreads_number(equation: ir.Equation, uniform: set[ir.Atom]) -> bool:
+    """Whether all elements of the outputs are one number, known from the program alone."""
+    computes = equation.primitive is ir.broadcast_p or equation.primitive in ir.ELEMENTWISE
+    return computes and all(atom in uniform or _is_number(atom) for atom in equation.inputs)
+
+
+def _is_number(atom: ir.Atom) -> bool:
+    return isinstance(atom, ir.Constant) and np.ndim(atom.value) == 0 and not ir.is_traced(atom.value)
+
+
+def _number(atom: ir.Atom) -> Any:
+    assert isinstance(atom, ir.Constant)
+    return atom.value

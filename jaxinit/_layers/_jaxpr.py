@@ -1,0 +1,288 @@
+"""Programs: what a function computes, read from its jaxpr once and kept in a form of our own.
+
+This is the only file that touches JAX's extension API, which changes between releases. Calls (`jit`, `remat`,
+`custom_jvp`, ...) are inlined, so that a program is one flat list of equations in execution order; `scan`, `cond` and
+`while_loop` are equations that hold programs. Primitives are told apart by identity, never by name.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.extend.core as jex
+import jax.extend.core.primitives as jexp
+from jax import lax
+
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variable:
+    """A value that the program computes or receives."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A value known when the function was traced: a literal, or an array that the function closes over."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(getattr(self.value, "shape", ()))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the value."""
+        return jax.dtypes.result_type(self.value) if not hasattr(self.value, "dtype") else self.value.dtype
+
+
+Atom: TypeAlias = Variable | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Equations in execution order, from inputs to outputs."""
+
+    inputs: tuple[Variable, ...]
+    equations: "tuple[Equation, ...]"
+    outputs: tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to inputs."""
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Variable, ...]
+    context: Any
+
+    def bind(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, computed as the traced function would."""
+        params = self.primitive.get_bind_params(self.params)
+        with self.context.manager:
+            results = self.primitive.bind(*values, **params)
+        return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan(Equation):
+    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order."""
+
+    body: Program
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Switch(Equation):
+    """A `lax.cond` or `lax.switch`: the first input is the index of the branch, the others are its operands."""
+
+    branches: tuple[Program, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class While(Equation):
+    """A `lax.while_loop`: inputs are constants of the condition, constants of the body, initial carries."""
+
+    condition: Program
+    body: Program
+    condition_consts: int
+    body_consts: int
+
+
+# Calls, and which of their parameters holds the program.
+_CALLS = {
+    jexp.jit_p: "jaxpr",
+    jexp.closed_call_p: "call_jaxpr",
+    jexp.remat_p: "jaxpr",
+    jexp.custom_jvp_call_p: "call_jaxpr",
+    jexp.custom_vjp_call_p: "call_jaxpr",
+}
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
+    """The program of a function, and the tree of shapes that it returns; inputs are the leaves of the arguments."""
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return _without_dead_code(_program(jaxpr)), shapes
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a value is known only once a transformation has run."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def subprograms(equation: Equation) -> tuple[Program, ...]:
+    """The programs that an equation holds."""
+    match equation:
+        case Scan():
+            return (equation.body,)
+        case Switch():
+            return equation.branches
+        case While():
+            return (equation.condition, equation.body)
+    return ()
+
+
+def holds_program(equation: Equation) -> bool:
+    """Whether a primitive that is not read into a program holds a jaxpr nevertheless (`shard_map`, kernels)."""
+    return not subprograms(equation) and any(True for _ in jex.jaxprs_in_params(equation.params))
+
+
+def _program(closed: Any) -> Program:
+    jaxpr = getattr(closed, "jaxpr", closed)
+    inputs = tuple(_variable(v) for v in jaxpr.invars)
+    equations: list[Equation] = []
+    outputs = _inline(closed, inputs, equations)
+    return Program(inputs, tuple(equations), outputs)
+
+
+def _variable(var: Any) -> Variable:
+    return Variable(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
+
+
+def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation]) -> tuple[Atom, ...]:
+    """Appends the equations of a jaxpr applied to arguments; returns its outputs."""
+    jaxpr = getattr(closed, "jaxpr", closed)
+    consts = getattr(closed, "consts", ())
+    environment: dict[Any, Atom] = {}
+    environment.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+    environment.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Atom:
+        return Constant(atom.val) if isinstance(atom, jex.Literal) else environment[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = tuple(read(v) for v in eqn.invars)
+        if eqn.primitive in _CALLS:
+            results = _inline(eqn.params[_CALLS[eqn.primitive]], inputs, equations)
+            environment.update(zip(eqn.outvars, results, strict=True))
+            continue
+        outputs = tuple(_variable(v) for v in eqn.outvars)
+        environment.update(zip(eqn.outvars, outputs, strict=True))
+        equations.append(_equation(eqn, inputs, outputs))
+    return tuple(read(v) for v in jaxpr.outvars)
+
+
+def _equation(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Equation:
+    params = eqn.params
+    fields = (eqn.primitive, params, inputs, outputs, eqn.ctx)
+    if eqn.primitive is jexp.scan_p:
+        num_consts, num_carry = _scan_sizes(params, inputs)
+        return Scan(*fields, _program(params["jaxpr"]), num_consts, num_carry, params["length"], params["reverse"])
+    if eqn.primitive is jexp.cond_p:
+        return Switch(*fields, tuple(_program(branch) for branch in params["branches"]))
+    if eqn.primitive is jexp.while_p:
+        condition, body = _program(params["cond_jaxpr"]), _program(params["body_jaxpr"])
+        return While(*fields, condition, body, params["cond_nconsts"], params["body_nconsts"])
+    return Equation(*fields)
+
+
+def _scan_sizes(params: dict[str, Any], inputs: tuple[Atom, ...]) -> tuple[int, int]:
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].update(list(inputs)).unpack()
+    return len(list(consts)), len(list(carry))
+
+
+def _without_dead_code(program: Program) -> Program:
+    """The equations that outputs depend on; what has effects (prints, callbacks) stays out of an initialization."""
+    needed: set[Atom] = set(program.outputs)
+    kept: list[Equation] = []
+    for equation in reversed(program.equations):
+        if needed.isdisjoint(equation.outputs):
+            continue
+        needed.update(equation.inputs)
+        kept.append(equation)
+    return dataclasses.replace(program, equations=tuple(reversed(kept)))
+
+
+def equations_of(program: Program) -> Iterator[Equation]:
+    """All equations of a program and of those it holds, in execution order."""
+    for equation in program.equations:
+        yield equation
+        for inner in subprograms(equation):
+            yield from equations_of(inner)
+
+
+dot_general_p = jexp.dot_general_p
+conv_p = jexp.conv_general_dilated_p
+gather_p = jexp.gather_p
+dynamic_slice_p = jexp.dynamic_slice_p
+add_p, sub_p, mul_p, div_p = jexp.add_p, jexp.sub_p, jexp.mul_p, jexp.div_p
+add_any_p = jexp.add_jaxvals_p
+neg_p, abs_p, sign_p = jexp.neg_p, jexp.abs_p, jexp.sign_p
+integer_pow_p, square_p, sqrt_p, rsqrt_p = jexp.integer_pow_p, jexp.square_p, jexp.sqrt_p, jexp.rsqrt_p
+max_p, min_p, select_p, clamp_p = jexp.max_p, jexp.min_p, jexp.select_n_p, jexp.clamp_p
+reshape_p, transpose_p, squeeze_p, rev_p = jexp.reshape_p, jexp.transpose_p, jexp.squeeze_p, jexp.rev_p
+broadcast_p, slice_p, concatenate_p, pad_p = jexp.broadcast_in_dim_p, jexp.slice_p, jexp.concatenate_p, jexp.pad_p
+split_p = lax.split_p
+convert_p = jexp.convert_element_type_p
+iota_p, eq_p = jexp.iota_p, jexp.eq_p
+
+# One operand in, the same numbers out.
+IDENTITIES = {
+    convert_p,
+    jexp.copy_p,
+    jexp.reduce_precision_p,
+    jexp.sharding_constraint_p,
+    jexp.device_put_p,
+    jexp.name_p,
+    jexp.stop_gradient_p,
+    lax.optimization_barrier_p,
+}
+
+# Linear in the first operand, elements mixed or moved.
+LINEAR = {
+    jexp.reduce_sum_p,
+    jexp.cumsum_p,
+    jexp.real_p,
+    jexp.imag_p,
+    jexp.conj_p,
+    jexp.fft_p,
+    jexp.reduce_window_sum_p,
+    dynamic_slice_p,
+    gather_p,
+}
+
+# f(s·x) = s·f(x) for s > 0, but not linear.
+POSITIVELY_HOMOGENEOUS = {jexp.reduce_max_p, jexp.reduce_min_p, jexp.cummax_p, jexp.cummin_p, jexp.sort_p, abs_p}
+
+# Unchanged when all operands are multiplied by the same s > 0.
+SCALE_FREE = {
+    sign_p,
+    jexp.eq_p,
+    jexp.ne_p,
+    jexp.lt_p,
+    jexp.le_p,
+    jexp.gt_p,
+    jexp.ge_p,
+    jexp.argmax_p,
+    jexp.argmin_p,
+    jexp.is_finite_p,
+    jexp.atan2_p,
+}
+
+# Functions of one number, or of several numbers at the same place.
+ELEMENTWISE = {
+    *IDENTITIES - {lax.optimization_barrier_p},
+    *(add_p, sub_p, mul_p, div_p, add_any_p, neg_p, abs_p, sign_p),
+    *(integer_pow_p, square_p, sqrt_p, rsqrt_p, max_p, min_p, select_p, clamp_p),
+    *(jexp.acos_p, jexp.acosh_p, jexp.asin_p, jexp.asinh_p, jexp.atan_p, jexp.atan2_p, jexp.atanh_p),
+    *(jexp.bessel_i0e_p, jexp.bessel_i1e_p, jexp.cbrt_p, jexp.ceil_p, jexp.cos_p, jexp.cosh_p, jexp.digamma_p),
+    *(jexp.erf_p, jexp.erfc_p, jexp.erf_inv_p, jexp.exp_p, jexp.exp2_p, jexp.expm1_p, jexp.floor_p),
+    *(jexp.is_finite_p, jexp.lgamma_p, jexp.log_p, jexp.log1p_p, jexp.logistic_p, jexp.nextafter_p, jexp.pow_p),
+    *(jexp.rem_p, jexp.round_p, jexp.sin_p, jexp.sinh_p, jexp.tan_p, jexp.tanh_p),
+    *(jexp.eq_p, jexp.ne_p, jexp.lt_p, jexp.le_p, jexp.gt_p, jexp.ge_p),
+    *(jexp.and_p, jexp.or_p, jexp.not_p, jexp.xor_p),
+    *(getattr(jexp, name) for name in ("log2_p", "one_minus_square_p", "polynomial_p") if hasattr(jexp, name)),
+}

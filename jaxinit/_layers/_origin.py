@@ -1,0 +1,119 @@
+"""Where the elements of a rearranged weight come from: which leaf, which part of it, which axis along which dimension.
+
+A dimension of a value is a product of factors, each a run of one axis of the leaf. Reshaping splits and joins factors,
+transposing moves them, slicing narrows the region of the leaf that is left. What cannot be said so has no origin.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+FOREIGN = -1
+"""The axis of a factor that the leaf does not have: the value was broadcast along it."""
+
+
+class Factor(NamedTuple):
+    """`size` steps of `stride` elements along one axis of the leaf."""
+
+    axis: int
+    size: int
+    stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A value whose elements are elements of a leaf, possibly multiplied by something independent of it.
+
+    Attributes:
+      leaf: index of the leaf.
+      region: (start, stop) along each axis of the leaf.
+      dims: the factors of each dimension, outermost first.
+      stack: factors that a surrounding `scan` has taken away, outermost loop first.
+      exact: whether the elements are the leaf's own, multiplied by nothing.
+    """
+
+    leaf: int
+    region: tuple[tuple[int, int], ...]
+    dims: tuple[tuple[Factor, ...], ...]
+    stack: tuple[Factor, ...] = ()
+    exact: bool = True
+
+    @classmethod
+    def of_leaf(cls, leaf: int, shape: Sequence[int]) -> "Origin":
+        """The leaf itself."""
+        dims = tuple(_factors(axis, size) for axis, size in enumerate(shape))
+        return cls(leaf, tuple((0, size) for size in shape), dims)
+
+    def multiplied(self) -> "Origin":
+        """After multiplication by something else."""
+        return dataclasses.replace(self, exact=False)
+
+    def transposed(self, permutation: Sequence[int]) -> "Origin":
+        """After `lax.transpose`."""
+        return dataclasses.replace(self, dims=tuple(self.dims[d] for d in permutation))
+
+    def squeezed(self, dimensions: Sequence[int]) -> "Origin":
+        """Without these dimensions of size 1."""
+        return dataclasses.replace(self, dims=tuple(f for d, f in enumerate(self.dims) if d not in dimensions))
+
+    def broadcast(self, shape: Sequence[int], broadcast_dimensions: Sequence[int]) -> "Origin":
+        """After `lax.broadcast_in_dim`."""
+        source = dict(zip(broadcast_dimensions, self.dims, strict=True))
+        dims = tuple(source[d] if source.get(d) else _factors(FOREIGN, size) for d, size in enumerate(shape))
+        return dataclasses.replace(self, dims=dims)
+
+    def reshaped(self, shape: Sequence[int]) -> "Origin | None":
+        """After `lax.reshape`; None where a new dimension cuts an axis unevenly."""
+        remaining = [factor for dim in self.dims for factor in dim]
+        dims = []
+        for size in shape:
+            dim: list[Factor] = []
+            while (needed := size // math.prod(f.size for f in dim)) > 1:
+                if not remaining:
+                    return None
+                factor = remaining.pop(0)
+                if factor.size > needed:
+                    if factor.size % needed:
+                        return None
+                    inner = factor.size // needed
+                    remaining.insert(0, Factor(factor.axis, inner, factor.stride))
+                    factor = Factor(factor.axis, needed, factor.stride * inner)
+                if needed % factor.size:
+                    return None
+                dim.append(factor)
+            dims.append(tuple(dim))
+        return dataclasses.replace(self, dims=tuple(dims))
+
+    def sliced(self, starts: Sequence[int], limits: Sequence[int], shape: Sequence[int]) -> "Origin | None":
+        """After `lax.slice` with stride 1; None where the rest is not a contiguous region of the leaf."""
+        region, dims = list(self.region), list(self.dims)
+        for d, (start, limit, size) in enumerate(zip(starts, limits, shape, strict=True)):
+            if limit - start == size:
+                continue
+            if len(dims[d]) != 1:
+                return None
+            (factor,) = dims[d]
+            if factor.axis != FOREIGN:
+                first, last = region[factor.axis]
+                if factor.stride * factor.size != last - first:
+                    return None
+                region[factor.axis] = (first + start * factor.stride, first + limit * factor.stride)
+            dims[d] = _factors(factor.axis, limit - start, factor.stride)
+        return dataclasses.replace(self, region=tuple(region), dims=tuple(dims))
+
+    def unstacked(self) -> "Origin | None":
+        """One slice along the first dimension, as the body of a `scan` sees it."""
+        if any(f.axis == FOREIGN for f in self.dims[0]):
+            return None
+        return dataclasses.replace(self, dims=self.dims[1:], stack=self.stack + self.dims[0])
+
+    def overlaps(self, other: "Origin") -> bool:
+        """Whether two values share elements of one leaf."""
+        return self.leaf == other.leaf and all(
+            a[0] < b[1] and b[0] < a[1] for a, b in zip(self.region, other.region, strict=True)
+        )
+
+
+def _factors(axis: int, size: int, stride: int = 1) -> tuple[Factor, ...]:
+    return (Factor(axis, size, stride),) if size != 1 else ()

@@ -1,0 +1,180 @@
+"""The table of layers that tracing gives, as data and as text."""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxinit._layers._following import TracedActivation
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One weight and what the program does with it.
+
+    Attributes:
+      path: path of the leaf, "/"-separated.
+      kind: "dense", "einsum", "conv" or "embed".
+      shape: shape of the part of the leaf that is meant, `region` of it.
+      region: (start, stop) along each axis of the leaf.
+      fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched
+        contraction counted. A lookup reads one row: its fan-in is 1.
+      receptive_field: taps of a convolution, 1 otherwise.
+      feature_group_count: groups of a convolution, 1 otherwise.
+      view: `shape` with every axis that plays two roles split; the axes that follow count in it.
+      in_axes, out_axes, batch_axes, stack_axes: axes of the view that are contracted, that are features of the output,
+        along which independent weights lie, and that a `scan` walks along. Others are the receptive field. All are None
+        where the program mixes the elements before use.
+      stacked: how many layers of a scan the weight holds, 1 otherwise.
+      uses: how often each of them is used in one call; a `while_loop` counts as two.
+      activation: the elementwise function that follows, or None.
+      skip: number of the innermost skip connection whose branch holds the layer, or None.
+      position, branch_length: its place in that branch and how many layers the branch has, or None.
+      has_bias: whether a bias is added to the output.
+      note: why the weight cannot be scaled consistently, or None.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    region: tuple[tuple[int, int], ...]
+    fan_in: int | float
+    fan_out: int | float
+    receptive_field: int
+    feature_group_count: int
+    view: tuple[int, ...] | None
+    in_axes: tuple[int, ...] | None
+    out_axes: tuple[int, ...] | None
+    batch_axes: tuple[int, ...] | None
+    stack_axes: tuple[int, ...] | None
+    stacked: int
+    uses: int
+    activation: TracedActivation | None
+    skip: int | None
+    position: int | None
+    branch_length: int | None
+    has_bias: bool
+    note: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the activation by name."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"activation": self.activation.name if self.activation else None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unvisited:
+    """A weight that reaches a part of the program which is not read."""
+
+    path: str
+    reason: str
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers of a program in execution order; a sequence, and a pytree of static data.
+
+    Attributes:
+      layers: one row a weight, in order of first use.
+      unvisited: weights in parts of the program that are not read, and why.
+      unused: paths of floating-point leaves on which no output depends.
+    """
+
+    layers: tuple[Layer, ...]
+    unvisited: tuple[Unvisited, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __getitem__(self, key: int | str) -> Layer:
+        """A layer by its place, or by its path."""
+        if isinstance(key, str):
+            found = [layer for layer in self.layers if layer.path == key]
+            if not found:
+                raise KeyError(f"no layer has the path {key!r}; the paths are {[x.path for x in self.layers]}")
+            return found[0]
+        return self.layers[key]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "layers": [layer.to_dict() for layer in self.layers],
+            "unvisited": [dataclasses.asdict(entry) for entry in self.unvisited],
+            "unused": list(self.unused),
+        }
+
+    def __str__(self) -> str:
+        return _rendered(self, html=False)
+
+    def _repr_html_(self) -> str:
+        return _rendered(self, html=True)
+
+
+def _rendered(layers: Layers, html: bool) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(layers)} layers in execution order")
+    columns = (
+        "layer",
+        "kind",
+        "shape",
+        "fan-in",
+        "fan-out",
+        "field",
+        "groups",
+        "stacked",
+        "uses",
+        "activation",
+        "skip",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("layer", "kind", "activation") else "right")
+    for layer in layers:
+        table.add_row(
+            layer.path + (_region(layer) if layer.note is None else f"{_region(layer)} *"),
+            layer.kind,
+            "×".join(map(str, layer.shape)),
+            f"{layer.fan_in:g}",
+            f"{layer.fan_out:g}",
+            _unless_one(layer.receptive_field),
+            _unless_one(layer.feature_group_count),
+            _unless_one(layer.stacked),
+            str(layer.uses),
+            layer.activation.name if layer.activation else "–",
+            "–" if layer.skip is None else f"{layer.skip} ({(layer.position or 0) + 1}/{layer.branch_length})",
+        )
+    console = Console(file=io.StringIO(), record=html, width=160)
+    console.print(table)
+    for layer in layers:
+        if layer.note:
+            console.print(f"* {layer.path}: {layer.note}")
+    for entry in layers.unvisited:
+        console.print(f"not visited: {entry.path}: {entry.reason}")
+    if layers.unused:
+        console.print(f"unused: {', '.join(layers.unused)}")
+    if html:
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def _region(layer: Layer) -> str:
+    whole = all(start == 0 for start, _ in layer.region) and layer.note is None
+    if whole and all(stop - start == n for (start, stop), n in zip(layer.region, layer.shape, strict=True)):
+        first = [start for start, _ in layer.region]
+        if not any(first):
+            return ""
+    return "[" + ", ".join(f"{a}:{b}" for a, b in layer.region) + "]"
+
+
+def _unless_one(number: int) -> str:
+    return "–" if number == 1 else str(number)

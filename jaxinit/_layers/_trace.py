@@ -1,0 +1,126 @@
+"""Tracing: the table of layers of any function of parameters and a batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._analysis import Analysis, Site, Unit, analyse
+from jaxinit._layers._following import following_activation
+from jaxinit._layers._residual import Membership, memberships
+from jaxinit._layers._table import Layer, Layers, Unvisited
+from jaxinit._layers._views import stacked_size, view
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A program and what was found in it, with the paths of the leaves."""
+
+    analysis: Analysis
+    paths: tuple[str, ...]
+    leaves: tuple[Any, ...]
+    output: Any
+
+
+def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
+    """Traces and analyses `apply_fn(params, batch)`."""
+    if not callable(apply_fn):
+        raise TypeError(
+            f"apply_fn must be a function of (params, batch), got {type(apply_fn).__name__}; "
+            "for a Flax module pass module.apply, or use jaxinit.linen or jaxinit.nnx"
+        )
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
+    leaves = tuple(leaf for _, leaf in with_paths)
+    program, output = ir.trace(apply_fn, params, batch)
+    return Traced(analyse(program, len(leaves)), paths, leaves, output)
+
+
+def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
+    """The layers of `apply_fn(params, batch)`, read from the program that JAX traces it to.
+
+    A layer is a `dot_general` or a convolution between data and a weight, or a lookup in one. A weight is a value W
+    that depends on no data and is homogeneous of degree one in a leaf θ of the parameters, W(s·θ) = s·W(θ) for s > 0:
+    the leaf itself, rearranged, cast, or multiplied by anything independent of it.
+
+    Nothing is computed: shapes are enough. Any framework whose models are functions of a pytree will do.
+
+    Args:
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`. What it closes over (random keys,
+        constants) counts as neither parameters nor data.
+      batch: pytree of arrays or `jax.ShapeDtypeStruct`s, the data.
+
+    Returns:
+      `Layers`: a sequence of `Layer` in execution order, with `unvisited` and `unused`; print it for a table.
+
+    Raises:
+      TypeError: `apply_fn` is not callable.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit
+      >>> params = {"hidden": jnp.ones((4, 8)), "out": jnp.ones((8, 2))}
+      >>> def apply_fn(params, x):
+      ...     return jnp.tanh(x @ params["hidden"]) @ params["out"]
+      >>> layers = jaxinit.trace_layers(params, apply_fn, jax.ShapeDtypeStruct((16, 4), jnp.float32))
+      >>> [(layer.path, layer.fan_in, layer.activation) for layer in layers]
+      [('hidden', 4, <tanh>), ('out', 8, None)]
+    """
+    return layers_of(trace(params, apply_fn, batch))
+
+
+def layers_of(traced: Traced) -> Layers:
+    """The table of a traced program."""
+    analysis = traced.analysis
+    skips = memberships(analysis)
+    home = _homes(analysis.program)
+    rows = tuple(_row(traced, unit, skips, home) for unit in analysis.units)
+    opaque = dict.fromkeys(analysis.opaque)
+    unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in opaque)
+    floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
+    unused = tuple(
+        path
+        for i, path in enumerate(traced.paths)
+        if floating[i] and i not in analysis.read_leaves and not any(u.leaf == i for u in analysis.units)
+    )
+    return Layers(rows, unvisited, unused)
+
+
+def _row(traced: Traced, unit: Unit, skips: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
+    site = unit.sites[0]
+    roles, axes, member = site.geometry, view(unit), skips.get(site)
+    return Layer(
+        path=traced.paths[unit.leaf],
+        kind=roles.kind,
+        shape=tuple(stop - start for start, stop in unit.region),
+        region=unit.region,
+        fan_in=roles.fan_in,
+        fan_out=next(part for part in site.parts if part.unit is unit).fan_out,
+        receptive_field=roles.receptive_field,
+        feature_group_count=roles.feature_group_count,
+        view=axes.shape if axes else None,
+        in_axes=axes.in_axes if axes else None,
+        out_axes=axes.out_axes if axes else None,
+        batch_axes=axes.batch_axes if axes else None,
+        stack_axes=axes.stack_axes if axes else None,
+        stacked=stacked_size(unit),
+        uses=unit.uses,
+        activation=following_activation(traced.analysis, home[site.finish], site.finish.outputs[0]),
+        skip=member.skip if member else None,
+        position=member.position if member else None,
+        branch_length=member.length if member else None,
+        has_bias=site.bias is not None,
+        note=unit.refused,
+    )
+
+
+def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:
+    homes = dict.fromkeys(program.equations, program)
+    for equation in program.equations:
+        for inner in ir.subprograms(equation):
+            homes |= _homes(inner)
+    return homes

@@ -1,0 +1,88 @@
+"""From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._dtypes import drawing_dtype
+from jaxinit._layers._analysis import Unit
+from jaxinit._layers._origin import Factor, Origin
+from jaxinit._layers._trace import Traced
+from jaxinit._layers._views import part_of, scale_factors, spread_over_leaf, view, with_part
+from jaxinit._lsuv._passes import Problem, States
+from jaxinit._orthonormalize import orthonormalize
+from jaxinit._typing import Array
+
+
+def centred_channels(traced: Traced, selected: frozenset[Unit]) -> dict[Unit, tuple[Factor, ...]]:
+    """Along which factors each unit is centred; only units whose bias is a leaf of its own can be."""
+    channels = {}
+    for unit in selected:
+        if len(unit.sites) == 1 and _bias_leaf(traced, unit) is not None:
+            channels[unit] = scale_factors(traced.analysis, unit, per_channel=True)
+    return channels
+
+
+def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
+    """The leaf that is a unit's bias and nothing else, and its origin."""
+    (site,) = unit.sites
+    part = next(part for part in site.parts if part.unit is unit)
+    if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
+        return None
+    dependence = traced.analysis.of(site.bias)
+    if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
+        return None
+    ((leaf, origin),) = dependence.origins.items()
+    reads = [1 for other, *_ in traced.analysis.reads if other == leaf]
+    whole = all(
+        stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
+    )
+    if not origin.exact or not whole or len(reads) != 1 or len(origin.stack) != len(unit.stack):
+        return None
+    return leaf, origin
+
+
+def with_orthonormal(leaf: Any, unit: Unit) -> Array:
+    axes = view(unit)
+    if axes is None or not axes.in_axes or not axes.out_axes:
+        return leaf  # type: ignore[no-any-return]
+    part = part_of(leaf, unit)
+    matrix = orthonormalize(part.reshape(axes.shape), axes.in_axes, axes.out_axes, axes.batch_axes + axes.stack_axes)
+    return with_part(leaf, unit, matrix.reshape(part.shape))
+
+
+def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:
+    """The leaves multiplied by the scales found, and the biases moved."""
+    new = list(leaves)
+    for unit in problem.analysis.units:
+        if unit not in problem.selected:
+            continue
+        part = part_of(new[unit.leaf], unit)
+        scales = spread_over_leaf(unit, problem.factors[unit], states[unit].scale)
+        wide = drawing_dtype(part.dtype)
+        scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
+        new[unit.leaf] = with_part(new[unit.leaf], unit, scaled)
+        shift = states[unit].shift
+        if shift is not None:
+            _move_bias(new, problem, unit, shift)
+    return new
+
+
+def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) -> None:
+    (site,) = unit.sites
+    part = site.parts[0]
+    assert site.bias is not None
+    assert part.origin is not None
+    ((leaf, origin),) = problem.analysis.of(site.bias).origins.items()
+    # The bias has the output's features; each of its factors lies where one of the weight's does.
+    at = {p: f for d, p in site.placed.items() for f in part.origin.dims[d]}
+    order = [*unit.stack, *problem.channels[unit]]
+    shift = shift.reshape([f.size for f in order])
+    names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis >= 0)]
+    source = [*unit.stack, *(at[p] for p, dim in enumerate(origin.dims) for f in dim if f.axis >= 0)]
+    by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
+    moved = jnp.transpose(shift, [order.index(source[i]) for i in by_axis])
+    bias = leaves[leaf]
+    leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)

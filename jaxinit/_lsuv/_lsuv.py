@@ -1,0 +1,230 @@
+"""LSUV (layer-sequential unit-variance initialization, Mishkin & Matas 2015) for any JAX function.
+
+A layer is linear in its weight, so the scale that gives its output unit variance is known once the output is; and
+that output, scaled, is what flows on. One evaluation of the program therefore does what the classical algorithm does
+with two evaluations a layer.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._layers._analysis import Unit
+from jaxinit._layers._jaxpr import is_traced
+from jaxinit._layers._trace import Traced, trace
+from jaxinit._layers._views import scale_factors
+from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
+from jaxinit._lsuv._options import (
+    Options,
+    Target,
+    Where,
+    canonical_where,
+    check_finite,
+    selected_units,
+    unit_targets,
+)
+from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
+from jaxinit._lsuv._report import LsuvReport
+from jaxinit._typing import Array
+
+
+def lsuv(
+    params: Any,
+    apply_fn: Callable[[Any, Any], Any],
+    batch: Any,
+    *,
+    target: Target = 1.0,
+    orthonormalize: bool = True,
+    method: Literal["auto", "fused", "scan"] = "auto",
+    tolerance: float = 1e-2,
+    max_attempts: int = 10,
+    where: Where = None,
+    statistic: Literal["layer", "channel"] = "layer",
+    center: bool = False,
+    verify: bool = False,
+    return_report: bool = False,
+) -> Any:
+    r"""Scales the weights of any function so that the output of every layer has unit variance on a batch.
+
+    Each layer's output s·u + b, bias included and pooled over batch and units, gets the standard deviation `target`:
+
+    .. math:: s = \min \{ s > 0 : \mathrm{Var}(s u + b) = \text{target}^2 \}
+
+    Layers are found in the program (see `trace_layers`) and taken in execution order. Scaled outputs flow on, so one
+    evaluation does all layers; a block that a `scan` repeats is scaled inside that scan.
+
+    Args:
+      params: pytree of arrays, never mutated.
+      apply_fn: function of (params, batch); its output does not matter. For a Linen module `module.apply`, or see
+        `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`.
+      batch: pytree of arrays; more samples give steadier statistics.
+      target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
+        patterns to numbers, where layers that match none get 1.
+      orthonormalize: first replace each weight by the orthonormal factor of itself in its (fan-in, fan-out) layout,
+        as `jaxinit.orthonormalize` does. Lookup tables are only scaled.
+      method: "fused" is one evaluation, in which the first use of a weight decides. "scan" is the classical algorithm:
+        a scan over layers, each evaluated until it is within the tolerance, statistics pooled over all uses of the
+        weight. "auto" is "fused", repeated until weights that are used more than once are within the tolerance.
+      tolerance: relative deviation from the target at which repetition ends.
+      max_attempts: the most repetitions.
+      where: which layers to scale: a predicate on `Layer`, or one or more patterns of paths as in `fnmatch`
+        ("*/kernel"). The others are measured and left alone.
+      statistic: "layer" pools all units; "channel" gives every output channel its own scale (Krähenbühl et al. 2015; of
+        weight-normalised layers, the initialization of Salimans & Kingma 2016).
+      center: also move each bias so that every unit has mean zero on the batch. Off by default: unit by unit
+        centring makes deep plain ReLU nets untrainable.
+      verify: evaluate once more with the new parameters, refine once, and report what that evaluation sees.
+        Very deep chaotic nets amplify rounding; the report names layers that no scale reproduces to the tolerance.
+      return_report: also return an `LsuvReport`.
+
+    Returns:
+      The new parameters, of the same structure and dtypes; with `return_report=True` a pair with the report.
+
+    Raises:
+      TypeError: `apply_fn` is not callable.
+      ValueError: an option is unknown, a pattern matches no layer, `target` has the wrong length or is not positive,
+        or, outside `jit`, the parameters or the batch are not finite.
+
+    Layers whose output does not vary keep their weights and are named in the report; so are weights that the program
+    uses in ways that no single scale keeps consistent.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> params = [jax.random.normal(key, (32, 32)) for key in keys[:2]]
+      >>> def apply_fn(params, x):
+      ...     for w in params:
+      ...         x = jnp.tanh(x @ w)
+      ...     return x
+      >>> x = jax.random.normal(keys[2], (256, 32))
+      >>> new, report = jaxinit.lsuv(params, apply_fn, x, return_report=True)
+      >>> round(float(jnp.std(x @ new[0])), 3), round(float(jnp.std(jnp.tanh(x @ new[0]) @ new[1])), 3)
+      (1.0, 1.0)
+
+    Reference: Mishkin & Matas, 2015, "All you need is a good init" (arXiv:1511.06422).
+    """
+    options = Options(
+        method,
+        bool(orthonormalize),
+        tolerance,
+        int(max_attempts),
+        canonical_where(where),
+        statistic,
+        bool(center),
+        bool(verify),
+    )
+    if any(is_traced(x) for x in jax.tree.leaves((params, batch, target))):
+        run: Callable[..., Any] = functools.partial(_lsuv, apply_fn=apply_fn, options=options)
+    else:
+        check_finite(params, "params")
+        check_finite(batch, "batch")
+        run = _compiled(apply_fn, options)
+    new, report = run(params, batch, target)
+    return (new, report) if return_report else new
+
+
+def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
+    try:
+        return _cached(apply_fn, options)
+    except TypeError:  # something unhashable: no cache, same result
+        return jax.jit(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
+
+
+@functools.lru_cache(maxsize=16)
+def _cached(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
+
+
+def _lsuv(
+    params: Any, batch: Any, target: Target, *, apply_fn: Callable[[Any, Any], Any], options: Options
+) -> tuple[Any, LsuvReport]:
+    traced = trace(params, apply_fn, batch)
+    units = traced.analysis.units
+    selected, notes = selected_units(traced, options.where)
+    problem = Problem(
+        traced.analysis,
+        factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in units},
+        channels=centred_channels(traced, selected) if options.center else {},
+        targets=dict(zip(units, unit_targets(traced, target), strict=True)),
+        selected=selected,
+        tolerance=options.tolerance,
+        max_attempts=options.max_attempts,
+    )
+    for unit in selected:
+        if options.center and unit not in problem.channels:
+            notes[unit] = "not centred: it has no bias of its own"
+    for unit in problem.shared:
+        notes[unit] = notes[unit] or f"shared by {unit.uses} uses"
+
+    leaves = list(traced.leaves)
+    if options.orthonormalize:
+        for unit in selected:
+            leaves[unit.leaf] = with_orthonormal(leaves[unit.leaf], unit)
+    data = jax.tree.leaves(batch)
+    states, attempts = _scales(problem, options.method, [*leaves, *data])
+    leaves = with_scales(leaves, problem, states)
+    if options.verify:
+        leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
+    new = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return new, _report(traced, notes, problem, states, attempts)
+
+
+def _scales(problem: Problem, method: str, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+    if method == "scan":
+        return layer_by_layer(problem, values)
+    if method == "auto" and problem.shared & problem.selected:
+        return refined(problem, values)
+    return fused(problem, values)
+
+
+def _verified(
+    problem: Problem,
+    method: str,
+    leaves: Sequence[Any],
+    data: Sequence[Any],
+    states: States,
+    attempts: dict[Unit, Array],
+) -> tuple[list[Any], States, dict[Unit, Array]]:
+    """Refines once from the new leaves, and measures what they give in an evaluation of their own."""
+    second, more = _scales(problem, method, [*leaves, *data])
+    leaves = with_scales(leaves, problem, second)
+    after = measured(problem, [*leaves, *data])
+    result = {}
+    for unit, state in states.items():
+        target = problem.targets[unit]
+        missed = (jnp.abs(after[unit] - target) > problem.tolerance * target) & (unit in problem.selected)
+        flags = state.flags | jnp.where(missed & (state.flags == 0), NOT_REPRODUCIBLE, 0)
+        result[unit] = state._replace(after=after[unit], scale=state.scale * second[unit].scale, flags=flags)
+    return leaves, result, {unit: attempts[unit] + more[unit] for unit in states}
+
+
+def _report(
+    traced: Traced, notes: Mapping[Unit, str], problem: Problem, states: States, attempts: Mapping[Unit, Array]
+) -> LsuvReport:
+    units = problem.analysis.units
+    found = [states[unit] for unit in units]
+    return LsuvReport(
+        paths=tuple(_name(traced, unit) for unit in units),
+        notes=tuple(notes[unit] for unit in units),
+        before=tuple(s.before for s in found),
+        after=tuple(s.after for s in found),
+        target=tuple(problem.targets[unit] for unit in units),
+        scale=tuple(s.scale for s in found),
+        attempts=tuple(jnp.asarray(attempts[unit]) for unit in units),
+        flags=tuple(s.flags for s in found),
+        unvisited=tuple(dict.fromkeys((traced.paths[leaf], reason) for leaf, reason in traced.analysis.opaque)),
+    )
+
+
+def _name(traced: Traced, unit: Unit) -> str:
+    """The path of a unit's leaf, and which part of it if not all."""
+    path, shape = traced.paths[unit.leaf], np.shape(traced.leaves[unit.leaf])
+    if all(stop - start == n for (start, stop), n in zip(unit.region, shape, strict=True)):
+        return path
+    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in unit.region)}]"

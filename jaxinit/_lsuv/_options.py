@@ -1,0 +1,116 @@
+"""What the user of LSUV chose: options checked, layers selected, targets assigned."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._layers._analysis import Unit
+from jaxinit._layers._jaxpr import is_traced
+from jaxinit._layers._table import Layer
+from jaxinit._layers._trace import Traced, layers_of
+from jaxinit._typing import Array, Scalar
+
+Where: TypeAlias = Callable[[Layer], bool] | str | Sequence[str] | None
+Target: TypeAlias = Scalar | Sequence[Scalar] | Mapping[str, Scalar]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `jaxinit.lsuv` that decide what is compiled."""
+
+    method: str
+    orthonormalize: bool
+    tolerance: float
+    max_attempts: int
+    where: Callable[[Layer], bool] | tuple[str, ...] | None
+    statistic: str
+    center: bool
+    verify: bool
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "fused", "scan"):
+            raise ValueError(f"method must be 'auto', 'fused' or 'scan', got {self.method!r}")
+        if self.statistic not in ("layer", "channel"):
+            raise ValueError(f"statistic must be 'layer' or 'channel', got {self.statistic!r}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance!r}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be 1 or more, got {self.max_attempts!r}")
+
+
+def canonical_where(where: Where) -> Callable[[Layer], bool] | tuple[str, ...] | None:
+    """A predicate, a tuple of patterns, or None."""
+    if where is None or callable(where):
+        return where
+    return (where,) if isinstance(where, str) else tuple(where)
+
+
+def selected_units(
+    traced: Traced, where: Callable[[Layer], bool] | tuple[str, ...] | None
+) -> tuple[frozenset[Unit], dict[Unit, str]]:
+    """The units to scale, and a note for each of the others."""
+    units = traced.analysis.units
+    if where is None:
+        chosen = [True] * len(units)
+    elif callable(where):
+        chosen = [bool(where(row)) for row in layers_of(traced)]
+    else:
+        paths = [traced.paths[unit.leaf] for unit in units]
+        for pattern in where:
+            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                raise ValueError(f"where names {pattern!r}, which matches no layer; the layers are {paths}")
+        chosen = [any(fnmatch.fnmatchcase(path, pattern) for pattern in where) for path in paths]
+    notes = {}
+    for unit, wanted in zip(units, chosen, strict=True):
+        notes[unit] = f"skipped: {unit.refused}" if unit.refused else "" if wanted else "skipped: not in `where`"
+    return frozenset(u for u, wanted in zip(units, chosen, strict=True) if wanted and not u.refused), notes
+
+
+def unit_targets(traced: Traced, target: Target) -> list[Array]:
+    paths = [traced.paths[unit.leaf] for unit in traced.analysis.units]
+    if isinstance(target, Mapping):
+        for pattern in target:
+            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                raise ValueError(f"target names {pattern!r}, which matches no layer; the layers are {paths}")
+        numbers = [
+            next((value for pattern, value in target.items() if fnmatch.fnmatchcase(path, pattern)), 1.0)
+            for path in paths
+        ]
+    elif isinstance(target, Sequence) or np.ndim(target) > 0:
+        numbers = list(target)  # type: ignore[arg-type]
+        if len(numbers) != len(paths):
+            raise ValueError(
+                f"target must be one number or one for each of the {len(paths)} layers, got {len(numbers)}: {paths}"
+            )
+    else:
+        numbers = [target] * len(paths)
+    for number in numbers:
+        if not is_traced(number) and not float(number) > 0:
+            raise ValueError(f"a target is a standard deviation and must be positive, got {number}")
+    return [jnp.asarray(number, jnp.float32) for number in numbers]
+
+
+def check_finite(tree: Any, name: str) -> None:
+    """Names the first leaf that holds an infinity or a NaN."""
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    for path, leaf in with_paths:
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, float):
+            continue
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
+            at = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"lsuv needs finite {name}, but {name}{'/' + at if at else ''} of shape {np.shape(leaf)} holds an "
+                "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
+            )
+
+
+@jax.jit
+def _all_finite(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x))

@@ -1,0 +1,225 @@
+"""The ways of finding the scales: one evaluation, repeated evaluation for shared weights, and layer by layer.
+
+Each takes the flat inputs of a traced program and returns the state of every unit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit._layers._analysis import Analysis, Unit
+from jaxinit._layers._evaluate import Evaluation
+from jaxinit._layers._origin import Factor
+from jaxinit._layers._views import stacked_size
+from jaxinit._lsuv._moments import NOT_CONVERGED, Moments, nothing, solve, std, zeros_of
+from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
+from jaxinit._typing import Array
+
+States = dict[Unit, ScaleState]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is to be reached: see `ScaleVisitor` for the fields in common."""
+
+    analysis: Analysis
+    factors: dict[Unit, tuple[Factor, ...]]
+    channels: dict[Unit, tuple[Factor, ...]]
+    targets: dict[Unit, Array]
+    selected: frozenset[Unit]
+    tolerance: float | Array
+    max_attempts: int
+
+    @functools.cached_property
+    def shared(self) -> frozenset[Unit]:
+        """The units that the program uses more than once."""
+        return frozenset(u for u in self.analysis.units if u.uses > 1)
+
+    def evaluation(self, refined: frozenset[Unit], selected: frozenset[Unit] | None = None) -> Evaluation:
+        """An evaluation that pools the uses of `refined`."""
+        chosen = self.selected if selected is None else selected
+        channels = {u: f for u, f in self.channels.items() if u in chosen}
+        visitor = ScaleVisitor(self.factors, channels, self.targets, chosen, refined, self.shared)
+        return Evaluation(self.analysis, visitor, self.factors)
+
+
+def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+    """One evaluation: the first use of a unit decides its scale."""
+    _, states = problem.evaluation(frozenset()).run(values, {})
+    return states, {unit: jnp.ones((), jnp.int32) for unit in states}
+
+
+def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
+    """One evaluation that changes nothing: the std of each unit's output, its uses pooled."""
+    units = frozenset(problem.analysis.units)
+    _, states = problem.evaluation(units, selected=frozenset()).run(values, {})
+    return {unit: std(_pooled(state)) for unit, state in states.items()}
+
+
+def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+    """Evaluations until the pooled output of every shared unit is at its target; the others follow in each.
+
+    The first use of a shared unit decides its scale in the first evaluation, which keeps reused blocks from
+    exploding; from then on its pooled moments do.
+    """
+    shared = problem.shared & problem.selected
+    evaluation = problem.evaluation(shared)
+
+    def evaluate(given: States) -> States:
+        return _as_arrays(evaluation.run(values, dict(given))[1])
+
+    shapes = jax.eval_shape(evaluate, {})
+    start = {u: zeros_of(shapes[u])._replace(known=jnp.zeros(shapes[u].known.shape, bool)) for u in shared}
+
+    def attempt(carry: Any) -> Any:
+        given, steps, _, count, _ = carry
+        states = evaluate({u: s._replace(pooled=nothing(_pooled(s))) for u, s in given.items()})
+        following, done = {}, jnp.asarray(True)
+        for unit in shared:
+            steps[unit], reached = _step(problem, unit, states[unit], steps[unit])
+            done &= jnp.all(reached)
+            following[unit] = states[unit]._replace(scale=states[unit].scale * jnp.exp(steps[unit].log_ratio))
+        return following, steps, states, count + 1, done
+
+    def unfinished(carry: Any) -> Array:
+        *_, count, done = carry
+        return (count < problem.max_attempts) & ~done
+
+    steps = {u: _no_step(shapes[u]) for u in shared}
+    zero = jnp.zeros((), jnp.int32)
+    _, _, states, count, _ = lax.while_loop(
+        unfinished, attempt, (start, steps, zeros_of(shapes), zero, jnp.asarray(False))
+    )
+    for unit in shared:
+        after = std(_pooled(states[unit]))
+        _, flags = solve(_pooled(states[unit]), problem.targets[unit])
+        flags |= jnp.where(~_within(problem, unit, after) & (flags == 0), NOT_CONVERGED, 0)
+        states[unit] = states[unit]._replace(after=after, flags=flags)
+    return states, dict.fromkeys(states, count)
+
+
+def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+    """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target."""
+    units = problem.analysis.units
+    evaluation = problem.evaluation(frozenset(units))
+
+    def evaluate(given: States) -> States:
+        return _as_arrays(evaluation.run(values, dict(given))[1])
+
+    shapes = jax.eval_shape(evaluate, {})
+    start = {}
+    for unit in units:
+        state = zeros_of(shapes[unit])
+        start[unit] = state._replace(
+            known=jnp.ones(shapes[unit].known.shape, bool), scale=jnp.ones_like(state.scale), shift=state.shift
+        )
+    groups, count = _groups(units, start)
+
+    def layer(carry: Any, group: Array) -> Any:
+        masks = {u: _aligned(groups[u] == group, start[u].scale) for u in units}
+
+        def attempt(inner: Any) -> Any:
+            given, steps, tries, _ = inner
+            states = evaluate({u: s._replace(pooled=nothing(_pooled(s))) for u, s in given.items()})
+            following, done = {}, jnp.asarray(True)
+            for unit in units:
+                mask, state, before = masks[unit], states[unit], given[unit]
+                steps[unit], reached = _step(problem, unit, state, steps[unit])
+                done &= jnp.all(reached | ~mask)
+                now = std(_pooled(state))
+                following[unit] = before._replace(
+                    scale=jnp.where(mask, before.scale * jnp.exp(steps[unit].log_ratio), before.scale),
+                    before=jnp.where(mask & (tries == 0), now, before.before),
+                    after=jnp.where(mask, now, before.after),
+                    flags=jnp.where(mask, solve(_pooled(state), problem.targets[unit])[1], before.flags),
+                )
+            return following, steps, tries + 1, done
+
+        def unfinished(inner: Any) -> Array:
+            *_, tries, done = inner
+            return (tries < problem.max_attempts) & ~done
+
+        steps = {u: _no_step(shapes[u]) for u in units}
+        given, _, tries, _ = lax.while_loop(
+            unfinished, attempt, (carry, steps, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        )
+        return given, tries
+
+    states, tries = lax.scan(layer, start, jnp.arange(count))
+    attempts = {u: tries[groups[u]] for u in units}
+    for unit in units:
+        missed = ~_within(problem, unit, states[unit].after) & (unit in problem.selected)
+        flags = states[unit].flags | jnp.where(missed & (states[unit].flags == 0), NOT_CONVERGED, 0)
+        states[unit] = states[unit]._replace(flags=flags)
+    return states, attempts
+
+
+def _groups(units: Sequence[Unit], states: States) -> tuple[dict[Unit, Array], int]:
+    """The number of each layer in execution order: one for a unit, or one for each of its slices in a scan."""
+    numbers: dict[Unit, Array] = {}
+    count, i = 0, 0
+    while i < len(units):
+        size = stacked_size(units[i])
+        together = [units[i]]
+        # Units that one scan walks along take turns, slice by slice.
+        while size > 1 and i + len(together) < len(units) and stacked_size(units[i + len(together)]) == size:
+            together.append(units[i + len(together)])
+        for j, unit in enumerate(together):
+            shape = states[unit].known.shape  # type: ignore[union-attr]
+            numbers[unit] = count + j + len(together) * jnp.arange(size).reshape(shape)
+        count += size * len(together)
+        i += len(together)
+    return numbers, count
+
+
+def _aligned(mask: Array, like: Array) -> Array:
+    return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim)), like.shape)
+
+
+class _Step(NamedTuple):
+    """The last correction of a scale, for the next to learn from."""
+
+    log_ratio: Array
+    log_std: Array
+
+
+def _no_step(shapes: ScaleState) -> _Step:
+    zeros = jnp.zeros(shapes.scale.shape, jnp.float32)
+    return _Step(zeros, zeros)
+
+
+def _step(problem: Problem, unit: Unit, state: ScaleState, last: _Step) -> tuple[_Step, Array]:
+    """The correction that brings a unit to its target, and whether it is there (or cannot get there) already.
+
+    A weight that is used k times in a row changes its pooled output by up to the k-th power of the correction. The
+    power seen at the last correction is therefore undone in the next: the secant method on a doubly logarithmic scale.
+    """
+    pooled = _pooled(state)
+    ratio, flags = solve(pooled, problem.targets[unit])
+    found = std(pooled)
+    reached = _within(problem, unit, found) | (flags != 0)
+    if unit not in problem.selected:
+        reached = jnp.ones_like(reached)
+    log_std = jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
+    seen = (log_std - last.log_std) / jnp.where(last.log_ratio == 0, 1, last.log_ratio)
+    power = jnp.where(last.log_ratio == 0, 1, jnp.clip(seen, 1, 64))
+    return _Step(jnp.where(reached, 0, jnp.log(ratio) / power), log_std), reached
+
+
+def _within(problem: Problem, unit: Unit, found: Array) -> Array:
+    target = problem.targets[unit]
+    return jnp.abs(found - target) <= problem.tolerance * target
+
+
+def _pooled(state: ScaleState) -> Moments:
+    assert state.pooled is not None
+    return state.pooled
+
+
+def _as_arrays(states: States) -> States:
+    return {unit: jax.tree.map(jnp.asarray, state) for unit, state in states.items()}

@@ -1,0 +1,115 @@
+"""What LSUV did to each layer, as data and as text."""
+
+import dataclasses
+import io
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinit._layers._jaxpr import is_traced
+from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE
+from jaxinit._typing import Array
+
+MEANINGS = {
+    DEAD: "dead: its output does not vary; weights kept",
+    NO_ROOT: "no scale reaches the target: the bias alone varies more; weights kept",
+    NOT_FINITE: "its output is not finite; weights kept",
+    NOT_CONVERGED: "not within the tolerance after the last attempt",
+    NOT_REACHED: "not reached on this batch; weights kept",
+    NOT_REPRODUCIBLE: "a fresh evaluation misses the tolerance: the net amplifies rounding",
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LsuvReport:
+    """One entry a layer, in execution order of first use; under `vmap` every array has the mapped axes first.
+
+    Attributes:
+      paths: paths of the weights.
+      notes: for each, what tracing knows: why it was skipped, whether it is shared; "" for nothing.
+      before: std of the layer's output, bias included, before scaling; one for each slice of a scan and each
+        independent weight, or channel.
+      after: the same after scaling.
+      target: the std wanted.
+      scale: what the weight was multiplied by.
+      attempts: evaluations of the program that the layer took.
+      flags: bits, named in `problems`; 0 if all is well.
+      unvisited: (path, reason) of weights in parts of the program that are not read.
+    """
+
+    paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    notes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    before: tuple[Array, ...]
+    after: tuple[Array, ...]
+    target: tuple[Array, ...]
+    scale: tuple[Array, ...]
+    attempts: tuple[Array, ...]
+    flags: tuple[Array, ...]
+    unvisited: tuple[tuple[str, str], ...] = dataclasses.field(metadata={"static": True}, default=())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def problems(self) -> dict[str, list[str]]:
+        """Path → what went wrong, in words, and what was left alone and why; layers without either are absent."""
+        found: dict[str, list[str]] = {}
+        for path, note, flags in zip(self.paths, self.notes, self.flags, strict=True):
+            bits = int(np.bitwise_or.reduce(np.asarray(flags), axis=None))
+            entries = [note] if note else []
+            entries += [meaning for bit, meaning in MEANINGS.items() if bits & bit]
+            if entries:
+                found.setdefault(path, []).extend(entries)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON: a list with one entry a layer."""
+        arrays = ("before", "after", "target", "scale", "attempts", "flags")
+        rows = [
+            {"path": path, "note": note} | {name: np.asarray(getattr(self, name)[i]).tolist() for name in arrays}
+            for i, (path, note) in enumerate(zip(self.paths, self.notes, strict=True))
+        ]
+        return {"layers": rows, "unvisited": [list(entry) for entry in self.unvisited]}
+
+    def __str__(self) -> str:
+        return self._rendered(html=False)
+
+    def _repr_html_(self) -> str:
+        return self._rendered(html=True)
+
+    def _rendered(self, html: bool) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="LSUV: standard deviation of each layer's output")
+        table.add_column("layer")
+        for column in ("before", "after", "target", "scale", "attempts"):
+            table.add_column(column, justify="right")
+        table.add_column("remarks")
+        for i, path in enumerate(self.paths):
+            bits = int(np.bitwise_or.reduce(np.asarray(self.flags[i]), axis=None))
+            remarks = [self.notes[i]] if self.notes[i] else []
+            remarks += [meaning for bit, meaning in MEANINGS.items() if bits & bit]
+            columns = (self.before, self.after, self.target, self.scale, self.attempts)
+            table.add_row(path, *(_range(column[i]) for column in columns), "; ".join(remarks))
+        console = Console(file=io.StringIO(), record=html, width=160)
+        console.print(table)
+        for path, reason in self.unvisited:
+            console.print(f"not visited: {path}: {reason}")
+        if html:
+            return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        output = console.file
+        assert isinstance(output, io.StringIO)
+        return output.getvalue()
+
+
+def _range(values: Array) -> str:
+    """One number, or the smallest and the largest of several."""
+    if is_traced(values):
+        return "traced"
+    numbers = np.asarray(values)
+    if numbers.size == 0:
+        return "–"
+    low, high = f"{numbers.min():.4g}", f"{numbers.max():.4g}"
+    return low if low == high else f"{low} … {high}"

@@ -1,0 +1,164 @@
+"""What LSUV does at each layer: measure, decide the scale at the first use, keep to it afterwards."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._layers._analysis import Unit
+from jaxinit._layers._evaluate import Place
+from jaxinit._layers._origin import Factor
+from jaxinit._lsuv._moments import NOT_REACHED, Moments, merged, moments, scaled, solve, std, wide
+from jaxinit._typing import Array
+
+
+class ScaleState(NamedTuple):
+    """What is known of a unit.
+
+    Attributes:
+      known: whether the scale is decided: a Python bool where tracing tells, else an array.
+      scale: what the unit is multiplied by.
+      shift: what is added to its bias, along the channels; None if biases stay.
+      before, after: std of the pre-activation before and after scaling, at the first use.
+      flags: see `_moments`.
+      pooled: moments of the scaled output over all uses; None for a unit whose first use decides alone.
+    """
+
+    known: bool | Array
+    scale: Array
+    shift: Array | None
+    before: Array
+    after: Array
+    flags: Array
+    pooled: Moments | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleVisitor:
+    """The visitor of LSUV.
+
+    Attributes:
+      factors: along which factors the scale of each unit varies.
+      channels: along which factors the output of each unit is centred; empty where biases stay.
+      targets: the standard deviation wanted.
+      selected: the units to scale; the others are measured.
+      refined: the units whose uses are pooled.
+      reused: the units with more than one use.
+    """
+
+    factors: Mapping[Unit, tuple[Factor, ...]]
+    channels: Mapping[Unit, tuple[Factor, ...]]
+    targets: Mapping[Unit, Array]
+    selected: frozenset[Unit]
+    refined: frozenset[Unit]
+    reused: frozenset[Unit]
+
+    def initial(self, unit: Unit) -> ScaleState:
+        """A unit that no layer has used yet."""
+        shape = tuple(f.size for f in self.factors[unit])
+        ones = jnp.ones(shape, jnp.float32)
+        zeros = jnp.zeros(shape, jnp.float32)
+        shift = None
+        if unit in self.channels:
+            shift = jnp.zeros(tuple(f.size for f in self.channels[unit]), jnp.float32)
+        pooled = Moments(jnp.zeros((), jnp.float32), *[zeros] * 5) if unit in self.refined else None
+        return ScaleState(False, ones, shift, zeros, zeros, jnp.full(shape, NOT_REACHED, jnp.int32), pooled)
+
+    def is_final(self, state: ScaleState) -> bool:
+        """Whether further uses leave the state alone."""
+        return state.known is True and state.pooled is None
+
+    def scale(self, state: ScaleState) -> Array:
+        """What the unit is multiplied by."""
+        return state.scale
+
+    def use(self, place: Place, state: ScaleState | None, u: Array, bias: Array | None) -> tuple[ScaleState, Array]:
+        """Decides the scale if it is not decided, and applies it."""
+        unit = place.unit
+        if state is None:
+            state = self.initial(unit)
+        if unit in self.channels:
+            state, shift = self._centred(place, state, u, bias)
+        elif not self.is_final(state):
+            state, shift = self._scaled(place, state, u, bias), None
+        else:
+            shift = None
+        output = wide(u)
+        output = output * place.spread(state.scale).astype(output.dtype)
+        if bias is not None:
+            output = output + wide(bias)
+        if shift is not None:
+            output = output + shift.astype(output.dtype)
+        return state, output.astype(u.dtype)
+
+    def _scaled(self, place: Place, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
+        shape, axes = place.reduce_axes(u.shape)
+        found = self._in_order(place, moments(u.reshape(shape), None if bias is None else bias.reshape(shape), axes))
+        found = jax.tree.map(lambda x: x.astype(jnp.float32), jax.tree.map(jnp.real, found))
+        scale, flags = solve(found, self.targets[place.unit])
+        if place.unit not in self.selected:
+            scale = jnp.ones_like(scale)
+        return self._decided(place.unit, state, found, scale, None, std(found), flags)
+
+    def _decided(
+        self,
+        unit: Unit,
+        state: ScaleState,
+        found: Moments,
+        scale: Array,
+        shift: Array | None,
+        before: Array,
+        flags: Array,
+    ) -> ScaleState:
+        """The state after a use that suggests this scale."""
+        # An output that is all zero, as that of a recurrent kernel in the first step, leaves the decision to the next.
+        silent = jnp.all((found.var_u == 0) & (found.mean_u == 0))
+        known = ~silent if unit in self.reused else True
+        new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled)
+        if state.known is not False:
+            new = _where(state.known, state, new)
+        if state.pooled is not None:
+            new = new._replace(pooled=merged(state.pooled, scaled(found, new.scale)))
+        return new
+
+    def _in_order(self, place: Place, found: Moments) -> Moments:
+        """Moments, whose dimensions follow the output, in the order of the unit's factors."""
+        order = [f for dim in place.dims for f in dim if f in place.factors]
+        if order == list(place.factors):
+            return found
+        back = [order.index(f) for f in place.factors]
+        return jax.tree.map(lambda x: jnp.transpose(x, back) if x.ndim == len(back) else x, found)
+
+    def _centred(
+        self, place: Place, state: ScaleState, u: Array, bias: Array | None
+    ) -> tuple[ScaleState, Array | None]:
+        channels = dataclasses.replace(place, factors=self.channels[place.unit])
+        shape, axes = channels.reduce_axes(u.shape)
+        per_channel = moments(u.reshape(shape), None if bias is None else bias.reshape(shape), axes)
+        per_channel = jax.tree.map(lambda x: x.astype(jnp.float32), self._in_order(channels, per_channel))
+        # Within a channel the bias is constant: once centred, it contributes nothing.
+        pooled_axes = tuple(i for i, f in enumerate(channels.factors) if f not in place.factors)
+        pooled_var = jnp.mean(per_channel.var_u, pooled_axes)
+        zero = jnp.zeros_like(pooled_var)
+        spread_of_means = jnp.var(per_channel.mean_u + per_channel.mean_b, pooled_axes)
+        found = Moments(per_channel.size, zero, zero, pooled_var, zero, zero)
+        scale, flags = solve(found, self.targets[place.unit])
+        if place.unit not in self.selected:
+            scale = jnp.ones_like(scale)
+        aligned = scale.reshape([f.size if f in place.factors else 1 for f in channels.factors])
+        shift = -(aligned * per_channel.mean_u) - per_channel.mean_b
+        if place.unit not in self.selected:
+            shift = jnp.zeros_like(shift)
+        before = jnp.sqrt(pooled_var + spread_of_means)
+        new = self._decided(place.unit, state, found, scale, shift, before, flags)
+        assert new.shift is not None
+        return new, channels.spread(new.shift)
+
+
+def _where(known: bool | Array, old: ScaleState, new: ScaleState) -> ScaleState:
+    if known is True:
+        return old
+    chosen = jax.tree.map(lambda a, b: jnp.where(known, a, b), old._replace(pooled=None), new._replace(pooled=None))
+    return chosen._replace(pooled=new.pooled)
