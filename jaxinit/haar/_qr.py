@@ -14,7 +14,7 @@ from jaxinit.haar._reflectors import phase_of
 
 def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
-    gaussian = _random.normal(key, (*batch, rows, columns), dtype)
+    gaussian = _random.stored_normal(key, (*batch, rows, columns), dtype)
     q, r = jnp.linalg.qr(gaussian)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * phase_of(diagonal, jnp.ones_like(diagonal, dtype=diagonal.real.dtype))[..., None, :]

@@ -27,7 +27,7 @@ def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: D
         frames: Array = jax.lax.map(build, draw.reshape(-1, ends[-1]))
         return frames.reshape(*batch, rows, columns)
 
-    draw = _random.normal(key, (*batch, ends[-1]), dtype)
+    draw = _random.stored_normal(key, (*batch, ends[-1]), dtype)
     if one_at_a_time(batch, columns):
         frames: Array = jax.lax.platform_dependent(draw, cpu=walk, default=build)
         return frames

@@ -18,7 +18,7 @@ MOST_COLUMNS = 32
 def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
     lengths = [rows - j for j in range(columns)]
-    draw = _random.normal(key, (sum(lengths), *batch), dtype)
+    draw = _random.stored_normal(key, (sum(lengths), *batch), dtype)
     vectors = [draw[sum(lengths[:j]) : sum(lengths[: j + 1])] for j in range(columns)]
     if special:
         negative = sum((x[0] < 0).astype(int) for x in vectors)
