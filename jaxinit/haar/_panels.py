@@ -34,17 +34,15 @@ def unpack(draw: Array, panel: Panel) -> Array:
     """The (..., rows, width) panel, zero above its diagonal, from its (..., size) share of the draw."""
     *batch, _ = draw.shape
     _, rows, width = panel
-    left, right = (width + 1) // 2, width // 2
-    # The folded rectangle: an even panel needs one row more for the two triangles to fit beside each other.
-    extra = 1 - width % 2
-    folded = draw[..., : (rows + extra) * left].reshape(*batch, rows + extra, left)
-    left_half = jnp.tril(folded[..., extra:, :])
-    if right == 0:
-        return left_half
-    triangle = jnp.triu(folded[..., :right, left - right :]).mT
-    below = draw[..., (rows + extra) * left :].reshape(*batch, rows - left - right, right)
-    above = jnp.zeros((*batch, left, right), draw.dtype)
-    return jnp.concatenate([left_half, jnp.concatenate([above, triangle, below], axis=-2)], axis=-1)
+    odd = width % 2
+    # Row j of the triangle, reversed, completes row width − 2 + odd − j; with an odd width the last is complete.
+    size = width * (width + 1) // 2
+    folded = draw[..., :size].reshape(*batch, (width + odd) // 2, width + 1 - odd)
+    upper = jnp.flip(folded[..., odd:, 1 - odd :], axis=-1)
+    lower = jnp.flip(folded[..., :width], axis=-2)
+    triangle = jnp.tril(jnp.concatenate([upper, lower], axis=-2))
+    below = draw[..., size:].reshape(*batch, rows - width, width)
+    return jnp.concatenate([triangle, below], axis=-2)
 
 
 def with_determinant_one(panels: list[Array]) -> list[Array]:

@@ -13,8 +13,8 @@ from jaxinit._typing import Array
 from jaxinit.haar._triangular import inverse, matmul, pad_with_identity
 
 
-def frame(panels: Sequence[Array]) -> Array:
-    """The (..., N, k) frame Q with orthonormal columns whose reflectors the panels hold.
+def frame(panels: Sequence[Array], transposed: bool = False) -> Array:
+    """The (..., N, k) frame Q with orthonormal columns whose reflectors the panels hold, or its transpose.
 
     Panel b is (..., N − o, w), zero above its diagonal, where o is the sum of the widths before it; all
     panels but the last are equally wide. Q is the factor of a QR decomposition whose R has a positive
@@ -23,14 +23,15 @@ def frame(panels: Sequence[Array]) -> Array:
     With x a vector, d its first entry, ν = ‖x‖ and φ the sign or phase of d, the reflector of v = x + φν e₁
     takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
-    vectors, phases, uppers = zip(*[_ut_transform(panel) for panel in panels], strict=True)
+    shifts, signs, uppers = zip(*[_ut_transform(panel) for panel in panels], strict=True)
     width = panels[0].shape[-1]
     inverses = inverse(jnp.stack([pad_with_identity(u, width) for u in uppers], axis=-3))
 
     q = None
     for b in reversed(range(len(panels))):
-        w = panels[b].shape[-1]
-        q = _apply(vectors[b], inverses[..., b, :w, :w], -phases[b], q)
+        rows, w = panels[b].shape[-2:]
+        v = panels[b] + jnp.eye(rows, w, dtype=panels[b].dtype) * shifts[b][..., None, :]
+        q = _reflect(v, inverses[..., b, :w, :w], _bordered(q, signs[b], rows), transposed)
     assert q is not None
     return q
 
@@ -47,8 +48,8 @@ def phase_of(diagonal: Array, norm: Array) -> Array:
 
 
 def _ut_transform(x: Array) -> tuple[Array, Array, Array]:
-    """V, φ and U of one panel."""
-    rows, width = x.shape[-2:]
+    """φν, −φ and U of one panel."""
+    width = x.shape[-1]
     gram = matmul(x.conj().mT, x)
     squares = jnp.diagonal(gram, axis1=-2, axis2=-1).real
     norm = jnp.sqrt(squares)
@@ -59,22 +60,19 @@ def _ut_transform(x: Array) -> tuple[Array, Array, Array]:
     # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
     strict = jnp.triu(gram + top.conj().mT * e[..., None, :], 1)
     half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(x.dtype)
-    identity = jnp.eye(width, dtype=x.dtype)
-    upper = strict + identity * half[..., None, :]
-    v = x + jnp.eye(rows, width, dtype=x.dtype) * e[..., None, :]
-    return v, phase, upper
+    upper = strict + jnp.eye(width, dtype=x.dtype) * half[..., None, :]
+    return e, -phase, upper
 
 
-def _apply(v: Array, u_inverse: Array, signs: Array, q: Array | None) -> Array:
-    """(I − V U⁻¹ Vᴴ) [diag(signs) 0; 0 Q], one product of the panel with everything to its right."""
-    rows, width = v.shape[-2:]
-    weights = -matmul(u_inverse, v[..., :width, :].conj().mT) * signs[..., None, :]
-    if q is None:
-        return matmul(v, weights) + jnp.eye(rows, width, dtype=v.dtype) * signs[..., None, :]
-    rest = -matmul(u_inverse, matmul(v[..., width:, :].conj().mT, q))
-    columns = width + q.shape[-1]
-    change = matmul(v, jnp.concatenate([weights, rest], axis=-1))
-    margins = [(0, 0)] * (q.ndim - 2)
-    unchanged = jnp.pad(q, [*margins, (width, 0), (width, 0)])
-    signs = jnp.pad(signs, [*margins, (0, columns - width)])
-    return change + unchanged + jnp.eye(rows, columns, dtype=v.dtype) * signs[..., None, :]
+def _bordered(q: Array | None, signs: Array, rows: int) -> Array:
+    """[diag(signs) 0; 0 Q]."""
+    width = signs.shape[-1]
+    columns = width + (0 if q is None else q.shape[-1])
+    margins = [(0, 0)] * (signs.ndim - 1)
+    border = jnp.eye(rows, columns, dtype=signs.dtype) * jnp.pad(signs, [*margins, (0, columns - width)])[..., None, :]
+    return border if q is None else border + jnp.pad(q, [*margins, (width, 0), (width, 0)])
+
+
+def _reflect(v: Array, u_inverse: Array, q: Array, transposed: bool) -> Array:
+    """(I − V U⁻¹ Vᴴ) Q."""
+    return q - matmul(v, matmul(u_inverse, matmul(v.conj().mT, q)))
