@@ -15,8 +15,9 @@ MOST_COLUMNS = 32
 """Each column is a dozen operations in the compiled program; beyond this, compiling takes seconds."""
 
 
-def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
-    """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
+def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
+    """(*batch, n, m) matrices with orthonormal columns, or rows if n < m; det +1 if `special`, then n == m."""
+    rows, columns = max(n, m), min(n, m)
     lengths = [rows - j for j in range(columns)]
     draw = _random.stored_normal(key, (sum(lengths), *batch), dtype)
     vectors = [draw[sum(lengths[:j]) : sum(lengths[: j + 1])] for j in range(columns)]
@@ -27,7 +28,7 @@ def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: D
     q = _unit(vectors[-1])[1][:, None]
     for x in reversed(vectors[:-1]):
         q = _prepend(x, q)
-    return jnp.moveaxis(q, (0, 1), (-2, -1))
+    return jnp.moveaxis(q, (0, 1), (-1, -2) if n < m else (-2, -1))
 
 
 def _unit(x: Array) -> tuple[Array, Array]:
