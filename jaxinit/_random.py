@@ -1,6 +1,6 @@
 """The random draws of this package: the numbers of `jax.random`, asked for in one place.
 
-Every random initializer draws through the three functions below, in a dtype of 32 bits or more. They return
+Every random initializer draws through the functions below, in a dtype of 32 bits or more. They return
 what `jax.random` returns, bit for bit; on CPU, with Threefry keys, two to three times faster (`_threefry`).
 """
 

@@ -57,20 +57,20 @@ def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.d
     return stored(draw, key_words)
 
 
-def stored(function: Callable[[Array], Array], operand: Array) -> Array:
-    """function(operand) as an array in memory, which XLA's CPU fusion cannot compute anew in each consumer."""
+def stored(function: Callable[[Array], Array], key: Array) -> Array:
+    """function(key), of a key or its words, kept in memory: XLA's CPU fusion does not repeat it in each consumer."""
 
-    def never(operand: Array) -> Array:
-        # shard_map asks both branches to vary over the same mesh axes, hence something made of the operand.
-        result = jax.eval_shape(function, operand)
-        word = jax.random.key_data(operand).ravel()[0].astype(result.dtype)
+    def never(key: Array) -> Array:
+        # shard_map asks both branches to vary over the same mesh axes, hence something made of the key.
+        result = jax.eval_shape(function, key)
+        word = jax.random.key_data(key).ravel()[0].astype(result.dtype)
         return jnp.broadcast_to(word, result.shape)
 
     # A branch of a conditional is a computation of its own, which fusion does not enter. The barrier hides
     # from the simplifier that the predicate is constant. A barrier around the draw alone would not do: the
     # compiler takes barriers out just before it fuses.
     always = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
-    values: Array = lax.cond(always, function, never, operand)
+    values: Array = lax.cond(always, function, never, key)
     return values
 
 

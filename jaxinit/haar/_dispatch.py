@@ -1,13 +1,11 @@
-"""Which method, which panel width and which batching a shape gets: the table behind `method="auto"`.
+"""Which method and which panel width a shape gets: the table behind `method="auto"`.
 
-Method and width decide which Gaussian goes where, so they depend on the shape alone: a key gives the same
-matrix, up to rounding, on every platform. How a batch is walked changes no number, so that may depend on
-the platform. The figures are those of `benchmarks/haar.py`, kept in `benchmarks/results/haar-cpu.json`.
+Both decide which Gaussian goes where, so they depend on the shape alone: a key gives the same matrix, up to
+rounding, on every platform. The figures are those of `benchmarks/haar.py`, kept in
+`benchmarks/results/haar-cpu.json`.
 """
 
 import math
-
-import jax
 
 SMALL_COLUMNS = 16
 SMALL_BATCH = 8

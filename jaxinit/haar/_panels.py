@@ -1,8 +1,8 @@
 """How the Gaussian vectors of Stewart's algorithm lie in one flat draw, with no number drawn in vain.
 
-Column j of an N × k frame needs N − j Gaussians: a lower trapezoid. It is cut into panels of columns,
-and each panel is folded (the rectangular full packed format of Gustavson et al., 2010, LAPACK Working
-Note 199): the unused corner above its left half holds, transposed, the triangle of its right half.
+Column j of an N × k frame needs N − j Gaussians: a lower trapezoid. It is cut into panels of columns. Of
+each panel, the square on top is a triangle, and the rows of the triangle are folded in pairs, a long one
+with a short one, into a rectangle; the rows below are a rectangle already.
 """
 
 from typing import NamedTuple
