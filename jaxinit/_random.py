@@ -1,6 +1,6 @@
 """The random draws of this package: the numbers of `jax.random`, asked for in one place.
 
-Every random initializer draws through the three functions below, in a dtype of 32 bits or more. They return
+Every random initializer draws through the functions below, in a dtype of 32 bits or more. They return
 what `jax.random` returns, bit for bit; on CPU, with Threefry keys, two to three times faster (`_threefry`).
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxinit._threefry import floats_from_one_to_two
+from jaxinit._threefry import floats_from_one_to_two, stored
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 # Fewer elements than these go to jax.random: there, the boundary around the hash costs as much as the hash
@@ -25,6 +25,16 @@ _FEWEST = 256
 def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Standard normal draws; for a complex dtype E|z|² = 1."""
     draws: Array = _normal(key, shape, dtype)
+    return draws
+
+
+def stored_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """As `normal`, for draws that are read several times: XLA's CPU fusion does not repeat them in each reader."""
+
+    def draw(key: Array) -> Array:
+        return normal(key, shape, dtype)
+
+    draws: Array = lax.platform_dependent(key, cpu=functools.partial(stored, draw), default=draw)
     return draws
 
 

@@ -6,8 +6,10 @@ arrays in memory. Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -52,17 +54,24 @@ def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.d
             return _with_exponent_zero((x.astype(np.uint64) << np.uint64(32)) | y.astype(np.uint64), dtype)
         return _with_exponent_zero(x ^ y, dtype)
 
-    def never(key_words: Array) -> Array:
+    return stored(draw, key_words)
+
+
+def stored(function: Callable[[Array], Array], key: Array) -> Array:
+    """function(key), of a key or its words, kept in memory: XLA's CPU fusion does not repeat it in each consumer."""
+
+    def never(key: Array) -> Array:
         # shard_map asks both branches to vary over the same mesh axes, hence something made of the key.
-        word = key_words[0].astype(f"uint{8 * dtype.itemsize}")
-        return jnp.broadcast_to(_with_exponent_zero(word, dtype), shape)
+        result = jax.eval_shape(function, key)
+        word = jax.random.key_data(key).ravel()[0].astype(result.dtype)
+        return jnp.broadcast_to(word, result.shape)
 
     # A branch of a conditional is a computation of its own, which fusion does not enter. The barrier hides
     # from the simplifier that the predicate is constant. A barrier around the draw alone would not do: the
     # compiler takes barriers out just before it fuses.
     always = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
-    floats: Array = lax.cond(always, draw, never, key_words)
-    return floats
+    values: Array = lax.cond(always, function, never, key)
+    return values
 
 
 def _with_exponent_zero(word: Array, dtype: np.dtype[Any]) -> Array:

@@ -48,10 +48,9 @@ def test_jit_vmap_and_scan_equal_the_loop(sampler, shape):
     np.testing.assert_allclose(scanned, loop, atol=2e-6)
 
 
-def test_walking_through_a_batch_equals_multiplying_it_at_once():
+def test_vmap_over_a_batch_of_several_panels_equals_the_loop():
     draw = lambda key: haar.orthogonal(key, (4, 70, 70))  # noqa: E731
     keys = jax.random.split(jax.random.key(0), 2)
-    # Under vmap the walk is over the inner batch, each step holding all keys.
     np.testing.assert_allclose(jax.vmap(draw)(keys), np.stack([draw(k) for k in keys]), atol=2e-6)
 
 
@@ -147,10 +146,10 @@ def test_sharded_over_the_batch_every_device_draws_its_own():
 
 @pytest.mark.parametrize(
     ("shape", "most"),
-    [((100, 16, 16), 8), ((16, 64, 64), 5), ((300, 300), 3.5), ((4, 128, 128), 3.5), ((512, 64), 5)],
+    [((100, 16, 16), 6), ((16, 64, 64), 3.1), ((300, 300), 3), ((4, 128, 128), 3.1), ((512, 64), 3), ((64, 512), 3)],
 )
 def test_peak_memory_in_outputs(shape, most):
-    """A guard against regressions: the bounds are what was measured, above the three outputs that are the aim."""
+    """A guard against regressions: the bounds are what was measured; the aim is three outputs."""
     compiled = jax.jit(lambda key: haar.orthogonal(key, shape)).lower(jax.random.key(0)).compile()
     analysis = compiled.memory_analysis()
     assert analysis.output_size_in_bytes == 4 * np.prod(shape)

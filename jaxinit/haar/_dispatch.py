@@ -1,19 +1,17 @@
-"""Which method, which panel width and which batching a shape gets: the table behind `method="auto"`.
+"""Which method and which panel width a shape gets: the table behind `method="auto"`.
 
-Method and width decide which Gaussian goes where, so they depend on the shape alone: a key gives the same
-matrix, up to rounding, on every platform. How a batch is walked changes no number, so that may depend on
-the platform. The figures are those of `benchmarks/haar.py`, kept in `benchmarks/results/haar-cpu.json`.
+Both decide which Gaussian goes where, so they depend on the shape alone: a key gives the same matrix, up to
+rounding, on every platform. The figures are those of `benchmarks/haar.py`, kept in
+`benchmarks/results/haar-cpu.json`.
 """
 
 import math
-
-import jax
 
 SMALL_COLUMNS = 16
 SMALL_BATCH = 8
 """From this many matrices of at most 16 columns on, "small" beats the panels."""
 
-PANEL_WIDTHS = ((64, 32), (768, 64), (1536, 128), (math.inf, 256))
+PANEL_WIDTHS = ((32, 16), (64, 32), (768, 64), (1536, 128), (math.inf, 256))
 """(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
 inverse of U, too narrow a one on thin products."""
 
@@ -28,13 +26,3 @@ def method_for(batch: tuple[int, ...], columns: int) -> str:
 def panel_width(columns: int) -> int:
     """Columns a panel of the "reflectors" method has."""
     return next(width for most, width in PANEL_WIDTHS if columns <= most)
-
-
-def one_at_a_time(batch: tuple[int, ...], columns: int) -> bool:
-    """Whether a CPU should walk through the batch rather than multiply it all at once.
-
-    One large matrix stays in the cache, a whole batch does not. But a walk cannot be split among devices:
-    XLA would run all of it on each. With a single CPU device there is nothing to split.
-    """
-    large = columns > 64
-    return large and math.prod(batch) > 1 and jax.device_count("cpu") == 1

@@ -1,8 +1,8 @@
 """How the Gaussian vectors of Stewart's algorithm lie in one flat draw, with no number drawn in vain.
 
-Column j of an N × k frame needs N − j Gaussians: a lower trapezoid. It is cut into panels of columns,
-and each panel is folded (the rectangular full packed format of Gustavson et al., 2010, LAPACK Working
-Note 199): the unused corner above its left half holds, transposed, the triangle of its right half.
+Column j of an N × k frame needs N − j Gaussians: a lower trapezoid. It is cut into panels of columns. Of
+each panel, the square on top is a triangle, and the rows of the triangle are folded in pairs, a long one
+with a short one, into a rectangle; the rows below are a rectangle already.
 """
 
 from typing import NamedTuple
@@ -34,17 +34,15 @@ def unpack(draw: Array, panel: Panel) -> Array:
     """The (..., rows, width) panel, zero above its diagonal, from its (..., size) share of the draw."""
     *batch, _ = draw.shape
     _, rows, width = panel
-    left, right = (width + 1) // 2, width // 2
-    # The folded rectangle: an even panel needs one row more for the two triangles to fit beside each other.
-    extra = 1 - width % 2
-    folded = draw[..., : (rows + extra) * left].reshape(*batch, rows + extra, left)
-    left_half = jnp.tril(folded[..., extra:, :])
-    if right == 0:
-        return left_half
-    triangle = jnp.triu(folded[..., :right, left - right :]).mT
-    below = draw[..., (rows + extra) * left :].reshape(*batch, rows - left - right, right)
-    above = jnp.zeros((*batch, left, right), draw.dtype)
-    return jnp.concatenate([left_half, jnp.concatenate([above, triangle, below], axis=-2)], axis=-1)
+    odd = width % 2
+    # Row j of the triangle, reversed, completes row width − 2 + odd − j; with an odd width the last is complete.
+    size = width * (width + 1) // 2
+    folded = draw[..., :size].reshape(*batch, (width + odd) // 2, width + 1 - odd)
+    upper = jnp.flip(folded[..., odd:, 1 - odd :], axis=-1)
+    lower = jnp.flip(folded[..., :width], axis=-2)
+    triangle = jnp.tril(jnp.concatenate([upper, lower], axis=-2))
+    below = draw[..., size:].reshape(*batch, rows - width, width)
+    return jnp.concatenate([triangle, below], axis=-2)
 
 
 def with_determinant_one(panels: list[Array]) -> list[Array]:

@@ -12,13 +12,13 @@ from jaxinit._typing import Array, DTypeLike
 from jaxinit.haar._reflectors import phase_of
 
 
-def sample(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike, special: bool) -> Array:
-    """(*batch, rows, columns) frames with rows ≥ columns; det +1 if `special`, then rows == columns."""
-    gaussian = _random.normal(key, (*batch, rows, columns), dtype)
+def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
+    """(*batch, n, m) matrices with orthonormal columns, or rows if n < m; det +1 if `special`, then n == m."""
+    gaussian = _random.normal(key, (*batch, max(n, m), min(n, m)), dtype)
     q, r = jnp.linalg.qr(gaussian)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * phase_of(diagonal, jnp.ones_like(diagonal, dtype=diagonal.real.dtype))[..., None, :]
     if special:
         sign = jnp.sign(jnp.linalg.det(q))
         q = q.at[..., -1].multiply(sign[..., None])
-    return q
+    return q.mT if n < m else q

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jaxinit._typing import Array
-from jaxinit.haar._triangular import inverse, matmul, pad_with_identity
+from jaxinit.haar._triangular import diagonal, inverse, matmul
 
 
-def frame(panels: Sequence[Array]) -> Array:
-    """The (..., N, k) frame Q with orthonormal columns whose reflectors the panels hold.
+def frame(panels: Sequence[Array], transposed: bool = False) -> Array:
+    """The (..., N, k) frame Q with orthonormal columns whose reflectors the panels hold, or its transpose.
 
     Panel b is (..., N − o, w), zero above its diagonal, where o is the sum of the widths before it; all
     panels but the last are equally wide. Q is the factor of a QR decomposition whose R has a positive
@@ -23,58 +23,72 @@ def frame(panels: Sequence[Array]) -> Array:
     With x a vector, d its first entry, ν = ‖x‖ and φ the sign or phase of d, the reflector of v = x + φν e₁
     takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
-    vectors, phases, uppers = zip(*[_ut_transform(panel) for panel in panels], strict=True)
     width = panels[0].shape[-1]
-    inverses = inverse(jnp.stack([pad_with_identity(u, width) for u in uppers], axis=-3))
+    # All panels at once, a narrower last one filled up with zero vectors.
+    grams = jnp.stack([_padded(matmul(x.conj().mT, x), width) for x in panels])
+    tops = jnp.stack([_padded(x[..., : x.shape[-1], :], width) for x in panels])
+    shifts, signs, uppers = _ut_transform(grams, tops)
+    inverses = inverse(uppers)
 
     q = None
     for b in reversed(range(len(panels))):
-        w = panels[b].shape[-1]
-        q = _apply(vectors[b], inverses[..., b, :w, :w], -phases[b], q)
+        x = panels[b]
+        rows, w = x.shape[-2:]
+        v = x + jnp.eye(rows, w, dtype=x.dtype) * shifts[b, ..., None, :w]
+        q = _reflect(v, inverses[b, ..., :w, :w], _bordered(q, signs[b, ..., :w], rows, transposed), transposed)
     assert q is not None
     return q
 
 
-def phase_of(diagonal: Array, norm: Array) -> Array:
+def phase_of(d: Array, norm: Array) -> Array:
     """d / |d|, +1 where d = 0, and −1 where the whole vector is zero, so that its column of Q is e₁."""
-    if jnp.issubdtype(diagonal.dtype, jnp.complexfloating):
-        magnitude = jnp.abs(diagonal)
-        safe = jnp.where(magnitude > 0, magnitude, 1).astype(diagonal.dtype)
-        phase = jnp.where(magnitude > 0, diagonal / safe, 1)
+    if jnp.issubdtype(d.dtype, jnp.complexfloating):
+        magnitude = jnp.abs(d)
+        safe = jnp.where(magnitude > 0, magnitude, 1).astype(d.dtype)
+        phase = jnp.where(magnitude > 0, d / safe, 1)
     else:
-        phase = jnp.where(diagonal < 0, -1, 1).astype(diagonal.dtype)
+        phase = jnp.where(d < 0, -1, 1).astype(d.dtype)
     return jnp.where(norm > 0, phase, -1)
 
 
-def _ut_transform(x: Array) -> tuple[Array, Array, Array]:
-    """V, φ and U of one panel."""
-    rows, width = x.shape[-2:]
-    gram = matmul(x.conj().mT, x)
-    squares = jnp.diagonal(gram, axis1=-2, axis2=-1).real
+def _ut_transform(gram: Array, top: Array) -> tuple[Array, Array, Array]:
+    """φν, −φ and U of panels X, from XᴴX and their first w rows."""
+    squares = diagonal(gram).real
     norm = jnp.sqrt(squares)
-    top = x[..., :width, :]
-    d = jnp.diagonal(top, axis1=-2, axis2=-1)
+    d = diagonal(top)
     phase = phase_of(d, norm)
-    e = phase * norm.astype(x.dtype)
+    shift = phase * norm.astype(d.dtype)
     # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
-    strict = jnp.triu(gram + top.conj().mT * e[..., None, :], 1)
-    half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(x.dtype)
-    identity = jnp.eye(width, dtype=x.dtype)
-    upper = strict + identity * half[..., None, :]
-    v = x + jnp.eye(rows, width, dtype=x.dtype) * e[..., None, :]
-    return v, phase, upper
+    strict = jnp.triu(gram + top.conj().mT * shift[..., None, :], 1)
+    half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(d.dtype)
+    upper = strict + jnp.eye(gram.shape[-1], dtype=d.dtype) * half[..., None, :]
+    return shift, -phase, upper
 
 
-def _apply(v: Array, u_inverse: Array, signs: Array, q: Array | None) -> Array:
-    """(I − V U⁻¹ Vᴴ) [diag(signs) 0; 0 Q], one product of the panel with everything to its right."""
-    rows, width = v.shape[-2:]
-    weights = -matmul(u_inverse, v[..., :width, :].conj().mT) * signs[..., None, :]
+def _padded(matrix: Array, width: int) -> Array:
+    margins = [(0, 0)] * (matrix.ndim - 2) + [(0, width - matrix.shape[-1])] * 2
+    return jnp.pad(matrix, margins)
+
+
+def _bordered(q: Array | None, signs: Array, rows: int, transposed: bool) -> Array:
+    """[diag(signs) 0; 0 Q], or the transpose with Qᵀ in place of Q."""
+    width = signs.shape[-1]
+    margins = [(0, 0)] * (signs.ndim - 1)
     if q is None:
-        return matmul(v, weights) + jnp.eye(rows, width, dtype=v.dtype) * signs[..., None, :]
-    rest = -matmul(u_inverse, matmul(v[..., width:, :].conj().mT, q))
-    columns = width + q.shape[-1]
-    change = matmul(v, jnp.concatenate([weights, rest], axis=-1))
-    margins = [(0, 0)] * (q.ndim - 2)
-    unchanged = jnp.pad(q, [*margins, (width, 0), (width, 0)])
+        columns = width
+    else:
+        columns = width + q.shape[-2 if transposed else -1]
+        q = jnp.pad(q, [*margins, (width, 0), (width, 0)])
     signs = jnp.pad(signs, [*margins, (0, columns - width)])
-    return change + unchanged + jnp.eye(rows, columns, dtype=v.dtype) * signs[..., None, :]
+    if transposed:
+        border = jnp.eye(columns, rows, dtype=signs.dtype) * signs[..., :, None]
+    else:
+        border = jnp.eye(rows, columns, dtype=signs.dtype) * signs[..., None, :]
+    return border if q is None else border + q
+
+
+def _reflect(v: Array, u_inverse: Array, q: Array, transposed: bool) -> Array:
+    """(I − V U⁻¹ Vᴴ) Q, or the transpose with Qᵀ in place of Q."""
+    if transposed:
+        return q - matmul(matmul(matmul(q, v.conj()), u_inverse.mT), v.mT)
+    return q - matmul(v, matmul(u_inverse, matmul(v.conj().mT, q)))

@@ -1,7 +1,6 @@
 """The public samplers: arguments checked, a method chosen, the result cast and placed.
 
-A method draws a tall frame (rows ≥ columns) in the working dtype; a wide matrix is its transpose, which is
-Haar as well.
+A method draws a tall frame in the working dtype; a wide matrix is its transpose, which is Haar as well.
 """
 
 import functools
@@ -182,8 +181,7 @@ def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype[Any], method: s
     if math.prod(shape) == 0:
         return jnp.zeros(shape, dtype)
     *batch, n, m = shape
-    q = _METHODS[method](key, tuple(batch), max(n, m), min(n, m), drawing_dtype(dtype), special)
-    return (q.mT if n < m else q).astype(dtype)
+    return _METHODS[method](key, tuple(batch), n, m, drawing_dtype(dtype), special).astype(dtype)
 
 
 def _checked_method(caller: str, method: Method, shape: tuple[int, ...]) -> str:

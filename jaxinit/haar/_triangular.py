@@ -18,30 +18,24 @@ def matmul(a: Array, b: Array) -> Array:
     return product
 
 
+def diagonal(matrix: Array) -> Array:
+    """The diagonals of square matrices. jnp.diagonal is a gather, which XLA's CPU fusion repeats in every reader."""
+    return jnp.sum(jnp.where(jnp.eye(matrix.shape[-1], dtype=bool), matrix, 0), axis=-1)
+
+
 def inverse(upper: Array) -> Array:
     """The inverse of (..., w, w) upper triangular matrices with a nonzero diagonal."""
     width = upper.shape[-1]
-    block, count = width, 1
-    while block > LARGEST_BLOCK:
-        block, count = (block + 1) // 2, 2 * count
-    padded = block * count
-    upper = pad_with_identity(upper, padded)
-
-    def diagonal_blocks(size: int, offset: int) -> Array:
-        # (..., blocks, size, size): block i starts at row i·stride and column i·stride + offset.
-        stride = size + offset
-        starts = range(0, padded, stride)
-        return jnp.stack([upper[..., s : s + size, s + offset : s + offset + size] for s in starts], axis=-3)
-
-    inverses: Array = _inverse_of_blocks(diagonal_blocks(block, 0))
-    while block < padded:
-        a, c = inverses[..., 0::2, :, :], inverses[..., 1::2, :, :]
-        b = -matmul(matmul(a, diagonal_blocks(block, block)), c)
-        top = jnp.concatenate([a, b], axis=-1)
-        bottom = jnp.concatenate([jnp.zeros_like(b), c], axis=-1)
-        inverses = jnp.concatenate([top, bottom], axis=-2)
-        block *= 2
-    return inverses[..., 0, :width, :width]
+    if width <= LARGEST_BLOCK:
+        return _inverse_of_blocks(upper)
+    half = (width + 1) // 2
+    upper = pad_with_identity(upper, 2 * half)
+    inverses = inverse(jnp.stack([upper[..., :half, :half], upper[..., half:, half:]]))
+    corner = -matmul(matmul(inverses[0], upper[..., :half, half:]), inverses[1])
+    top = jnp.concatenate([inverses[0], corner], axis=-1)
+    bottom = jnp.concatenate([jnp.zeros_like(corner), inverses[1]], axis=-1)
+    whole: Array = jnp.concatenate([top, bottom], axis=-2)
+    return whole[..., :width, :width]
 
 
 def pad_with_identity(matrix: Array, size: int) -> Array:
@@ -56,10 +50,10 @@ def pad_with_identity(matrix: Array, size: int) -> Array:
 
 def _inverse_of_blocks(upper: Array) -> Array:
     identity = jnp.eye(upper.shape[-1], dtype=upper.dtype)
-    diagonal = jnp.diagonal(upper, axis1=-2, axis2=-1)
-    m = jnp.triu(upper, 1) / diagonal[..., :, None]
+    pivots = diagonal(upper)
+    m = jnp.triu(upper, 1) / pivots[..., :, None]
     m2 = matmul(m, m)
     m4 = matmul(m2, m2)
     product: Array = matmul(matmul(identity - m, identity + m2), identity + m4)
-    product = product / diagonal[..., None, :]
+    product = product / pivots[..., None, :]
     return product
