@@ -1,15 +1,22 @@
-"""Interleaved timing: every contender runs once per round, so that noise of the machine hits all alike."""
+"""Interleaved timing: every contender has a turn in each round, so that noise of the machine hits all alike."""
 
 import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+_PAUSE = 0.05
+"""Seconds before each turn: idle threads of OpenBLAS and OpenMP spin for some 30 ms, and whoever came next would pay."""
+
+_TURN = 0.005
+"""Seconds of counted calls in one turn, at most five of them and at least one."""
+
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Times in seconds of each contender, in rounds until the budget is spent (at least three rounds).
 
-    A contender must block until its result is there. Each is called once beforehand, uncounted.
+    A contender must block until its result is there. A turn is a pause, one uncounted call, and a few counted ones,
+    of which the median is kept.
     """
     for run in contenders.values():
         run()
@@ -17,10 +24,19 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], seconds: float) 
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(next(iter(times.values()))) < 3:
         for name, run in contenders.items():
-            before = time.perf_counter()
+            time.sleep(_PAUSE)
             run()
-            times[name].append(time.perf_counter() - before)
+            times[name].append(_turn(run))
     return times
+
+
+def _turn(run: Callable[[], object]) -> float:
+    calls: list[float] = []
+    while len(calls) < 5 and sum(calls) < _TURN:
+        before = time.perf_counter()
+        run()
+        calls.append(time.perf_counter() - before)
+    return float(np.median(calls))
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:

@@ -1,11 +1,15 @@
-"""What NNX users need beyond the initializers, which every NNX layer takes as they are."""
+"""What NNX users need beyond the initializers, which every NNX layer takes as they are.
 
-from collections.abc import Callable
+Whole-model methods take the model itself; those that change weights change them in place.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxinit import _layers, _lsuv
 from jaxinit._initializers._base import initializer
 from jaxinit._initializers._partitioning import Partitioning
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
@@ -55,3 +59,84 @@ class nnx_with_partitioning(Partitioning):
 
 
 with_partitioning = nnx_with_partitioning
+
+
+def _split(model: nnx.Module, wrt: Any, kwargs: Mapping[str, Any] | None) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """The weights of a model, and the function of weights and batch that it is."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be a flax.nnx.Module, got {type(model).__name__}; for Linen see jaxinit.linen")
+    graphdef, params, rest = nnx.split(model, wrt, ...)
+
+    def apply_fn(params: Any, batch: Any) -> Any:
+        # A copy: what the call changes (statistics, random counts) is thrown away with it.
+        return nnx.merge(graphdef, params, rest, copy=True)(batch, **dict(kwargs or {}))  # type: ignore[operator]
+
+    return params, apply_fn
+
+
+def trace_layers(
+    model: nnx.Module, batch: Any, *, wrt: Any = nnx.Param, kwargs: Mapping[str, Any] | None = None
+) -> _layers.Layers:
+    """`jaxinit.trace_layers` of an NNX model.
+
+    Args:
+      model: an NNX module; it is not changed.
+      batch: its first argument, arrays or shapes.
+      wrt: which variables are parameters, an NNX filter.
+      kwargs: further keyword arguments of the model.
+
+    Returns:
+      The table of layers.
+
+    Raises:
+      TypeError: `model` is no NNX module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxinit.nnx
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
+      >>> [(layer.kind, layer.fan_in, layer.activation) for layer in jaxinit.nnx.trace_layers(model, jnp.ones((4, 3)))]
+      [('dense', 3, <relu>), ('dense', 8, None)]
+    """
+    params, apply_fn = _split(model, wrt, kwargs)
+    return _layers.trace_layers(params, apply_fn, batch)
+
+
+def lsuv(
+    model: nnx.Module, batch: Any, *, wrt: Any = nnx.Param, kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> _lsuv.LsuvReport | None:
+    """`jaxinit.lsuv` of an NNX model, whose weights are updated in place.
+
+    Args:
+      model: an NNX module. Statistics and random counts stay as they are.
+      batch: its first argument.
+      wrt: which variables are parameters, an NNX filter.
+      kwargs: further keyword arguments of the model.
+      options: of `jaxinit.lsuv`, such as `target` and `return_report`.
+
+    Returns:
+      None; the report with `return_report=True`.
+
+    Raises:
+      TypeError: `model` is no NNX module.
+      ValueError: as `jaxinit.lsuv`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit.nnx
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
+      >>> x = jax.random.normal(jax.random.key(0), (32, 3))
+      >>> jaxinit.nnx.lsuv(model, x)
+      >>> round(float(jnp.std(model(x))), 3)
+      1.0
+
+    Reference: Mishkin & Matas, 2015, "All you need is a good init" (arXiv:1511.06422).
+    """
+    params, apply_fn = _split(model, wrt, kwargs)
+    new, report = _lsuv.lsuv(params, apply_fn, batch, **(options | {"return_report": True}))
+    nnx.update(model, new)
+    return report if options.get("return_report") else None

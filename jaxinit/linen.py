@@ -1,0 +1,110 @@
+"""Whole-model methods for Linen modules, without a lambda for collections, random keys and arguments."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from jaxinit import _layers, _lsuv
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """`module.apply` with everything but variables and batch filled in; equal ones share a compiled program."""
+
+    module: nn.Module
+    mutable: Any
+    arguments: tuple[tuple[str, Any], ...]
+    rngs: Mapping[str, Any] | None
+
+    def __call__(self, variables: Any, batch: Any) -> Any:
+        return self.module.apply(variables, batch, rngs=self.rngs, mutable=self.mutable, **dict(self.arguments))
+
+
+def _apply(module: nn.Module, mutable: Any, kwargs: Mapping[str, Any] | None, rngs: Mapping[str, Any] | None) -> _Apply:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}; for NNX see jaxinit.nnx")
+    mutable = tuple(mutable) if isinstance(mutable, list) else mutable
+    return _Apply(module, mutable, tuple(sorted((kwargs or {}).items())), rngs)
+
+
+def trace_layers(
+    module: nn.Module,
+    variables: Any,
+    batch: Any,
+    *,
+    rngs: Mapping[str, Any] | None = None,
+    mutable: Any = False,
+    kwargs: Mapping[str, Any] | None = None,
+) -> _layers.Layers:
+    """`jaxinit.trace_layers` of a Linen module.
+
+    Args:
+      module: a Linen module.
+      variables: its variables, arrays or shapes (`jax.eval_shape(module.init, key, batch)`).
+      batch: the module's first argument.
+      rngs: random keys by name, as for `module.apply`.
+      mutable: collections that the call changes, as for `module.apply`; the changes are thrown away.
+      kwargs: further keyword arguments of the module, such as {"train": True}.
+
+    Returns:
+      The table of layers.
+
+    Raises:
+      TypeError: `module` is no Linen module.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> import jaxinit.linen
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.BatchNorm(use_running_average=False), nn.Dense(2)])
+      >>> variables = model.init(jax.random.key(0), jnp.ones((4, 3)))
+      >>> layers = jaxinit.linen.trace_layers(model, variables, jnp.ones((4, 3)), mutable=["batch_stats"])
+      >>> [(layer.path, layer.activation) for layer in layers]
+      [('params/layers_0/kernel', <relu>), ('params/layers_3/kernel', None)]
+    """
+    return _layers.trace_layers(variables, _apply(module, mutable, kwargs, rngs), batch)
+
+
+def lsuv(
+    module: nn.Module,
+    variables: Any,
+    batch: Any,
+    *,
+    rngs: Mapping[str, Any] | None = None,
+    mutable: Any = False,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """`jaxinit.lsuv` of a Linen module.
+
+    Args:
+      module: a Linen module.
+      variables: its variables; collections other than weights come back as they are.
+      batch: the module's first argument.
+      rngs: random keys by name, as for `module.apply`; with them, every call compiles anew.
+      mutable: collections that the call changes, as for `module.apply`; the changes are thrown away.
+      kwargs: further keyword arguments of the module, such as {"train": True}.
+      options: of `jaxinit.lsuv`, such as `target` and `return_report`.
+
+    Returns:
+      The new variables; with `return_report=True` a pair with the report.
+
+    Raises:
+      TypeError: `module` is no Linen module.
+      ValueError: as `jaxinit.lsuv`.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> import jaxinit.linen
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.BatchNorm(use_running_average=False), nn.Dense(2)])
+      >>> x = jax.random.normal(jax.random.key(1), (32, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> variables = jaxinit.linen.lsuv(model, variables, x, mutable=["batch_stats"])
+      >>> logits, _ = model.apply(variables, x, mutable=["batch_stats"])
+      >>> round(float(jnp.std(logits)), 3)
+      1.0
+
+    Reference: Mishkin & Matas, 2015, "All you need is a good init" (arXiv:1511.06422).
+    """
+    return _lsuv.lsuv(variables, _apply(module, mutable, kwargs, rngs), batch, **options)
