@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 _PAUSE = 0.05
-"""Seconds before each turn: idle threads of OpenBLAS and OpenMP spin for some 30 ms, and whoever came next would pay."""
+"""Seconds before each turn: idle threads of OpenBLAS and OpenMP spin for some 30 ms, at the cost of who comes next."""
 
 _TURN = 0.005
 """Seconds of counted calls in one turn, at most five of them and at least one."""

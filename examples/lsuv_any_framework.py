@@ -1,6 +1,6 @@
 """LSUV on the same network written in Linen, in NNX and in plain JAX: one table before and after for each.
 
-    python examples/lsuv_any_framework.py
+python examples/lsuv_any_framework.py
 """
 
 import flax.linen as nn

@@ -19,7 +19,13 @@ class _Apply:
     rngs: Mapping[str, Any] | None
 
     def __call__(self, variables: Any, batch: Any) -> Any:
-        return self.module.apply(variables, batch, rngs=self.rngs, mutable=self.mutable, **dict(self.arguments))
+        return self.module.apply(
+            variables,
+            batch,
+            rngs=None if self.rngs is None else dict(self.rngs),
+            mutable=self.mutable,
+            **dict(self.arguments),
+        )
 
 
 def _apply(module: nn.Module, mutable: Any, kwargs: Mapping[str, Any] | None, rngs: Mapping[str, Any] | None) -> _Apply:

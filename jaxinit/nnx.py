@@ -65,7 +65,7 @@ def _split(model: nnx.Module, wrt: Any, kwargs: Mapping[str, Any] | None) -> tup
     """The weights of a model, and the function of weights and batch that it is."""
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be a flax.nnx.Module, got {type(model).__name__}; for Linen see jaxinit.linen")
-    graphdef, params, rest = nnx.split(model, wrt, ...)
+    graphdef, params, rest = nnx.split(model, wrt, ...)  # type: ignore[misc]
 
     def apply_fn(params: Any, batch: Any) -> Any:
         # A copy: what the call changes (statistics, random counts) is thrown away with it.

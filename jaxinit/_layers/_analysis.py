@@ -7,7 +7,6 @@ parameters that can be scaled by itself.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 
 from jaxinit._layers import _dependence as dependence
 from jaxinit._layers import _jaxpr as ir
@@ -78,6 +77,7 @@ class Site:
       parts: the units that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the addition of a bias to it.
       bias: the bias, if one is added.
+      bias_dims: the dimensions of that output along which a bias may vary.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       repeats: how often one pass through the program executes it for each of its unit's scales.
@@ -89,6 +89,7 @@ class Site:
     parts: list[Part]
     finish: ir.Equation
     bias: ir.Atom | None
+    bias_dims: frozenset[int]
     placed: dict[int, int]
     segment_dim: int | None
     repeats: int
@@ -118,7 +119,7 @@ class Analysis:
     sites: dict[ir.Equation, Site]
     units: list[Unit]
     opaque: list[tuple[int, str]]
-    reads: list[tuple[int, Origin | None, Fraction | None, int]]
+    reads: list[tuple[int, Origin | None, float | None, int]]
     read_leaves: set[int]
 
     def of(self, atom: ir.Atom) -> Dependence:
@@ -155,7 +156,7 @@ class _Walk:
         self.units: list[Unit] = []
         self.opaque: list[tuple[int, str]] = []
         self.read_leaves: set[int] = set()
-        self.reads: list[tuple[int, Origin | None, Fraction | None, int]] = []
+        self.reads: list[tuple[int, Origin | None, float | None, int]] = []
         self.recording = True
 
     def of(self, atom: ir.Atom) -> Dependence:
@@ -305,7 +306,9 @@ class _Walk:
         repeats = 1
         for i, loop in enumerate(loops):
             repeats *= 1 if i in walked else loop.length
-        site = Site(equation, weight, shape, parts, finish, bias, placed, segment_dim, repeats)
+        site = Site(
+            equation, weight, shape, parts, finish, bias, frozenset(placed.values()), placed, segment_dim, repeats
+        )
         if self.recording:
             self.sites[finish] = site
             for part in parts:

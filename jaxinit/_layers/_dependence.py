@@ -7,7 +7,6 @@ every primitive; what no rule covers is taken to be inhomogeneous, never guessed
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Dependence:
     """
 
     data: bool = False
-    degrees: Mapping[int, Fraction | None] = dataclasses.field(default_factory=dict)
+    degrees: Mapping[int, float | None] = dataclasses.field(default_factory=dict)
     origins: Mapping[int, Origin] = dataclasses.field(default_factory=dict)
     segments: Segments | None = None
     one_hot: bool = False
@@ -58,7 +57,7 @@ class Dependence:
         """The same degrees, elements mixed."""
         return Dependence(degrees=self.degrees)
 
-    def power(self, exponent: Fraction) -> "Dependence":
+    def power(self, exponent: float) -> "Dependence":
         """The value raised to a power, element by element."""
         degrees = {leaf: None if d is None else d * exponent for leaf, d in self.degrees.items()}
         return Dependence(degrees=degrees, origins=_multiplied(self.origins))
@@ -70,7 +69,7 @@ DATA = Dependence(data=True)
 
 def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
     """A leaf of the parameters."""
-    return Dependence(degrees={leaf: Fraction(1)}, origins={leaf: Origin.of_leaf(leaf, shape)})
+    return Dependence(degrees={leaf: 1.0}, origins={leaf: Origin.of_leaf(leaf, shape)})
 
 
 def joined(a: Dependence, b: Dependence) -> Dependence:
@@ -87,9 +86,7 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
 def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
     """A value of which no rule says how it grows."""
     degrees = {leaf: None for x in inputs for leaf, d in x.degrees.items() if d != 0}
-    return Dependence(
-        degrees=degrees | {leaf: Fraction(0) for x in inputs for leaf in x.degrees if leaf not in degrees}
-    )
+    return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
 
 
 def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
@@ -127,15 +124,15 @@ def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depende
     if primitive in (ir.mul_p, ir.dot_general_p, ir.conv_p):
         return _product(inputs, elementwise=primitive is ir.mul_p)
     if primitive is ir.div_p:
-        return _product([first, inputs[1].power(Fraction(-1))], elementwise=True)
+        return _product([first, inputs[1].power(-1.0)], elementwise=True)
     if primitive is ir.integer_pow_p:
-        return first.power(Fraction(params["y"]))
+        return first.power(float(params["y"]))
     if primitive is ir.square_p:
-        return first.power(Fraction(2))
+        return first.power(2.0)
     if primitive is ir.sqrt_p:
-        return first.power(Fraction(1, 2))
+        return first.power(0.5)
     if primitive is ir.rsqrt_p:
-        return first.power(Fraction(-1, 2))
+        return first.power(-0.5)
     if primitive is ir.pad_p and _is_zero(equation.inputs[1]):
         return first.without_origins()
     if primitive in ir.LINEAR and all(_is_free(x) for x in inputs[1:]):
@@ -256,18 +253,18 @@ def _added(inputs: Sequence[Dependence]) -> Dependence:
     if len(inputs) == 1:
         return inputs[0]
     leaves = {leaf for x in inputs for leaf in x.degrees}
-    degrees: dict[int, Fraction | None] = {}
+    degrees: dict[int, float | None] = {}
     for leaf in leaves:
-        found = {x.degrees.get(leaf, Fraction(0)) for x in inputs}
+        found = {x.degrees.get(leaf, 0.0) for x in inputs}
         degrees[leaf] = found.pop() if len(found) == 1 else None
     return Dependence(degrees=degrees)
 
 
 def _product(inputs: Sequence[Dependence], elementwise: bool) -> Dependence:
-    degrees: dict[int, Fraction | None] = {}
+    degrees: dict[int, float | None] = {}
     for x in inputs:
         for leaf, degree in x.degrees.items():
-            before = degrees.get(leaf, Fraction(0))
+            before = degrees.get(leaf, 0.0)
             degrees[leaf] = None if degree is None or before is None else before + degree
     origins: dict[int, Origin] = {}
     if elementwise:
@@ -280,7 +277,7 @@ def _product(inputs: Sequence[Dependence], elementwise: bool) -> Dependence:
 
 def _scale_free(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     terms = [x for x, atom in zip(inputs, equation.inputs, strict=True) if not _is_zero(atom)]
-    degrees = {leaf: Fraction(0) if degree is not None else None for leaf, degree in _added(terms).degrees.items()}
+    degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in _added(terms).degrees.items()}
     return Dependence(degrees=degrees)
 
 

@@ -42,7 +42,7 @@ class Visitor(Protocol):
         """What the unit is multiplied by, of the unit's `scale_factors`."""
 
     def use(self, place: "Place", state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
-        """The new state, and the pre-activation scale · u + bias."""
+        """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +59,20 @@ class Place:
         """An array of the unit's scales, shaped so that it broadcasts against the output."""
         return spread(scales, self.factors, self.dims)
 
-    def reduce_axes(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The output's shape with a dimension for each factor, and which of these are pooled for one scale."""
-        split: list[int] = []
-        pooled: list[int] = []
-        for size, dim in zip(shape, self.dims, strict=True):
+    def split(self, x: Array) -> Array:
+        """The output, or a bias that broadcasts against it, with a dimension for each factor."""
+        sizes: list[int] = []
+        for size, dim in zip(x.shape, self.dims, strict=True):
             parts = dim if any(f in self.factors for f in dim) else ()
-            for factor in parts or (None,):
-                if factor not in self.factors:
-                    pooled.append(len(split))
-                split.append(size if factor is None else factor.size)
-        return tuple(split), tuple(pooled)
+            sizes.extend([size] if not parts else [1] * len(parts) if size == 1 else [f.size for f in parts])
+        return x.reshape(sizes)
+
+    def pooled_axes(self) -> tuple[int, ...]:
+        """Which dimensions of the split output belong to one scale."""
+        split: list[Factor | None] = []
+        for dim in self.dims:
+            split.extend(dim if any(f in self.factors for f in dim) else [None])
+        return tuple(i for i, factor in enumerate(split) if factor not in self.factors)
 
 
 def spread(scales: Array, factors: Sequence[Factor], dims: Sequence[Sequence[Factor]]) -> Array:
@@ -183,7 +186,10 @@ class Evaluation:
         else:
             at = equation.inputs.index(site.bias)
             u, bias = arguments[1 - at], self._scaled(arguments[at], dependences[at], states)
-            bias = jnp.broadcast_to(bias, u.shape)
+            # Once along each dimension in which it does not vary: what is not repeated need not be stored.
+            for axis in range(u.ndim):
+                if axis not in site.bias_dims:
+                    bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
         outputs = []
         start = 0
         for part in site.parts:

@@ -32,20 +32,24 @@ class TracedActivation:
     result: ir.Atom
 
     def __call__(self, x: Array) -> Array:
-        """The function of an array of any shape."""
+        """The function of an array of any shape, computed in the precision of the array."""
         x = jnp.asarray(x)
-        environment: dict[ir.Atom, Any] = {self.argument: x.astype(self.argument.dtype)}
+        environment: dict[ir.Atom, Any] = {self.argument: x}
+
+        def dtype_of(atom: ir.Atom) -> Any:
+            return x.dtype if jnp.issubdtype(atom.dtype, jnp.floating) else atom.dtype
 
         def read(atom: ir.Atom) -> Array:
             value = environment[atom] if atom in environment else _number(atom)
-            return jnp.broadcast_to(jnp.asarray(value, atom.dtype), x.shape)
+            return jnp.broadcast_to(jnp.asarray(value, dtype_of(atom)), x.shape)
 
         for equation in self.equations:
-            if equation.primitive is ir.broadcast_p:
-                environment[equation.outputs[0]] = read(equation.inputs[0])
+            if equation.primitive in (ir.broadcast_p, ir.convert_p):
+                (result,) = equation.outputs
+                environment[result] = read(equation.inputs[0]).astype(dtype_of(result))
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
-        return environment[self.result].astype(x.dtype)
+        return environment[self.result]
 
     @functools.cached_property
     def name(self) -> str:
@@ -89,7 +93,7 @@ def following_activation(analysis: Analysis, program: ir.Program, start: ir.Vari
         else:
             consumed_outside.update(touching)
     exits = [atom for atom in inside if atom in consumed_outside]
-    if len(exits) != 1 or exits[0] is start:
+    if not exits or exits[0] is start or _avoids(exits[0], exits[1:], start, chosen):
         return None
     needed: set[ir.Atom] = {exits[0]}
     kept = []
@@ -100,6 +104,15 @@ def following_activation(analysis: Analysis, program: ir.Program, start: ir.Vari
     if all(e.primitive in ir.IDENTITIES for e in kept):
         return None
     return TracedActivation(tuple(reversed(kept)), start, exits[0])
+
+
+def _avoids(first: ir.Atom, others: list[ir.Atom], start: ir.Atom, equations: list[ir.Equation]) -> bool:
+    """Whether one of the other exits can be reached from the start other than through the first."""
+    reached: set[ir.Atom] = {start}
+    for equation in equations:
+        if not reached.isdisjoint(equation.inputs):
+            reached.update(out for out in equation.outputs if out is not first)
+    return not reached.isdisjoint(others)
 
 
 def _spreads_number(equation: ir.Equation, uniform: set[ir.Atom]) -> bool:

@@ -25,6 +25,7 @@ from jaxinit._lsuv._options import (
     Where,
     canonical_where,
     check_finite,
+    check_target,
     selected_units,
     unit_targets,
 )
@@ -119,6 +120,7 @@ def lsuv(
         bool(center),
         bool(verify),
     )
+    check_target(target)
     if any(is_traced(x) for x in jax.tree.leaves((params, batch, target))):
         run: Callable[..., Any] = functools.partial(_lsuv, apply_fn=apply_fn, options=options)
     else:

@@ -3,11 +3,13 @@
 Var(s·u + b) = s² Var(u) + 2s Cov(u, b) + Var(b), a quadratic in s. Everything is accumulated in float32 or wider.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._typing import Array
@@ -19,11 +21,11 @@ NOT_CONVERGED = 8
 NOT_REPRODUCIBLE = 16
 NOT_REACHED = 32
 
-_SMALLEST_STD = 1e-18
+_SMALLEST_VARIANCE = 1e-36
 """Below it, squares vanish in float32."""
 
-_CONSTANT = 1e-6
-"""A standard deviation of so many times the mean is rounding, not signal."""
+_CONSTANT = 1e-12
+"""A variance of so many times the squared mean is rounding, not signal."""
 
 
 class Moments(NamedTuple):
@@ -43,25 +45,47 @@ def wide(x: Array) -> Array:
 
 
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
-    """Moments over these axes, in two passes: squares of a large mean would swamp the variance."""
-    size = jnp.asarray(math.prod(u.shape[axis] for axis in axes), jnp.float32)
+    """Moments of u over these axes, and of a bias that has size 1 where it does not vary."""
+    return _moments(u, bias, axes)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
+    # First along the axes in which the bias is the same, and there in two passes, because squares of a large mean
+    # would swamp the variance; then over what is left, the means and variances of each channel, which is little.
     u = wide(u)
-    mean_u = jnp.mean(u, axes, keepdims=True)
-    centred = u - mean_u
-    var_u = _mean_product(centred, centred, axes)
-    mean_u = mean_u.reshape(var_u.shape)
+    size = math.prod(u.shape[axis] for axis in axes)
+    first = tuple(axis for axis in axes if bias is None or bias.shape[axis] == 1)
+    if bias is None and len(first) > 1:
+        first = first[:-1]  # sums along the last axis are slower
+    second = tuple(axis for axis in axes if axis not in first)
+    count = math.prod(u.shape[axis] for axis in first)
+    means = jnp.sum(u, first, keepdims=True) / count
+    centred = u - means
+    within = jnp.sum(jnp.real(centred * centred.conj()), first, keepdims=True) / count
     if bias is None:
+        (mean_u,) = _means([means], second)
+        off = means - mean_u
+        (var_u,) = _means([within + jnp.real(off * off.conj())], second)
         zero = jnp.zeros_like(var_u)
-        return Moments(size, mean_u, jnp.zeros_like(mean_u), var_u, zero, zero)
-    b = wide(bias)
-    mean_b = jnp.mean(b, axes, keepdims=True)
-    centred_b = b - mean_b
-    cov, var_b = _mean_product(centred, centred_b, axes), _mean_product(centred_b, centred_b, axes)
-    return Moments(size, mean_u, mean_b.reshape(var_u.shape), var_u, cov, var_b)
+        found = (mean_u, jnp.zeros_like(mean_u), var_u, zero, zero)
+    else:
+        b = jnp.broadcast_to(wide(bias).astype(u.dtype), means.shape)
+        mean_u, mean_b = _means([means, b], second)
+        off, off_b = means - mean_u, b - mean_b
+        squares = [within + jnp.real(off * off.conj()), jnp.real(off * off_b.conj()), jnp.real(off_b * off_b.conj())]
+        var_u, cov, var_b = _means(squares, second)
+        found = (mean_u, mean_b, var_u, cov, var_b)
+    kept = [n for axis, n in enumerate(u.shape) if axis not in axes]
+    return Moments(jnp.asarray(size, jnp.float32), *(jnp.broadcast_to(x.squeeze(axes), kept) for x in found))
 
 
-def _mean_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    return jnp.mean(jnp.real(a * b.conj()), axes)
+def _means(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
+    """Means over these axes, which stay with size 1; one reduction for all arrays, since each costs compile time."""
+    zeros = [jnp.zeros((), x.dtype) for x in arrays]
+    sums = lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
+    count = math.prod(arrays[0].shape[axis] for axis in axes)
+    return [lax.expand_dims(x, axes) / count for x in sums]
 
 
 def nothing(like: Moments) -> Moments:
@@ -99,28 +123,23 @@ def std(m: Moments) -> Array:
     return jnp.sqrt(jnp.maximum(m.var_u + 2 * m.cov + m.var_b, 0))
 
 
+@jax.jit
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 where there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target
-    finite = jnp.isfinite(a) & jnp.isfinite(c) & jnp.isfinite(d)
-    std_u = jnp.sqrt(a)
-    dead = finite & ((std_u < _SMALLEST_STD) | (std_u < _CONSTANT * jnp.abs(m.mean_u)))
+    finite = jnp.isfinite(a + c + d)
+    dead = (a < _SMALLEST_VARIANCE) | (a < _CONSTANT * jnp.square(jnp.abs(m.mean_u)))
     discriminant = c * c - a * d
-    root = jnp.sqrt(jnp.maximum(discriminant, 0))
-    # Each root in the form that does not cancel: the sum of c and the square root is taken with equal signs.
-    one = jnp.ones_like(a)
-    positive = jnp.where(c > 0, -d / _nonzero(c + root), (root - c) / _nonzero(a))
-    smaller_of_two = d / _nonzero(root - c)
-    exists = (d < 0) | ((c < 0) & (discriminant >= 0) & (d > 0))
-    s = jnp.where(d < 0, positive, smaller_of_two)
-    exists &= jnp.isfinite(s) & (s > 0)
-    s = jnp.where(finite & ~dead & exists, s, one)
+    # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root.
+    total = jnp.abs(c) + jnp.sqrt(jnp.maximum(discriminant, 0))
+    grows = (d < 0) & (c <= 0)
+    s = jnp.where(grows, total, jnp.abs(d)) / jnp.where(grows, a, total)
+    exists = (d < 0) | ((d > 0) & (c < 0) & (discriminant >= 0))
+    s = jnp.where(finite & ~dead & exists & (s > 0) & (s < jnp.inf), s, 1)
+    # Without the barrier the compiler repeats all this wherever s is used.
+    s = lax.optimization_barrier(s)  # type: ignore[no-untyped-call]
     flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(exists, 0, NO_ROOT)))
     return s, flags.astype(jnp.int32)
-
-
-def _nonzero(x: Array) -> Array:
-    return jnp.where(x == 0, jnp.ones_like(x), x)
 
 
 def zeros_of(shape_tree: Any) -> Any:

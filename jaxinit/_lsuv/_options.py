@@ -90,10 +90,14 @@ def unit_targets(traced: Traced, target: Target) -> list[Array]:
             )
     else:
         numbers = [target] * len(paths)
-    for number in numbers:
-        if not is_traced(number) and not float(number) > 0:
-            raise ValueError(f"a target is a standard deviation and must be positive, got {number}")
     return [jnp.asarray(number, jnp.float32) for number in numbers]
+
+
+def check_target(target: Target) -> None:
+    """Raises for standard deviations that are not positive."""
+    for number in jax.tree.leaves(target):
+        if not is_traced(number) and not bool(np.all(np.asarray(number) > 0)):
+            raise ValueError(f"a target is a standard deviation and must be positive, got {number}")
 
 
 def check_finite(tree: Any, name: str) -> None:

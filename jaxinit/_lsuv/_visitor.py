@@ -94,9 +94,7 @@ class ScaleVisitor:
         return state, output.astype(u.dtype)
 
     def _scaled(self, place: Place, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
-        shape, axes = place.reduce_axes(u.shape)
-        found = self._in_order(place, moments(u.reshape(shape), None if bias is None else bias.reshape(shape), axes))
-        found = jax.tree.map(lambda x: x.astype(jnp.float32), jax.tree.map(jnp.real, found))
+        found = _measured(place, u, bias)
         scale, flags = solve(found, self.targets[place.unit])
         if place.unit not in self.selected:
             scale = jnp.ones_like(scale)
@@ -123,21 +121,11 @@ class ScaleVisitor:
             new = new._replace(pooled=merged(state.pooled, scaled(found, new.scale)))
         return new
 
-    def _in_order(self, place: Place, found: Moments) -> Moments:
-        """Moments, whose dimensions follow the output, in the order of the unit's factors."""
-        order = [f for dim in place.dims for f in dim if f in place.factors]
-        if order == list(place.factors):
-            return found
-        back = [order.index(f) for f in place.factors]
-        return jax.tree.map(lambda x: jnp.transpose(x, back) if x.ndim == len(back) else x, found)
-
     def _centred(
         self, place: Place, state: ScaleState, u: Array, bias: Array | None
     ) -> tuple[ScaleState, Array | None]:
         channels = dataclasses.replace(place, factors=self.channels[place.unit])
-        shape, axes = channels.reduce_axes(u.shape)
-        per_channel = moments(u.reshape(shape), None if bias is None else bias.reshape(shape), axes)
-        per_channel = jax.tree.map(lambda x: x.astype(jnp.float32), self._in_order(channels, per_channel))
+        per_channel = _measured(channels, u, bias)
         # Within a channel the bias is constant: once centred, it contributes nothing.
         pooled_axes = tuple(i for i, f in enumerate(channels.factors) if f not in place.factors)
         pooled_var = jnp.mean(per_channel.var_u, pooled_axes)
@@ -155,6 +143,19 @@ class ScaleVisitor:
         new = self._decided(place.unit, state, found, scale, shift, before, flags)
         assert new.shift is not None
         return new, channels.spread(new.shift)
+
+
+def _measured(place: Place, u: Array, bias: Array | None) -> Moments:
+    """Moments for each scale of the unit, in the order of its factors."""
+    found = moments(place.split(u), None if bias is None else place.split(bias), place.pooled_axes())
+    order = [f for dim in place.dims for f in dim if f in place.factors]
+    back = [order.index(f) for f in place.factors]
+
+    def arranged(x: Array) -> Array:
+        moved = jnp.transpose(x, back) if x.ndim == len(back) and back != sorted(back) else x
+        return jnp.real(moved).astype(jnp.float32)
+
+    return jax.tree.map(arranged, found)
 
 
 def _where(known: bool | Array, old: ScaleState, new: ScaleState) -> ScaleState:

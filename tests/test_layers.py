@@ -1,0 +1,266 @@
+"""What `trace_layers` says of programs whose layers are known by hand."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from models import MODELS
+
+import jaxinit
+import jaxinit.linen
+import jaxinit.nnx
+from jaxinit import trace_layers
+
+
+def struct(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def traced(name):
+    return trace_layers(*MODELS[name]())
+
+
+def rows(layers, *fields):
+    return [tuple(getattr(layer, field) for field in fields) for layer in layers]
+
+
+def test_layers_come_in_order_of_execution_not_of_definition():
+    params = {"a": struct(8, 2), "z": struct(4, 8)}
+    layers = trace_layers(params, lambda p, x: jax.nn.relu(x @ p["z"]) @ p["a"], struct(5, 4))
+    assert rows(layers, "path", "kind", "fan_in", "fan_out", "uses") == [
+        ("z", "dense", 4, 8, 1),
+        ("a", "dense", 8, 2, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("equation", "weight", "data", "fans", "axes"),
+    [
+        ("bd,df->bf", (4, 6), (3, 4), (4, 6), ((0,), (1,), ())),
+        ("fd,bd->bf", (6, 4), (3, 4), (4, 6), ((1,), (0,), ())),
+        ("bd,dhk->bhk", (4, 2, 3), (3, 4), (4, 6), ((0,), (1, 2), ())),
+        ("bhk,hkd->bd", (2, 3, 5), (7, 2, 3), (6, 5), ((0, 1), (2,), ())),
+        ("ebd,edf->ebf", (3, 4, 6), (3, 7, 4), (4, 6), ((1,), (2,), (0,))),
+    ],
+)
+def test_fans_and_axes_of_an_einsum(equation, weight, data, fans, axes):
+    first, second = equation.split("->")[0].split(",")
+    weight_first = len(first) == len(weight) and first[0] not in "b" and len(second) == len(data)
+    weight_first = weight_first and equation.startswith("fd")
+
+    def apply_fn(w, x):
+        return jnp.einsum(equation, w, x) if weight_first else jnp.einsum(equation, x, w)
+
+    (layer,) = trace_layers(struct(*weight), apply_fn, struct(*data))
+    assert (layer.fan_in, layer.fan_out) == fans
+    assert (layer.in_axes, layer.out_axes, layer.batch_axes) == axes
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("groups", "dilation"), [(1, 1), (2, 1), (4, 1), (1, 2)])
+def test_fans_of_a_convolution(dims, groups, dilation):
+    spatial = "XYZ"[:dims]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+
+    def apply_fn(w, x):
+        return lax.conv_general_dilated(
+            x,
+            w,
+            (1,) * dims,
+            [(2, 2)] * dims,
+            lhs_dilation=(dilation,) * dims,
+            rhs_dilation=(2,) * dims,
+            feature_group_count=groups,
+            dimension_numbers=numbers,
+        )
+
+    (layer,) = trace_layers(struct(*(3,) * dims, 4 // groups, 8), apply_fn, struct(2, *(6,) * dims, 4))
+    assert layer.kind == "conv"
+    assert layer.receptive_field == 3**dims
+    assert layer.feature_group_count == groups
+    assert layer.fan_in == 3**dims * 4 / groups / dilation**dims
+    assert layer.fan_out == 3**dims * 8 / groups
+    # The matrices that are made orthonormal: one a group.
+    by_role = {role: [layer.view[axis] for axis in getattr(layer, f"{role}_axes")] for role in ("in", "out", "batch")}
+    assert by_role["out"] == [8 // groups]
+    assert by_role["batch"] == ([groups] if groups > 1 else [])
+
+
+def test_lookups_and_one_hot_products_are_embeddings():
+    tokens = struct(3, 5, dtype=jnp.int32)
+    for apply_fn in (
+        lambda w, t: w[t],
+        lambda w, t: jnp.take(w, t, axis=0),
+        lambda w, t: jax.nn.one_hot(t, 20) @ w,
+        lambda w, t: w[jnp.arange(5)] + t.sum().astype(jnp.float32),
+    ):
+        (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
+        assert (layer.kind, layer.fan_in, layer.fan_out) == ("embed", 1, 8)
+
+
+def test_a_tied_embedding_is_one_row_with_two_uses():
+    layers = traced("linen_decoder")
+    assert rows(layers, "path", "kind", "uses")[0] == ("params/Embed_0/embedding", "embed", 2)
+    assert len(layers) == 7
+
+
+def test_scanned_layers_are_stacked_and_used_once_each():
+    layers = traced("linen_decoder")
+    assert {(layer.stacked, layer.uses) for layer in layers[1:]} == {(3, 1)}
+    assert rows(layers[1:], "fan_in", "fan_out") == [(16, 16)] * 4 + [(16, 32), (32, 16)]
+    assert rows(traced("plain_scan"), "stacked", "stack_axes", "in_axes") == [(6, (0,), (1,))]
+
+
+def test_weights_that_a_loop_keeps_are_used_once_an_iteration():
+    for name in ("plain_fori_loop", "plain_weights_in_carry"):
+        assert rows(traced(name), "path", "stacked", "uses") == [("w", 1, 3)]
+    assert {layer.uses for layer in traced("linen_lstm")} == {5}
+    assert rows(traced("linen_albert"), "uses") == [(4,), (1,)]
+
+
+def test_slices_of_one_leaf_are_layers_of_their_own():
+    layers = traced("plain_indexed")
+    assert [layer.region[0] for layer in layers] == [(i, i + 1) for i in range(4)]
+    assert (
+        rows(traced("plain_fused_attention")[1:4], "path", "shape", "fan_in", "fan_out") == [("qkv", (8, 8), 8, 8)] * 3
+    )
+
+
+def test_segments_of_a_fused_kernel_are_layers_of_their_own():
+    layers = traced("linen_lstm")
+    assert len(layers) == 8
+    assert {(layer.fan_in, layer.fan_out) for layer in layers} == {(7, 7), (6, 7)}
+
+
+def test_the_gain_of_a_normalised_kernel_is_the_leaf():
+    paths = [layer.path for layer in traced("linen_weight_norm")]
+    assert all(path.endswith("kernel/scale") for path in paths)
+    assert rows(traced("plain_weight_standardised"), "path", "fan_in") == [("gain", 27), ("out", 6)]
+
+
+def test_multiplied_masked_and_reshaped_kernels_are_weights():
+    layers = traced("plain_multiplied")
+    assert rows(layers, "path", "fan_in", "fan_out") == [("equalised", 12, 16), ("masked", 16, 16), ("flat", 16, 5)]
+    assert (layers["flat"].view, layers["flat"].in_axes, layers["flat"].out_axes) == ((5, 16), (1,), (0,))
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "tanh", "elu", "softplus", "leaky_relu", "mish", "selu"])
+def test_the_activation_that_follows_is_found_with_its_gain(name):
+    activation = getattr(jax.nn, name)
+
+    def apply_fn(p, x):
+        return activation(x @ p["a"] + p["b"]) @ p["c"]
+
+    layers = trace_layers({"a": struct(4, 8), "b": struct(8), "c": struct(8, 2)}, apply_fn, struct(5, 4))
+    assert layers["a"].activation.name == name
+    assert layers["c"].activation is None
+    assert jaxinit.gain(layers["a"].activation) == pytest.approx(jaxinit.gain(activation), rel=1e-5)
+    assert layers["a"].activation(jnp.ones((2, 3, 1))).shape == (2, 3, 1)
+
+
+def test_an_activation_of_the_user_is_cut_out_of_the_program():
+    def snake(x):
+        return x + jnp.sin(3 * x) ** 2 / 3
+
+    layers = trace_layers([struct(4, 8), struct(8, 2)], lambda p, x: snake(x @ p[0]) @ p[1], struct(5, 4))
+    assert jaxinit.gain(layers[0].activation) == pytest.approx(jaxinit.gain(snake), rel=1e-5)
+
+
+def test_no_activation_before_a_normalisation_or_where_the_output_goes_on_as_it_is():
+    assert traced("linen_resnet")["params/ResNetBlock_0/Conv_0/kernel"].activation is None
+
+    def apply_fn(p, x):
+        h = x @ p[0]
+        return h + jnp.tanh(h) @ p[1]
+
+    assert trace_layers([struct(4, 4), struct(4, 4)], apply_fn, struct(5, 4))[0].activation is None
+
+
+def test_layers_of_a_branch_know_their_skip_connection():
+    layers = traced("linen_resnet")
+    members = {layer.path.removeprefix("params/"): (layer.skip, layer.position) for layer in layers}
+    assert members["Conv_0/kernel"] == (None, None)
+    assert members["ResNetBlock_0/Conv_0/kernel"] == (0, 0)
+    assert members["ResNetBlock_0/Conv_1/kernel"] == (0, 1)
+    assert members["ResNetBlock_1/Conv_1/kernel"] == (1, 1)
+    assert members["ResNetBlock_1/Conv_2/kernel"] == (None, None)  # the shortcut's projection
+    assert members["Dense_0/kernel"] == (None, None)
+    vit = traced("linen_vit")
+    assert [layer.skip for layer in vit] == [None, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, None]
+    assert {layer.branch_length for layer in vit} == {None, 4, 2}
+    for recurrent in ("linen_gru", "linen_lstm"):
+        assert {layer.skip for layer in traced(recurrent)} == {None}
+
+
+def test_leaves_that_nothing_reads_are_unused_and_others_are_not():
+    params = {"w": struct(4, 8), "b": struct(8), "never": struct(3, 3), "count": struct(dtype=jnp.int32)}
+    layers = trace_layers(params, lambda p, x: x @ p["w"] + p["b"], struct(5, 4))
+    assert layers.unused == ("never",)
+
+
+def test_what_cannot_be_entered_is_listed_with_the_reason():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def apply_fn(p, x):
+        hidden = jax.shard_map(
+            lambda x, w: jnp.tanh(x @ w), mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data")
+        )(x, p["inside"])
+        return hidden @ p["outside"]
+
+    params = {"inside": jnp.ones((4, 8)), "outside": jnp.ones((8, 2))}
+    x = jax.random.normal(jax.random.key(0), (16, 4))
+    layers = trace_layers(params, apply_fn, x)
+    assert [layer.path for layer in layers] == ["outside"]
+    assert [entry.path for entry in layers.unvisited] == ["inside"]
+    assert "shard_map" in layers.unvisited[0].reason
+    new, report = jaxinit.lsuv(params, apply_fn, x, return_report=True)
+    assert float(jnp.std(jax.jit(apply_fn)(new, x))) == pytest.approx(1, abs=1e-3)
+    assert report.unvisited == (("inside", layers.unvisited[0].reason),)
+
+
+def test_a_weight_that_is_used_inhomogeneously_elsewhere_is_refused_and_named():
+    def apply_fn(p, x):
+        return (x @ p["w"]) * jnp.exp(p["w"]).sum() @ p["out"]
+
+    layers = trace_layers({"w": struct(4, 4), "out": struct(4, 2)}, apply_fn, struct(5, 4))
+    assert "not homogeneous" in layers["w"].note
+    assert layers["out"].note is None
+
+
+def test_a_weight_that_is_read_before_its_first_layer_is_refused():
+    def apply_fn(p, x):
+        return jnp.tanh(x + p["w"][0]) @ p["w"]
+
+    (layer,) = trace_layers({"w": struct(4, 4)}, apply_fn, struct(5, 4))
+    assert "before the first layer" in layer.note
+
+
+def test_a_penalty_on_the_weights_does_not_refuse_them():
+    def apply_fn(p, x):
+        return x @ p["w"], jnp.sum(p["w"] ** 2) + jnp.exp(p["w"]).sum()
+
+    (layer,) = trace_layers({"w": struct(4, 4)}, apply_fn, struct(5, 4))
+    assert layer.note is None
+
+
+def test_the_table_is_text_html_json_and_a_static_pytree():
+    layers = traced("linen_unet")
+    assert "params/ConvTranspose_0/kernel" in str(layers)
+    assert "<pre>" in layers._repr_html_()
+    assert len(json.dumps(layers.to_dict())) > 100
+    assert jax.tree.leaves(layers) == []
+    assert jax.jit(lambda table: len(table))(layers) == len(layers)
+    with pytest.raises(KeyError, match="no layer has the path 'nothing'"):
+        layers["nothing"]
+
+
+def test_a_module_in_place_of_a_function_is_an_error_that_helps():
+    with pytest.raises(TypeError, match=r"module\.apply"):
+        trace_layers({}, "model", None)
+    with pytest.raises(TypeError, match=r"jaxinit\.nnx"):
+        jaxinit.linen.trace_layers(lambda x: x, {}, None)
+    with pytest.raises(TypeError, match=r"jaxinit\.linen"):
+        jaxinit.nnx.trace_layers(lambda x: x, None)

@@ -1,0 +1,428 @@
+"""LSUV: what it promises of scales, biases, shared weights, extremes, transformations and reports."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from models import MODELS, TOKENS, VECTORS, LinenMlp
+
+import jaxinit
+import jaxinit.linen
+import jaxinit.nnx
+from jaxinit import lsuv
+from jaxinit._layers import _jaxpr as ir
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+
+
+def tanh_net(params, x):
+    for w in params:
+        x = jnp.tanh(x @ w)
+    return x
+
+
+def square_weights(depth, width=12, scale=1.0):
+    return [scale * jax.random.normal(k, (width, width)) for k in jax.random.split(KEYS[0], depth)]
+
+
+def stds(params, x):
+    """Standard deviations of the pre-activations, by a program of their own."""
+
+    @jax.jit
+    def run(params, x):
+        found = []
+        for w in params:
+            x = x @ w
+            found.append(jnp.std(x))
+            x = jnp.tanh(x)
+        return jnp.stack(found)
+
+    return run(params, x)
+
+
+def count(function, *arguments, primitive):
+    """How often a primitive stands in the program, loops counted once."""
+    program, _ = ir.trace(function, *arguments)
+    return sum(equation.primitive is primitive for equation in ir.equations_of(program))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("method", ["fused", "scan"])
+def test_every_layer_has_unit_variance_whatever_the_scale_of_the_input(scale, method):
+    params = square_weights(4)
+    new, report = lsuv(params, tanh_net, scale * VECTORS, method=method, return_report=True)
+    tolerance = 1e-4 if method == "fused" else 1e-2
+    np.testing.assert_allclose(stds(new, scale * VECTORS), 1, atol=tolerance)
+    assert report.problems() == {}
+
+
+def test_a_hundred_layers_are_within_a_thousandth():
+    params = square_weights(100, width=32)
+    x = jax.random.normal(KEYS[1], (128, 32))
+    # Gaussian weights as they are: making a hundred of them orthonormal would take most of the test's time.
+    np.testing.assert_allclose(stds(lsuv(params, tanh_net, x, orthonormalize=False), x), 1, atol=1e-3)
+
+
+def test_weights_are_orthonormal_up_to_their_scale_or_else_only_scaled():
+    params = square_weights(2)
+    orthonormal = lsuv(params, tanh_net, VECTORS)
+    gram = orthonormal[1].T @ orthonormal[1]
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(12), atol=1e-5 * float(gram[0, 0]))
+    scaled = lsuv(params, tanh_net, VECTORS, orthonormalize=False)
+    ratio = scaled[1] / params[1]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+
+
+def test_orthonormal_matrices_of_convolutions_heads_experts_and_stacks():
+    params, apply_fn, batch = MODELS["linen_moe"]()
+    outer = lsuv(params, apply_fn, batch)["params"]["outer"]
+    for matrix in np.asarray(outer):  # 16 × 5, one for each expert, each with a scale of its own
+        gram = matrix.T @ matrix
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(5), atol=1e-5 * gram[0, 0])
+    assert len({round(float(jnp.linalg.norm(matrix)), 4) for matrix in outer}) == 4
+    params, apply_fn, batch = MODELS["linen_unet"]()
+    kernel = lsuv(params, apply_fn, batch)["params"]["Conv_1"]["kernel"]  # two groups of 3 × 3 × 3 → 4
+    for group in (kernel[..., :4], kernel[..., 4:]):
+        matrix = np.asarray(group).reshape(27, 4)
+        gram = matrix.T @ matrix
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(4), atol=1e-5 * gram[0, 0])
+
+
+def test_biases_are_exact_and_large_ones_converge():
+    params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 0.7 * jax.random.normal(KEYS[1], (40,)) + 1000.0}
+
+    def apply_fn(p, x):
+        return x @ p["w"] + p["b"]
+
+    for method in ("fused", "scan"):
+        new = lsuv(params, apply_fn, VECTORS, method=method)
+        assert float(jnp.std(VECTORS @ new["w"] + new["b"] - 1000)) == pytest.approx(1, abs=1e-3)
+        np.testing.assert_array_equal(new["b"], params["b"])
+
+
+def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
+    params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
+    new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)
+    np.testing.assert_array_equal(new["w"], params["w"])
+    assert "the bias alone varies more" in report.problems()["w"][0]
+
+
+def test_the_smallest_positive_root_is_taken():
+    # u + b with Cov(u, b) < 0 and Var(b) > target²: both roots are positive.
+    x = jnp.ones((64, 1)) + 0.01 * VECTORS[:, :1]
+    b = jnp.linspace(-2, 2, 40)
+    params = {"w": -b[None], "b": b}
+    new = lsuv(params, lambda p, x: x @ p["w"] + p["b"], x, orthonormalize=False, target=0.5)
+    s = float(new["w"][0, 0] / params["w"][0, 0])
+    assert float(jnp.std(x @ new["w"] + b)) == pytest.approx(0.5, abs=1e-3)
+    assert 0 < s < 1  # the other root is above 1
+
+
+def test_the_bias_that_a_layer_adds_is_not_the_constant_of_a_gate():
+    def apply_fn(p, x):
+        return jax.nn.sigmoid(x @ p["w"] + 5.0)
+
+    new = lsuv({"w": jnp.ones((12, 8))}, apply_fn, VECTORS)
+    assert float(jnp.std(VECTORS @ new["w"])) == pytest.approx(1, abs=1e-3)
+
+
+def test_targets_by_number_by_layer_and_by_path():
+    params = {"a": square_weights(1)[0], "b": square_weights(1)[0]}
+
+    def apply_fn(p, x):
+        h = x @ p["a"]
+        return jnp.std(h), jnp.std(jnp.tanh(h) @ p["b"])
+
+    for target, expected in ((2.0, (2, 2)), ([0.5, 3.0], (0.5, 3)), ({"b": 0.1}, (1, 0.1)), ({"*": 4.0}, (4, 4))):
+        np.testing.assert_allclose(
+            apply_fn(lsuv(params, apply_fn, VECTORS, target=target), VECTORS), expected, rtol=1e-4
+        )
+    with pytest.raises(ValueError, match="one for each of the 2 layers, got 3"):
+        lsuv(params, apply_fn, VECTORS, target=[1, 2, 3])
+    with pytest.raises(ValueError, match="must be positive, got -1"):
+        lsuv(params, apply_fn, VECTORS, target=-1)
+    with pytest.raises(ValueError, match="'c', which matches no layer; the layers are"):
+        lsuv(params, apply_fn, VECTORS, target={"c": 1.0})
+
+
+@pytest.mark.parametrize("where", ["layers/0*", ["nothing", "layers/0*"][1:], lambda layer: layer.fan_out == 12])
+def test_where_chooses_layers_and_leaves_the_others_alone(where):
+    params = {"layers": [jax.random.normal(KEYS[0], (12, 12)), jax.random.normal(KEYS[1], (12, 3))]}
+
+    def apply_fn(p, x):
+        return jnp.tanh(x @ p["layers"][0]) @ p["layers"][1]
+
+    new, report = lsuv(params, apply_fn, VECTORS, where=where, return_report=True)
+    np.testing.assert_array_equal(new["layers"][1], params["layers"][1])
+    assert float(jnp.std(VECTORS @ new["layers"][0])) == pytest.approx(1, abs=1e-4)
+    assert report.problems() == {"layers/1": ["skipped: not in `where`"]}
+    with pytest.raises(ValueError, match="matches no layer"):
+        lsuv(params, apply_fn, VECTORS, where="kernel")
+
+
+def test_channel_statistics_give_each_channel_its_own_scale():
+    params, apply_fn, batch = MODELS["plain_mlp"]()
+    new = lsuv(params, apply_fn, batch, statistic="channel", target=0.8)
+    z = batch @ new[0]["w"] + new[0]["b"]
+    np.testing.assert_allclose(jnp.std(z, 0), 0.8, rtol=1e-4)
+    # Weight normalisation: the gains are scaled, channel by channel (Salimans & Kingma 2016).
+    params, apply_fn, batch = MODELS["linen_weight_norm"]()
+    new = lsuv(params, apply_fn, batch, statistic="channel", center=True)
+    out = apply_fn(new, batch)
+    np.testing.assert_allclose(jnp.std(out, 0), 1, rtol=1e-3)
+    np.testing.assert_allclose(jnp.mean(out, 0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("statistic", ["layer", "channel"])
+def test_centring_moves_biases(statistic):
+    params, apply_fn, batch = MODELS["plain_scan"]()
+    new = lsuv(params, apply_fn, batch, center=True, statistic=statistic)
+    x = batch
+    for w, b in zip(new["w"], new["b"], strict=True):
+        z = x @ w + b
+        np.testing.assert_allclose(jnp.mean(z, 0), 0, atol=2e-5)
+        assert float(jnp.std(z)) == pytest.approx(1, abs=1e-3)
+        x = jnp.tanh(z)
+    report = lsuv(square_weights(1), tanh_net, batch, center=True, return_report=True)[1]
+    assert report.problems() == {"0": ["not centred: it has no bias of its own"]}
+
+
+def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():
+    params = square_weights(6)
+    for method in ("fused", "auto", "scan"):
+        dots = count(
+            lambda p, x, m=method: lsuv(p, tanh_net, x, method=m, orthonormalize=False),
+            params,
+            VECTORS,
+            primitive=ir.dot_general_p,
+        )
+        assert dots == 6
+    params, apply_fn, batch = MODELS["plain_scan"]()
+    program, _ = ir.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
+    (loop,) = [e for e in program.equations if isinstance(e, ir.Scan)]
+    assert sum(e.primitive is ir.dot_general_p for e in ir.equations_of(loop.body)) == 1
+
+
+def test_scan_agrees_with_fused_where_no_weight_is_shared():
+    for name in ("plain_mlp", "plain_scan"):
+        params, apply_fn, batch = MODELS[name]()
+        fused = lsuv(params, apply_fn, batch, method="fused")
+        scan = lsuv(params, apply_fn, batch, method="scan", tolerance=1e-5)
+        for a, b in zip(jax.tree.leaves(fused), jax.tree.leaves(scan), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+def test_a_block_that_is_used_four_times_does_not_collapse(method):
+    params, apply_fn, batch = MODELS["linen_albert"]()
+    new, report = lsuv(params, apply_fn, batch, method=method, return_report=True)
+    kernel, bias = new["params"]["shared"]["kernel"], new["params"]["shared"]["bias"]
+    x, pooled = batch, []
+    for _ in range(4):
+        pooled.append(x @ kernel + bias)
+        x = jax.nn.relu(pooled[-1])
+    assert float(jnp.std(jnp.stack(pooled))) == pytest.approx(1, abs=1.1e-2)
+    assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
+
+
+def test_queries_keys_values_and_outputs_are_each_at_the_target():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(x, x)
+
+    x = jax.random.normal(KEYS[2], (16, 7, 8))
+    model = Model()
+    variables = jaxinit.linen.lsuv(model, model.init(KEYS[0], x), x)
+    _, seen = model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+    for name in ("query", "key", "value", "out"):
+        (found,) = seen["intermediates"]["attention"][name]["__call__"]
+        assert float(jnp.std(found)) == pytest.approx(1, abs=1e-3)
+
+
+class Noisy(nn.Module):
+    """Dropout and batch normalization in either mode."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(0.3, deterministic=not train)(nn.Dense(16, name="first")(x))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(4, name="last")(x)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dropout_and_batch_normalization_in_either_mode(train):
+    model, kwargs = Noisy(), {"train": train}
+    variables = model.init(KEYS[0], VECTORS, train=False)
+    rngs = {"dropout": KEYS[1]} if train else None
+    new = jaxinit.linen.lsuv(model, variables, VECTORS, rngs=rngs, mutable=["batch_stats"], kwargs=kwargs)
+    out, _ = model.apply(new, VECTORS, rngs=rngs, mutable=["batch_stats"], **kwargs)
+    assert float(jnp.std(out)) == pytest.approx(1, abs=1e-3)
+    for old, kept in zip(*(jax.tree.leaves(v["batch_stats"]) for v in (variables, new)), strict=True):
+        np.testing.assert_array_equal(old, kept)
+
+
+def test_an_nnx_model_is_updated_in_place():
+    model = nnx.Sequential(nnx.Linear(12, 16, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(16, 4, rngs=nnx.Rngs(1)))
+    before = model.layers[0].kernel[...]
+    report = jaxinit.nnx.lsuv(model, VECTORS, return_report=True)
+    assert isinstance(report, jaxinit.LsuvReport)
+    assert float(jnp.std(model(VECTORS))) == pytest.approx(1, abs=1e-3)
+    assert not np.array_equal(before, model.layers[0].kernel[...])
+    assert jaxinit.nnx.lsuv(model, VECTORS) is None
+
+
+def test_batches_of_dictionaries_tuples_and_integers():
+    def apply_fn(p, batch):
+        return p["table"][batch["tokens"]].mean(1) + batch["extra"][0] @ p["w"]
+
+    params = {"table": jax.random.normal(KEYS[0], (20, 5)), "w": jax.random.normal(KEYS[1], (12, 5))}
+    batch = {"tokens": TOKENS, "extra": (VECTORS[:16], 3)}
+    new = lsuv(params, apply_fn, batch)
+    assert float(jnp.std(new["table"][TOKENS])) == pytest.approx(1, abs=1e-3)
+    assert float(jnp.std(VECTORS[:16] @ new["w"])) == pytest.approx(1, abs=1e-3)
+
+
+def test_dead_layers_keep_their_weights_and_are_named():
+    params = [jnp.zeros((12, 12)), *square_weights(2)]
+    for method in ("fused", "scan"):
+        new, report = lsuv(params, tanh_net, VECTORS, method=method, orthonormalize=False, return_report=True)
+        for old, kept in zip(params, new, strict=True):
+            np.testing.assert_array_equal(old, kept)
+        assert all("dead" in report.problems()[str(i)][0] for i in range(3))
+        assert "dead" in str(report)
+
+
+def test_a_batch_of_one_sample_gives_finite_parameters():
+    new, report = lsuv(square_weights(2), tanh_net, VECTORS[:1], return_report=True)
+    assert all(bool(jnp.all(jnp.isfinite(w))) for w in new)
+    np.testing.assert_allclose(stds(new, VECTORS[:1]), 1, atol=1e-3)
+    new, report = lsuv([jnp.ones((12, 1))], tanh_net, VECTORS[:1], return_report=True)
+    assert "dead" in report.problems()["0"][0]
+    assert bool(jnp.all(jnp.isfinite(new[0])))
+
+
+def test_infinities_are_an_error_outside_jit_and_a_flag_inside():
+    params = {"deep": {"w": jnp.full((12, 12), jnp.nan)}}
+
+    def apply_fn(p, x):
+        return x @ p["deep"]["w"]
+
+    with pytest.raises(ValueError, match="params/deep/w of shape"):
+        lsuv(params, apply_fn, VECTORS)
+    with pytest.raises(ValueError, match="finite batch"):
+        lsuv(square_weights(1), tanh_net, VECTORS.at[0, 0].set(jnp.inf))
+    run = jax.jit(lambda p, x: lsuv(p, tanh_net, x, return_report=True, orthonormalize=False))
+    params = square_weights(2)
+    new, report = run(params, VECTORS.at[0, 0].set(jnp.inf))
+    assert "not finite" in report.problems()["0"][0]
+    np.testing.assert_array_equal(new[0], params[0])
+
+
+def test_options_are_checked():
+    for options, message in [
+        ({"method": "fast"}, "method must be"),
+        ({"statistic": "row"}, "statistic must be"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+        ({"max_attempts": 0}, "max_attempts must be 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            lsuv(square_weights(1), tanh_net, VECTORS, **options)
+
+
+def test_verify_measures_a_fresh_evaluation_and_names_what_rounding_spoils():
+    params = square_weights(3)
+    report = lsuv(params, tanh_net, VECTORS, verify=True, return_report=True)[1]
+    assert report.problems() == {}
+    np.testing.assert_allclose(jnp.stack(report.after), 1, atol=1e-4)
+    assert [int(n) for n in report.attempts] == [2, 2, 2]
+    # In float16 weights, rounding alone misses a tolerance of 1e-6.
+    half = [w.astype(jnp.float16) for w in params]
+
+    def apply_fn(p, x):
+        return tanh_net([w.astype(jnp.float32) for w in p], x)
+
+    report = lsuv(half, apply_fn, VECTORS, verify=True, tolerance=1e-6, return_report=True)[1]
+    assert any("fresh evaluation" in text for texts in report.problems().values() for text in texts)
+
+
+def test_jit_vmap_and_the_loop_agree():
+    model = LinenMlp()
+
+    def start(key):
+        return lsuv(model.init(key, VECTORS), model.apply, VECTORS, return_report=True)
+
+    together, report = jax.jit(jax.vmap(start))(KEYS[:3])
+    alone = [jax.jit(start)(key) for key in KEYS[:3]]
+    eager, _ = start(KEYS[0])
+    for i, (one, one_report) in enumerate(alone):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(report.before[0][i], one_report.before[0], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(alone[0][0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert "…" in str(report)
+
+
+def test_eight_devices_give_what_one_gives():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = square_weights(3, width=16)
+    x = jax.random.normal(KEYS[3], (64, 16))
+    expected = lsuv(params, tanh_net, x)
+    rows, columns = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in [("data",), (None, "data")])
+    sharded = lsuv(jax.device_put(params, columns), tanh_net, jax.device_put(x, rows))
+    for a, b in zip(expected, sharded, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_may_be_donated_and_shapes_are_enough_to_lower():
+    params = square_weights(2)
+    run = jax.jit(lambda p, x: lsuv(p, tanh_net, x, orthonormalize=False), donate_argnums=0)
+    compiled = run.lower([jax.ShapeDtypeStruct((12, 12), jnp.float32)] * 2, VECTORS).compile()
+    assert compiled.memory_analysis().alias_size_in_bytes >= 2 * 12 * 12 * 4
+    new = compiled(jax.tree.map(jnp.copy, params), VECTORS)
+    np.testing.assert_allclose(stds(new, VECTORS), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("method", ["auto", "scan"])
+def test_lowers_for_accelerators(platform, method):
+    params, apply_fn, batch = MODELS["linen_albert"]()
+    run = jax.jit(lambda p, x: lsuv(p, apply_fn, x, method=method))
+    assert jax.export.export(run, platforms=[platform])(params, batch).platforms == (platform,)
+
+
+def test_a_second_call_compiles_nothing():
+    traces = []
+
+    def apply_fn(p, x):
+        traces.append(1)
+        return tanh_net(p, x)
+
+    for seed in range(3):
+        lsuv([jax.random.normal(jax.random.key(seed), (12, 12))], apply_fn, VECTORS)
+    assert len(traces) == 1
+
+
+def test_statistics_are_in_float32_whatever_the_dtype_of_the_program():
+    def apply_fn(p, x):
+        return x.astype(jnp.float16) @ p.astype(jnp.float16)
+
+    # The sum of squares of 64 × 40 values of size 100 overflows float16.
+    new = lsuv(jax.random.normal(KEYS[0], (12, 40)), apply_fn, 100 * VECTORS, target=50.0)
+    assert float(jnp.std(apply_fn(new, 100 * VECTORS).astype(jnp.float32))) == pytest.approx(50, rel=2e-3)
+
+
+def test_the_report_is_data_text_and_html():
+    report = lsuv(square_weights(2), tanh_net, VECTORS, return_report=True)[1]
+    data = json.loads(json.dumps(report.to_dict()))
+    assert [row["path"] for row in data["layers"]] == ["0", "1"]
+    assert data["layers"][0]["after"] == pytest.approx(1, abs=1e-5)
+    assert len(report) == 2
+    assert "before" in str(report)
+    assert "<pre>" in report._repr_html_()
