@@ -62,7 +62,8 @@ def lsuv(
     Args:
       params: pytree of arrays, never mutated.
       apply_fn: function of (params, batch); its output does not matter. For a Linen module `module.apply`, or see
-        `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`.
+        `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`. Outside `jit` it is compiled once and kept, as by `jax.jit`: what
+        it closes over is that of the first call.
       batch: pytree of arrays; more samples give steadier statistics.
       target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
         patterns to numbers, where layers that match none get 1.
