@@ -1,8 +1,10 @@
 """From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,13 +46,27 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     return leaf, origin
 
 
-def with_orthonormal(leaf: Any, unit: Unit) -> Array:
-    axes = view(unit)
-    if axes is None or not axes.in_axes or not axes.out_axes:
-        return leaf  # type: ignore[no-any-return]
-    part = part_of(leaf, unit)
-    matrix = orthonormalize(part.reshape(axes.shape), axes.in_axes, axes.out_axes, axes.batch_axes + axes.stack_axes)
-    return with_part(leaf, unit, matrix.reshape(part.shape))
+def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
+    """The leaves, each of these units replaced by the orthonormal factor of itself in its layout of use.
+
+    Units of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
+    times as long to compile.
+    """
+    new = list(leaves)
+    alike: dict[Any, list[Unit]] = {}
+    for unit in units:
+        axes = view(unit)
+        if axes is not None and axes.in_axes and axes.out_axes:
+            alike.setdefault((axes, jnp.result_type(new[unit.leaf])), []).append(unit)
+    for (axes, _), group in alike.items():
+        parts = [part_of(new[unit.leaf], unit) for unit in group]
+        batch_axes = axes.batch_axes + axes.stack_axes
+        make = functools.partial(orthonormalize, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes)
+        views = [part.reshape(axes.shape) for part in parts]
+        matrices = [make(views[0])] if len(group) == 1 else list(jax.lax.map(make, jnp.stack(views)))
+        for unit, part, matrix in zip(group, parts, matrices, strict=True):
+            new[unit.leaf] = with_part(new[unit.leaf], unit, matrix.reshape(part.shape))
+    return new
 
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:

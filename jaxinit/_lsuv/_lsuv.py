@@ -167,8 +167,7 @@ def _lsuv(
 
     leaves = list(traced.leaves)
     if options.orthonormalize:
-        for unit in selected:
-            leaves[unit.leaf] = with_orthonormal(leaves[unit.leaf], unit)
+        leaves = with_orthonormal(leaves, sorted(selected))
     data = jax.tree.leaves(batch)
     states, attempts = _scales(problem, options.method, [*leaves, *data])
     leaves = with_scales(leaves, problem, states)
