@@ -9,9 +9,7 @@ State flows through control flow as its values do: carried by a scan if a unit i
 scan walks along the unit.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,9 +19,10 @@ from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._analysis import Analysis, Part, Site, Unit
 from jaxinit._layers._dependence import Dependence
 from jaxinit._layers._origin import Factor
+from jaxinit._layers._place import Place, spread
+from jaxinit._layers._units import Analysis, Part, Site, Unit
 from jaxinit._typing import Array
 
 State = Any
@@ -41,56 +40,8 @@ class Visitor(Protocol):
     def scale(self, state: State) -> Array:
         """What the unit is multiplied by, of the unit's `scale_factors`."""
 
-    def use(self, place: "Place", state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
         """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales."""
-
-    unit: Unit
-    site: Site
-    part: Part
-    factors: tuple[Factor, ...]
-    dims: tuple[tuple[Factor, ...], ...]
-
-    def spread(self, scales: Array) -> Array:
-        """An array of the unit's scales, shaped so that it broadcasts against the output."""
-        return spread(scales, self.factors, self.dims)
-
-    def split(self, x: Array) -> Array:
-        """The output, or a bias that broadcasts against it, with a dimension for each factor."""
-        sizes: list[int] = []
-        for size, dim in zip(x.shape, self.dims, strict=True):
-            parts = dim if any(f in self.factors for f in dim) else ()
-            sizes.extend([size] if not parts else [1] * len(parts) if size == 1 else [f.size for f in parts])
-        return x.reshape(sizes)
-
-    def pooled_axes(self) -> tuple[int, ...]:
-        """Which dimensions of the split output belong to one scale."""
-        split: list[Factor | None] = []
-        for dim in self.dims:
-            split.extend(dim if any(f in self.factors for f in dim) else [None])
-        return tuple(i for i, factor in enumerate(split) if factor not in self.factors)
-
-
-def spread(scales: Array, factors: Sequence[Factor], dims: Sequence[Sequence[Factor]]) -> Array:
-    """Scales along `factors` as an array that broadcasts against a value with these dimensions."""
-    if not factors:
-        return scales
-    order = [f for dim in dims for f in dim if f in factors]
-    scales = jnp.transpose(scales, [factors.index(f) for f in order])
-    flat: list[tuple[int, int]] = []
-    shape: list[int] = []
-    for dim in dims:
-        if not any(f in factors for f in dim):
-            shape.append(1)
-            continue
-        flat.extend((f.size if f in factors else 1, f.size) for f in dim)
-        shape.append(math.prod(f.size for f in dim))
-    scales = jnp.broadcast_to(scales.reshape([n for n, _ in flat]), [n for _, n in flat])
-    return scales.reshape(shape)
 
 
 class Evaluation:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxinit._activations import activation_function
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._analysis import Analysis
+from jaxinit._layers._units import Analysis
 from jaxinit._typing import Array
 
 _NAMES = (

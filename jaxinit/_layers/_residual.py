@@ -8,7 +8,7 @@ the other has two layers or more.
 import dataclasses
 
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._analysis import Analysis, Site
+from jaxinit._layers._units import Analysis, Site
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._analysis import Analysis, Site, Unit, analyse
+from jaxinit._layers._analysis import analyse
 from jaxinit._layers._following import following_activation
 from jaxinit._layers._residual import Membership, memberships
 from jaxinit._layers._table import Layer, Layers, Unvisited
+from jaxinit._layers._units import Analysis, Site, Unit
 from jaxinit._layers._views import stacked_size, view
 
 

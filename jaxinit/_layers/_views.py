@@ -7,9 +7,9 @@ own, which is how scales are spread over a leaf and how its matrices are found.
 import dataclasses
 import math
 
-from jaxinit._layers._analysis import Analysis, Unit
-from jaxinit._layers._evaluate import spread
 from jaxinit._layers._origin import FOREIGN, Factor
+from jaxinit._layers._place import spread
+from jaxinit._layers._units import Analysis, Unit
 from jaxinit._typing import Array
 
 

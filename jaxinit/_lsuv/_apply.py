@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._layers._analysis import Unit
 from jaxinit._layers._origin import Factor, Origin
 from jaxinit._layers._trace import Traced
+from jaxinit._layers._units import Unit
 from jaxinit._layers._views import part_of, scale_factors, spread_over_leaf, view, with_part
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormalize

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._analysis import Unit
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
+from jaxinit._layers._units import Unit
 from jaxinit._layers._views import scale_factors
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE

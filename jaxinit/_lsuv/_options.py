@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._analysis import Unit
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._table import Layer
 from jaxinit._layers._trace import Traced, layers_of
+from jaxinit._layers._units import Unit
 from jaxinit._typing import Array, Scalar
 
 Where: TypeAlias = Callable[[Layer], bool] | str | Sequence[str] | None

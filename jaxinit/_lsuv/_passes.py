@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._layers._analysis import Analysis, Unit
 from jaxinit._layers._evaluate import Evaluation
 from jaxinit._layers._origin import Factor
+from jaxinit._layers._units import Analysis, Unit
 from jaxinit._layers._views import stacked_size
 from jaxinit._lsuv._moments import NOT_CONVERGED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor

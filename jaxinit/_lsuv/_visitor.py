@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxinit._layers._analysis import Unit
-from jaxinit._layers._evaluate import Place
 from jaxinit._layers._origin import Factor
+from jaxinit._layers._place import Place
+from jaxinit._layers._units import Unit
 from jaxinit._lsuv._moments import NOT_REACHED, Moments, merged, moments, scaled, solve, std, wide
 from jaxinit._typing import Array
 

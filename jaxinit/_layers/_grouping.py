@@ -1,0 +1,50 @@
+"""From uses to units: parts of a leaf that share elements are scaled together, and some not at all."""
+
+from collections.abc import Iterable, Sequence
+
+from jaxinit._layers._units import Read, Site, Unit
+
+
+def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read]) -> list[Unit]:
+    """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
+    units: list[Unit] = []
+    for unit in found:
+        clash = [u for u in units if u.leaf == unit.leaf and overlap(u.region, unit.region)]
+        for other in clash:
+            if other.stack != unit.stack:
+                unit.refused = unit.refused or other.refused or ("it is used both as a whole and slice by slice")
+            unit.region = tuple(
+                (min(a, c), max(b, d)) for (a, b), (c, d) in zip(unit.region, other.region, strict=True)
+            )
+            unit.refused = unit.refused or other.refused
+            for site in other.sites:
+                for part in site.parts:
+                    if part.unit is other:
+                        part.unit = unit
+            unit.sites = [*other.sites, *(s for s in unit.sites if s not in other.sites)]
+            units.remove(other)
+        units.append(unit)
+    order = {site: i for i, site in enumerate(sites)}
+    for unit in units:
+        unit.sites.sort(key=order.__getitem__)
+        first = order[unit.sites[0]]
+        for leaf, origin, degree, position in reads:
+            if leaf != unit.leaf or (origin and not overlap(origin.region, unit.region)):
+                continue
+            if degree is None:
+                unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
+            elif position <= first:
+                unit.refused = unit.refused or "the program reads it before the first layer that uses it"
+    units.sort(key=lambda unit: (order[unit.sites[0]], _first_part(unit)))
+    for index, unit in enumerate(units):
+        unit.index = index
+    return units
+
+
+def overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
+    """Whether two regions of a leaf share elements."""
+    return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(a, b, strict=True))
+
+
+def _first_part(unit: Unit) -> int:
+    return next(i for i, part in enumerate(unit.sites[0].parts) if part.unit is unit)
