@@ -9,10 +9,13 @@ benchmarks/results/lsuv-<platform>.json. `--quick` measures one model and writes
 
 import argparse
 import datetime
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
 import platform
+import sys
 import time
 
 import flax.linen as nn
@@ -186,12 +189,18 @@ def classical(module, params, batch, counter):
 
 def torch_lsuv(depth, width, batch, counter):
     """The `lsuv` package of PyTorch on the same MLP; None where it is not installed."""
-    try:
-        import torch
-        from lsuv import lsuv_with_singlebatch
-    except ImportError:
-        Console().print("[bold red]torch and lsuv are not installed: that column is missing (pip install '.[bench]')")
+    # This file has the name of that package, and its folder comes first on the path.
+    elsewhere = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != pathlib.Path(__file__).parent]
+    spec = importlib.machinery.PathFinder.find_spec("lsuv", elsewhere)
+    if spec is None or spec.loader is None or importlib.util.find_spec("torch") is None:
+        message = "torch and lsuv are not installed: that row is missing (pip install '.[bench]')"
+        Console().print(message, style="bold red", markup=False)
         return None
+    import torch
+
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["lsuv"] = package
+    spec.loader.exec_module(package)
     layers = [m for _ in range(depth) for m in (torch.nn.Linear(width, width), torch.nn.Tanh())]
     x = torch.from_numpy(np.array(batch))
 
@@ -200,7 +209,7 @@ def torch_lsuv(depth, width, batch, counter):
         net = torch.nn.Sequential(*layers)
         counter[0] = 0
         net.register_forward_hook(lambda *_: counter.__setitem__(0, counter[0] + 1))
-        return lsuv_with_singlebatch(net, x, do_orthonorm=False, std_tol=0.01, verbose=False)
+        return package.lsuv_with_singlebatch(net, x, do_orthonorm=False, std_tol=0.01, verbose=False)
 
     return run
 
