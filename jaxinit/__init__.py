@@ -6,6 +6,7 @@ itself, has what only NNX needs.
 """
 
 from jaxinit import haar as haar
+from jaxinit import schemes as schemes
 from jaxinit._activations import lecun_tanh as lecun_tanh
 from jaxinit._critical import CriticalPoint as CriticalPoint
 from jaxinit._critical import critical as critical
@@ -58,4 +59,6 @@ from jaxinit._layers import trace_layers as trace_layers
 from jaxinit._lsuv import LsuvReport as LsuvReport
 from jaxinit._lsuv import lsuv as lsuv
 from jaxinit._orthonormalize import orthonormalize as orthonormalize
+from jaxinit._schemes import InitializeReport as InitializeReport
+from jaxinit._schemes import initialize as initialize
 from jaxinit._version import __version__ as __version__

@@ -4,6 +4,7 @@ A fixed scale suits one width only: `normal(0.01)` lets signals vanish in a deep
 them explode or saturate. The families of variance scaling choose it from the shape.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,20 @@ class normal(Initializer):
 
 @initializer
 class uniform(Initializer):
-    r"""Uniform weights between zero and `scale`.
+    r"""Uniform weights between zero, or `minval`, and `scale`.
 
-    .. math:: w \sim U[0, \text{scale})
+    .. math:: w \sim U[\text{minval}, \text{scale})
 
-    This is JAX's convention, not the symmetric interval of PyTorch and Keras: for one of those use
-    `variance_scaling(..., "uniform")`. In floats of fewer than 32 bits rounding may return `scale` itself.
+    Zero is JAX's convention; the symmetric interval of PyTorch and Keras is `uniform(b, minval=-b)`. In floats of fewer
+    than 32 bits rounding may return `scale` itself.
 
     Args:
       scale: upper end of the interval, zero or more; a JAX scalar may be traced.
       dtype: default dtype of the result.
+      minval: lower end of the interval; a JAX scalar may be traced.
 
     Raises:
-      TypeError, ValueError: scale is no number, negative, infinite or NaN.
+      TypeError, ValueError: an end of the interval is no number, infinite or NaN, or scale is negative.
 
     Examples:
       >>> import jax
@@ -77,12 +79,17 @@ class uniform(Initializer):
 
     scale: Scalar = 1e-2
     dtype: DTypeLike = None
+    minval: Scalar = dataclasses.field(default=0.0, kw_only=True)
 
     def _check(self) -> None:
         check_number("scale", self.scale, nonnegative=True)
+        check_number("minval", self.minval)
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        return _random.uniform(key, shape, dtype) * as_scalar(self.scale, dtype)
+        if isinstance(self.minval, float | int) and self.minval == 0:
+            return _random.uniform(key, shape, dtype) * as_scalar(self.scale, dtype)
+        low = as_scalar(self.minval, dtype)
+        return low + _random.uniform(key, shape, dtype) * (as_scalar(self.scale, dtype) - low)
 
 
 @initializer

@@ -244,7 +244,9 @@ class _Walk:
                 for leaf, degree in part.degrees.items():
                     is_weight = site is not None and i == site.weight and leaf in weights and degree == 1
                     if degree != 0 and not is_weight:
-                        self.reads.append(Read(leaf, part.origins.get(leaf), degree, len(self.sites)))
+                        self.reads.append(
+                            Read(leaf, part.origins.get(leaf), degree, len(self.sites), equation.primitive)
+                        )
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry that starts as parameters and goes on as data reads the parameters."""

@@ -28,7 +28,7 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
     for unit in units:
         unit.sites.sort(key=order.__getitem__)
         first = order[unit.sites[0]]
-        for leaf, origin, degree, position in reads:
+        for leaf, origin, degree, position, _ in reads:
             if leaf != unit.leaf or (origin and not overlap(origin.region, unit.region)):
                 continue
             if degree is None:

@@ -1,7 +1,7 @@
 """What the analysis of a program finds: operations that are layers, and the parts of the parameters they use."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._dependence import INDEPENDENT, Dependence
@@ -102,12 +102,14 @@ class Read(NamedTuple):
       origin: which elements, if known.
       degree: of homogeneity, None where there is none.
       position: how many sites come before it.
+      primitive: what the data does with it.
     """
 
     leaf: int
     origin: Origin | None
     degree: float | None
     position: int
+    primitive: Any = None
 
 
 @dataclasses.dataclass

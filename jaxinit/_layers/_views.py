@@ -31,7 +31,7 @@ def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> 
     and the unit has one scale along them.
     """
     origins = [part.origin for site in unit.sites for part in site.parts if part.unit is unit]
-    origins += [origin for leaf, origin, degree, _ in analysis.reads if leaf == unit.leaf and degree is not None]
+    origins += [read.origin for read in analysis.reads if read.leaf == unit.leaf and read.degree is not None]
     wanted: list[Factor] | None = None
     for site in unit.sites:
         for part in site.parts:

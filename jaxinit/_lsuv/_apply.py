@@ -37,7 +37,7 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
         return None
     ((leaf, origin),) = dependence.origins.items()
-    reads = [1 for other, *_ in traced.analysis.reads if other == leaf]
+    reads = [read for read in traced.analysis.reads if read.leaf == leaf]
     whole = all(
         stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
     )

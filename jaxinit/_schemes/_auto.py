@@ -1,0 +1,50 @@
+"""The scheme of a user who knows nothing about initialization: gains from the program, depth factors from its skips."""
+
+import dataclasses
+
+from jaxinit._gain import gain
+from jaxinit._initializers import Initializer, variance_scaling
+from jaxinit._layers import Layer
+from jaxinit._schemes._roles import Model
+from jaxinit._schemes._scheme import Rule, Scheme
+
+
+def gained(layer: Layer) -> tuple[float, str]:
+    """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
+    if layer.activation is None:
+        return 1.0, "no activation follows"
+    try:
+        return float(gain(layer.activation)), f"gain of {layer.activation.name}"
+    except ValueError:
+        return 1.0, f"{layer.activation.name} has no gain"
+
+
+@dataclasses.dataclass(frozen=True)
+class auto(Scheme):
+    r"""Variance scaling with the gain of the activation that follows in the program.
+
+    .. math:: \mathrm{Var}(W) = \frac{g^2}{\text{fan\_in}}, \qquad
+        \mathrm{Var}(W_\text{last}) = \frac{g^2}{L \, \text{fan\_in}}
+
+    with g = E[f(z)²]^{-1/2}, and the second for the last layer of each of L residual branches, so that all branches
+    together add the variance of one. Embeddings have rows of unit variance, biases and offsets are zero, scales one.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.auto()
+      auto()
+
+    Reference: He et al., 2015 (arXiv:1502.01852); Zhang et al., 2019 (arXiv:1901.09321) for the depth.
+    """
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        factor, reason = gained(layer)
+        variance = factor**2
+        if model.last_in_branch(layer):
+            variance /= model.branches
+            reason += f", last layer of one of {model.branches} branches"
+        return _normal(variance), reason
+
+
+def _normal(variance: float) -> Initializer:
+    return variance_scaling(variance, "fan_in", "normal")

@@ -1,0 +1,104 @@
+"""Schemes for residual networks: branches that start small, or at zero, so that depth does not matter."""
+
+import dataclasses
+
+from jaxinit._initializers import normal, variance_scaling, zeros
+from jaxinit._layers import Layer
+from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+
+
+def _check_branches(scheme: Scheme, model: Model) -> None:
+    if not model.branches:
+        paths = [layer.path for layer, _ in model.layers]
+        raise MisfitError(
+            f"{scheme!r} is for residual networks, but no layer of this model sits in the branch of a skip connection "
+            f"x + f(x); its layers are {paths}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class gpt2(Scheme):
+    r"""GPT-2's start: small normals, the last layer of each residual branch divided by the root of their number.
+
+    .. math:: W \sim N(0, \sigma^2), \qquad W_\text{last} \sim N(0, \sigma^2 / L)
+
+    with L the number of branches, two for each block of a transformer. Embeddings and positions are N(0, σ²).
+
+    Args:
+      stddev: σ.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.gpt2(stddev=0.01)
+      gpt2(stddev=0.01)
+
+    Reference: Radford et al., 2019, "Language models are unsupervised multitask learners".
+    """
+
+    stddev: float = 0.02
+
+    def check(self, model: Model) -> None:
+        _check_branches(self, model)
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        if model.last_in_branch(layer):
+            reason = f"last layer of one of {model.branches} branches"
+            return normal(self.stddev / model.branches**0.5), reason
+        return normal(self.stddev), "N(0, σ²)"
+
+    def embedding(self, layer: Layer, model: Model) -> Rule:
+        return normal(self.stddev), "N(0, σ²)"
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        if vector.role == "position":
+            return normal(self.stddev), "positions, N(0, σ²)"
+        return super().vector(vector, model)
+
+
+@dataclasses.dataclass(frozen=True)
+class fixup(Scheme):
+    r"""Fixup: residual networks without normalization, whose updates do not grow with depth.
+
+    .. math:: W = L^{-1/(2m - 2)} \, W_\text{He}, \qquad W_\text{last} = 0
+
+    for the layers of L residual branches of m layers each; the last layer of every branch and the classifier are zero,
+    layers outside of branches are He's. The method also wants a scalar bias before every layer and activation and a
+    scalar multiplier for each branch, which are parts of the network, not of its start.
+
+    Args:
+      branches: L; by default the number of skip connections that the program has.
+      zero_classifier: whether the model's last layer starts at zero too.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.fixup()
+      fixup(branches=None, zero_classifier=True)
+
+    Reference: Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321).
+    """
+
+    branches: int | None = None
+    zero_classifier: bool = True
+
+    def check(self, model: Model) -> None:
+        _check_branches(self, model)
+        for layer, _ in model.layers:
+            if layer.branch_length == 1:
+                raise MisfitError(
+                    f"{self!r} needs branches of two layers or more: the last one is zero, and the others are scaled "
+                    f"by L^(-1/(2m-2)), but {layer.path} is the only layer of its branch"
+                )
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        if layer.skip is None:
+            if self.zero_classifier and layer is model.layers[-1][0]:
+                return zeros, "the classifier"
+            return variance_scaling(2.0, "fan_in", "normal"), "He, outside of branches"
+        if model.last_in_branch(layer):
+            return zeros, "last layer of its branch"
+        count, m = self.branches or model.branches, layer.branch_length or 2
+        factor = count ** (-1 / (2 * m - 2))
+        return variance_scaling(
+            2.0 * factor**2, "fan_in", "normal"
+        ), f"He × {count}^(-1/{2 * m - 2}), {m} layers a branch"

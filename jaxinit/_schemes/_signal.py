@@ -1,0 +1,137 @@
+"""Schemes for deep plain networks: signals and gradients that keep their size, on average or exactly."""
+
+import dataclasses
+
+from jaxinit import _initializers as initializers
+from jaxinit._critical import critical
+from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
+from jaxinit._layers import Layer
+from jaxinit._schemes._draw import matrix_fan_in
+from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+
+
+def _matrix(scale: float, layer: Layer) -> Initializer:
+    """An orthogonal start for a dense layer, or its counterpart on the middle tap for a convolution."""
+    return delta_orthogonal(scale) if layer.kind == "conv" else orthogonal(scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class orthogonal_critical(Scheme):
+    r"""Orthogonal weights at the edge of chaos of the activation that follows in the program.
+
+    .. math:: W = \sigma_w Q, \quad Q^\top Q = I, \qquad b \sim N(0, \sigma_b^2), \qquad \chi(\sigma_w, \sigma_b) = 1
+
+    Convolutions have Q on their middle tap (delta-orthogonal). The last layers, which no activation follows, have
+    σ_w = 1.
+
+    Args:
+      bias_variance: σ_b².
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.orthogonal_critical(bias_variance=0.01)
+      orthogonal_critical(bias_variance=0.01)
+
+    Reference: Pennington, Schoenholz & Ganguli, 2017 (arXiv:1711.04735); Xiao et al., 2018 (arXiv:1806.05393).
+    """
+
+    bias_variance: float = 0.0
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        if layer.activation is None:
+            return _matrix(1.0, layer), "no activation follows"
+        return _matrix(self._sigma_w(layer), layer), f"critical for {layer.activation.name}"
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        if vector.role == "bias" and self.bias_variance > 0 and vector.layer and vector.layer.activation:
+            return normal(self.bias_variance**0.5), "N(0, σ_b²)"
+        return super().vector(vector, model)
+
+    def _sigma_w(self, layer: Layer) -> float:
+        assert layer.activation is not None
+        return float(critical(layer.activation, bias_variance=self.bias_variance).sigma_w)
+
+
+@dataclasses.dataclass(frozen=True)
+class sparse(Scheme):
+    """Martens's sparse start: a fixed number of connections into each unit.
+
+    Args:
+      num_nonzero: nonzero weights into each unit; all of them where the fan-in is smaller.
+      stddev: their standard deviation.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.sparse()
+      sparse(num_nonzero=15, stddev=1.0)
+
+    Reference: Martens, 2010, "Deep learning via Hessian-free optimization".
+    """
+
+    num_nonzero: int = 15
+    stddev: float = 1.0
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        count = min(self.num_nonzero, layer.receptive_field * matrix_fan_in(layer))
+        return initializers.sparse(count, self.stddev), f"{count} connections into each unit"
+
+
+@dataclasses.dataclass(frozen=True)
+class random_walk(Scheme):
+    """Sussillo and Abbott's random walk: the gain that leaves the log-norm of gradients without drift over depth.
+
+    Every layer gets the gain for the activation that follows and for the depth of the model; the last layer, which no
+    activation follows, gets that of a linear one.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.random_walk()
+      random_walk()
+
+    Reference: Sussillo & Abbott, 2014 (arXiv:1412.6558).
+    """
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        depth = sum(other.stacked for other, _ in model.layers)
+        activation = layer.activation.name if layer.activation else "linear"
+        try:
+            return initializers.random_walk(activation, depth=depth), f"{activation}, depth {depth}"
+        except ValueError as error:
+            raise MisfitError(f"{self!r} has no gain for {layer.path}, which {activation} follows: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class looks_linear(Scheme):
+    """Looks-linear: mirrored pairs of units, with which a plain ReLU network is exactly linear at the start.
+
+    The first layer is [Q, −Q], hidden ones are [[Q, −Q], [−Q, Q]] and the last one is [Q; −Q], with Q orthogonal, or
+    delta-orthogonal for convolutions; biases are zero.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.looks_linear()
+      looks_linear()
+
+    Reference: Balduzzi et al., 2017 (arXiv:1702.08591).
+    """
+
+    def check(self, model: Model) -> None:
+        *hidden, (last, _) = model.layers
+        for layer, _ in hidden:
+            name = layer.activation.name if layer.activation else "no activation"
+            if name != "relu" or layer.skip is not None or layer.uses > 1 or layer.kind == "embed":
+                where = " in a residual branch" if layer.skip is not None else ""
+                raise MisfitError(
+                    f"{self!r} is for plain chains of layers with ReLU between them, but {layer.path}, a layer of kind "
+                    f"{layer.kind!r}{where}, is used {layer.uses} times and followed by {name}"
+                )
+        if last.activation is not None:
+            raise MisfitError(
+                f"{self!r} needs a last layer without activation, but {last.activation.name} follows {last.path}"
+            )
+
+    def weight(self, layer: Layer, model: Model) -> Rule:
+        layers = [other for other, _ in model.layers]
+        form = "first" if layer is layers[0] else "last" if layer is layers[-1] else "hidden"
+        return initializers.looks_linear(_matrix(1.0, layer), form=form), f"the {form} form"
