@@ -1,13 +1,13 @@
 """The table of layers that tracing gives, as data and as text."""
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from jaxinit._layers._following import TracedActivation
+from jaxinit._tabular import Tabular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Unvisited:
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Layers:
+class Layers(Tabular):
     """The layers of a program in execution order; a sequence, and a pytree of static data.
 
     Attributes:
@@ -110,15 +110,18 @@ class Layers:
             "unused": list(self.unused),
         }
 
-    def __str__(self) -> str:
-        return _rendered(self, html=False)
+    def _shown(self) -> Iterator[Any]:
+        yield _table(self)
+        for layer in self:
+            if layer.note:
+                yield f"* {layer.path}: {layer.note}"
+        for entry in self.unvisited:
+            yield f"not visited: {entry.path}: {entry.reason}"
+        if self.unused:
+            yield f"unused: {', '.join(self.unused)}"
 
-    def _repr_html_(self) -> str:
-        return _rendered(self, html=True)
 
-
-def _rendered(layers: Layers, html: bool) -> str:
-    from rich.console import Console
+def _table(layers: Layers) -> Any:
     from rich.table import Table
 
     table = Table(title=f"{len(layers)} layers in execution order")
@@ -151,20 +154,7 @@ def _rendered(layers: Layers, html: bool) -> str:
             layer.activation.name if layer.activation else "–",
             "–" if layer.skip is None else f"{layer.skip} ({(layer.position or 0) + 1}/{layer.branch_length})",
         )
-    console = Console(file=io.StringIO(), record=html, width=160)
-    console.print(table)
-    for layer in layers:
-        if layer.note:
-            console.print(f"* {layer.path}: {layer.note}")
-    for entry in layers.unvisited:
-        console.print(f"not visited: {entry.path}: {entry.reason}")
-    if layers.unused:
-        console.print(f"unused: {', '.join(layers.unused)}")
-    if html:
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
+    return table
 
 
 def _region(layer: Layer) -> str:

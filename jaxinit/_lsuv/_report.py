@@ -1,7 +1,7 @@
 """What LSUV did to each layer, as data and as text."""
 
 import dataclasses
-import io
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE
+from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
 MEANINGS = {
@@ -23,7 +24,7 @@ MEANINGS = {
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LsuvReport:
+class LsuvReport(Tabular):
     """One entry a layer, in execution order of first use; under `vmap` every array has the mapped axes first.
 
     Attributes:
@@ -72,14 +73,7 @@ class LsuvReport:
         ]
         return {"layers": rows, "unvisited": [list(entry) for entry in self.unvisited]}
 
-    def __str__(self) -> str:
-        return self._rendered(html=False)
-
-    def _repr_html_(self) -> str:
-        return self._rendered(html=True)
-
-    def _rendered(self, html: bool) -> str:
-        from rich.console import Console
+    def _shown(self) -> Iterator[Any]:
         from rich.table import Table
 
         table = Table(title="LSUV: standard deviation of each layer's output")
@@ -93,15 +87,9 @@ class LsuvReport:
             remarks += [meaning for bit, meaning in MEANINGS.items() if bits & bit]
             columns = (self.before, self.after, self.target, self.scale, self.attempts)
             table.add_row(path, *(_range(column[i]) for column in columns), "; ".join(remarks))
-        console = Console(file=io.StringIO(), record=html, width=160)
-        console.print(table)
+        yield table
         for path, reason in self.unvisited:
-            console.print(f"not visited: {path}: {reason}")
-        if html:
-            return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-        output = console.file
-        assert isinstance(output, io.StringIO)
-        return output.getvalue()
+            yield f"not visited: {path}: {reason}"
 
 
 def _range(values: Array) -> str:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import fnmatch
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -16,6 +15,7 @@ from jaxinit._layers._views import with_part
 from jaxinit._schemes._draw import draw_weight, key_for
 from jaxinit._schemes._roles import Model, roles
 from jaxinit._schemes._scheme import REGISTRY, Rule, Scheme
+from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
 Init: TypeAlias = Callable[..., Array]
@@ -35,7 +35,7 @@ class Drawn:
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class InitializeReport:
+class InitializeReport(Tabular):
     """One row for every leaf of the parameters; a pytree of static data."""
 
     scheme: str
@@ -48,14 +48,7 @@ class InitializeReport:
         """Plain data, ready for JSON."""
         return {"scheme": self.scheme, "rows": [dataclasses.asdict(row) for row in self.rows]}
 
-    def __str__(self) -> str:
-        return self._rendered(html=False)
-
-    def _repr_html_(self) -> str:
-        return self._rendered(html=True)
-
-    def _rendered(self, html: bool) -> str:
-        from rich.console import Console
+    def _shown(self) -> Iterator[Any]:
         from rich.table import Table
 
         table = Table(title=f"initialized by {self.scheme}")
@@ -63,13 +56,7 @@ class InitializeReport:
             table.add_column(column)
         for row in self.rows:
             table.add_row(row.path, row.role, "×".join(map(str, row.shape)) or "–", row.init, row.reason)
-        console = Console(file=io.StringIO(), record=html, width=160)
-        console.print(table)
-        if html:
-            return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-        output = console.file
-        assert isinstance(output, io.StringIO)
-        return output.getvalue()
+        yield table
 
 
 def initialize(
