@@ -42,7 +42,7 @@ class auto(Scheme):
         variance = factor**2
         if model.last_in_branch(layer):
             variance /= model.branches
-            reason += f", last layer of one of {model.branches} branches"
+            reason += f", last layer of a branch: variance / {model.branches}"
         return _normal(variance), reason
 
 

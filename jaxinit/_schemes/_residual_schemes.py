@@ -43,7 +43,7 @@ class gpt2(Scheme):
 
     def weight(self, layer: Layer, model: Model) -> Rule:
         if model.last_in_branch(layer):
-            reason = f"last layer of one of {model.branches} branches"
+            reason = f"last layer of a branch: divided by sqrt({model.branches})"
             return normal(self.stddev / model.branches**0.5), reason
         return normal(self.stddev), "N(0, σ²)"
 
