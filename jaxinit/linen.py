@@ -11,16 +11,20 @@ from jaxinit import _layers, _lsuv
 
 @dataclasses.dataclass(frozen=True)
 class _Apply:
-    """`module.apply` with everything but variables and batch filled in; equal ones share a compiled program."""
+    """`module.apply` with all but the parameters and the batch filled in; equal ones share a compiled program.
+
+    Collections beside "params" (statistics, masks) are constants here: no leaf of theirs is a weight.
+    """
 
     module: nn.Module
     mutable: Any
     arguments: tuple[tuple[str, Any], ...]
     rngs: Mapping[str, Any] | None
+    collections: Mapping[str, Any] | None
 
-    def __call__(self, variables: Any, batch: Any) -> Any:
+    def __call__(self, params: Any, batch: Any) -> Any:
         return self.module.apply(
-            variables,
+            {**(self.collections or {}), **params},
             batch,
             rngs=None if self.rngs is None else dict(self.rngs),
             mutable=self.mutable,
@@ -28,11 +32,26 @@ class _Apply:
         )
 
 
-def _apply(module: nn.Module, mutable: Any, kwargs: Mapping[str, Any] | None, rngs: Mapping[str, Any] | None) -> _Apply:
+def _split(
+    module: nn.Module,
+    variables: Any,
+    mutable: Any,
+    kwargs: Mapping[str, Any] | None,
+    rngs: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], _Apply]:
+    """The parameters among the variables, and the function of them and the batch."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}; for NNX see jaxinit.nnx")
+    if "params" not in variables:
+        raise ValueError(
+            f"variables must be those of module.init, with a collection 'params', got {sorted(variables)}; "
+            "write {'params': params}"
+        )
     mutable = tuple(mutable) if isinstance(mutable, list) else mutable
-    return _Apply(module, mutable, tuple(sorted((kwargs or {}).items())), rngs)
+    others = {name: collection for name, collection in variables.items() if name != "params"}
+    return {"params": variables["params"]}, _Apply(
+        module, mutable, tuple(sorted((kwargs or {}).items())), rngs or None, others or None
+    )
 
 
 def trace_layers(
@@ -59,6 +78,7 @@ def trace_layers(
 
     Raises:
       TypeError: `module` is no Linen module.
+      ValueError: there is no collection "params".
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -69,7 +89,8 @@ def trace_layers(
       >>> [(layer.path, layer.activation) for layer in layers]
       [('params/layers_0/kernel', <relu>), ('params/layers_3/kernel', None)]
     """
-    return _layers.trace_layers(variables, _apply(module, mutable, kwargs, rngs), batch)
+    params, apply_fn = _split(module, variables, mutable, kwargs, rngs)
+    return _layers.trace_layers(params, apply_fn, batch)
 
 
 def lsuv(
@@ -88,7 +109,8 @@ def lsuv(
       module: a Linen module.
       variables: its variables; collections other than weights come back as they are.
       batch: the module's first argument.
-      rngs: random keys by name, as for `module.apply`; with them, every call compiles anew.
+      rngs: random keys by name, as for `module.apply`. With them, or with collections beside "params", every call
+        compiles anew.
       mutable: collections that the call changes, as for `module.apply`; the changes are thrown away.
       kwargs: further keyword arguments of the module, such as {"train": True}.
       options: of `jaxinit.lsuv`, such as `target` and `return_report`.
@@ -113,4 +135,7 @@ def lsuv(
 
     Reference: Mishkin & Matas, 2015, "All you need is a good init" (arXiv:1511.06422).
     """
-    return _lsuv.lsuv(variables, _apply(module, mutable, kwargs, rngs), batch, **options)
+    params, apply_fn = _split(module, variables, mutable, kwargs, rngs)
+    new, report = _lsuv.lsuv(params, apply_fn, batch, **(options | {"return_report": True}))
+    changed = {**variables, **new}
+    return (changed, report) if options.get("return_report") else changed

@@ -94,7 +94,6 @@ def test_lookups_and_one_hot_products_are_embeddings():
         lambda w, t: w[t],
         lambda w, t: jnp.take(w, t, axis=0),
         lambda w, t: jax.nn.one_hot(t, 20) @ w,
-        lambda w, t: w[jnp.arange(5)] + t.sum().astype(jnp.float32),
     ):
         (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
         assert (layer.kind, layer.fan_in, layer.fan_out) == ("embed", 1, 8)
@@ -264,3 +263,73 @@ def test_a_module_in_place_of_a_function_is_an_error_that_helps():
         jaxinit.linen.trace_layers(lambda x: x, {}, None)
     with pytest.raises(TypeError, match=r"jaxinit\.linen"):
         jaxinit.nnx.trace_layers(lambda x: x, None)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        lambda w: jnp.where(jnp.arange(12)[:, None] > 3, w, 0.0),
+        jnp.tril,
+        lambda w: jnp.pad(w, ((0, 0), (1, 1))),
+        lambda w: jnp.tile(w, (1, 2)),
+        lambda w: w[jnp.arange(12)[::-1]],
+        lambda w: w + w.T,
+        lambda w: 3.0 * w,
+        lambda w: abs(w) / jnp.float32(2),
+    ],
+    ids=["where", "tril", "pad", "tile", "permuted", "symmetric", "multiplied", "abs"],
+)
+def test_what_is_homogeneous_in_a_leaf_is_a_weight(weight):
+    x = jax.random.normal(jax.random.key(0), (64, 12))
+    w = jax.random.normal(jax.random.key(1), (12, 12))
+
+    def apply_fn(w, x):
+        return x @ weight(w)
+
+    (layer,) = trace_layers(w, apply_fn, x)
+    assert (layer.kind, layer.fan_in) == ("dense", 12)
+    assert float(jnp.std(apply_fn(jaxinit.lsuv(w, apply_fn, x), x))) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (lambda w: w + 1, "not homogeneous"),
+        (lambda w: w**2, "not homogeneous"),
+        (lambda w: w / jnp.linalg.norm(w), "scaling it changes nothing"),
+    ],
+)
+def test_a_matrix_that_no_scale_can_serve_is_listed_with_the_reason(weight, reason):
+    layers = trace_layers(struct(12, 12), lambda w, x: x @ weight(w), struct(5, 12))
+    assert len(layers) == 0
+    assert reason in layers.unvisited[0].reason
+
+
+def test_integers_are_no_weights():
+    params = {"q": struct(4, 4, dtype=jnp.int8), "scale": struct()}
+    layers = trace_layers(params, lambda p, x: x @ (p["q"].astype(jnp.float32) * p["scale"]), struct(5, 4))
+    assert [(layer.path, layer.fan_in) for layer in layers] == [("scale", 4)]
+
+
+@pytest.mark.parametrize(
+    ("add", "shape"),
+    [
+        (lambda y, b: y.reshape(64, 2, 6) + b, (2, 6)),
+        (lambda y, b: jnp.swapaxes(y.reshape(64, 2, 6), 0, 1) + b[:, None], (2, 6)),
+        (lambda y, b: y - b, (12,)),
+        (lambda y, b: y.reshape(8, 8, 12) + b, (8, 12)),
+    ],
+    ids=["heads", "moved heads", "subtracted", "positions"],
+)
+def test_biases_are_found_however_they_are_added(add, shape):
+    x = jax.random.normal(jax.random.key(0), (64, 12))
+    params = {
+        "w": jax.random.normal(jax.random.key(1), (12, 12)),
+        "b": 0.7 * jax.random.normal(jax.random.key(2), shape),
+    }
+
+    def apply_fn(p, x):
+        return add(x @ p["w"], p["b"])
+
+    assert trace_layers(params, apply_fn, x)[0].has_bias
+    assert float(jnp.std(apply_fn(jaxinit.lsuv(params, apply_fn, x), x))) == pytest.approx(1, abs=1e-4)

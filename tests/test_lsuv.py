@@ -178,10 +178,10 @@ def test_channel_statistics_give_each_channel_its_own_scale():
     np.testing.assert_allclose(jnp.mean(out, 0), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("statistic", ["layer", "channel"])
-def test_centring_moves_biases(statistic):
+@pytest.mark.parametrize(("statistic", "method"), [("layer", "auto"), ("channel", "auto"), ("layer", "scan")])
+def test_centring_moves_biases(statistic, method):
     params, apply_fn, batch = MODELS["plain_scan"]()
-    new = lsuv(params, apply_fn, batch, center=True, statistic=statistic)
+    new = lsuv(params, apply_fn, batch, center=True, statistic=statistic, method=method, tolerance=1e-3)
     x = batch
     for w, b in zip(new["w"], new["b"], strict=True):
         z = x @ w + b
@@ -228,6 +228,48 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
         x = jax.nn.relu(pooled[-1])
     assert float(jnp.std(jnp.stack(pooled))) == pytest.approx(1, abs=1.1e-2)
     assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
+
+
+def test_scan_reports_what_all_scales_together_give():
+    def tied(p, x):
+        h = jnp.tanh(jnp.tanh(x @ p["w"]) @ p["v"])
+        return jnp.tanh(h @ p["v"].T) @ p["w"].T
+
+    params = {"w": jax.random.normal(KEYS[0], (12, 8)), "v": jax.random.normal(KEYS[1], (8, 4))}
+    new, report = lsuv(params, tied, VECTORS, method="scan", return_report=True)
+    first, out = VECTORS @ new["w"], tied(new, VECTORS)
+    pooled = float(jnp.std(jnp.concatenate([first.ravel(), out.ravel()])))
+    assert float(report.after[report.paths.index("w")]) == pytest.approx(pooled, rel=1e-4)
+    assert any("tolerance" in text for text in report.problems()["w"]) == (abs(pooled - 1) > 1e-2)
+
+
+def test_of_a_product_of_leaves_one_is_scaled_and_none_made_orthonormal():
+    params = {"w": square_weights(1)[0], "mask": jnp.tri(12)}
+    new, report = lsuv(params, lambda p, x: x @ (p["w"] * p["mask"]), VECTORS, return_report=True)
+    assert float(jnp.std(VECTORS @ (new["w"] * new["mask"]))) == pytest.approx(1, abs=1e-4)
+    assert len(np.unique(new["mask"])) == 2
+    assert "not made orthonormal" in report.problems()["mask"][0]
+
+
+def test_collections_of_a_linen_module_beside_params_are_constants():
+    class Masked(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mask = self.variable("masks", "mask", lambda: jnp.tri(12))
+            return x @ (self.param("kernel", nn.initializers.normal(1.0), (12, 12)) * mask.value)
+
+    model = Masked()
+    variables = model.init(KEYS[0], VECTORS)
+    new = jaxinit.linen.lsuv(model, variables, VECTORS)
+    np.testing.assert_array_equal(new["masks"]["mask"], jnp.tri(12))
+    assert float(jnp.std(model.apply(new, VECTORS))) == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="collection 'params'"):
+        jaxinit.linen.lsuv(model, variables["params"], VECTORS)
+
+
+def test_a_leaf_that_is_no_array_is_an_error_that_names_it():
+    with pytest.raises(TypeError, match="params/f is a "):
+        lsuv({"f": jnp.tanh}, tanh_net, VECTORS)
 
 
 def test_queries_keys_values_and_outputs_are_each_at_the_target():

@@ -153,6 +153,22 @@ def test_fans_are_those_of_use():
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(16), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight"), [((16, 16), lambda w: w + w.T), ((3, 16, 16), lambda w: w[jnp.arange(3).sum() - 2])]
+)
+def test_a_weight_whose_elements_are_mixed_is_drawn_and_no_gain(shape, weight):
+    x = jnp.ones((4, 16))
+    drawn = initialize(KEY, jax.ShapeDtypeStruct(shape, jnp.float32), lambda w, x: jnp.tanh(x @ weight(w)), x)
+    assert float(jnp.std(drawn)) == pytest.approx(jaxinit.gain("tanh") / 4, rel=0.2)
+
+
+def test_leaves_stay_where_they_were():
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec(None, "model"))
+    w = jax.device_put(jnp.ones((16, 16)), sharding)
+    assert initialize(KEY, w, lambda w, x: x @ w, jnp.ones((4, 16))).sharding == sharding
+
+
 def test_torch_default_draws_biases_by_the_fan_in_of_their_layer():
     params, apply_fn, x = chain(nn.relu, depth=2, width=400)
     new = initialize(KEY, params, apply_fn, x, "torch_default")["params"]["layers_0"]

@@ -16,6 +16,11 @@ from jaxinit._layers._geometry import Geometry, geometry
 from jaxinit._layers._grouping import grouped
 from jaxinit._layers._units import Analysis, Part, Read, Site, Unit
 
+_UNSCALABLE = (
+    "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
+    "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
+)
+
 
 @dataclasses.dataclass
 class _Loop:
@@ -27,7 +32,7 @@ class _Loop:
 
 def analyse(program: ir.Program, leaf_count: int) -> Analysis:
     """Walks a program whose first `leaf_count` inputs are the leaves of the parameters; the others are data."""
-    inputs = [dependence.of_leaf(i, v.shape) if i < leaf_count else DATA for i, v in enumerate(program.inputs)]
+    inputs = [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)]
     shapes = [v.shape for v in program.inputs[:leaf_count]]
     walk = _Walk(shapes)
     walk.program(program, inputs, ())
@@ -44,6 +49,13 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
     )
 
 
+def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
+    """A leaf, unless it holds no floating-point numbers and so cannot be scaled; or data."""
+    if index >= leaf_count:
+        return DATA
+    return dependence.of_leaf(index, variable.shape) if ir.is_floating(variable) else INDEPENDENT
+
+
 class _Walk:
     def __init__(self, shapes: Sequence[tuple[int, ...]]):
         self.shapes = shapes
@@ -56,7 +68,7 @@ class _Walk:
         self.recording = True
 
     def of(self, atom: ir.Atom) -> Dependence:
-        return INDEPENDENT if isinstance(atom, ir.Constant) else self.dependences[atom]
+        return dependence.of_constant(atom) if isinstance(atom, ir.Constant) else self.dependences[atom]
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
@@ -71,7 +83,7 @@ class _Walk:
         for equation in program.equations:
             if unknown.isdisjoint(equation.inputs):
                 arguments = [self.of(atom) for atom in equation.inputs]
-                if not any(x.data for x in arguments) and _weight_operand(equation, arguments) is None:
+                if not any(x.data for x in arguments):
                     results = self.equation(equation, arguments, loops, consumers)
                     self.dependences.update(zip(equation.outputs, results, strict=True))
                     continue
@@ -178,8 +190,8 @@ class _Walk:
         segments = arguments[weight].segments
         if segments and segments.dimension not in shape.out_dims:
             return None
-        finish, bias, output = finish_of(equation, consumers, shape, self.known_so_far)
-        placed = {d: output[p] for d, p in shape.placed.items() if p in output}
+        end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
+        placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
         parts = []
         start = 0
         for i, value in enumerate(arguments[weight].parts):
@@ -202,11 +214,9 @@ class _Walk:
         repeats = 1
         for i, loop in enumerate(loops):
             repeats *= 1 if i in walked else loop.length
-        site = Site(
-            equation, weight, shape, parts, finish, bias, frozenset(placed.values()), placed, segment_dim, repeats
-        )
+        site = Site(equation, weight, shape, parts, end.equation, end.bias, end.bias_dims, placed, segment_dim, repeats)
         if self.recording:
-            self.sites[finish] = site
+            self.sites[end.equation] = site
             for part in parts:
                 part.unit.sites.append(site)
         return site
@@ -240,6 +250,8 @@ class _Walk:
             if ir.holds_program(equation):
                 reason = f"it enters {equation.primitive}, whose program is not read"
                 self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
+            if site is None and equation.primitive in ir.CONTRACTIONS:
+                self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
                 for leaf, degree in part.degrees.items():
                     is_weight = site is not None and i == site.weight and leaf in weights and degree == 1
@@ -264,8 +276,7 @@ def _weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> t
         if value.data or not any(1 in part.degrees.values() for part in value.parts):
             continue
         others = [x for j, x in enumerate(arguments) if j != i]
-        lookup = equation.primitive in (ir.gather_p, ir.dynamic_slice_p)
-        if not any(x.data for x in others) and not (lookup and equation.primitive is ir.gather_p):
+        if not any(x.data for x in others):
             continue
         shape = geometry(equation, i, others[0])
         if shape is not None:

@@ -33,6 +33,7 @@ class Dependence:
       origins: leaf → origin of the elements, where known.
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
       one_hot: whether it is a comparison with a range of integers, or made of one.
+      zero: whether all elements are known to be zero.
     """
 
     data: bool = False
@@ -40,6 +41,7 @@ class Dependence:
     origins: Mapping[int, Origin] = dataclasses.field(default_factory=dict)
     segments: Segments | None = None
     one_hot: bool = False
+    zero: bool = False
 
     @property
     def parts(self) -> "tuple[Dependence, ...]":
@@ -64,7 +66,13 @@ class Dependence:
 
 
 INDEPENDENT = Dependence()
+ZERO = Dependence(zero=True)
 DATA = Dependence(data=True)
+
+
+def of_constant(constant: ir.Constant) -> Dependence:
+    """A value known when the function was traced."""
+    return ZERO if _is_zero(constant) else INDEPENDENT
 
 
 def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
@@ -94,7 +102,8 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if any(x.data for x in inputs):
         return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
-        return [INDEPENDENT] * len(equation.outputs)
+        stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
+        return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
     if equation.primitive is ir.split_p:
         return _split(equation, inputs[0])
     if equation.primitive is ir.concatenate_p:
@@ -112,19 +121,17 @@ def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depende
     if move is not None:
         return first.map(move)
     if primitive in (ir.add_p, ir.sub_p, ir.add_any_p):
-        return _added([x for x, atom in zip(inputs, equation.inputs, strict=True) if not _is_zero(atom)])
+        return _added([x for x in inputs if not x.zero])
     if primitive is ir.neg_p:
         return first.map(Origin.multiplied)
     if primitive in (ir.max_p, ir.min_p):
-        return _added(
-            [x for x, atom in zip(inputs, equation.inputs, strict=True) if not _is_zero(atom)]
-        ).without_origins()
+        return _added([x for x in inputs if not x.zero]).without_origins()
     if primitive is ir.select_p and _is_free(first):
-        return _added([x for x, atom in zip(inputs[1:], equation.inputs[1:], strict=True) if not _is_zero(atom)])
+        return _added([x for x in inputs[1:] if not x.zero])
     if primitive in (ir.mul_p, ir.dot_general_p, ir.conv_p):
-        return _product(inputs, elementwise=primitive is ir.mul_p)
+        return _product(inputs, equation.outputs[0].shape if primitive is ir.mul_p else None)
     if primitive is ir.div_p:
-        return _product([first, inputs[1].power(-1.0)], elementwise=True)
+        return _product([first, inputs[1].power(-1.0)], equation.outputs[0].shape)
     if primitive is ir.integer_pow_p:
         return first.power(float(params["y"]))
     if primitive is ir.square_p:
@@ -133,14 +140,14 @@ def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depende
         return first.power(0.5)
     if primitive is ir.rsqrt_p:
         return first.power(-0.5)
-    if primitive is ir.pad_p and _is_zero(equation.inputs[1]):
+    if primitive is ir.pad_p and inputs[1].zero:
         return first.without_origins()
     if primitive in ir.LINEAR and all(_is_free(x) for x in inputs[1:]):
         return first.without_origins()
     if primitive in ir.POSITIVELY_HOMOGENEOUS and len(inputs) == 1:
         return first.without_origins()
     if primitive in ir.SCALE_FREE:
-        return _scale_free(equation, inputs)
+        return _scale_free(inputs)
     return inhomogeneous(inputs)
 
 
@@ -260,23 +267,26 @@ def _added(inputs: Sequence[Dependence]) -> Dependence:
     return Dependence(degrees=degrees)
 
 
-def _product(inputs: Sequence[Dependence], elementwise: bool) -> Dependence:
+def _product(inputs: Sequence[Dependence], shape: tuple[int, ...] | None) -> Dependence:
+    """A product adds degrees; one element by element, of this shape, keeps where the elements come from."""
     degrees: dict[int, float | None] = {}
     for x in inputs:
         for leaf, degree in x.degrees.items():
             before = degrees.get(leaf, 0.0)
             degrees[leaf] = None if degree is None or before is None else before + degree
     origins: dict[int, Origin] = {}
-    if elementwise:
+    if shape is not None:
         for x in inputs:
-            origins |= {leaf: o for leaf, o in _multiplied(x.origins).items() if leaf not in origins}
+            # A factor may be a number, or have size 1 along a dimension of the product.
+            spread = {leaf: o.broadcast(shape, range(len(o.dims))) for leaf, o in _multiplied(x.origins).items()}
+            origins |= {leaf: o for leaf, o in spread.items() if leaf not in origins}
         shared = {leaf for leaf in degrees if sum(leaf in x.degrees for x in inputs) > 1}
         origins = {leaf: o for leaf, o in origins.items() if leaf not in shared}
     return Dependence(degrees=degrees, origins=origins)
 
 
-def _scale_free(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    terms = [x for x, atom in zip(inputs, equation.inputs, strict=True) if not _is_zero(atom)]
+def _scale_free(inputs: Sequence[Dependence]) -> Dependence:
+    terms = [x for x in inputs if not x.zero]
     degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in _added(terms).degrees.items()}
     return Dependence(degrees=degrees)
 
@@ -290,8 +300,8 @@ def _is_free(x: Dependence) -> bool:
     return not x.data and all(degree == 0 for degree in x.degrees.values())
 
 
-def _is_zero(atom: ir.Atom) -> bool:
-    if not isinstance(atom, ir.Constant) or not isinstance(atom.value, int | float | np.generic | np.ndarray):
+def _is_zero(atom: ir.Constant) -> bool:
+    if not isinstance(atom.value, int | float | np.generic | np.ndarray):
         return False
     return bool(np.all(np.asarray(atom.value) == 0))
 

@@ -141,6 +141,8 @@ class Evaluation:
             for axis in range(u.ndim):
                 if axis not in site.bias_dims:
                     bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
+            if equation.primitive is ir.sub_p:
+                bias = -bias
         outputs = []
         start = 0
         for part in site.parts:

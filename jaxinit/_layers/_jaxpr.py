@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.extend.core as jex
 import jax.extend.core.primitives as jexp
+import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._typing import Array
@@ -114,6 +115,11 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
     """The program of a function, and the tree of shapes that it returns; inputs are the leaves of the arguments."""
     jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     return _without_dead_code(_program(jaxpr)), shapes
+
+
+def is_floating(atom: Atom) -> bool:
+    """Whether a value holds real or complex floating-point numbers."""
+    return bool(jnp.issubdtype(atom.dtype, jnp.inexact))
 
 
 def is_traced(x: Any) -> bool:
@@ -229,6 +235,9 @@ split_p = lax.split_p
 convert_p = jexp.convert_element_type_p
 iota_p, eq_p = jexp.iota_p, jexp.eq_p
 
+# What layers are made of.
+CONTRACTIONS = {dot_general_p, conv_p, gather_p}
+
 # One operand in, the same numbers out.
 IDENTITIES = {
     convert_p,
@@ -252,6 +261,7 @@ LINEAR = {
     jexp.reduce_window_sum_p,
     dynamic_slice_p,
     gather_p,
+    lax.tile_p,
 }
 
 # f(s·x) = s·f(x) for s > 0, but not linear.

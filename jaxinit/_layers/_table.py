@@ -16,7 +16,7 @@ class Layer:
 
     Attributes:
       path: path of the leaf, "/"-separated.
-      kind: "dense", "einsum", "conv" or "embed".
+      kind: "dense", "einsum", "conv" or "embed" (rows looked up by data, or by a product with a comparison).
       shape: shape of the part of the leaf that is meant, `region` of it.
       region: (start, stop) along each axis of the leaf.
       fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched

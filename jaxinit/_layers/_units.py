@@ -71,7 +71,7 @@ class Site:
       parts: the units that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the addition of a bias to it.
       bias: the bias, if one is added.
-      bias_dims: the dimensions of that output along which a bias may vary.
+      bias_dims: the dimensions of that output along which the bias varies.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       repeats: how often one pass through the program executes it for each of its unit's scales.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._dtypes import drawing_dtype
+from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._origin import Factor, Origin
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
@@ -37,6 +38,9 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
         return None
     ((leaf, origin),) = dependence.origins.items()
+    feature_dims = set(site.placed.values())
+    if site.finish.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
+        return None
     reads = [read for read in traced.analysis.reads if read.leaf == leaf]
     whole = all(
         stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
@@ -44,6 +48,12 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if not origin.exact or not whole or len(reads) != 1 or len(origin.stack) != len(unit.stack):
         return None
     return leaf, origin
+
+
+def other_factors(unit: Unit) -> list[int]:
+    """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
+    part = next(part for part in unit.sites[0].parts if part.unit is unit)
+    return [leaf for leaf, degree in part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
 
 
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
@@ -56,7 +66,7 @@ def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
     alike: dict[Any, list[Unit]] = {}
     for unit in units:
         axes = view(unit)
-        if axes is not None and axes.in_axes and axes.out_axes:
+        if axes is not None and axes.in_axes and axes.out_axes and not other_factors(unit):
             alike.setdefault((axes, jnp.result_type(new[unit.leaf])), []).append(unit)
     for (axes, _), group in alike.items():
         parts = [part_of(new[unit.leaf], unit) for unit in group]

@@ -6,6 +6,7 @@ with two evaluations a layer.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import scale_factors
-from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._apply import centred_channels, other_factors, with_orthonormal, with_scales
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
     Options,
@@ -61,9 +62,9 @@ def lsuv(
 
     Args:
       params: pytree of arrays, never mutated.
-      apply_fn: function of (params, batch); its output does not matter. For a Linen module `module.apply`, or see
-        `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`. Outside `jit` it is compiled once and kept, as by `jax.jit`: what
-        it closes over is that of the first call.
+      apply_fn: function of (params, batch). What its output is does not matter, but layers on which no output depends
+        are not computed. For a Linen module `module.apply`, or see `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`. Outside
+        `jit` it is compiled once and kept, as by `jax.jit`: what it closes over is that of the first call.
       batch: pytree of arrays; more samples give steadier statistics.
       target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
         patterns to numbers, where layers that match none get 1.
@@ -115,7 +116,7 @@ def lsuv(
         method,
         bool(orthonormalize),
         tolerance,
-        int(max_attempts),
+        operator.index(max_attempts),
         canonical_where(where),
         statistic,
         bool(center),
@@ -162,6 +163,8 @@ def _lsuv(
     for unit in selected:
         if options.center and unit not in problem.channels:
             notes[unit] = "not centred: it has no bias of its own"
+    for unit in selected:
+        notes[unit] = notes[unit] or _caveat(traced, unit)
     for unit in problem.shared:
         notes[unit] = notes[unit] or f"shared by {unit.uses} uses"
 
@@ -175,6 +178,17 @@ def _lsuv(
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return new, _report(traced, notes, problem, states, attempts)
+
+
+def _caveat(traced: Traced, unit: Unit) -> str:
+    """What a user should know of a weight that is scaled, but not as simply as others."""
+    others = other_factors(unit)
+    if others:
+        paths = ", ".join(traced.paths[leaf] for leaf in others)
+        return f"scaled but not made orthonormal: the weight is its product with {paths}"
+    if any(part.origin is None for site in unit.sites for part in site.parts if part.unit is unit):
+        return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
+    return ""
 
 
 def _scales(problem: Problem, method: str, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:

@@ -104,8 +104,12 @@ def check_finite(tree: Any, name: str) -> None:
     """Names the first leaf that holds an infinity or a NaN."""
     with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     for path, leaf in with_paths:
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, float):
-            continue
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            at = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise TypeError(
+                f"lsuv needs {name} made of arrays, but {name}{'/' + at if at else ''} is a {type(leaf).__name__}; "
+                "keep what is no array out of the tree, for instance with equinox.partition"
+            )
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
             at = jax.tree_util.keystr(path, simple=True, separator="/")

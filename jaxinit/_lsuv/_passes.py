@@ -16,7 +16,7 @@ from jaxinit._layers._evaluate import Evaluation
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._units import Analysis, Unit
 from jaxinit._layers._views import stacked_size
-from jaxinit._lsuv._moments import NOT_CONVERGED, Moments, nothing, solve, std, zeros_of
+from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
 from jaxinit._typing import Array
 
@@ -97,7 +97,7 @@ def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit,
     )
     for unit in shared:
         after = std(_pooled(states[unit]))
-        _, flags = solve(_pooled(states[unit]), problem.targets[unit])
+        flags = _flags(problem, unit, states[unit])
         flags |= jnp.where(~_within(problem, unit, after) & (flags == 0), NOT_CONVERGED, 0)
         states[unit] = states[unit]._replace(after=after, flags=flags)
     return states, dict.fromkeys(states, count)
@@ -135,8 +135,10 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
                 following[unit] = before._replace(
                     scale=jnp.where(mask, before.scale * jnp.exp(steps[unit].log_ratio), before.scale),
                     before=jnp.where(mask & (tries == 0), now, before.before),
-                    after=jnp.where(mask, now, before.after),
-                    flags=jnp.where(mask, solve(_pooled(state), problem.targets[unit])[1], before.flags),
+                    # The step after the last layer changes nothing, and sees what all scales together give.
+                    after=jnp.where(group == count, now, before.after),
+                    flags=jnp.where(group == count, _flags(problem, unit, state), before.flags),
+                    shift=state.shift,
                 )
             return following, steps, tries + 1, done
 
@@ -150,7 +152,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
         )
         return given, tries
 
-    states, tries = lax.scan(layer, start, jnp.arange(count))
+    states, tries = lax.scan(layer, start, jnp.arange(count + 1))
     attempts = {u: tries[groups[u]] for u in units}
     for unit in units:
         missed = ~_within(problem, unit, states[unit].after) & (unit in problem.selected)
@@ -209,6 +211,13 @@ def _step(problem: Problem, unit: Unit, state: ScaleState, last: _Step) -> tuple
     seen = (log_std - last.log_std) / jnp.where(last.log_ratio == 0, 1, last.log_ratio)
     power = jnp.where(last.log_ratio == 0, 1, jnp.clip(seen, 1, 64))
     return _Step(jnp.where(reached, 0, jnp.log(ratio) / power), log_std), reached
+
+
+def _flags(problem: Problem, unit: Unit, state: ScaleState) -> Array:
+    """What keeps a unit from its target; nothing, for one whose deviation a scale would mend."""
+    pooled = _pooled(state)
+    _, flags = solve(pooled, problem.targets[unit])
+    return jnp.where(_aligned(pooled.size == 0, flags), NOT_REACHED, flags)
 
 
 def _within(problem: Problem, unit: Unit, found: Array) -> Array:

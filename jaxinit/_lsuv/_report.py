@@ -13,9 +13,9 @@ from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
 MEANINGS = {
-    DEAD: "dead: its output does not vary; weights kept",
+    DEAD: "dead: its output does not vary, or by less than 1e-18; weights kept",
     NO_ROOT: "no scale reaches the target: the bias alone varies more; weights kept",
-    NOT_FINITE: "its output is not finite; weights kept",
+    NOT_FINITE: "its output, or the square of it, is not finite in float32; weights kept",
     NOT_CONVERGED: "not within the tolerance after the last attempt",
     NOT_REACHED: "not reached on this batch; weights kept",
     NOT_REPRODUCIBLE: "a fresh evaluation misses the tolerance: the net amplifies rounding",

@@ -135,14 +135,15 @@ class ScaleVisitor:
         scale, flags = solve(found, self.targets[place.unit])
         if place.unit not in self.selected:
             scale = jnp.ones_like(scale)
+        if state.known is not False:
+            scale = jnp.where(state.known, state.scale, scale)
         aligned = scale.reshape([f.size if f in place.factors else 1 for f in channels.factors])
         shift = -(aligned * per_channel.mean_u) - per_channel.mean_b
         if place.unit not in self.selected:
             shift = jnp.zeros_like(shift)
         before = jnp.sqrt(pooled_var + spread_of_means)
-        new = self._decided(place.unit, state, found, scale, shift, before, flags)
-        assert new.shift is not None
-        return new, channels.spread(new.shift)
+        new = self._decided(place.unit, state, found, scale, shift, before, flags)._replace(shift=shift)
+        return new, channels.spread(shift)
 
 
 def _measured(place: Place, u: Array, bias: Array | None) -> Moments:

@@ -29,6 +29,10 @@ def matrix_fan_in(layer: Layer) -> int:
 
 def draw_weight(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any) -> Array:
     """A weight of a layer's shape, drawn as the layer uses it."""
+    if layer.view is None and layer.kind != "embed" and len(layer.shape) > 2:
+        count = math.prod(layer.shape[:-2])
+        draws = jax.vmap(lambda key: init(key, layer.shape[-2:], dtype))(jax.random.split(key, count))
+        return draws.reshape(layer.shape)
     if layer.view is None or not layer.in_axes or not layer.out_axes:
         return init(key, layer.shape, dtype)
     assert layer.batch_axes is not None

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxinit._initializers import zeros
 from jaxinit._layers import Layer
+from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import trace
 from jaxinit._layers._views import with_part
 from jaxinit._schemes._draw import draw_weight, key_for
@@ -135,17 +136,28 @@ def initialize(
         else:
             new = old
             rows.append(Drawn(path, "integer", shape, "kept", "no floating-point numbers"))
-        leaves.append(new)
+        leaves.append(_placed(new, old))
     result = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return (result, InitializeReport(repr(chosen), tuple(rows))) if return_report else result
+
+
+def _placed(new: Array, old: Any) -> Array:
+    """The new leaf where the old one was."""
+    sharding = getattr(old, "sharding", None)
+    if is_traced(new) or is_traced(old) or not isinstance(sharding, jax.sharding.NamedSharding):
+        return new
+    return jax.device_put(new, sharding)
 
 
 def _weight_rule(scheme: Scheme, layer: Layer, model: Model) -> Rule:
     if layer.kind == "embed":
         return scheme.embedding(layer, model)
-    if layer.view is None or not layer.in_axes or not layer.out_axes:
+    if len([n for n in layer.shape if n > 1]) - (layer.stacked > 1) <= 1:
         return scheme.gain(layer, model)
-    return scheme.weight(layer, model)
+    init, reason = scheme.weight(layer, model)
+    if layer.view is None:
+        reason += "; in the layout (..., in, out), since the program mixes its elements"
+    return init, reason
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
