@@ -7,16 +7,14 @@ benchmarks/results/haar-<platform>.json, with the load of the machine at that mo
 """
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _machine import description
 from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
@@ -160,16 +158,7 @@ def main():
 
 def save(rows):
     """The rows so far, with what they were measured on."""
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "rows": rows,
-    }
+    report = {**description(), "rows": rows}
     (RESULTS / f"haar-{jax.default_backend()}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -8,13 +8,10 @@ benchmarks/results/lsuv-<platform>.json. `--quick` measures one model and writes
 """
 
 import argparse
-import datetime
 import importlib.machinery
 import importlib.util
 import json
-import os
 import pathlib
-import platform
 import sys
 import time
 
@@ -22,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _machine import description
 from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
@@ -290,15 +288,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one model, nothing written")
     arguments = parser.parse_args()
     console = Console(width=150)
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "against_forward": {},
-    }
+    report = {**description(), "against_forward": {}}
     for name, (module, batch) in models().items():
         if arguments.quick and name != "MLP 50 × 128":
             continue

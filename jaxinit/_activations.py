@@ -60,6 +60,9 @@ _ALIASES = {
     "softsign": "soft_sign",
     "swish": "silu",
 }
+NAMES = tuple(_TABLE)
+"""Every activation that has a name."""
+
 _NAME_OF = {function: name for name, function in _TABLE.items()}
 _NAME_OF[jnp.tanh] = "tanh"
 

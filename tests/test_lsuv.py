@@ -47,7 +47,7 @@ def stds(params, x):
 
 def count(function, *arguments, primitive):
     """How often a primitive stands in the program, loops counted once."""
-    program, _ = ir.trace(function, *arguments)
+    program = ir.trace(function, *arguments)
     return sum(equation.primitive is primitive for equation in ir.equations_of(program))
 
 
@@ -203,7 +203,7 @@ def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():
         )
         assert dots == 6
     params, apply_fn, batch = MODELS["plain_scan"]()
-    program, _ = ir.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
+    program = ir.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
     (loop,) = [e for e in program.equations if isinstance(e, ir.Scan)]
     assert sum(e.primitive is ir.dot_general_p for e in ir.equations_of(loop.body)) == 1
 

@@ -6,13 +6,15 @@ parameters that can be scaled by itself (see `_grouping`).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from jaxinit._layers import _dependence as dependence
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers import _rules as rules
 from jaxinit._layers._bias import finish_of
 from jaxinit._layers._dependence import DATA, INDEPENDENT, Dependence
-from jaxinit._layers._geometry import Geometry, geometry
+from jaxinit._layers._geometry import weight_operand
 from jaxinit._layers._grouping import grouped
 from jaxinit._layers._units import Analysis, Part, Read, Site, Unit
 
@@ -110,7 +112,7 @@ class _Walk:
             case ir.While():
                 return self.loop(equation, arguments, loops)
         site = self.site(equation, arguments, loops, consumers)
-        results = dependence.apply(equation, arguments)
+        results = rules.apply(equation, arguments)
         if site or any(x.data for x in arguments):
             self.note_reads(equation, arguments, site)
         if site:
@@ -123,7 +125,7 @@ class _Walk:
         consts = arguments[: equation.num_consts]
         carry = arguments[equation.num_consts : equation.num_consts + equation.num_carry]
         stacked = arguments[equation.num_consts + equation.num_carry :]
-        slices = [_unstacked(x) for x in stacked]
+        slices = [dependence.unstacked(x) for x in stacked]
         leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
         inner = (*loops, _Loop(equation.length, leaves))
 
@@ -133,7 +135,7 @@ class _Walk:
         initial, carry = carry, self.fixpoint(step, carry)
         self.note_mixed(initial, carry)
         results = step(carry)
-        return [*carry, *(_stacked(x) for x in results[equation.num_carry :])]
+        return [*carry, *(dependence.stacked(x) for x in results[equation.num_carry :])]
 
     def loop(self, equation: ir.While, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
@@ -183,7 +185,7 @@ class _Walk:
         loops: tuple[_Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> Site | None:
-        found = _weight_operand(equation, arguments)
+        found = weight_operand(equation, arguments)
         if found is None:
             return None
         weight, shape = found
@@ -207,13 +209,9 @@ class _Walk:
             start += size or 0
         if not parts:
             return None
-        segment_dim = placed.get(segments.dimension) if segments else None
-        if segments and segment_dim is None:
-            return None
-        walked = {loop_index for part in parts for loop_index in _walked(part.unit.leaf, loops)}
-        repeats = 1
-        for i, loop in enumerate(loops):
-            repeats *= 1 if i in walked else loop.length
+        segment_dim = placed[segments.dimension] if segments else None
+        walked = {part.unit.leaf for part in parts}
+        repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
         site = Site(equation, weight, shape, parts, end.equation, end.bias, end.bias_dims, placed, segment_dim, repeats)
         if self.recording:
             self.sites[end.equation] = site
@@ -224,7 +222,7 @@ class _Walk:
     def weight_leaf(self, value: Dependence) -> int | None:
         """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
         leaves = [leaf for leaf, degree in value.degrees.items() if degree == 1]
-        return max(leaves, key=lambda leaf: (leaf in value.origins, _size(self.shapes[leaf]), -leaf), default=None)
+        return max(leaves, key=lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf), default=None)
 
     def unit(self, leaf: int, value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
         origin = value.origins.get(leaf)
@@ -270,20 +268,6 @@ class _Walk:
                 )
 
 
-def _weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tuple[int, Geometry] | None:
-    """Which input of an equation is a weight, and the roles of its dimensions."""
-    for i, value in enumerate(arguments):
-        if value.data or not any(1 in part.degrees.values() for part in value.parts):
-            continue
-        others = [x for j, x in enumerate(arguments) if j != i]
-        if not any(x.data for x in others):
-            continue
-        shape = geometry(equation, i, others[0])
-        if shape is not None:
-            return i, shape
-    return None
-
-
 def _consumers(program: ir.Program) -> dict[ir.Atom, list[ir.Equation | None]]:
     """The equations that read each value; None stands for the outputs of the program."""
     consumers: dict[ir.Atom, list[ir.Equation | None]] = {}
@@ -293,30 +277,3 @@ def _consumers(program: ir.Program) -> dict[ir.Atom, list[ir.Equation | None]]:
     for atom in program.outputs:
         consumers.setdefault(atom, []).append(None)
     return consumers
-
-
-def _unstacked(x: Dependence) -> Dependence:
-    """One slice of a scan's stacked input."""
-    if x.data or not x.degrees:
-        return x
-    if x.segments:
-        return dependence.inhomogeneous([x])
-    moved = {leaf: origin.unstacked() for leaf, origin in x.origins.items()}
-    origins = {leaf: origin for leaf, origin in moved.items() if origin is not None}
-    return Dependence(degrees=x.degrees, origins=origins)
-
-
-def _stacked(x: Dependence) -> Dependence:
-    """All slices of a scan's stacked output."""
-    return dependence.DATA if x.data else dependence.inhomogeneous([x])
-
-
-def _walked(leaf: int, loops: Sequence[_Loop]) -> list[int]:
-    return [i for i, loop in enumerate(loops) if leaf in loop.leaves]
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from jaxinit._layers import _dependence as dependence
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._dependence import Dependence
 from jaxinit._layers._geometry import Geometry
 from jaxinit._layers._origin import FOREIGN, Origin
+from jaxinit._layers._rules import rearrangement
 
 
 class End(NamedTuple):
@@ -46,7 +46,7 @@ def finish_of(
         following = readers[0]
         if following.primitive is ir.add_p or (following.primitive is ir.sub_p and following.inputs[0] is value):
             break
-        move = dependence.rearrangement(following)
+        move = rearrangement(following)
         if move is None or following.inputs[0] is not value:
             return plain
         origin, value = move(origin), following.outputs[0]

@@ -1,8 +1,7 @@
 """What a value depends on: the data, and how it grows with each leaf of the parameters.
 
 A value that depends on no data is homogeneous of degree d in a leaf θ if multiplying θ by s > 0 multiplies the value by
-sᵈ. Weights are the values of degree one. The rules of this file carry degrees, and the origin of the elements, through
-every primitive; what no rule covers is taken to be inhomogeneous, never guessed.
+sᵈ. Weights are the values of degree one.
 """
 
 import dataclasses
@@ -62,7 +61,7 @@ class Dependence:
     def power(self, exponent: float) -> "Dependence":
         """The value raised to a power, element by element."""
         degrees = {leaf: None if d is None else d * exponent for leaf, d in self.degrees.items()}
-        return Dependence(degrees=degrees, origins=_multiplied(self.origins))
+        return Dependence(degrees=degrees, origins=multiplied(self.origins))
 
 
 INDEPENDENT = Dependence()
@@ -86,7 +85,7 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
         return a
     if a.data or b.data:
         return DATA
-    both = _added([a, b])
+    both = added([a, b])
     same = {leaf: o for leaf, o in a.origins.items() if b.origins.get(leaf) == o}
     return dataclasses.replace(both, origins=same)
 
@@ -97,165 +96,21 @@ def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
     return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
 
 
-def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
-    """What the outputs of an equation without programs inside depend on."""
-    if any(x.data for x in inputs):
-        return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
-    if not any(x.degrees for x in inputs):
-        stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
-        return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
-    if equation.primitive is ir.split_p:
-        return _split(equation, inputs[0])
-    if equation.primitive is ir.concatenate_p:
-        return [_concatenated(equation, inputs)]
-    segmented = next((x for x in inputs if x.segments), None)
-    if segmented is not None:
-        return [_segmented(equation, inputs, segmented)] * len(equation.outputs)
-    return [_unsegmented(equation, inputs)] * len(equation.outputs)
+def unstacked(x: Dependence) -> Dependence:
+    """One slice of a scan's stacked input."""
+    if x.data or not x.degrees:
+        return x
+    if x.segments:
+        return inhomogeneous([x])
+    return x.map(Origin.unstacked)
 
 
-def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    primitive, params = equation.primitive, equation.params
-    first = inputs[0]
-    move = rearrangement(equation)
-    if move is not None:
-        return first.map(move)
-    if primitive in (ir.add_p, ir.sub_p, ir.add_any_p):
-        return _added([x for x in inputs if not x.zero])
-    if primitive is ir.neg_p:
-        return first.map(Origin.multiplied)
-    if primitive in (ir.max_p, ir.min_p):
-        return _added([x for x in inputs if not x.zero]).without_origins()
-    if primitive is ir.select_p and _is_free(first):
-        return _added([x for x in inputs[1:] if not x.zero])
-    if primitive in (ir.mul_p, ir.dot_general_p, ir.conv_p):
-        return _product(inputs, equation.outputs[0].shape if primitive is ir.mul_p else None)
-    if primitive is ir.div_p:
-        return _product([first, inputs[1].power(-1.0)], equation.outputs[0].shape)
-    if primitive is ir.integer_pow_p:
-        return first.power(float(params["y"]))
-    if primitive is ir.square_p:
-        return first.power(2.0)
-    if primitive is ir.sqrt_p:
-        return first.power(0.5)
-    if primitive is ir.rsqrt_p:
-        return first.power(-0.5)
-    if primitive is ir.pad_p and inputs[1].zero:
-        return first.without_origins()
-    if primitive in ir.LINEAR and all(_is_free(x) for x in inputs[1:]):
-        return first.without_origins()
-    if primitive in ir.POSITIVELY_HOMOGENEOUS and len(inputs) == 1:
-        return first.without_origins()
-    if primitive in ir.SCALE_FREE:
-        return _scale_free(inputs)
-    return inhomogeneous(inputs)
+def stacked(x: Dependence) -> Dependence:
+    """All slices of a scan's stacked output."""
+    return DATA if x.data else inhomogeneous([x])
 
 
-def rearrangement(equation: ir.Equation) -> Callable[[Origin], Origin | None] | None:
-    """What an equation that only moves, copies or drops elements does to their origin."""
-    primitive, params = equation.primitive, equation.params
-    shape = equation.inputs[0].shape
-    if primitive in ir.IDENTITIES:
-        return lambda origin: origin
-    if primitive is ir.rev_p:
-        # A flipped kernel; along a flipped axis no array of scales may lie, and none does: only the
-        # receptive field of a convolution is flipped.
-        return lambda origin: origin
-    if primitive is ir.transpose_p:
-        return lambda origin: origin.transposed(params["permutation"])
-    if primitive is ir.squeeze_p:
-        return lambda origin: origin.squeezed(tuple(d % len(shape) for d in params["dimensions"]))
-    if primitive is ir.reshape_p:
-        return lambda origin: origin.reshaped(params["new_sizes"]) if params["dimensions"] is None else None
-    if primitive is ir.broadcast_p:
-        return lambda origin: origin.broadcast(params["shape"], params["broadcast_dimensions"])
-    if primitive is ir.slice_p:
-        if params["strides"] is not None and any(s != 1 for s in params["strides"]):
-            return lambda origin: None
-        return lambda origin: origin.sliced(params["start_indices"], params["limit_indices"], shape)
-    if primitive is ir.dynamic_slice_p and (starts := _known_starts(equation)) is not None:
-        sizes = params["slice_sizes"]
-        # dynamic_slice clamps a start that would reach beyond the end.
-        starts = [min(max(s, 0), n - size) for s, n, size in zip(starts, shape, sizes, strict=True)]
-        limits = [s + size for s, size in zip(starts, sizes, strict=True)]
-        return lambda origin: origin.sliced(starts, limits, shape)
-    return None
-
-
-def _known_starts(equation: ir.Equation) -> list[int] | None:
-    starts = equation.inputs[1:]
-    if not all(isinstance(start, ir.Constant) for start in starts):
-        return None
-    try:
-        return [int(start.value) for start in starts if isinstance(start, ir.Constant)]
-    except TypeError:  # a tracer of an outer transformation
-        return None
-
-
-def _split(equation: ir.Equation, operand: Dependence) -> list[Dependence]:
-    axis, sizes = equation.params["axis"], equation.params["sizes"]
-    if operand.segments is not None:
-        if operand.segments.dimension == axis and operand.segments.sizes == tuple(sizes):
-            return list(operand.segments.parts)
-        return [inhomogeneous([operand])] * len(sizes)
-    shape = equation.inputs[0].shape
-    results, start = [], 0
-    for size in sizes:
-        starts = [start if d == axis else 0 for d in range(len(shape))]
-        limits = [start + size if d == axis else n for d, n in enumerate(shape)]
-        results.append(operand.map(lambda o, s=starts, e=limits: o.sliced(s, e, shape)))  # type: ignore[misc]
-        start += size
-    return results
-
-
-def _concatenated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    if all(x.degrees == inputs[0].degrees for x in inputs) and not any(x.segments for x in inputs):
-        return inputs[0].without_origins()
-    axis = equation.params["dimension"]
-    sizes: list[int] = []
-    parts: list[Dependence] = []
-    for x, atom in zip(inputs, equation.inputs, strict=True):
-        if x.segments is None:
-            sizes.append(atom.shape[axis])
-            parts.append(x)
-        elif x.segments.dimension == axis:
-            sizes.extend(x.segments.sizes)
-            parts.extend(x.segments.parts)
-        else:
-            return inhomogeneous(inputs)
-    return _with_segments(Segments(axis, tuple(sizes), tuple(parts)))
-
-
-def _with_segments(segments: Segments) -> Dependence:
-    return dataclasses.replace(inhomogeneous(segments.parts), segments=segments)
-
-
-def _segmented(equation: ir.Equation, inputs: Sequence[Dependence], operand: Dependence) -> Dependence:
-    """Rules for a concatenation: moved as a whole, or multiplied by something without leaves."""
-    segments, primitive, params = operand.segments, equation.primitive, equation.params
-    assert segments is not None
-    axis = segments.dimension
-    others_free = all(_is_free(x) for x in inputs if x is not operand)
-    if len(inputs) == 1 and (primitive in ir.IDENTITIES or primitive is ir.neg_p):
-        return operand
-    if primitive is ir.mul_p and others_free:
-        parts = tuple(part.map(Origin.multiplied) for part in segments.parts)
-        return _with_segments(dataclasses.replace(segments, parts=parts))
-    moved: int | None = None
-    if primitive is ir.transpose_p:
-        moved = params["permutation"].index(axis)
-    elif primitive is ir.broadcast_p:
-        moved = params["broadcast_dimensions"][axis]
-    elif primitive is ir.squeeze_p:
-        moved = axis - sum(d < axis for d in params["dimensions"])
-    move = rearrangement(equation)
-    if moved is None or move is None:
-        return inhomogeneous(inputs)
-    parts = tuple(part.map(move) for part in segments.parts)
-    return _with_segments(Segments(moved, segments.sizes, parts))
-
-
-def _added(inputs: Sequence[Dependence]) -> Dependence:
+def added(inputs: Sequence[Dependence]) -> Dependence:
     """A sum keeps the degree that all its terms share; where the elements come from is lost."""
     if len(inputs) == 1:
         return inputs[0]
@@ -267,47 +122,12 @@ def _added(inputs: Sequence[Dependence]) -> Dependence:
     return Dependence(degrees=degrees)
 
 
-def _product(inputs: Sequence[Dependence], shape: tuple[int, ...] | None) -> Dependence:
-    """A product adds degrees; one element by element, of this shape, keeps where the elements come from."""
-    degrees: dict[int, float | None] = {}
-    for x in inputs:
-        for leaf, degree in x.degrees.items():
-            before = degrees.get(leaf, 0.0)
-            degrees[leaf] = None if degree is None or before is None else before + degree
-    origins: dict[int, Origin] = {}
-    if shape is not None:
-        for x in inputs:
-            # A factor may be a number, or have size 1 along a dimension of the product.
-            spread = {leaf: o.broadcast(shape, range(len(o.dims))) for leaf, o in _multiplied(x.origins).items()}
-            origins |= {leaf: o for leaf, o in spread.items() if leaf not in origins}
-        shared = {leaf for leaf in degrees if sum(leaf in x.degrees for x in inputs) > 1}
-        origins = {leaf: o for leaf, o in origins.items() if leaf not in shared}
-    return Dependence(degrees=degrees, origins=origins)
-
-
-def _scale_free(inputs: Sequence[Dependence]) -> Dependence:
-    terms = [x for x in inputs if not x.zero]
-    degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in _added(terms).degrees.items()}
-    return Dependence(degrees=degrees)
-
-
-def _multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
+def multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
+    """Origins after multiplication by something else."""
     return {leaf: origin.multiplied() for leaf, origin in origins.items()}
-
-
-def _is_free(x: Dependence) -> bool:
-    """Whether scaling any leaf leaves the value alone."""
-    return not x.data and all(degree == 0 for degree in x.degrees.values())
 
 
 def _is_zero(atom: ir.Constant) -> bool:
     if not isinstance(atom.value, int | float | np.generic | np.ndarray):
         return False
     return bool(np.all(np.asarray(atom.value) == 0))
-
-
-def _is_one_hot(equation: ir.Equation, inputs: Sequence[Dependence]) -> bool:
-    if equation.primitive is ir.eq_p:
-        return True
-    moves = {ir.reshape_p, ir.broadcast_p, ir.transpose_p, ir.squeeze_p, *ir.IDENTITIES}
-    return equation.primitive in moves and inputs[0].one_hot

@@ -9,23 +9,19 @@ State flows through control flow as its values do: carried by a scan if a unit i
 scan walks along the unit.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._dtypes import drawing_dtype
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._dependence import Dependence
 from jaxinit._layers._origin import Factor
-from jaxinit._layers._place import Place, spread
+from jaxinit._layers._place import Place
+from jaxinit._layers._scaling import Scaling, State
 from jaxinit._layers._units import Analysis, Part, Site, Unit
 from jaxinit._typing import Array
-
-State = Any
 
 
 class Visitor(Protocol):
@@ -51,9 +47,8 @@ class Evaluation:
         self.analysis = analysis
         self.visitor = visitor
         self.scale_factors = scale_factors
-        self.units_of_leaf: dict[int, list[Unit]] = {}
-        for unit in analysis.units:
-            self.units_of_leaf.setdefault(unit.leaf, []).append(unit)
+        self._scaling = Scaling(analysis.units, visitor.scale, scale_factors)
+        self._started = {site.equation: site for site in analysis.sites.values()}
         self._holding_sites: dict[ir.Equation, bool] = {}
 
     def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
@@ -106,37 +101,29 @@ class Evaluation:
                     return self._switch(equation, arguments, states)
                 case ir.While():
                     return self._while(equation, arguments, states)
-        skip = self._unit_weights(equation)
+        # The weight of a layer that ends later, at the addition of its bias, is scaled there.
+        started = self._started.get(equation)
         scaled = [
-            x if i in skip else self._scaled(x, self.analysis.of(atom), states)
+            x if started and i == started.weight else self._scaling.applied(x, self.analysis.of(atom), states)
             for i, (x, atom) in enumerate(zip(arguments, equation.inputs, strict=True))
         ]
         return equation.bind(*scaled)
-
-    def _unit_weights(self, equation: ir.Equation) -> set[int]:
-        """Inputs that are the weight of a layer which ends later, at the addition of its bias."""
-        site = self._started.get(equation)
-        return {site.weight} if site else set()
-
-    @functools.cached_property
-    def _started(self) -> dict[ir.Equation, Site]:
-        return {site.equation: site for site in self.analysis.sites.values()}
 
     # Layers
 
     def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
         dependences = [self.analysis.of(atom) for atom in equation.inputs]
-        own = {part.unit for part in site.parts}
+        own = frozenset(part.unit for part in site.parts)
         if site.bias is None:
             inputs = [
-                self._scaled(x, d, states, but=own if i == site.weight else set())
+                self._scaling.applied(x, d, states, but=own if i == site.weight else frozenset())
                 for i, (x, d) in enumerate(zip(arguments, dependences, strict=True))
             ]
             (u,) = equation.bind(*inputs)
             bias = None
         else:
             at = equation.inputs.index(site.bias)
-            u, bias = arguments[1 - at], self._scaled(arguments[at], dependences[at], states)
+            u, bias = arguments[1 - at], self._scaling.applied(arguments[at], dependences[at], states)
             # Once along each dimension in which it does not vary: what is not repeated need not be stored.
             for axis in range(u.ndim):
                 if axis not in site.bias_dims:
@@ -170,54 +157,6 @@ class Evaluation:
                 dims[target] = part.origin.dims[source]
         return Place(part.unit, site, part, factors, tuple(dims))
 
-    # Parameters where data meets them
-
-    def _scaled(
-        self,
-        value: Any,
-        dependence: Dependence,
-        states: dict[Unit, State],
-        but: set[Unit] = frozenset(),  # type: ignore[assignment]
-    ) -> Any:
-        """A value that depends on no data, multiplied by the scales of its leaves; `but` are left out."""
-        if dependence.data or not dependence.degrees:
-            return value
-        if dependence.segments is not None:
-            axis, pieces, start = dependence.segments.dimension, [], 0
-            if not any(self._active(part, states, but) for part in dependence.segments.parts):
-                return value
-            for size, part in zip(dependence.segments.sizes, dependence.segments.parts, strict=True):
-                piece = lax.slice_in_dim(value, start, start + size, axis=axis)
-                pieces.append(self._scaled(piece, part, states, but))
-                start += size
-            return jnp.concatenate(pieces, axis=axis)
-        for unit in self._active(dependence, states, but):
-            degree = dependence.degrees[unit.leaf]
-            assert degree is not None
-            origin = dependence.origins.get(unit.leaf)
-            factor = self.visitor.scale(states[unit])
-            if degree != 1:
-                factor = factor ** float(degree)
-            dims = origin.dims if origin else ((),) * jnp.ndim(value)
-            factor = spread(factor, self.scale_factors[unit], dims)
-            dtype = jnp.result_type(value)
-            wide = drawing_dtype(dtype)
-            value = (value.astype(wide) * factor.astype(wide)).astype(dtype)
-        return value
-
-    def _active(self, dependence: Dependence, states: dict[Unit, State], but: set[Unit]) -> list[Unit]:
-        """The units whose scale enters a value."""
-        found = []
-        for leaf, degree in dependence.degrees.items():
-            for unit in self.units_of_leaf.get(leaf, ()):
-                origin = dependence.origins.get(leaf)
-                here = origin is None or all(
-                    a[0] < b[1] and b[0] < a[1] for a, b in zip(origin.region, unit.region, strict=True)
-                )
-                if degree and here and unit in states and unit not in but and unit.refused is None:
-                    found.append(unit)
-        return found
-
     # Control flow
 
     def _touched(self, *programs: ir.Program) -> list[Unit]:
@@ -232,22 +171,22 @@ class Evaluation:
             if unit not in states or not self.visitor.is_final(states[unit])
         }
 
-    def _as_carry(
+    def _as_taken(
         self,
-        equation_inputs: Sequence[ir.Atom],
-        inner: Sequence[ir.Variable],
-        values: list[Any],
+        values: Sequence[Any],
+        atoms: Sequence[ir.Atom],
+        taken_as: Sequence[ir.Variable],
         states: dict[Unit, State],
     ) -> list[Any]:
-        """Operands as the inner program takes them: parameters that go on as data are multiplied by their scales."""
+        """Values that enter or leave a program: parameters that go on as data are multiplied by their scales."""
         return [
-            self._scaled(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
-            for x, atom, variable in zip(values, equation_inputs, inner, strict=True)
+            self._scaling.applied(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
+            for x, atom, variable in zip(values, atoms, taken_as, strict=True)
         ]
 
     def _scan(self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
         first, second = equation.num_consts, equation.num_consts + equation.num_carry
-        arguments = self._as_carry(equation.inputs, equation.body.inputs, arguments, states)
+        arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
         consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
         walked_leaves = {leaf for atom in equation.inputs[second:] for leaf in self.analysis.of(atom).degrees}
         touched = self._touched(equation.body)
@@ -262,9 +201,10 @@ class Evaluation:
             inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
             results = self._program(equation.body, [*consts, *values, *inputs], inner)
             values, outputs = results[: equation.num_carry], results[equation.num_carry :]
-            values = self._outputs_as(equation.body, values, equation.outputs[: equation.num_carry], inner)
-            passing = [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
-            return (values, passing), (outputs, [jax.tree.map(jnp.asarray, inner[u]) for u in walked])
+            ends = equation.body.outputs[: equation.num_carry], equation.outputs[: equation.num_carry]
+            values = self._as_taken(values, *ends, inner)
+            passing = _arrays(inner, carried)
+            return (values, passing), (outputs, _arrays(inner, walked))
 
         start = ([jnp.asarray(x) for x in carry], list(carried.values()))
         (values, passing), (outputs, own) = lax.scan(
@@ -274,15 +214,6 @@ class Evaluation:
         states.update(zip(walked, own, strict=True))
         return [*values, *outputs]
 
-    def _outputs_as(
-        self, program: ir.Program, values: list[Any], outer: Sequence[ir.Variable], states: dict[Unit, State]
-    ) -> list[Any]:
-        """Outputs of an inner program; parameters that go on as data are multiplied by their scales."""
-        return [
-            self._scaled(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
-            for x, atom, variable in zip(values, program.outputs, outer, strict=False)
-        ]
-
     def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
         index, *operands = arguments
         carried = self._carried(self._touched(*equation.branches), states)
@@ -291,8 +222,8 @@ class Evaluation:
             def run(passing: Any, *operands: Any) -> Any:
                 inner = states | dict(zip(carried, passing, strict=True))
                 results = self._program(program, operands, inner)
-                results = self._outputs_as(program, results, equation.outputs, inner)
-                return results, [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
+                results = self._as_taken(results, program.outputs, equation.outputs, inner)
+                return results, _arrays(inner, carried)
 
             return run
 
@@ -303,9 +234,8 @@ class Evaluation:
 
     def _while(self, equation: ir.While, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
-        arguments[second:] = self._as_carry(
-            equation.inputs[second:], equation.body.inputs[equation.body_consts :], arguments[second:], states
-        )
+        carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
+        arguments[second:] = self._as_taken(arguments[second:], *carries, states)
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
         carried = self._carried(self._touched(equation.body), states)
 
@@ -319,13 +249,18 @@ class Evaluation:
             values, passing = carry
             inner = states | dict(zip(carried, passing, strict=True))
             results = self._program(equation.body, [*consts, *values], inner)
-            results = self._outputs_as(equation.body, results, equation.outputs, inner)
-            return results, [jax.tree.map(jnp.asarray, inner[u]) for u in carried]
+            results = self._as_taken(results, equation.body.outputs, equation.outputs, inner)
+            return results, _arrays(inner, carried)
 
         start = ([jnp.asarray(x) for x in carry], list(carried.values()))
         values, passing = lax.while_loop(condition, body, start)
         states.update(zip(carried, passing, strict=True))
         return list(values)
+
+
+def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
+    """States as loops and branches hand them on."""
+    return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
 
 
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:

@@ -4,19 +4,15 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import activation_function
+from jaxinit._activations import NAMES, activation_function
+from jaxinit._eager import outside_traces
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._units import Analysis
 from jaxinit._typing import Array
 
-_NAMES = (
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "soft_sign", "tanh",
-    "sigmoid", "log_sigmoid", "hard_tanh", "hard_sigmoid", "hard_silu", "lecun_tanh",
-)  # fmt: skip
 _POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
 
 
@@ -54,15 +50,12 @@ class TracedActivation:
     @functools.cached_property
     def name(self) -> str:
         """The name of the activation it equals, or the primitives it is made of."""
-        try:
-            with jax.ensure_compile_time_eval():
-                values = np.asarray(self(jnp.asarray(_POINTS)))
-                for name in _NAMES:
-                    if np.allclose(values, activation_function(name)(jnp.asarray(_POINTS)), rtol=1e-4, atol=1e-5):
-                        return name
-        except (TypeError, ValueError, NotImplementedError):
-            pass
-        return "·".join(str(e.primitive) for e in self.equations)
+        return outside_traces(self._known_name) or "·".join(str(e.primitive) for e in self.equations)
+
+    def _known_name(self) -> str | None:
+        points = jnp.asarray(_POINTS)
+        values = self(points)
+        return next((n for n in NAMES if np.allclose(values, activation_function(n)(points), 1e-4, 1e-5)), None)
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

@@ -5,6 +5,7 @@ A layer is a `dot_general` or a convolution between data and a weight, or a look
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from jaxinit._fans import fans
 from jaxinit._layers import _jaxpr as ir
@@ -36,7 +37,21 @@ class Geometry:
     feature_group_count: int = 1
 
 
-def geometry(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
+def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tuple[int, Geometry] | None:
+    """Which input of an equation is a weight, and the roles of its dimensions."""
+    for i, value in enumerate(arguments):
+        if value.data or not any(1 in part.degrees.values() for part in value.parts):
+            continue
+        others = [x for j, x in enumerate(arguments) if j != i]
+        if not any(x.data for x in others):
+            continue
+        shape = _geometry(equation, i, others[0])
+        if shape is not None:
+            return i, shape
+    return None
+
+
+def _geometry(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
     """The geometry of an equation whose input number `weight` is a weight; None if it makes no layer."""
     if equation.primitive is ir.dot_general_p:
         return _product(equation, weight, other)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from jaxinit._layers._origin import overlap
 from jaxinit._layers._units import Read, Site, Unit
 
 
@@ -11,12 +12,12 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
     for unit in found:
         clash = [u for u in units if u.leaf == unit.leaf and overlap(u.region, unit.region)]
         for other in clash:
+            unit.refused = unit.refused or other.refused
             if other.stack != unit.stack:
-                unit.refused = unit.refused or other.refused or ("it is used both as a whole and slice by slice")
+                unit.refused = unit.refused or "it is used both as a whole and slice by slice"
             unit.region = tuple(
                 (min(a, c), max(b, d)) for (a, b), (c, d) in zip(unit.region, other.region, strict=True)
             )
-            unit.refused = unit.refused or other.refused
             for site in other.sites:
                 for part in site.parts:
                     if part.unit is other:
@@ -35,16 +36,7 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
                 unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
             elif position <= first:
                 unit.refused = unit.refused or "the program reads it before the first layer that uses it"
-    units.sort(key=lambda unit: (order[unit.sites[0]], _first_part(unit)))
+    units.sort(key=lambda unit: (order[unit.sites[0]], unit.sites[0].parts.index(unit.first_part)))
     for index, unit in enumerate(units):
         unit.index = index
     return units
-
-
-def overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
-    """Whether two regions of a leaf share elements."""
-    return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(a, b, strict=True))
-
-
-def _first_part(unit: Unit) -> int:
-    return next(i for i, part in enumerate(unit.sites[0].parts) if part.unit is unit)

@@ -111,10 +111,9 @@ _CALLS = {
 }
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
-    """The program of a function, and the tree of shapes that it returns; inputs are the leaves of the arguments."""
-    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    return _without_dead_code(_program(jaxpr)), shapes
+def trace(function: Callable[..., Any], *arguments: Any) -> Program:
+    """The program of a function; its inputs are the leaves of the arguments."""
+    return _without_dead_code(_program(jax.make_jaxpr(function)(*arguments)))
 
 
 def is_floating(atom: Atom) -> bool:

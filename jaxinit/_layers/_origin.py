@@ -108,11 +108,10 @@ class Origin:
             return None
         return dataclasses.replace(self, dims=self.dims[1:], stack=self.stack + self.dims[0])
 
-    def overlaps(self, other: "Origin") -> bool:
-        """Whether two values share elements of one leaf."""
-        return self.leaf == other.leaf and all(
-            a[0] < b[1] and b[0] < a[1] for a, b in zip(self.region, other.region, strict=True)
-        )
+
+def overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
+    """Whether two regions of a leaf share elements."""
+    return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(a, b, strict=True))
 
 
 def _factors(axis: int, size: int, stride: int = 1) -> tuple[Factor, ...]:

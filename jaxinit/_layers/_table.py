@@ -16,6 +16,7 @@ class Layer:
 
     Attributes:
       path: path of the leaf, "/"-separated.
+      name: the path, and the region of the leaf if the layer is not all of it.
       kind: "dense", "einsum", "conv" or "embed" (rows looked up by data, or by a product with a comparison).
       shape: shape of the part of the leaf that is meant, `region` of it.
       region: (start, stop) along each axis of the leaf.
@@ -37,6 +38,7 @@ class Layer:
     """
 
     path: str
+    name: str
     kind: str
     shape: tuple[int, ...]
     region: tuple[tuple[int, int], ...]
@@ -114,7 +116,7 @@ class Layers(Tabular):
         yield _table(self)
         for layer in self:
             if layer.note:
-                yield f"* {layer.path}: {layer.note}"
+                yield f"* {layer.name}: {layer.note}"
         for entry in self.unvisited:
             yield f"not visited: {entry.path}: {entry.reason}"
         if self.unused:
@@ -142,7 +144,7 @@ def _table(layers: Layers) -> Any:
         table.add_column(column, justify="left" if column in ("layer", "kind", "activation") else "right")
     for layer in layers:
         table.add_row(
-            layer.path + (_region(layer) if layer.note is None else f"{_region(layer)} *"),
+            layer.name + (" *" if layer.note else ""),
             layer.kind,
             "×".join(map(str, layer.shape)),
             f"{layer.fan_in:g}",
@@ -155,15 +157,6 @@ def _table(layers: Layers) -> Any:
             "–" if layer.skip is None else f"{layer.skip} ({(layer.position or 0) + 1}/{layer.branch_length})",
         )
     return table
-
-
-def _region(layer: Layer) -> str:
-    whole = all(start == 0 for start, _ in layer.region) and layer.note is None
-    if whole and all(stop - start == n for (start, stop), n in zip(layer.region, layer.shape, strict=True)):
-        first = [start for start, _ in layer.region]
-        if not any(first):
-            return ""
-    return "[" + ", ".join(f"{a}:{b}" for a, b in layer.region) + "]"
 
 
 def _unless_one(number: int) -> str:

@@ -13,7 +13,7 @@ from jaxinit._layers._following import following_activation
 from jaxinit._layers._residual import Membership, memberships
 from jaxinit._layers._table import Layer, Layers, Unvisited
 from jaxinit._layers._units import Analysis, Site, Unit
-from jaxinit._layers._views import stacked_size, view
+from jaxinit._layers._views import part_name, stacked_size, view
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +23,6 @@ class Traced:
     analysis: Analysis
     paths: tuple[str, ...]
     leaves: tuple[Any, ...]
-    output: Any
 
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
@@ -36,8 +35,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
     leaves = tuple(leaf for _, leaf in with_paths)
-    program, output = ir.trace(apply_fn, params, batch)
-    return Traced(analyse(program, len(leaves)), paths, leaves, output)
+    return Traced(analyse(ir.trace(apply_fn, params, batch), len(leaves)), paths, leaves)
 
 
 def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
@@ -96,11 +94,12 @@ def _row(traced: Traced, unit: Unit, skips: dict[Site, Membership], home: dict[i
     roles, axes, member = site.geometry, view(unit), skips.get(site)
     return Layer(
         path=traced.paths[unit.leaf],
+        name=part_name(traced.paths[unit.leaf], unit, jnp.shape(traced.leaves[unit.leaf])),
         kind=roles.kind,
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
         fan_in=roles.fan_in,
-        fan_out=next(part for part in site.parts if part.unit is unit).fan_out,
+        fan_out=unit.first_part.fan_out,
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,

@@ -34,6 +34,11 @@ class Unit:
         """How often one pass through the program uses it; for a stacked unit, each of its slices."""
         return sum(site.repeats for site in self.sites)
 
+    @property
+    def first_part(self) -> "Part":
+        """Its share in the weight of its first site."""
+        return next(part for part in self.sites[0].parts if part.unit is self)
+
     def __lt__(self, other: "Unit") -> bool:
         return self.index < other.index
 

@@ -6,6 +6,7 @@ own, which is how scales are spread over a leaf and how its matrices are found.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from jaxinit._layers._origin import FOREIGN, Factor
 from jaxinit._layers._place import spread
@@ -49,9 +50,7 @@ def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> 
 
 def view(unit: Unit) -> View | None:
     """The roles of a unit's axes at its first use; None where the program does not tell."""
-    site = unit.sites[0]
-    part = next(part for part in site.parts if part.unit is unit)
-    origin, roles = part.origin, site.geometry
+    origin, roles = unit.first_part.origin, unit.sites[0].geometry
     if origin is None or origin.region != unit.region or roles.kind == "embed":
         return None
     role: dict[Factor, str] = dict.fromkeys(unit.stack, "stack")
@@ -108,6 +107,13 @@ def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
     if part.shape == leaf.shape:
         return part
     return leaf.at[tuple(slice(start, stop) for start, stop in unit.region)].set(part)
+
+
+def part_name(path: str, unit: Unit, shape: Sequence[int]) -> str:
+    """The path of a unit's leaf, and which part of the leaf it is, if not all."""
+    if all(stop - start == n for (start, stop), n in zip(unit.region, shape, strict=True)):
+        return path
+    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in unit.region)}]"
 
 
 def stacked_size(unit: Unit) -> int:

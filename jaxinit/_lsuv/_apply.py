@@ -31,7 +31,7 @@ def centred_channels(traced: Traced, selected: frozenset[Unit]) -> dict[Unit, tu
 def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     """The leaf that is a unit's bias and nothing else, and its origin."""
     (site,) = unit.sites
-    part = next(part for part in site.parts if part.unit is unit)
+    part = unit.first_part
     if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
         return None
     dependence = traced.analysis.of(site.bias)
@@ -52,8 +52,7 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
 
 def other_factors(unit: Unit) -> list[int]:
     """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
-    part = next(part for part in unit.sites[0].parts if part.unit is unit)
-    return [leaf for leaf, degree in part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
+    return [leaf for leaf, degree in unit.first_part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
 
 
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import scale_factors
+from jaxinit._layers._views import part_name, scale_factors
 from jaxinit._lsuv._apply import centred_channels, other_factors, with_orthonormal, with_scales
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
@@ -226,7 +226,7 @@ def _report(
     units = problem.analysis.units
     found = [states[unit] for unit in units]
     return LsuvReport(
-        paths=tuple(_name(traced, unit) for unit in units),
+        paths=tuple(part_name(traced.paths[unit.leaf], unit, np.shape(traced.leaves[unit.leaf])) for unit in units),
         notes=tuple(notes[unit] for unit in units),
         before=tuple(s.before for s in found),
         after=tuple(s.after for s in found),
@@ -236,11 +236,3 @@ def _report(
         flags=tuple(s.flags for s in found),
         unvisited=tuple(dict.fromkeys((traced.paths[leaf], reason) for leaf, reason in traced.analysis.opaque)),
     )
-
-
-def _name(traced: Traced, unit: Unit) -> str:
-    """The path of a unit's leaf, and which part of it if not all."""
-    path, shape = traced.paths[unit.leaf], np.shape(traced.leaves[unit.leaf])
-    if all(stop - start == n for (start, stop), n in zip(unit.region, shape, strict=True)):
-        return path
-    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in unit.region)}]"

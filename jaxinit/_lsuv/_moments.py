@@ -44,13 +44,9 @@ def wide(x: Array) -> Array:
     return x.astype(drawing_dtype(x.dtype))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     """Moments of u over these axes, and of a bias that has size 1 where it does not vary."""
-    return _moments(u, bias, axes)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     # First along the axes in which the bias is the same, and there in two passes, because squares of a large mean
     # would swamp the variance; then over what is left, the means and variances of each channel, which is little.
     u = wide(u)

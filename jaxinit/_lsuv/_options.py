@@ -1,7 +1,6 @@
 """What the user of LSUV chose: options checked, layers selected, targets assigned."""
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._table import Layer
 from jaxinit._layers._trace import Traced, layers_of
 from jaxinit._layers._units import Unit
+from jaxinit._patterns import check_patterns, first_match, matches
 from jaxinit._typing import Array, Scalar
 
 Where: TypeAlias = Callable[[Layer], bool] | str | Sequence[str] | None
@@ -62,10 +62,8 @@ def selected_units(
         chosen = [bool(where(row)) for row in layers_of(traced)]
     else:
         paths = [traced.paths[unit.leaf] for unit in units]
-        for pattern in where:
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-                raise ValueError(f"where names {pattern!r}, which matches no layer; the layers are {paths}")
-        chosen = [any(fnmatch.fnmatchcase(path, pattern) for pattern in where) for path in paths]
+        check_patterns("where", where, paths, "layer", "layers")
+        chosen = [matches(where, path) for path in paths]
     notes = {}
     for unit, wanted in zip(units, chosen, strict=True):
         notes[unit] = f"skipped: {unit.refused}" if unit.refused else "" if wanted else "skipped: not in `where`"
@@ -73,15 +71,11 @@ def selected_units(
 
 
 def unit_targets(traced: Traced, target: Target) -> list[Array]:
+    """The standard deviation wanted of each unit."""
     paths = [traced.paths[unit.leaf] for unit in traced.analysis.units]
     if isinstance(target, Mapping):
-        for pattern in target:
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-                raise ValueError(f"target names {pattern!r}, which matches no layer; the layers are {paths}")
-        numbers = [
-            next((value for pattern, value in target.items() if fnmatch.fnmatchcase(path, pattern)), 1.0)
-            for path in paths
-        ]
+        check_patterns("target", target, paths, "layer", "layers")
+        numbers = [first_match(target, path, 1.0) for path in paths]
     elif isinstance(target, Sequence) or np.ndim(target) > 0:
         numbers = list(target)  # type: ignore[arg-type]
         if len(numbers) != len(paths):
@@ -104,17 +98,16 @@ def check_finite(tree: Any, name: str) -> None:
     """Names the first leaf that holds an infinity or a NaN."""
     with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     for path, leaf in with_paths:
+        at = "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])])
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            at = jax.tree_util.keystr(path, simple=True, separator="/")
             raise TypeError(
-                f"lsuv needs {name} made of arrays, but {name}{'/' + at if at else ''} is a {type(leaf).__name__}; "
+                f"lsuv needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
                 "keep what is no array out of the tree, for instance with equinox.partition"
             )
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
-            at = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"lsuv needs finite {name}, but {name}{'/' + at if at else ''} of shape {np.shape(leaf)} holds an "
+                f"lsuv needs finite {name}, but {at} of shape {np.shape(leaf)} holds an "
                 "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
             )
 

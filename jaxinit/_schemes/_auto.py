@@ -3,13 +3,13 @@
 import dataclasses
 
 from jaxinit._gain import gain
-from jaxinit._initializers import Initializer, variance_scaling
+from jaxinit._initializers import variance_scaling
 from jaxinit._layers import Layer
 from jaxinit._schemes._roles import Model
 from jaxinit._schemes._scheme import Rule, Scheme
 
 
-def gained(layer: Layer) -> tuple[float, str]:
+def _gained(layer: Layer) -> tuple[float, str]:
     """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
     if layer.activation is None:
         return 1.0, "no activation follows"
@@ -38,13 +38,9 @@ class auto(Scheme):
     """
 
     def weight(self, layer: Layer, model: Model) -> Rule:
-        factor, reason = gained(layer)
+        factor, reason = _gained(layer)
         variance = factor**2
         if model.last_in_branch(layer):
             variance /= model.branches
             reason += f", last layer of a branch: variance / {model.branches}"
-        return _normal(variance), reason
-
-
-def _normal(variance: float) -> Initializer:
-    return variance_scaling(variance, "fan_in", "normal")
+        return variance_scaling(variance, "fan_in", "normal"), reason

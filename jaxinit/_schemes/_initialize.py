@@ -1,7 +1,6 @@
 """`initialize`: every leaf of the parameters drawn by a scheme's rules, and a table of what was drawn and why."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from jaxinit._layers import Layer
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import trace
 from jaxinit._layers._views import with_part
+from jaxinit._patterns import check_patterns, first_match
 from jaxinit._schemes._draw import draw_weight, key_for
 from jaxinit._schemes._roles import Model, roles
 from jaxinit._schemes._scheme import REGISTRY, Rule, Scheme
@@ -110,7 +110,8 @@ def initialize(
     model = roles(trace(params, apply_fn, batch))
     chosen.check(model)
     traced = model.traced
-    _check_overrides(overrides, traced.paths)
+    if isinstance(overrides, Mapping):
+        check_patterns("overrides", overrides, traced.paths, "leaf", "leaves")
     leaves: list[Any] = []
     rows: list[Drawn] = []
     weights: dict[int, list[Any]] = {}
@@ -122,9 +123,9 @@ def initialize(
             new = jnp.zeros(shape, dtype)
             for layer, unit in weights[leaf]:
                 init, reason = _overridden(overrides, path, layer) or _weight_rule(chosen, layer, model)
-                part = draw_weight(init, key_for(key, path + _suffix(layer, shape)), layer, dtype)
+                part = draw_weight(init, key_for(key, layer.name), layer, dtype)
                 new = with_part(new, unit, part)
-                rows.append(Drawn(path + _suffix(layer, shape), layer.kind, layer.shape, repr(init), reason))
+                rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(init), reason))
         elif leaf in model.vectors:
             vector = model.vectors[leaf]
             init, reason = _overridden(overrides, path, vector.layer) or chosen.vector(vector, model)
@@ -168,25 +169,8 @@ def _scheme(scheme: str | Scheme) -> Scheme:
     return REGISTRY[scheme]()
 
 
-def _check_overrides(overrides: Overrides, paths: tuple[str, ...]) -> None:
-    if isinstance(overrides, Mapping):
-        for pattern in overrides:
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-                raise ValueError(f"overrides names {pattern!r}, which matches no leaf; the leaves are {list(paths)}")
-
-
 def _overridden(overrides: Overrides, path: str, layer: Layer | None) -> tuple[Init, str] | None:
     if overrides is None:
         return None
-    if isinstance(overrides, Mapping):
-        found = next((init for pattern, init in overrides.items() if fnmatch.fnmatchcase(path, pattern)), None)
-    else:
-        found = overrides(path, layer)
+    found = first_match(overrides, path, None) if isinstance(overrides, Mapping) else overrides(path, layer)
     return None if found is None else (found, "override")
-
-
-def _suffix(layer: Layer, shape: tuple[int, ...]) -> str:
-    """Which part of its leaf a layer is, if not all."""
-    if layer.shape == shape:
-        return ""
-    return f"[{', '.join(f'{start}:{stop}' for start, stop in layer.region)}]"

@@ -51,9 +51,8 @@ class Model:
 
     def is_recurrent(self, layer: Layer) -> bool:
         """Whether a layer is used again and again inside a loop, as in a recurrent cell."""
-        return layer.uses > 1 and any(
-            layer is other and site.repeats > 1 for other, unit in self.layers for site in unit.sites
-        )
+        unit = next(unit for other, unit in self.layers if other is layer)
+        return any(site.repeats > 1 for site in unit.sites)
 
     def last_in_branch(self, layer: Layer) -> bool:
         """Whether a layer is the last one of a residual branch."""
@@ -97,6 +96,6 @@ def _role(traced: Traced, leaf: int, shape: tuple[int, ...]) -> str:
 
 
 def _stacked(traced: Traced, leaf: int) -> bool:
-    """Whether a scan walks along all but one of the leaf's axes."""
+    """Whether a scan walks along the leaf, so that the program sees one slice at a time."""
     origins = [read.origin for read in traced.analysis.reads if read.leaf == leaf and read.origin is not None]
     return any(math.prod(f.size for f in o.stack) > 1 for o in origins)

@@ -5,7 +5,7 @@ others are the customary ones.
 """
 
 import dataclasses
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from jaxinit._initializers import Initializer, lecun_normal, normal, ones, zeros
 from jaxinit._layers import Layer
@@ -25,10 +25,7 @@ class MisfitError(ValueError):
 class Scheme:
     """A whole-model scheme: equal and printable like the initializers."""
 
-    name: ClassVar[str] = ""
-
     def __init_subclass__(cls) -> None:
-        cls.name = cls.__name__
         REGISTRY[cls.__name__] = cls
 
     def check(self, model: Model) -> None:

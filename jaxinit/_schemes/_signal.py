@@ -41,16 +41,13 @@ class orthogonal_critical(Scheme):
     def weight(self, layer: Layer, model: Model) -> Rule:
         if layer.activation is None:
             return _matrix(1.0, layer), "no activation follows"
-        return _matrix(self._sigma_w(layer), layer), f"critical for {layer.activation.name}"
+        point = critical(layer.activation, bias_variance=self.bias_variance)
+        return _matrix(float(point.sigma_w), layer), f"critical for {layer.activation.name}"
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "bias" and self.bias_variance > 0 and vector.layer and vector.layer.activation:
             return normal(self.bias_variance**0.5), "N(0, σ_b²)"
         return super().vector(vector, model)
-
-    def _sigma_w(self, layer: Layer) -> float:
-        assert layer.activation is not None
-        return float(critical(layer.activation, bias_variance=self.bias_variance).sigma_w)
 
 
 @dataclasses.dataclass(frozen=True)
