@@ -1,14 +1,27 @@
 """Whole-model schemes for `jaxinit.initialize`: values that compare and print like the initializers."""
 
+from jaxinit._schemes._admin import admin as admin
 from jaxinit._schemes._auto import auto as auto
+from jaxinit._schemes._coordinates import CoordinateReport as CoordinateReport
+from jaxinit._schemes._coordinates import coordinate_check as coordinate_check
 from jaxinit._schemes._defaults import flax_default as flax_default
 from jaxinit._schemes._defaults import keras_default as keras_default
 from jaxinit._schemes._defaults import torch_default as torch_default
+from jaxinit._schemes._looks_linear import looks_linear as looks_linear
+from jaxinit._schemes._mimetic import mimetic as mimetic
+from jaxinit._schemes._mup import mup as mup
+from jaxinit._schemes._recurrent import irnn as irnn
+from jaxinit._schemes._recurrent import recurrent as recurrent
 from jaxinit._schemes._residual_schemes import fixup as fixup
 from jaxinit._schemes._residual_schemes import gpt2 as gpt2
+from jaxinit._schemes._residual_schemes import rezero as rezero
+from jaxinit._schemes._residual_schemes import skip_init as skip_init
 from jaxinit._schemes._scheme import MisfitError as MisfitError
+from jaxinit._schemes._scheme import Rule as Rule
 from jaxinit._schemes._scheme import Scheme as Scheme
-from jaxinit._schemes._signal import looks_linear as looks_linear
 from jaxinit._schemes._signal import orthogonal_critical as orthogonal_critical
 from jaxinit._schemes._signal import random_walk as random_walk
 from jaxinit._schemes._signal import sparse as sparse
+from jaxinit._schemes._transformers import deepnorm as deepnorm
+from jaxinit._schemes._transformers import deepnorm_constants as deepnorm_constants
+from jaxinit._schemes._transformers import t_fixup as t_fixup

@@ -10,6 +10,7 @@ import numpy as np
 from jaxinit._activations import NAMES, activation_function
 from jaxinit._eager import outside_traces
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._flow import programs_of
 from jaxinit._layers._units import Analysis
 from jaxinit._typing import Array
 
@@ -97,6 +98,40 @@ def following_activation(analysis: Analysis, program: ir.Program, start: ir.Vari
     if all(e.primitive in ir.IDENTITIES for e in kept):
         return None
     return TracedActivation(tuple(reversed(kept)), start, exits[0])
+
+
+def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
+    """Whether a value goes on as the concatenation [relu(z), relu(−z)], or the other way round."""
+    program = next((p for p in programs_of(analysis.program) if any(start in e.outputs for e in p.equations)), None)
+    points = jnp.asarray(_POINTS)
+    # What is made of the value, at some points: one function of it, or two that are concatenated.
+    known: dict[ir.Atom, tuple[Array, ...]] = {start: (points,)}
+
+    def evaluate() -> bool:
+        for equation in program.equations if program else ():
+            inputs = equation.inputs
+            if equation.primitive is ir.concatenate_p and len(inputs) == 2 and all(a in known for a in inputs):
+                known[equation.outputs[0]] = known[inputs[0]] + known[inputs[1]]
+            elif (
+                equation.primitive in ir.ELEMENTWISE
+                and any(a in known for a in inputs)
+                and all(a in known or _is_number(a) for a in inputs)
+            ):
+                sides = max(len(known.get(a, ())) for a in inputs)
+                branches = [
+                    [known[a][i] if a in known else jnp.full_like(points, _number(a)) for a in inputs]
+                    for i in range(sides)
+                ]
+                known[equation.outputs[0]] = tuple(equation.bind(*branch)[0] for branch in branches)
+        pairs = [values for values in known.values() if len(values) == 2]
+        positive, negative = jnp.maximum(points, 0), jnp.maximum(-points, 0)
+        return any(
+            np.array_equal(a, x) and np.array_equal(b, y)
+            for a, b in pairs
+            for x, y in ((positive, negative), (negative, positive))
+        )
+
+    return bool(outside_traces(evaluate))
 
 
 def _avoids(first: ir.Atom, others: list[ir.Atom], start: ir.Atom, equations: list[ir.Equation]) -> bool:

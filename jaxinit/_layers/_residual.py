@@ -5,9 +5,14 @@ that the other side is computed from; or if one side is that value through a sin
 the other has two layers or more.
 """
 
+import collections
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._flow import programs_of
+from jaxinit._layers._origin import FOREIGN
 from jaxinit._layers._units import Analysis, Site
 
 
@@ -20,28 +25,46 @@ class Membership:
     length: int
 
 
-def memberships(analysis: Analysis) -> dict[Site, Membership]:
-    """The skip connection of each layer that has one."""
-    found: dict[Site, tuple[int, list[Site]]] = {}
-    count = 0
-    for program in _programs(analysis.program):
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A skip connection.
+
+    Attributes:
+      layers: the layers of the branch, in execution order.
+      multiplier: the leaf of one number, in each step of a scan, that multiplies the branch, or None.
+      shortcut: the leaf that multiplies what the branch is added to, or None.
+    """
+
+    layers: tuple[Site, ...]
+    multiplier: int | None
+    shortcut: int | None
+
+
+def skips(analysis: Analysis) -> tuple[Skip, ...]:
+    """The skip connections whose branches hold layers of their own, in execution order."""
+    found = []
+    for program in programs_of(analysis.program):
         history = _History(analysis, program)
         for equation in program.equations:
-            branch = history.branch(equation)
-            if branch:
-                for site in branch:
-                    if site not in found or len(found[site][1]) > len(branch):
-                        found[site] = (count, branch)
-                count += 1
-    used = sorted({skip for skip, _ in found.values()})
-    return {
-        site: Membership(used.index(skip), branch.index(site), len(branch)) for site, (skip, branch) in found.items()
-    }
+            layers, branch, shortcut = history.branch(equation)
+            if layers:
+                found.append((layers, history.multiplier(branch, scalar=True), history.multiplier(shortcut)))
+    innermost: dict[Site, int] = {}
+    for i, (layers, *_) in enumerate(found):
+        for site in layers:
+            if site not in innermost or len(found[innermost[site]][0]) > len(layers):
+                innermost[site] = i
+    return tuple(Skip(tuple(x[0]), x[1], x[2]) for i, x in enumerate(found) if i in innermost.values())
 
 
-def _programs(program: ir.Program) -> list[ir.Program]:
-    inner = [p for equation in program.equations for child in ir.subprograms(equation) for p in _programs(child)]
-    return [program, *inner]
+def memberships(connections: Sequence[Skip]) -> dict[Site, Membership]:
+    """The skip connection of each layer that has one."""
+    found: dict[Site, Membership] = {}
+    for number, skip in enumerate(connections):
+        for position, site in enumerate(skip.layers):
+            if site not in found or found[site].length > len(skip.layers):
+                found[site] = Membership(number, position, len(skip.layers))
+    return found
 
 
 class _History:
@@ -50,6 +73,8 @@ class _History:
     def __init__(self, analysis: Analysis, program: ir.Program):
         self.analysis = analysis
         self.index = {equation: i for i, equation in enumerate(program.equations)}
+        self.readers = collections.Counter(a for e in program.equations for a in e.inputs)
+        self.readers.update(program.outputs)
         self.producer: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
         self.inputs = {v: 1 << (len(program.equations) + i) for i, v in enumerate(program.inputs)}
         self.of: dict[ir.Atom, int] = {}
@@ -69,18 +94,19 @@ class _History:
                 if held:
                     self.sites[i] = held
 
-    def branch(self, equation: ir.Equation) -> list[Site]:
-        """The layers of the branch that an equation adds to its skip connection; empty if it is none."""
+    def branch(self, equation: ir.Equation) -> tuple[list[Site], ir.Atom | None, ir.Atom | None]:
+        """If an equation adds a branch to its skip connection: the branch's layers, and what is added to what."""
+        nothing: tuple[list[Site], None, None] = [], None, None
         if equation.primitive not in (ir.add_p, ir.add_any_p) or equation in self.analysis.sites:
-            return []
+            return nothing
         left, right = equation.inputs
         if not (self._is_data(left) and self._is_data(right)):
-            return []
+            return nothing
         for skip, branch in ((left, right), (right, left)):
             root = self._root(skip)
             bits = self.of.get(branch, self.inputs.get(branch, 0))  # type: ignore[arg-type]
             if self._bit(root) & bits and root is not branch:
-                return self._layers(bits & ~self._history(root))
+                return self._layers(bits & ~self._history(root)), branch, skip
         for skip, branch in ((left, right), (right, left)):
             shortcut = self._layers(self._history(skip) & ~self._history(branch))
             layers = self._layers(self._history(branch) & ~self._history(skip))
@@ -88,8 +114,23 @@ class _History:
             if one and len(layers) > 1 and not self._is_gated(branch):
                 source = self._root(shortcut[0].data)
                 if self._bit(source) & self._history(branch):
-                    return layers
-        return []
+                    return layers, branch, skip
+        return nothing
+
+    def multiplier(self, atom: ir.Atom | None, scalar: bool = False) -> int | None:
+        """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
+        while atom is not None and self.readers.get(atom) == 1:
+            equation = self.producer.get(atom)
+            data = [] if equation is None else [x for x in equation.inputs if self._is_data(x)]
+            if equation is None or equation in self.analysis.sites or len(data) != 1:
+                return None
+            if equation.primitive is ir.mul_p:
+                for value in equation.inputs:
+                    for leaf, origin in self.analysis.of(value).origins.items():
+                        if not scalar or math.prod(f.size for d in origin.dims for f in d if f.axis != FOREIGN) == 1:
+                            return leaf
+            (atom,) = data
+        return None
 
     def _is_data(self, atom: ir.Atom) -> bool:
         return isinstance(atom, ir.Variable) and self.analysis.of(atom).data

@@ -172,10 +172,26 @@ def _segmented(equation: ir.Equation, inputs: Sequence[Dependence], operand: Dep
         moved = params["broadcast_dimensions"][axis]
     elif primitive is ir.squeeze_p:
         moved = axis - sum(d < axis for d in params["dimensions"])
+    elif primitive is ir.reshape_p and params["dimensions"] is None:
+        return _segmented_reshape(equation, inputs, segments)
     move = rearrangement(equation)
     if moved is None or move is None:
         return inhomogeneous(inputs)
     parts = tuple(part.map(move) for part in segments.parts)
+    return _with_segments(Segments(moved, segments.sizes, parts))
+
+
+def _segmented_reshape(equation: ir.Equation, inputs: Sequence[Dependence], segments: Segments) -> Dependence:
+    """A reshape that only adds or drops dimensions of size 1."""
+    shape, sizes, axis = equation.inputs[0].shape, list(equation.params["new_sizes"]), segments.dimension
+    if [n for n in shape if n > 1] != [n for n in sizes if n > 1] or shape[axis] == 1:
+        return inhomogeneous(inputs)
+    moved = [d for d, n in enumerate(sizes) if n > 1][sum(n > 1 for n in shape[:axis])]
+
+    def part(value: Dependence, size: int) -> Dependence:
+        return value.map(lambda origin: origin.reshaped([*sizes[:moved], size, *sizes[moved + 1 :]]))
+
+    parts = tuple(map(part, segments.parts, segments.sizes))
     return _with_segments(Segments(moved, segments.sizes, parts))
 
 

@@ -33,6 +33,8 @@ class Layer:
       activation: the elementwise function that follows, or None.
       skip: number of the innermost skip connection whose branch holds the layer, or None.
       position, branch_length: its place in that branch and how many layers the branch has, or None.
+      role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;
+        several for a fused weight; or None.
       has_bias: whether a bias is added to the output.
       note: why the weight cannot be scaled consistently, or None.
     """
@@ -57,6 +59,7 @@ class Layer:
     skip: int | None
     position: int | None
     branch_length: int | None
+    role: str | None
     has_bias: bool
     note: str | None
 
@@ -139,9 +142,10 @@ def _table(layers: Layers) -> Any:
         "uses",
         "activation",
         "skip",
+        "role",
     )
     for column in columns:
-        table.add_column(column, justify="left" if column in ("layer", "kind", "activation") else "right")
+        table.add_column(column, justify="left" if column in ("layer", "kind", "activation", "role") else "right")
     for layer in layers:
         table.add_row(
             layer.name + (" *" if layer.note else ""),
@@ -155,6 +159,7 @@ def _table(layers: Layers) -> Any:
             str(layer.uses),
             layer.activation.name if layer.activation else "–",
             "–" if layer.skip is None else f"{layer.skip} ({(layer.position or 0) + 1}/{layer.branch_length})",
+            layer.role or "–",
         )
     return table
 

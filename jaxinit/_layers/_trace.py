@@ -1,6 +1,7 @@
 """Tracing: the table of layers of any function of parameters and a batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._analysis import analyse
 from jaxinit._layers._following import following_activation
-from jaxinit._layers._residual import Membership, memberships
+from jaxinit._layers._portions import Structure, structure
+from jaxinit._layers._residual import Membership, Skip, memberships, skips
 from jaxinit._layers._table import Layer, Layers, Unvisited
 from jaxinit._layers._units import Analysis, Site, Unit
 from jaxinit._layers._views import part_name, stacked_size, view
@@ -23,6 +25,16 @@ class Traced:
     analysis: Analysis
     paths: tuple[str, ...]
     leaves: tuple[Any, ...]
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """Attention and recurrent cells."""
+        return structure(self.analysis)
+
+    @functools.cached_property
+    def skips(self) -> tuple[Skip, ...]:
+        """The skip connections."""
+        return skips(self.analysis)
 
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
@@ -75,9 +87,9 @@ def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -
 def layers_of(traced: Traced) -> Layers:
     """The table of a traced program."""
     analysis = traced.analysis
-    skips = memberships(analysis)
+    members = memberships(traced.skips)
     home = _homes(analysis.program)
-    rows = tuple(_row(traced, unit, skips, home) for unit in analysis.units)
+    rows = tuple(_row(traced, unit, members, home) for unit in analysis.units)
     opaque = dict.fromkeys(analysis.opaque)
     unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in opaque)
     floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
@@ -89,9 +101,9 @@ def layers_of(traced: Traced) -> Layers:
     return Layers(rows, unvisited, unused)
 
 
-def _row(traced: Traced, unit: Unit, skips: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
+def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
     site = unit.sites[0]
-    roles, axes, member = site.geometry, view(unit), skips.get(site)
+    roles, axes, member = site.geometry, view(unit), members.get(site)
     return Layer(
         path=traced.paths[unit.leaf],
         name=part_name(traced.paths[unit.leaf], unit, jnp.shape(traced.leaves[unit.leaf])),
@@ -113,9 +125,15 @@ def _row(traced: Traced, unit: Unit, skips: dict[Site, Membership], home: dict[i
         skip=member.skip if member else None,
         position=member.position if member else None,
         branch_length=member.length if member else None,
+        role=_role(traced, unit),
         has_bias=site.bias is not None,
         note=unit.refused,
     )
+
+
+def _role(traced: Traced, unit: Unit) -> str | None:
+    portions = traced.structure.weights.get(unit, ())
+    return ", ".join(dict.fromkeys(p.role for p in portions if p.role)) or None
 
 
 def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:

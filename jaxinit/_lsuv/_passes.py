@@ -61,6 +61,13 @@ def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
     return {unit: std(_pooled(state)) for unit, state in states.items()}
 
 
+def measure(analysis: Analysis, values: Sequence[Any]) -> dict[Unit, Array]:
+    """The std of each unit's output, for each slice of a stack: one evaluation of the program as it is."""
+    factors: dict[Unit, tuple[Factor, ...]] = dict.fromkeys(analysis.units, ())
+    targets = {unit: jnp.ones(()) for unit in analysis.units}
+    return measured(Problem(analysis, factors, {}, targets, frozenset(), 0.0, 1), values)
+
+
 def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
     """Evaluations until the pooled output of every shared unit is at its target; the others follow in each.
 

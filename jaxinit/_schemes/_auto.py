@@ -5,7 +5,7 @@ import dataclasses
 from jaxinit._gain import gain
 from jaxinit._initializers import variance_scaling
 from jaxinit._layers import Layer
-from jaxinit._schemes._roles import Model
+from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
 
 
@@ -37,10 +37,11 @@ class auto(Scheme):
     Reference: He et al., 2015 (arXiv:1502.01852); Zhang et al., 2019 (arXiv:1901.09321) for the depth.
     """
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         factor, reason = _gained(layer)
         variance = factor**2
         if model.last_in_branch(layer):
             variance /= model.branches
             reason += f", last layer of a branch: variance / {model.branches}"
-        return variance_scaling(variance, "fan_in", "normal"), reason
+        return Rule(variance_scaling(variance, "fan_in", "normal"), reason)

@@ -2,10 +2,18 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
-from jaxinit._initializers import glorot_uniform, lecun_normal, orthogonal, uniform, variance_scaling
+from jaxinit._initializers import (
+    constant,
+    glorot_uniform,
+    lecun_normal,
+    orthogonal,
+    uniform,
+    variance_scaling,
+)
 from jaxinit._layers import Layer
-from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
 
 
@@ -15,8 +23,8 @@ class torch_default(Scheme):
 
     .. math:: W, b \sim U\left(\pm \frac{1}{\sqrt{\text{fan\_in}}}\right)
 
-    Embeddings are standard normal. Weights and biases of a recurrent cell go by its hidden size, which is the fan-out
-    of its input kernels and the fan-in of its recurrent ones.
+    Embeddings are standard normal. Weights and biases of a recurrent cell go by its hidden size. PyTorch's cells have
+    two biases where most have one.
 
     Example:
       >>> import jaxinit.schemes
@@ -26,17 +34,19 @@ class torch_default(Scheme):
     Reference: torch.nn.Linear, torch.nn.Conv2d, torch.nn.LSTM, torch.nn.Embedding.
     """
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
-        if model.is_recurrent(layer):
-            bound = 1 / math.sqrt(layer.fan_out)
-            return uniform(bound, minval=-bound), f"U(±1/sqrt({layer.fan_out})): the hidden size of its cell"
-        return variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))"
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        if piece.cell is not None:
+            bound = 1 / math.sqrt(model.hidden_size(piece.cell))
+            return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({model.hidden_size(piece.cell)})): its hidden size")
+        return Rule(variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
-        if vector.role == "bias" and vector.layer is not None:
-            n = vector.layer.fan_out if model.is_recurrent(vector.layer) else vector.layer.fan_in
+        n = vector.layer.fan_in if vector.layer is not None else None
+        if vector.cell is not None:
+            n = model.hidden_size(vector.cell)
+        if vector.role == "bias" and n is not None:
             bound = 1 / math.sqrt(n)
-            return uniform(bound, minval=-bound), f"U(±1/sqrt({n:g})): as the weights of its layer"
+            return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({n:g})): as the weights of its layer")
         return super().vector(vector, model)
 
 
@@ -44,7 +54,8 @@ class torch_default(Scheme):
 class keras_default(Scheme):
     """The defaults of Keras's layers: Glorot uniform kernels, orthogonal recurrent ones, zero biases.
 
-    Embeddings are U(±0.05).
+    Embeddings are U(±0.05), and the forget gates of LSTM cells have a bias of one. Keras keeps the gates of a cell in
+    one matrix; where a program does too, it is drawn as one, so that its fan-out counts all gates.
 
     Example:
       >>> import jaxinit.schemes
@@ -54,13 +65,21 @@ class keras_default(Scheme):
     Reference: keras.layers.Dense, Conv2D, LSTM, Embedding.
     """
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
-        if model.is_recurrent(layer) and layer.fan_in == layer.fan_out:
-            return orthogonal(), "a square kernel of a recurrent cell"
-        return glorot_uniform(), "Glorot uniform"
+    fused: ClassVar[bool] = True
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        if piece.meets_state:
+            return Rule(orthogonal(), "meets the state of a recurrent cell")
+        return Rule(glorot_uniform(), "Glorot uniform")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
-        return uniform(0.05, minval=-0.05), "U(±0.05)"
+        return Rule(uniform(0.05, minval=-0.05), "U(±0.05)")
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        gate = vector.gate
+        if gate is not None and gate.role == "forget" and gate.cell is not None and model.is_gated(gate.cell):
+            return Rule(constant(1.0 - gate.open), "forget gate, open at the start")
+        return super().vector(vector, model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +96,10 @@ class flax_default(Scheme):
     Reference: flax.linen.Dense, Conv, LSTMCell, Embed.
     """
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
-        if model.is_recurrent(layer) and layer.fan_in == layer.fan_out:
-            return orthogonal(), "a square kernel of a recurrent cell"
-        return lecun_normal(), "LeCun normal"
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        if piece.meets_state:
+            return Rule(orthogonal(), "meets the state of a recurrent cell")
+        return Rule(lecun_normal(), "LeCun normal")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
-        return variance_scaling(1.0, "fan_in", "normal", out_axis=0), "variance 1 / features"
+        return Rule(variance_scaling(1.0, "fan_in", "normal", out_axis=0), "variance 1 / features")

@@ -1,8 +1,9 @@
 """Draws in the layout of use: matrices of (receptive field, fan-in, fan-out), one for each independent weight."""
 
+import dataclasses
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,17 @@ import numpy as np
 from jaxinit._initializers import scaled
 from jaxinit._initializers._variance_scaling import VarianceScaling
 from jaxinit._layers import Layer
+from jaxinit._schemes._roles import Piece, matrix_fan_in
 from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What a piece of a weight is drawn from, and with which key."""
+
+    init: Callable[..., Array]
+    key: Array
+    piece: Piece
 
 
 def key_for(key: Array, path: str) -> Array:
@@ -20,38 +31,47 @@ def key_for(key: Array, path: str) -> Array:
     return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
 
 
-def matrix_fan_in(layer: Layer) -> int:
-    """The input features of a layer's kernel, taps aside."""
-    if layer.view is None or layer.in_axes is None:
-        return layer.shape[-2] if len(layer.shape) > 1 else 1
-    return math.prod(layer.view[a] for a in layer.in_axes)
-
-
-def draw_weight(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any) -> Array:
+def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     """A weight of a layer's shape, drawn as the layer uses it."""
+    first = draws[0]
     if layer.view is None and layer.kind != "embed" and len(layer.shape) > 2:
         count = math.prod(layer.shape[:-2])
-        draws = jax.vmap(lambda key: init(key, layer.shape[-2:], dtype))(jax.random.split(key, count))
-        return draws.reshape(layer.shape)
+        keys = jax.random.split(first.key, count)
+        return jax.vmap(lambda key: first.init(key, layer.shape[-2:], dtype))(keys).reshape(layer.shape)
     if layer.view is None or not layer.in_axes or not layer.out_axes:
-        return init(key, layer.shape, dtype)
+        return first.init(first.key, layer.shape, dtype)
     assert layer.batch_axes is not None
     assert layer.stack_axes is not None
     view = layer.view
     batch = layer.stack_axes + layer.batch_axes
     taps = tuple(a for a in range(len(view)) if a not in batch + layer.in_axes + layer.out_axes)
     order = batch + taps + layer.in_axes + layer.out_axes
-    sizes = tuple(view[a] for a in order)
     count = math.prod(view[a] for a in batch)
     n_in, n_out = (math.prod(view[a] for a in axes) for axes in (layer.in_axes, layer.out_axes))
     kernel = (*(view[a] for a in taps), n_in, n_out)
-    if isinstance(init, VarianceScaling) and layer.kind == "conv":
-        # With a dilated input a unit sees fewer taps than the kernel has.
-        seen = layer.fan_in / (layer.receptive_field * n_in)
-        init = init if seen == 1 else scaled(init, seen**-0.5)
+
+    def matrix(keys: Sequence[Array]) -> Array:
+        if len(draws) == 1 and first.piece.rows is None and first.piece.columns is None:
+            return _seen(first.init, layer)(keys[0], kernel, dtype)
+        result = jnp.zeros(kernel, dtype)
+        for draw, key in zip(draws, keys, strict=True):
+            rows = np.arange(*(draw.piece.rows or (0, n_in)))
+            columns = np.arange(n_out) if draw.piece.columns is None else np.array(draw.piece.columns)
+            part = _seen(draw.init, layer)(key, (*kernel[:-2], len(rows), len(columns)), dtype)
+            result = result.at[..., rows[:, None], columns].set(part)
+        return result
+
     if count == 1:
-        drawn = init(key, kernel, dtype)
+        drawn = matrix([draw.key for draw in draws])
     else:
-        drawn = jax.vmap(lambda key: init(key, kernel, dtype))(jax.random.split(key, count))
+        drawn = jax.vmap(matrix)([jax.random.split(draw.key, count) for draw in draws])
     back = np.argsort(order).tolist()
-    return jnp.transpose(drawn.reshape(sizes), back).reshape(layer.shape)
+    return jnp.transpose(drawn.reshape(tuple(view[a] for a in order)), back).reshape(layer.shape)
+
+
+def _seen(init: Callable[..., Array], layer: Layer) -> Callable[..., Array]:
+    """With a dilated input a unit sees fewer taps than the kernel has."""
+    if not isinstance(init, VarianceScaling) or layer.kind != "conv":
+        return init
+    share = layer.fan_in / (layer.receptive_field * matrix_fan_in(layer))
+    return init if share == 1 else scaled(init, share**-0.5)

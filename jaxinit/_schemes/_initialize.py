@@ -6,15 +6,17 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinit._initializers import zeros
 from jaxinit._layers import Layer
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import trace
+from jaxinit._layers._units import Unit
 from jaxinit._layers._views import with_part
 from jaxinit._patterns import check_patterns, first_match
-from jaxinit._schemes._draw import draw_weight, key_for
-from jaxinit._schemes._roles import Model, roles
+from jaxinit._schemes._draw import Draw, draw_weight, key_for
+from jaxinit._schemes._roles import Model, Piece, Vector, roles
 from jaxinit._schemes._scheme import REGISTRY, Rule, Scheme
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
@@ -107,39 +109,77 @@ def initialize(
       [('b', 'bias', 'bias'), ('w', 'dense', 'gain of relu')]
     """
     chosen = _scheme(scheme)
-    model = roles(trace(params, apply_fn, batch))
+    model = roles(trace(params, apply_fn, batch), chosen.fused)
     chosen.check(model)
     traced = model.traced
     if isinstance(overrides, Mapping):
         check_patterns("overrides", overrides, traced.paths, "leaf", "leaves")
-    leaves: list[Any] = []
-    rows: list[Drawn] = []
-    weights: dict[int, list[Any]] = {}
-    for layer, unit in model.layers:
-        weights.setdefault(unit.leaf, []).append((layer, unit))
-    for leaf, (path, old) in enumerate(zip(traced.paths, traced.leaves, strict=True)):
-        shape, dtype = tuple(jnp.shape(old)), jnp.result_type(old)
-        if leaf in weights:
+    draw = _Drawing(key, chosen, model, overrides)
+    leaves = [draw.leaf(i, old) for i, old in enumerate(traced.leaves)]
+    if chosen.measures:
+        for i, (new, reason) in chosen.finish(leaves, batch, model).items():
+            leaves[i] = new
+            draw.rows = [dataclasses.replace(r, reason=reason) if r.path == traced.paths[i] else r for r in draw.rows]
+    placed = [_placed(new, old) for new, old in zip(leaves, traced.leaves, strict=True)]
+    result = jax.tree.unflatten(jax.tree.structure(params), placed)
+    return (result, InitializeReport(repr(chosen), tuple(draw.rows))) if return_report else result
+
+
+class _Drawing:
+    """Draws leaf after leaf, and keeps the rows of the report."""
+
+    def __init__(self, key: Array, scheme: Scheme, model: Model, overrides: Overrides):
+        self.key, self.scheme, self.model, self.overrides = key, scheme, model, overrides
+        self.rows: list[Drawn] = []
+        self.weights: dict[int, list[tuple[Layer, Unit, tuple[Piece, ...]]]] = {}
+        for (layer, unit), pieces in zip(model.layers, model.pieces, strict=True):
+            self.weights.setdefault(unit.leaf, []).append((layer, unit, pieces))
+
+    def leaf(self, index: int, old: Any) -> Array:
+        """A new leaf for an old one, or for its shape."""
+        path, shape, dtype = self.model.traced.paths[index], tuple(jnp.shape(old)), jnp.result_type(old)
+        if index in self.weights:
             new = jnp.zeros(shape, dtype)
-            for layer, unit in weights[leaf]:
-                init, reason = _overridden(overrides, path, layer) or _weight_rule(chosen, layer, model)
-                part = draw_weight(init, key_for(key, layer.name), layer, dtype)
-                new = with_part(new, unit, part)
-                rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(init), reason))
-        elif leaf in model.vectors:
-            vector = model.vectors[leaf]
-            init, reason = _overridden(overrides, path, vector.layer) or chosen.vector(vector, model)
-            new = init(key_for(key, path), shape, dtype)
-            rows.append(Drawn(path, vector.role, shape, repr(init), reason))
-        elif isinstance(old, jax.ShapeDtypeStruct):
-            new = zeros(key, shape, dtype)
-            rows.append(Drawn(path, "integer", shape, "zeros", "no floating-point numbers"))
-        else:
-            new = old
-            rows.append(Drawn(path, "integer", shape, "kept", "no floating-point numbers"))
-        leaves.append(_placed(new, old))
-    result = jax.tree.unflatten(jax.tree.structure(params), leaves)
-    return (result, InitializeReport(repr(chosen), tuple(rows))) if return_report else result
+            for layer, unit, pieces in self.weights[index]:
+                new = with_part(new, unit, self._weight(path, layer, pieces, dtype))
+            return new
+        if index in self.model.vectors:
+            return self._vector(index, self.model.vectors[index], dtype)
+        is_shape = isinstance(old, jax.ShapeDtypeStruct)
+        self.rows.append(Drawn(path, "integer", shape, "zeros" if is_shape else "kept", "no floating-point numbers"))
+        return zeros(self.key, shape, dtype) if is_shape else old
+
+    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], dtype: Any) -> Array:
+        override = _overridden(self.overrides, path, layer)
+        if override is not None:
+            whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
+            self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
+            return draw_weight([Draw(override, key_for(self.key, layer.name), whole)], layer, dtype)
+        draws = []
+        for piece in pieces:
+            init, reason, shared = _weight_rule(self.scheme, piece, self.model)
+            name = piece.layer.name
+            role = f"{layer.kind}, {piece.role}" if piece.role else layer.kind
+            self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
+            draws.append(Draw(init, key_for(self.key, shared or name), piece))
+        return draw_weight(draws, layer, dtype)
+
+    def _vector(self, index: int, vector: Vector, dtype: Any) -> Array:
+        override = _overridden(self.overrides, vector.path, vector.layer)
+        rule = self.scheme.vector(vector, self.model) if override is None else Rule(override, "override")
+        self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
+        new = rule.init(key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
+        gates = self.model.traced.structure.biases.get(index, ()) if override is None else ()
+        for gate in gates:
+            places = np.array(gate.places)
+            shape = (*new.shape[:-1], len(places))
+            part = dataclasses.replace(vector, path=f"{vector.path}[{gate.role}]", shape=shape, gate=gate)
+            own = self.scheme.vector(part, self.model)
+            if own == rule:
+                continue
+            self.rows.append(Drawn(part.path, "bias", shape, repr(own.init), own.reason))
+            new = new.at[..., places].set(own.init(key_for(self.key, own.shared or part.path), shape, dtype))
+        return new
 
 
 def _placed(new: Array, old: Any) -> Array:
@@ -150,15 +190,18 @@ def _placed(new: Array, old: Any) -> Array:
     return jax.device_put(new, sharding)
 
 
-def _weight_rule(scheme: Scheme, layer: Layer, model: Model) -> Rule:
+def _weight_rule(scheme: Scheme, piece: Piece, model: Model) -> Rule:
+    layer = piece.layer
     if layer.kind == "embed":
         return scheme.embedding(layer, model)
     if len([n for n in layer.shape if n > 1]) - (layer.stacked > 1) <= 1:
         return scheme.gain(layer, model)
-    init, reason = scheme.weight(layer, model)
+    rule = scheme.weight(piece, model)
     if layer.view is None:
-        reason += "; in the layout (..., in, out), since the program mixes its elements"
-    return init, reason
+        return rule._replace(
+            reason=f"{rule.reason}; in the layout (..., in, out), since the program mixes its elements"
+        )
+    return rule
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
@@ -169,8 +212,7 @@ def _scheme(scheme: str | Scheme) -> Scheme:
     return REGISTRY[scheme]()
 
 
-def _overridden(overrides: Overrides, path: str, layer: Layer | None) -> tuple[Init, str] | None:
+def _overridden(overrides: Overrides, path: str, layer: Layer | None) -> Init | None:
     if overrides is None:
         return None
-    found = first_match(overrides, path, None) if isinstance(overrides, Mapping) else overrides(path, layer)
-    return None if found is None else (found, "override")
+    return first_match(overrides, path, None) if isinstance(overrides, Mapping) else overrides(path, layer)

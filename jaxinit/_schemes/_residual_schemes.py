@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from jaxinit._initializers import normal, variance_scaling, zeros
+from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
 from jaxinit._layers import Layer
-from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
-def _check_branches(scheme: Scheme, model: Model) -> None:
+def check_branches(scheme: Scheme, model: Model) -> None:
     if not model.branches:
         paths = [layer.path for layer, _ in model.layers]
         raise MisfitError(
@@ -39,20 +39,21 @@ class gpt2(Scheme):
     stddev: float = 0.02
 
     def check(self, model: Model) -> None:
-        _check_branches(self, model)
+        check_branches(self, model)
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         if model.last_in_branch(layer):
             reason = f"last layer of a branch: divided by sqrt({model.branches})"
-            return normal(self.stddev / model.branches**0.5), reason
-        return normal(self.stddev), "N(0, σ²)"
+            return Rule(normal(self.stddev / model.branches**0.5), reason)
+        return Rule(normal(self.stddev), "N(0, σ²)")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
-        return normal(self.stddev), "N(0, σ²)"
+        return Rule(normal(self.stddev), "N(0, σ²)")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "position":
-            return normal(self.stddev), "positions, N(0, σ²)"
+            return Rule(normal(self.stddev), "positions, N(0, σ²)")
         return super().vector(vector, model)
 
 
@@ -82,7 +83,7 @@ class fixup(Scheme):
     zero_classifier: bool = True
 
     def check(self, model: Model) -> None:
-        _check_branches(self, model)
+        check_branches(self, model)
         for layer, _ in model.layers:
             if layer.branch_length == 1:
                 raise MisfitError(
@@ -90,15 +91,70 @@ class fixup(Scheme):
                     f"by L^(-1/(2m-2)), but {layer.path} is the only layer of its branch"
                 )
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         if layer.skip is None:
-            if self.zero_classifier and layer is model.layers[-1][0]:
-                return zeros, "the classifier"
-            return variance_scaling(2.0, "fan_in", "normal"), "He, outside of branches"
+            if self.zero_classifier and layer.name == model.layers[-1][0].name:
+                return Rule(zeros, "the classifier")
+            return Rule(variance_scaling(2.0, "fan_in", "normal"), "He, outside of branches")
         if model.last_in_branch(layer):
-            return zeros, "last layer of its branch"
+            return Rule(zeros, "last layer of its branch")
         count, m = self.branches or model.branches, layer.branch_length or 2
         factor = count ** (-1 / (2 * m - 2))
-        return variance_scaling(
-            2.0 * factor**2, "fan_in", "normal"
-        ), f"He × {count}^(-1/{2 * m - 2}), {m} layers a branch"
+        reason = f"He × {count}^(-1/{2 * m - 2}), {m} layers a branch"
+        return Rule(variance_scaling(2.0 * factor**2, "fan_in", "normal"), reason)
+
+
+def _check_multipliers(scheme: Scheme, model: Model) -> None:
+    check_branches(scheme, model)
+    for skip in model.traced.skips:
+        if skip.multiplier is None:
+            names = [layer.name for layer, unit in model.layers if set(unit.sites) & set(skip.layers)]
+            raise MisfitError(
+                f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
+                f"kind multiplies the branch of {names}; see jaxinit.linen.ReZero and jaxinit.nnx.ReZero"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class skip_init(Scheme):
+    r"""SkipInit: residual branches multiplied by a number that starts at zero, after He's weights.
+
+    .. math:: x + \alpha f(x), \qquad \alpha = 0
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.skip_init()
+      skip_init()
+
+    Reference: De & Smith, 2020 (arXiv:2002.10444).
+    """
+
+    def check(self, model: Model) -> None:
+        _check_multipliers(self, model)
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        return Rule(he_normal(), "He")
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        if vector.role == "multiplier":
+            return Rule(zeros, "multiplies a branch: closed at the start")
+        return super().vector(vector, model)
+
+
+@dataclasses.dataclass(frozen=True)
+class rezero(skip_init):
+    r"""ReZero: residual branches multiplied by a number that starts at zero, after Glorot's weights.
+
+    .. math:: x + \alpha f(x), \qquad \alpha = 0
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.rezero()
+      rezero()
+
+    Reference: Bachlechner et al., 2020 (arXiv:2003.04887).
+    """
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        return Rule(glorot_uniform(), "Glorot")

@@ -2,31 +2,61 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 from jaxinit._layers import Layer
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._following import is_concatenated_relu
+from jaxinit._layers._portions import Portion
 from jaxinit._layers._trace import Traced, layers_of
-from jaxinit._layers._units import Unit
+from jaxinit._layers._units import Site, Unit
 
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A leaf that is no layer's weight.
+    """A leaf that is no layer's weight, or the elements of a bias that belong to one gate of a recurrent cell.
 
     Attributes:
       path: path of the leaf.
-      shape: shape of the leaf.
-      role: "bias" of a layer, "scale" that multiplies data, "offset" that is added to it, "position" for an offset with
+      shape: shape of the leaf, or (elements,).
+      role: "bias" of a layer, "multiplier" of a residual branch by one number, "shortcut" that multiplies what a branch
+        is added to, "scale" that multiplies other data, "offset" that is added to it, "position" for an offset with
         more than one axis, "unread" by the program, or "other".
       layer: the layer whose bias it is, or None.
+      cell: number of the recurrent cell that a bias belongs to, or None.
+      gate: the gate of that cell whose elements are meant, or None for the whole leaf.
     """
 
     path: str
     shape: tuple[int, ...]
     role: str
     layer: Layer | None = None
+    cell: int | None = None
+    gate: Portion | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A matrix that is drawn by itself: a layer's weight, or some rows and columns of it.
+
+    Attributes:
+      layer: the layer; of a part of its weight, with the fans of the part.
+      role: see `Layer.role`.
+      cell: number of the recurrent cell that it belongs to, or None.
+      meets_state: whether the state of that cell goes into it.
+      in_encoder: whether the memory of cross attention is computed from it.
+      rows, columns: (start, stop), and the columns, in the layout (fan-in, fan-out); None for all.
+    """
+
+    layer: Layer
+    role: str | None
+    cell: int | None
+    meets_state: bool
+    in_encoder: bool
+    rows: tuple[int, int] | None = None
+    columns: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +66,19 @@ class Model:
     Attributes:
       traced: the program.
       layers: the layers in execution order, with their units.
+      pieces: the matrices that are drawn, layer by layer.
       vectors: index of a leaf → its role, for leaves that are no layer's weight.
     """
 
     traced: Traced
     layers: tuple[tuple[Layer, Unit], ...]
-    vectors: dict[int, Vector]
+    pieces: tuple[tuple[Piece, ...], ...]
+    vectors: Mapping[int, Vector]
+
+    @property
+    def all_pieces(self) -> tuple[Piece, ...]:
+        """The matrices that are drawn, in execution order."""
+        return tuple(piece for pieces in self.pieces for piece in pieces)
 
     @property
     def branches(self) -> int:
@@ -49,27 +86,109 @@ class Model:
         lengths = {layer.skip: layer.stacked for layer, _ in self.layers if layer.skip is not None}
         return sum(lengths.values())
 
-    def is_recurrent(self, layer: Layer) -> bool:
-        """Whether a layer is used again and again inside a loop, as in a recurrent cell."""
-        unit = next(unit for other, unit in self.layers if other is layer)
-        return any(site.repeats > 1 for site in unit.sites)
+    def blocks(self, *, encoder: bool) -> int:
+        """The number of transformer blocks that lie in the encoder, or do not: those of attention to themselves."""
+        structure = self.traced.structure
+        sites = [a.value[0].site for a in structure.attentions if not a.cross]
+        return sum(self._executions(site) for site in sites if (site in structure.encoder) == encoder)
+
+    def _executions(self, site: Site) -> int:
+        stacked = {unit: layer.stacked for layer, unit in self.layers}
+        return site.repeats * max(stacked[part.unit] for part in site.parts)
+
+    def attention(self, piece: Piece) -> tuple[int, int]:
+        """For a projection of attention: the number of the attention, and the size of a head."""
+        sites = next(set(u.sites) for pieces, (_, u) in zip(self.pieces, self.layers, strict=True) if piece in pieces)
+        for i, found in enumerate(self.traced.structure.attentions):
+            blocks = {b.site for b in (*found.query, *found.key, *found.value)}
+            if not sites.isdisjoint(blocks | set(found.output)):
+                return i, found.size
+        raise AssertionError(f"{piece.layer.name} is part of no attention")
+
+    def hidden_size(self, cell: int) -> int:
+        """The size of the state of a recurrent cell."""
+        start, stop = next(iter(self.traced.structure.cells[cell].state_rows.values()))
+        return stop - start
+
+    def has_concatenated_relu(self, layer: Layer) -> bool:
+        """Whether a concatenated ReLU follows a layer."""
+        site = next(unit.sites[0] for other, unit in self.layers if other is layer)
+        return is_concatenated_relu(self.traced.analysis, site.finish.outputs[0])
+
+    def is_gated(self, cell: int) -> bool:
+        """Whether a recurrent cell has a forget gate and an input gate, as an LSTM has."""
+        found = self.traced.structure.cells[cell]
+        return bool(found.forget and found.input)
 
     def last_in_branch(self, layer: Layer) -> bool:
         """Whether a layer is the last one of a residual branch."""
         return layer.skip is not None and layer.position == (layer.branch_length or 0) - 1
 
 
-def roles(traced: Traced) -> Model:
-    """The role of every leaf."""
+def roles(traced: Traced, fused: bool = False) -> Model:
+    """The role of every leaf; `fused` weights, whose outputs the program cuts, are drawn as one matrix."""
+    layers = tuple(zip(layers_of(traced), traced.analysis.units, strict=True))
+    pieces = tuple(_pieces(traced, layer, unit, fused) for layer, unit in layers)
+    return Model(traced, layers, pieces, _vectors(traced, layers))
+
+
+def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piece, ...]:
+    structure = traced.structure
+    portions = structure.weights.get(unit, ())
+    in_encoder = unit.sites[0] in structure.encoder
+    first = portions[0] if portions else Portion(None)
+    n_in = matrix_fan_in(layer)
+    state = first.state_rows
+    rows = [None] if state in (None, (0, n_in)) else [(0, state[0]), state, (state[1], n_in)]
+    columns = [None] if fused or not portions else [p.places for p in portions]
+    named = [portions[i].role if portions and not (fused and len(portions) > 1) else None for i in range(len(columns))]
+    pieces = []
+    for role, column in zip(named, columns, strict=True):
+        for row in rows:
+            if row is not None and row[0] == row[1]:
+                continue
+            part = layer
+            if row is not None or column is not None:
+                part = dataclasses.replace(
+                    layer,
+                    name=layer.name + _suffix(role, row, column),
+                    fan_in=layer.fan_in if row is None else row[1] - row[0],
+                    fan_out=layer.fan_out if column is None else len(column),
+                )
+            meets_state = state is not None and row in (None, state)
+            pieces.append(Piece(part, role, first.cell, meets_state, in_encoder, row, column))
+    return tuple(pieces)
+
+
+def _suffix(role: str | None, row: tuple[int, int] | None, columns: tuple[int, ...] | None) -> str:
+    named = "" if columns is None else role or f"columns {columns[0]}:{columns[-1] + 1}"
+    met = "" if row is None else f"rows {row[0]}:{row[1]}"
+    return f"[{', '.join(x for x in (met, named) if x)}]"
+
+
+def matrix_fan_in(layer: Layer) -> int:
+    """The input features of a layer's kernel, taps aside."""
+    if layer.view is None or layer.in_axes is None:
+        return layer.shape[-2] if len(layer.shape) > 1 else 1
+    return math.prod(layer.view[a] for a in layer.in_axes)
+
+
+def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int, Vector]:
     analysis = traced.analysis
-    layers = tuple(zip(layers_of(traced), analysis.units, strict=True))
     weights = {unit.leaf for unit in analysis.units}
-    biases: dict[int, Layer] = {}
+    biases: dict[int, Layer | None] = {}
     for layer, unit in layers:
         for site in unit.sites:
             if site.bias is not None:
                 for part in analysis.of(site.bias).parts:
                     biases |= {leaf: layer for leaf in part.degrees if leaf not in biases}
+    structure = traced.structure
+    unit_cells = {layer: found[0].cell for layer, unit in layers if (found := structure.weights.get(unit))}
+    cells = {leaf: unit_cells.get(layer) for leaf, layer in biases.items() if layer is not None}
+    for leaf, gates in structure.biases.items():
+        if gates:
+            biases.setdefault(leaf, None)
+            cells[leaf] = gates[0].cell
     vectors = {}
     for leaf, path in enumerate(traced.paths):
         array = traced.leaves[leaf]
@@ -77,16 +196,20 @@ def roles(traced: Traced) -> Model:
         if leaf in weights or not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
             continue
         if leaf in biases:
-            vectors[leaf] = Vector(path, shape, "bias", biases[leaf])
+            vectors[leaf] = Vector(path, shape, "bias", biases[leaf], cells.get(leaf))
         else:
             vectors[leaf] = Vector(path, shape, _role(traced, leaf, shape))
-    return Model(traced, layers, vectors)
+    return vectors
 
 
 def _role(traced: Traced, leaf: int, shape: tuple[int, ...]) -> str:
     analysis = traced.analysis
     if leaf not in analysis.read_leaves:
         return "unread"
+    if any(leaf == skip.multiplier for skip in traced.skips):
+        return "multiplier"
+    if any(leaf == skip.shortcut for skip in traced.skips):
+        return "shortcut"
     primitives = {read.primitive for read in analysis.reads if read.leaf == leaf}
     if primitives & {ir.mul_p, ir.div_p}:
         return "scale"

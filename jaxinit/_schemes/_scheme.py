@@ -5,13 +5,22 @@ others are the customary ones.
 """
 
 import dataclasses
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from jaxinit._initializers import Initializer, lecun_normal, normal, ones, zeros
+from jaxinit._initializers import lecun_normal, normal, ones, zeros
 from jaxinit._layers import Layer
-from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._typing import Array
 
-Rule: TypeAlias = tuple[Initializer, str]
+
+class Rule(NamedTuple):
+    """What a leaf is drawn from, and why; draws of the same `shared` name have the same key."""
+
+    init: Callable[..., Array]
+    reason: str
+    shared: str | None = None
+
 
 REGISTRY: dict[str, "type[Scheme]"] = {}
 """Every scheme by its name."""
@@ -25,37 +34,48 @@ class MisfitError(ValueError):
 class Scheme:
     """A whole-model scheme: equal and printable like the initializers."""
 
+    fused: ClassVar[bool] = False
+    """Whether a weight whose output the program cuts, as one of queries, keys and values, is one matrix."""
+
+    measures: ClassVar[bool] = False
+    """Whether the scheme looks at the data: `finish` then changes leaves."""
+
     def __init_subclass__(cls) -> None:
-        REGISTRY[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            REGISTRY[cls.__name__] = cls
 
     def check(self, model: Model) -> None:
         """Raises `MisfitError` if the model does not meet the scheme's assumptions, naming the layer that does not."""
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
-        """The rule for a layer's weight that is a matrix or a kernel."""
-        return lecun_normal(), "LeCun: variance 1 / fan-in"
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        """The rule for a layer's weight that is a matrix or a kernel, or for a part of one."""
+        return Rule(lecun_normal(), "LeCun: variance 1 / fan-in")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
         """The rule for a lookup table."""
-        return normal(1.0), "rows of unit variance"
+        return Rule(normal(1.0), "rows of unit variance")
 
     def gain(self, layer: Layer, model: Model) -> Rule:
         """The rule for a leaf that multiplies a normalised kernel."""
-        return ones, "the gain of a normalised kernel"
+        return Rule(ones, "the gain of a normalised kernel")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         """The rule for leaves that are no layer's weight."""
         match vector.role:
             case "bias":
-                return zeros, "bias"
-            case "scale":
-                return ones, "multiplies data"
+                return Rule(zeros, "bias")
+            case "scale" | "multiplier" | "shortcut":
+                return Rule(ones, "multiplies data")
             case "offset":
-                return zeros, "added to data"
+                return Rule(zeros, "added to data")
             case "position":
-                return normal(0.02), "an array added to data, such as positions"
+                return Rule(normal(0.02), "an array added to data, such as positions")
             case "unread":
-                return zeros, "the program does not read it"
+                return Rule(zeros, "the program does not read it")
         if len(vector.shape) >= 2:
-            return lecun_normal(), "no layer's weight, in Flax's layout"
-        return zeros, "neither a layer's weight nor added to or multiplied with data"
+            return Rule(lecun_normal(), "no layer's weight, in Flax's layout")
+        return Rule(zeros, "neither a layer's weight nor added to or multiplied with data")
+
+    def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
+        """Leaves that the data decide, by index, with the reason, once all others are drawn."""
+        return {}

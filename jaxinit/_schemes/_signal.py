@@ -6,12 +6,11 @@ from jaxinit import _initializers as initializers
 from jaxinit._critical import critical
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
 from jaxinit._layers import Layer
-from jaxinit._schemes._draw import matrix_fan_in
-from jaxinit._schemes._roles import Model, Vector
+from jaxinit._schemes._roles import Model, Piece, Vector, matrix_fan_in
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
-def _matrix(scale: float, layer: Layer) -> Initializer:
+def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:
     """An orthogonal start for a dense layer, or its counterpart on the middle tap for a convolution."""
     return delta_orthogonal(scale) if layer.kind == "conv" else orthogonal(scale)
 
@@ -38,15 +37,16 @@ class orthogonal_critical(Scheme):
 
     bias_variance: float = 0.0
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         if layer.activation is None:
-            return _matrix(1.0, layer), "no activation follows"
+            return Rule(orthogonal_matrix(1.0, layer), "no activation follows")
         point = critical(layer.activation, bias_variance=self.bias_variance)
-        return _matrix(float(point.sigma_w), layer), f"critical for {layer.activation.name}"
+        return Rule(orthogonal_matrix(float(point.sigma_w), layer), f"critical for {layer.activation.name}")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "bias" and self.bias_variance > 0 and vector.layer and vector.layer.activation:
-            return normal(self.bias_variance**0.5), "N(0, σ_b²)"
+            return Rule(normal(self.bias_variance**0.5), "N(0, σ_b²)")
         return super().vector(vector, model)
 
 
@@ -69,9 +69,10 @@ class sparse(Scheme):
     num_nonzero: int = 15
     stddev: float = 1.0
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         count = min(self.num_nonzero, layer.receptive_field * matrix_fan_in(layer))
-        return initializers.sparse(count, self.stddev), f"{count} connections into each unit"
+        return Rule(initializers.sparse(count, self.stddev), f"{count} connections into each unit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,46 +90,11 @@ class random_walk(Scheme):
     Reference: Sussillo & Abbott, 2014 (arXiv:1412.6558).
     """
 
-    def weight(self, layer: Layer, model: Model) -> Rule:
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        layer = piece.layer
         depth = sum(other.stacked for other, _ in model.layers)
         activation = layer.activation.name if layer.activation else "linear"
         try:
-            return initializers.random_walk(activation, depth=depth), f"{activation}, depth {depth}"
+            return Rule(initializers.random_walk(activation, depth=depth), f"{activation}, depth {depth}")
         except ValueError as error:
             raise MisfitError(f"{self!r} has no gain for {layer.path}, which {activation} follows: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class looks_linear(Scheme):
-    """Looks-linear: mirrored pairs of units, with which a plain ReLU network is exactly linear at the start.
-
-    The first layer is [Q, −Q], hidden ones are [[Q, −Q], [−Q, Q]] and the last one is [Q; −Q], with Q orthogonal, or
-    delta-orthogonal for convolutions; biases are zero.
-
-    Example:
-      >>> import jaxinit.schemes
-      >>> jaxinit.schemes.looks_linear()
-      looks_linear()
-
-    Reference: Balduzzi et al., 2017 (arXiv:1702.08591).
-    """
-
-    def check(self, model: Model) -> None:
-        *hidden, (last, _) = model.layers
-        for layer, _ in hidden:
-            name = layer.activation.name if layer.activation else "no activation"
-            if name != "relu" or layer.skip is not None or layer.uses > 1 or layer.kind == "embed":
-                where = " in a residual branch" if layer.skip is not None else ""
-                raise MisfitError(
-                    f"{self!r} is for plain chains of layers with ReLU between them, but {layer.path}, a layer of kind "
-                    f"{layer.kind!r}{where}, is used {layer.uses} times and followed by {name}"
-                )
-        if last.activation is not None:
-            raise MisfitError(
-                f"{self!r} needs a last layer without activation, but {last.activation.name} follows {last.path}"
-            )
-
-    def weight(self, layer: Layer, model: Model) -> Rule:
-        layers = [other for other, _ in model.layers]
-        form = "first" if layer is layers[0] else "last" if layer is layers[-1] else "hidden"
-        return initializers.looks_linear(_matrix(1.0, layer), form=form), f"the {form} form"

@@ -1,0 +1,83 @@
+"""Admin: the weight of each skip connection from the variance of the branches before it, as the data show it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._initializers import glorot_uniform
+from jaxinit._layers._units import Unit
+from jaxinit._lsuv import measure
+from jaxinit._schemes._residual_schemes import check_branches
+from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class admin(Scheme):
+    r"""Admin: transformers LN(ω ⊙ x + f(x)) whose output depends on no branch too much.
+
+    .. math:: \omega_1 = 1, \qquad \omega_{i+1}^2 = \omega_i^2 + \mathrm{Var}\, f_i
+
+    with Glorot's weights, and the variances of the branches measured on the batch. The encoder and the decoder of a
+    model with cross attention each begin anew. The batch must be arrays.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.admin()
+      admin()
+
+    Reference: Liu et al., 2020 (arXiv:2004.08249).
+    """
+
+    measures: ClassVar[bool] = True
+
+    def check(self, model: Model) -> None:
+        check_branches(self, model)
+        for skip in model.traced.skips:
+            if skip.shortcut is None:
+                names = [layer.name for layer, unit in model.layers if set(unit.sites) & set(skip.layers)]
+                raise MisfitError(
+                    f"{self!r} needs ω ⊙ x + f(x) with a parameter ω in every skip connection, but none "
+                    f"multiplies the x that the branch of {names} is added to"
+                )
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        return Rule(glorot_uniform(), "Glorot")
+
+    def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
+        """The weights of the skip connections."""
+        data = jax.tree.leaves(batch)
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in data):
+            raise MisfitError(f"{self!r} measures the branches on the batch, so the batch must be arrays, got shapes")
+        deviations = measure(model.traced.analysis, [*leaves, *data])
+        encoder = model.traced.structure.encoder
+        found: dict[int, tuple[Array, str]] = {}
+        for inside in (True, False):
+            units = [
+                (skip.shortcut, _unit(model, skip.layers[-1]))
+                for skip in model.traced.skips
+                if (skip.layers[-1] in encoder) == inside and skip.shortcut is not None
+            ]
+            before: Array = jnp.ones(())
+            while units:
+                # The skip connections of one scan take turns, step by step.
+                steps = max(deviations[units[0][1]].size, 1)
+                group = [u for u in units if max(deviations[u[1]].size, 1) == steps] if steps > 1 else units[:1]
+                units = units[len(group) :]
+                variance = jnp.stack([deviations[unit].reshape(-1) ** 2 for _, unit in group], axis=1).reshape(-1)
+                totals = before + jnp.cumsum(variance) - variance
+                before = totals[-1] + variance[-1]
+                for i, (leaf, _) in enumerate(group):
+                    weights = jnp.sqrt(totals[i :: len(group)]).astype(leaves[leaf].dtype)
+                    shape = (steps,) + (1,) * (leaves[leaf].ndim - 1) if steps > 1 else ()
+                    new = jnp.broadcast_to(weights.reshape(shape), leaves[leaf].shape)
+                    found[leaf] = new, "the variance of the branches before it, as measured"
+        return found
+
+
+def _unit(model: Model, site: Any) -> Unit:
+    return next(unit for _, unit in model.layers if site in unit.sites)

@@ -1,0 +1,115 @@
+"""Schemes for recurrent networks: a state that is kept, by its kernel or by its gates."""
+
+import dataclasses
+
+from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
+from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+
+
+def _check_cells(scheme: Scheme, model: Model) -> None:
+    if not model.traced.structure.cells:
+        paths = [layer.path for layer, _ in model.layers]
+        raise MisfitError(
+            f"{scheme!r} is for recurrent networks, but no loop of this model carries a state into a layer; its layers "
+            f"are {paths}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class recurrent(Scheme):
+    r"""Orthogonal recurrent kernels, gate by gate, and forget gates that start open.
+
+    .. math:: U_g^\top U_g = I, \qquad b_f = \text{forget} \quad \text{or} \quad
+        b_f \sim \log U(1, T - 1), \; b_i = -b_f
+
+    Input kernels are Glorot's. The second form, chrono, spreads the time scales of the gates up to T. Gates are found
+    by what the program does with them: what multiplies the state on its way to the next one is a forget gate (in a GRU,
+    the update gate, where it is written so), and what multiplies the candidate that is added is an input gate. If the
+    program itself adds a constant to a gate, the bias is smaller by as much.
+
+    Args:
+      forget: bias of the forget gates.
+      max_timescale: T, the longest dependency in steps; None for the first form.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.recurrent(max_timescale=100)
+      recurrent(forget=1.0, max_timescale=100)
+
+    Reference: Saxe et al., 2014 (arXiv:1312.6120); Jozefowicz, Zaremba & Sutskever, 2015; Tallec & Ollivier, 2018
+    (arXiv:1804.11188).
+    """
+
+    forget: float = 1.0
+    max_timescale: float | None = None
+
+    def check(self, model: Model) -> None:
+        _check_cells(self, model)
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        if piece.meets_state:
+            return Rule(orthogonal(), "meets the state: orthogonal")
+        if piece.cell is not None:
+            return Rule(glorot_uniform(), "input kernel of a cell: Glorot")
+        return super().weight(piece, model)
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        gate = vector.gate
+        if gate is None or gate.role not in ("forget", "input"):
+            return super().vector(vector, model)
+        if self.max_timescale is None:
+            if gate.role == "input":
+                return super().vector(vector, model)
+            return Rule(constant(self.forget - gate.open), "forget gate, open at the start")
+        # Both gates of a cell draw with one key: the input gate is minus the forget gate.
+        shared = f"chrono biases of cell {gate.cell}"
+        init = chrono(self.max_timescale, gates=gate.role[0])
+        return Rule(init, f"{gate.role} gate: time scales up to {self.max_timescale:g}", shared)
+
+
+@dataclasses.dataclass(frozen=True)
+class irnn(Scheme):
+    r"""IRNN: a rectified recurrent network that adds its input to its state at the start.
+
+    .. math:: U = I, \qquad b = 0, \qquad W \sim N(0, \sigma^2)
+
+    Args:
+      stddev: σ of the input kernels.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.irnn()
+      irnn(stddev=0.001)
+
+    Reference: Le, Jaitly & Hinton, 2015 (arXiv:1504.00941).
+    """
+
+    stddev: float = 0.001
+
+    def check(self, model: Model) -> None:
+        _check_cells(self, model)
+        for piece in model.all_pieces:
+            if piece.meets_state and piece.layer.fan_in != piece.layer.fan_out:
+                raise MisfitError(
+                    f"{self!r} makes the kernel of the state the identity, so it must be square and without gates, but "
+                    f"{piece.layer.name} takes {piece.layer.fan_in} to {piece.layer.fan_out}"
+                )
+        for i, cell in enumerate(model.traced.structure.cells):
+            if cell.forget or cell.input:
+                names = [piece.layer.name for piece in model.all_pieces if piece.cell == i]
+                raise MisfitError(
+                    f"{self!r} is for plain recurrent cells, but the cell of {names} has gates; see schemes.recurrent"
+                )
+
+    def weight(self, piece: Piece, model: Model) -> Rule:
+        if piece.meets_state:
+            return Rule(identity(), "meets the state: the identity")
+        if piece.cell is not None:
+            return Rule(normal(self.stddev), "input kernel of a cell: small")
+        return super().weight(piece, model)
+
+    def vector(self, vector: Vector, model: Model) -> Rule:
+        if vector.role == "bias":
+            return Rule(zeros, "bias")
+        return super().vector(vector, model)
