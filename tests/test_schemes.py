@@ -26,6 +26,15 @@ ALL = [
     schemes.sparse(),
     schemes.random_walk(),
     schemes.looks_linear(),
+    schemes.skip_init(),
+    schemes.rezero(),
+    schemes.t_fixup(),
+    schemes.deepnorm(),
+    schemes.admin(),
+    schemes.mimetic(),
+    schemes.recurrent(),
+    schemes.irnn(),
+    schemes.mup((("w", (4, 4)),)),
 ]
 
 
@@ -90,7 +99,7 @@ def test_roles_are_those_of_use():
     assert found["Conv_0/bias"] == "bias"
     assert found["AttentionBlock_0/LayerNorm_0/scale"] == "scale"
     assert found["AttentionBlock_0/LayerNorm_0/bias"] == "offset"
-    assert found["AttentionBlock_0/MultiHeadDotProductAttention_0/query/kernel"] == "einsum"
+    assert found["AttentionBlock_0/MultiHeadDotProductAttention_0/query/kernel"] == "einsum, query"
 
 
 def test_jit_vmap_shapes_and_the_loop_agree():
@@ -160,6 +169,19 @@ def test_a_weight_whose_elements_are_mixed_is_drawn_and_no_gain(shape, weight):
     x = jnp.ones((4, 16))
     drawn = initialize(KEY, jax.ShapeDtypeStruct(shape, jnp.float32), lambda w, x: jnp.tanh(x @ weight(w)), x)
     assert float(jnp.std(drawn)) == pytest.approx(jaxinit.gain("tanh") / 4, rel=0.2)
+
+
+def test_a_readout_to_one_number_is_a_matrix_and_the_gain_of_a_normalised_kernel_is_one():
+    params = {"v": jax.ShapeDtypeStruct((64, 16), jnp.float32), "g": jax.ShapeDtypeStruct((16,), jnp.float32)}
+    params["out"] = jax.ShapeDtypeStruct((16, 1), jnp.float32)
+
+    def apply_fn(p, x):
+        kernel = p["v"] / jnp.linalg.norm(p["v"], axis=0) * p["g"]
+        return jnp.tanh(x @ kernel) @ p["out"]
+
+    new = initialize(KEY, params, apply_fn, jnp.ones((4, 64)))
+    np.testing.assert_array_equal(new["g"], 1)
+    assert float(jnp.std(new["out"])) == pytest.approx(1 / 4, rel=0.6)
 
 
 def test_leaves_stay_where_they_were():
@@ -269,7 +291,7 @@ def test_a_scheme_that_does_not_fit_names_the_layer():
 @pytest.mark.parametrize("scheme", ALL, ids=repr)
 def test_schemes_are_values(scheme):
     assert scheme == eval(repr(scheme), vars(schemes))
-    assert hash(scheme) == hash(type(scheme)())
+    assert hash(scheme) == hash(eval(repr(scheme), vars(schemes)))
 
 
 def test_each_device_makes_its_own_shard():

@@ -166,20 +166,24 @@ class _Drawing:
 
     def _vector(self, index: int, vector: Vector, dtype: Any) -> Array:
         override = _overridden(self.overrides, vector.path, vector.layer)
-        rule = self.scheme.vector(vector, self.model) if override is None else Rule(override, "override")
-        self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
-        new = rule.init(key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
         gates = self.model.traced.structure.biases.get(index, ()) if override is None else ()
+        size = vector.shape[-1] if vector.shape else 1
+        if len(gates) == 1 and len(gates[0].places or ()) == size:
+            vector, gates = dataclasses.replace(vector, gate=gates[0]), ()
+        rule = self.scheme.vector(vector, self.model) if override is None else Rule(override, "override")
+        new = self._drawn(vector, rule, dtype)
         for gate in gates:
             places = np.array(gate.places)
-            shape = (*new.shape[:-1], len(places))
+            shape = (*vector.shape[:-1], len(places))
             part = dataclasses.replace(vector, path=f"{vector.path}[{gate.role}]", shape=shape, gate=gate)
             own = self.scheme.vector(part, self.model)
-            if own == rule:
-                continue
-            self.rows.append(Drawn(part.path, "bias", shape, repr(own.init), own.reason))
-            new = new.at[..., places].set(own.init(key_for(self.key, own.shared or part.path), shape, dtype))
+            if own != rule:
+                new = new.at[..., places].set(self._drawn(part, own, dtype))
         return new
+
+    def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
+        self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
+        return rule.init(key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
 
 
 def _placed(new: Array, old: Any) -> Array:
@@ -194,7 +198,7 @@ def _weight_rule(scheme: Scheme, piece: Piece, model: Model) -> Rule:
     layer = piece.layer
     if layer.kind == "embed":
         return scheme.embedding(layer, model)
-    if len([n for n in layer.shape if n > 1]) - (layer.stacked > 1) <= 1:
+    if piece.is_gain:
         return scheme.gain(layer, model)
     rule = scheme.weight(piece, model)
     if layer.view is None:

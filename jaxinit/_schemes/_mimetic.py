@@ -90,8 +90,8 @@ class mimetic(auto):
                     names = [piece.layer.name for piece in model.all_pieces if piece.role in (one, other)]
                     raise MisfitError(
                         f"{self!r} makes {one} and {other} from one square matrix, so both must go between the same "
-                        f"number of features and no more than as many in all heads, but of {names} one pair has (features, "
-                        f"heads · size) {found.get(one)} and {found.get(other)}"
+                        f"number of features and no more than as many in all heads, but of {names} one pair has "
+                        f"(features, heads · size) {found.get(one)} and {found.get(other)}"
                     )
 
     def weight(self, piece: Piece, model: Model) -> Rule:

@@ -47,6 +47,7 @@ class Piece:
       cell: number of the recurrent cell that it belongs to, or None.
       meets_state: whether the state of that cell goes into it.
       in_encoder: whether the memory of cross attention is computed from it.
+      is_gain: whether it multiplies a normalised kernel along one axis.
       rows, columns: (start, stop), and the columns, in the layout (fan-in, fan-out); None for all.
     """
 
@@ -55,6 +56,7 @@ class Piece:
     cell: int | None
     meets_state: bool
     in_encoder: bool
+    is_gain: bool
     rows: tuple[int, int] | None = None
     columns: tuple[int, ...] | None = None
 
@@ -156,8 +158,18 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
                     fan_out=layer.fan_out if column is None else len(column),
                 )
             meets_state = state is not None and row in (None, state)
-            pieces.append(Piece(part, role, first.cell, meets_state, in_encoder, row, column))
+            pieces.append(Piece(part, role, first.cell, meets_state, in_encoder, _is_gain(layer, unit), row, column))
     return tuple(pieces)
+
+
+def _is_gain(layer: Layer, unit: Unit) -> bool:
+    """Whether a leaf with one axis at most makes a weight with more elements than it has."""
+    part, site = unit.first_part, unit.sites[0]
+    made = math.prod(site.equation.inputs[site.weight].shape)
+    if part.size is not None:
+        made = made * part.size // sum(p.size or 0 for p in site.parts)
+    slice_size = math.prod(layer.shape) // layer.stacked
+    return sum(n > 1 for n in layer.shape) - (layer.stacked > 1) <= 1 and made > slice_size
 
 
 def _suffix(role: str | None, row: tuple[int, int] | None, columns: tuple[int, ...] | None) -> str:
