@@ -10,6 +10,8 @@ from jaxinit import schemes as schemes
 from jaxinit._activations import lecun_tanh as lecun_tanh
 from jaxinit._critical import CriticalPoint as CriticalPoint
 from jaxinit._critical import critical as critical
+from jaxinit._diagnose import DiagnoseReport as DiagnoseReport
+from jaxinit._diagnose import diagnose as diagnose
 from jaxinit._fans import Fans as Fans
 from jaxinit._fans import einsum_axes as einsum_axes
 from jaxinit._fans import einsum_fans as einsum_fans

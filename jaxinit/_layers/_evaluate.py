@@ -41,13 +41,23 @@ class Visitor(Protocol):
 
 
 class Evaluation:
-    """The evaluation of one analysed program with one visitor."""
+    """The evaluation of one analysed program with one visitor.
 
-    def __init__(self, analysis: Analysis, visitor: Visitor, scale_factors: dict[Unit, tuple[Factor, ...]]):
+    `differentiable`: weights keep their scales, and functions with derivatives of their own are called as they are.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        visitor: Visitor,
+        scale_factors: dict[Unit, tuple[Factor, ...]],
+        differentiable: bool = False,
+    ):
         self.analysis = analysis
         self.visitor = visitor
         self.scale_factors = scale_factors
-        self._scaling = Scaling(analysis.units, visitor.scale, scale_factors)
+        self.differentiable = differentiable
+        self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
         self._started = {site.equation: site for site in analysis.sites.values()}
         self._holding_sites: dict[ir.Equation, bool] = {}
 
@@ -70,11 +80,34 @@ class Evaluation:
                 late.append(equation)
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
+        calls = self._calls(program)
         for equation in late:
+            if equation in calls:
+                call = calls[equation]
+                # Some results may be arguments, or constants.
+                results = call.bind(*map(read, call.inputs)) if call.outputs[0] not in environment else []
+                environment.update(zip(call.outputs, results, strict=False))
+                environment.update(
+                    (atom, environment[v])
+                    for atom, v in zip(call.results, call.outputs, strict=True)
+                    if isinstance(atom, ir.Variable)
+                )
+                continue
             arguments = [read(atom) for atom in equation.inputs]
             results = self._equation(equation, arguments, states)
             environment.update(zip(equation.outputs, results, strict=True))
         return [read(atom) for atom in program.outputs]
+
+    def _calls(self, program: ir.Program) -> dict[ir.Equation, ir.Call]:
+        """Equation → the call that is made in its place, for calls without layers inside."""
+        if not self.differentiable:
+            return {}
+        whole = [
+            call
+            for call in program.calls
+            if not any(e in self.analysis.sites or e in self._started or self._sites_within(e) for e in call.inlined)
+        ]
+        return {equation: call for call in whole for equation in call.inlined}
 
     def _meets_data(self, equation: ir.Equation) -> bool:
         return (

@@ -48,11 +48,16 @@ Atom: TypeAlias = Variable | Constant
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """Equations in execution order, from inputs to outputs."""
+    """Equations in execution order, from inputs to outputs.
+
+    Calls of functions with derivatives of their own are inlined like others; `calls` keeps them for those who want to
+    differentiate.
+    """
 
     inputs: tuple[Variable, ...]
     equations: "tuple[Equation, ...]"
     outputs: tuple[Atom, ...]
+    calls: "tuple[Call, ...]" = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +76,14 @@ class Equation:
         with self.context.manager:
             results = self.primitive.bind(*values, **params)
         return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call(Equation):
+    """A call of a function with its own derivative, and the equations that its program was inlined to."""
+
+    inlined: tuple[Equation, ...]
+    results: tuple[Atom, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,6 +122,7 @@ _CALLS = {
     jexp.custom_jvp_call_p: "call_jaxpr",
     jexp.custom_vjp_call_p: "call_jaxpr",
 }
+_WITH_DERIVATIVES = {jexp.custom_jvp_call_p, jexp.custom_vjp_call_p}
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Program:
@@ -147,16 +161,17 @@ def _program(closed: Any) -> Program:
     jaxpr = getattr(closed, "jaxpr", closed)
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     equations: list[Equation] = []
-    outputs = _inline(closed, inputs, equations)
-    return Program(inputs, tuple(equations), outputs)
+    calls: list[Call] = []
+    outputs = _inline(closed, inputs, equations, calls)
+    return Program(inputs, tuple(equations), outputs, tuple(calls))
 
 
 def _variable(var: Any) -> Variable:
     return Variable(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
 
-def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation]) -> tuple[Atom, ...]:
-    """Appends the equations of a jaxpr applied to arguments; returns its outputs."""
+def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation], calls: list[Call]) -> tuple[Atom, ...]:
+    """Appends the equations of a jaxpr applied to arguments, and the outermost calls; returns its outputs."""
     jaxpr = getattr(closed, "jaxpr", closed)
     consts = getattr(closed, "consts", ())
     environment: dict[Any, Atom] = {}
@@ -169,7 +184,13 @@ def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation]) -
     for eqn in jaxpr.eqns:
         inputs = tuple(read(v) for v in eqn.invars)
         if eqn.primitive in _CALLS:
-            results = _inline(eqn.params[_CALLS[eqn.primitive]], inputs, equations)
+            own = eqn.primitive in _WITH_DERIVATIVES
+            before = len(equations)
+            results = _inline(eqn.params[_CALLS[eqn.primitive]], inputs, equations, [] if own else calls)
+            if own:
+                outputs = tuple(_variable(v) for v in eqn.outvars)
+                inlined = tuple(equations[before:])
+                calls.append(Call(eqn.primitive, eqn.params, inputs, outputs, eqn.ctx, inlined, results))
             environment.update(zip(eqn.outvars, results, strict=True))
             continue
         outputs = tuple(_variable(v) for v in eqn.outvars)

@@ -8,6 +8,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+
 from jaxinit._layers._origin import FOREIGN, Factor
 from jaxinit._layers._place import spread
 from jaxinit._layers._units import Analysis, Unit
@@ -95,6 +97,17 @@ def spread_over_leaf(unit: Unit, factors: tuple[Factor, ...], scales: Array) -> 
     scales = scales.reshape([f.size for f in known])
     dims = [axis_factors(axis, stop - start, known) for axis, (start, stop) in enumerate(unit.region)]
     return spread(scales, known, dims)
+
+
+def per_slice(part: Array, unit: Unit) -> Array:
+    """A unit's part of its leaf with the stacked dimensions first, and all others as one."""
+    factors = [
+        f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, list(unit.stack))
+    ]
+    order = [factors.index(f) for f in unit.stack]
+    order += [i for i in range(len(factors)) if i not in order]
+    sizes = [f.size for f in unit.stack]
+    return jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
 
 
 def part_of(leaf: Array, unit: Unit) -> Array:

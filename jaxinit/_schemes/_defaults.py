@@ -70,6 +70,10 @@ class keras_default(Scheme):
     def weight(self, piece: Piece, model: Model) -> Rule:
         if piece.meets_state:
             return Rule(orthogonal(), "meets the state of a recurrent cell")
+        groups = piece.layer.feature_group_count
+        if groups > 1:
+            bound = math.sqrt(6 / (piece.layer.fan_in + piece.layer.fan_out * groups))
+            return Rule(uniform(bound, minval=-bound), "Glorot uniform; Keras's fan-out counts all groups")
         return Rule(glorot_uniform(), "Glorot uniform")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:

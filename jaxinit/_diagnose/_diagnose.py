@@ -1,0 +1,255 @@
+"""`diagnose`: one pass forward and one back over the traced program, measuring at every layer."""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._diagnose._jacobian import spectrum
+from jaxinit._diagnose._probe import FLAT, Probe, ProbeState, empty
+from jaxinit._diagnose._report import DiagnoseReport, Row
+from jaxinit._eager import outside_traces
+from jaxinit._layers import Layer
+from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._evaluate import Evaluation
+from jaxinit._layers._following import TracedActivation
+from jaxinit._layers._trace import Traced, layers_of, trace
+from jaxinit._layers._units import Unit
+from jaxinit._layers._views import part_of, per_slice
+from jaxinit._lsuv._options import check_finite
+from jaxinit._typing import Array
+
+Loss = Callable[[Any, Any], Array]
+
+
+def diagnose(
+    params: Any,
+    apply_fn: Callable[[Any, Any], Any],
+    batch: Any,
+    *,
+    loss_fn: Loss | None = None,
+    key: Array | None = None,
+    jacobian: bool = True,
+) -> DiagnoseReport:
+    """Measures what a start does to signals and gradients, at every layer of any JAX function.
+
+    One forward and one backward pass over the traced program; no hooks, no module classes. Layers are those of
+    `trace_layers`; a layer that is used several times has the mean over its uses, a scanned stack has one row a slice.
+
+    Args:
+      params: pytree of arrays.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`.
+      batch: pytree of arrays.
+      loss_fn: function of (apply_fn's output, batch) that gives a number; by default a random projection of the output,
+        whose gradient is that of no task in particular.
+      key: a JAX key for that projection and for the Jacobian; `jax.random.key(0)` by default.
+      jacobian: whether to look at the singular values of the input–output Jacobian too, at two samples: some 25 more
+        passes over these.
+
+    Returns:
+      A `DiagnoseReport`: print it, or ask for its `verdict`, `findings()`, `summary()`, `to_dict()`. It is a pytree:
+      `jax.vmap` over seeds gives one with an axis of seeds.
+
+    Raises:
+      ValueError: parameters or batch are not finite.
+      TypeError: `apply_fn` is not callable.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit
+      >>> keys = jax.random.split(jax.random.key(0), 21)
+      >>> params = [0.3 * jax.random.normal(key, (32, 32)) / 32**0.5 for key in keys[:20]]
+      >>> def apply_fn(params, x):
+      ...     for w in params:
+      ...         x = jnp.tanh(x @ w)
+      ...     return x
+      >>> report = jaxinit.diagnose(params, apply_fn, jax.random.normal(keys[20], (128, 32)))
+      >>> [finding.fault for finding in report.findings()]
+      ['vanishing signal', 'vanishing gradient']
+      >>> round(float(report.signal_growth), 1)
+      0.3
+    """
+    key = jax.random.key(0) if key is None else key
+    if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
+        return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, jacobian=jacobian)
+    check_finite(params, "params")
+    check_finite(batch, "batch")
+    return _compiled(apply_fn, loss_fn, bool(jacobian))(params, batch, key)
+
+
+def _compiled(apply_fn: Any, loss_fn: Any, jacobian: bool) -> Callable[..., DiagnoseReport]:
+    try:
+        return _cached(apply_fn, loss_fn, jacobian)
+    except TypeError:  # something unhashable: no cache, same result
+        return jax.jit(functools.partial(_diagnose, apply_fn=apply_fn, loss_fn=loss_fn, jacobian=jacobian))
+
+
+@functools.lru_cache(maxsize=16)
+def _cached(apply_fn: Any, loss_fn: Any, jacobian: bool) -> Callable[..., DiagnoseReport]:
+    return jax.jit(functools.partial(_diagnose, apply_fn=apply_fn, loss_fn=loss_fn, jacobian=jacobian))
+
+
+def _diagnose(
+    params: Any, batch: Any, key: Array, *, apply_fn: Callable[[Any, Any], Any], loss_fn: Loss | None, jacobian: bool
+) -> DiagnoseReport:
+    traced = trace(params, apply_fn, batch)
+    layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
+    known = {unit: _activation(layer) for unit, layer in layers.items()}
+    states, gradients = _passes(traced, apply_fn, params, batch, key, loss_fn, known)
+    rows: list[Row] = []
+    columns: dict[str, list[Array]] = {}
+    for unit, layer in layers.items():
+        rows.extend(_rows(unit, layer, known[unit]))
+        for name, values in _columns(states[unit]).items():
+            columns.setdefault(name, []).append(values.reshape(-1))
+        if gradients is not None:
+            for name, values in _gradient_columns(traced, unit, *gradients).items():
+                columns.setdefault(name, []).append(values.reshape(-1))
+    found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1)) if jacobian else None
+    joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
+    empty_column = jnp.zeros(0)
+    for name in ("pre_mean", "pre_std", "post_mean", "post_std", "dead", "saturated", "similarity", "effective_rank"):
+        joined.setdefault(name, empty_column)
+    for name in ("gradient_std", "gradient_norm", "update_ratio"):
+        joined.setdefault(name, None)
+    return DiagnoseReport(
+        rows=tuple(rows),
+        jacobian_mean_square=None if found is None else found.mean_square,
+        jacobian_condition=None if found is None else found.condition,
+        **joined,
+    )
+
+
+def _passes(
+    traced: Traced,
+    apply_fn: Callable[[Any, Any], Any],
+    params: Any,
+    batch: Any,
+    key: Array,
+    loss_fn: Loss | None,
+    known: Mapping[Unit, tuple[TracedActivation, float] | None],
+) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None]:
+    """The states of all layers; and the gradients at the probes and at the leaves, if the program has them."""
+    analysis = traced.analysis
+    evaluation = Evaluation(analysis, Probe(known), dict.fromkeys(analysis.units, ()), differentiable=True)
+    data = jax.tree.leaves(batch)
+    leaves = [jnp.asarray(x) for x in traced.leaves]
+    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    begin = {unit: _stacked(empty(), unit) for unit in analysis.units}
+    structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
+
+    def forward(chosen: Sequence[Array], probes: dict[Unit, Array]) -> tuple[Array, dict[Unit, ProbeState]]:
+        values = list(leaves)
+        for i, x in zip(floating, chosen, strict=True):
+            values[i] = x
+        start = {unit: begin[unit]._replace(probe=probe) for unit, probe in probes.items()}
+        outputs, states = evaluation.run([*values, *data], start)
+        loss = (loss_fn or functools.partial(_projected, key=key))(jax.tree.unflatten(structure, outputs), batch)
+        return jnp.real(jnp.asarray(loss)).astype(jnp.float32), states
+
+    chosen, probes = [leaves[i] for i in floating], {unit: state.probe for unit, state in begin.items()}
+    if any(isinstance(e, ir.While) for e in ir.equations_of(analysis.program)):
+        return forward(chosen, probes)[1], None
+    (of_leaves, of_probes), states = jax.grad(forward, argnums=(0, 1), has_aux=True)(chosen, probes)
+    by_leaf: list[Array | None] = [None] * len(leaves)
+    for i, gradient in zip(floating, of_leaves, strict=True):
+        by_leaf[i] = gradient
+    return states, (of_probes, by_leaf)
+
+
+def _projected(output: Any, batch: Any, key: Array) -> Array:
+    """A random projection of the output, of unit variance where the output has it."""
+    parts = [y for y in jax.tree.leaves(output) if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
+    keys = jax.random.split(key, max(len(parts), 1))
+    size = max(sum(y.size for y in parts), 1)
+    total = jnp.zeros(())
+    for y, own in zip(parts, keys, strict=False):
+        total = total + jnp.sum(jnp.real(y).astype(jnp.float32) * jax.random.normal(own, y.shape))
+    return total / size**0.5
+
+
+def _stacked(state: ProbeState, unit: Unit) -> ProbeState:
+    sizes = tuple(f.size for f in unit.stack)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + x.shape), state)
+
+
+def _activation(layer: Layer) -> tuple[TracedActivation, float] | None:
+    """The activation and its largest slope; None where it has none."""
+    activation = layer.activation
+    if activation is None:
+        return None
+    points = np.linspace(-6, 6, 241, dtype=np.float32)
+
+    def steepest() -> float:
+        x = jnp.asarray(points)
+        return float(jnp.max(jnp.abs(jax.jvp(activation, (x,), (jnp.ones_like(x),))[1])))
+
+    found = outside_traces(steepest)
+    return (activation, found) if np.isfinite(found) and found > 0 else None
+
+
+def _expected_saturation(known: tuple[TracedActivation, float] | None) -> float:
+    """The share of standard normal numbers at which an activation has next to no slope."""
+    if known is None:
+        return 0.0
+    activation, steepest = known
+    points = np.linspace(-6, 6, 2401, dtype=np.float32)
+    weights = np.exp(-(points**2) / 2)
+
+    def share() -> float:
+        x = jnp.asarray(points)
+        flat = np.abs(np.asarray(jax.jvp(activation, (x,), (jnp.ones_like(x),))[1])) < FLAT * steepest
+        return float((weights * flat).sum() / weights.sum())
+
+    return outside_traces(share)
+
+
+def _rows(unit: Unit, layer: Layer, known: tuple[TracedActivation, float] | None) -> list[Row]:
+    sizes = [range(f.size) for f in unit.stack]
+    names = [layer.name + "".join(f"[{i}]" for i in at) for at in itertools.product(*sizes)]
+    name = layer.activation.name if layer.activation else None
+    expected = _expected_saturation(known)
+    return [Row(n, layer.kind, name, expected, layer.skip is not None, layer.role) for n in names]
+
+
+def _columns(state: ProbeState) -> dict[str, Array]:
+    m = state.measured
+    uses = jnp.maximum(m.uses, 1)
+    pre, post = m.pre_mean / uses, m.post_mean / uses
+    return {
+        "pre_mean": pre,
+        "pre_std": jnp.sqrt(jnp.maximum(m.pre_square / uses - pre**2, 0)),
+        "post_mean": post,
+        "post_std": jnp.sqrt(jnp.maximum(m.post_square / uses - post**2, 0)),
+        "dead": m.dead / uses,
+        "saturated": m.saturated / uses,
+        "similarity": m.similarity / uses,
+        "effective_rank": m.rank / uses,
+    }
+
+
+def _gradient_columns(
+    traced: Traced, unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None]
+) -> dict[str, Array]:
+    squares, count = of_probes[unit][..., 0], of_probes[unit][..., 1]
+    gradient = by_leaf[unit.leaf]
+    assert gradient is not None
+    weight = jnp.asarray(traced.leaves[unit.leaf])
+    norms = [_norm(per_slice(part_of(x, unit), unit)) for x in (gradient, weight)]
+    return {
+        "gradient_std": jnp.sqrt(squares / jnp.maximum(count, 1)),
+        "gradient_norm": norms[0],
+        "update_ratio": norms[0] / jnp.where(norms[1] > 0, norms[1], 1),
+    }
+
+
+def _norm(x: Array) -> Array:
+    """Along the last axis, without overflow."""
+    x = jnp.abs(x).astype(jnp.float32)
+    peak = jnp.max(x, -1, initial=0, keepdims=True)
+    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    return safe[..., 0] * jnp.sqrt(jnp.sum((x / safe) ** 2, -1))

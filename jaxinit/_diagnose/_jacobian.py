@@ -1,0 +1,109 @@
+"""The singular values of the input–output Jacobian, from products with it alone.
+
+J is block-diagonal over samples, so some samples show the spectrum. With random ε, E|Jᵀε|² = tr J Jᵀ; Lanczos on J Jᵀ
+or Jᵀ J, whichever is smaller, finds the ends of the spectrum.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._typing import Array
+
+SAMPLES = 2
+STEPS = 12
+
+
+class Spectrum(NamedTuple):
+    """The mean square of the singular values, and the largest over the smallest; infinite if that is zero."""
+
+    mean_square: Array
+    condition: Array
+
+
+def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array) -> Spectrum | None:
+    """The spectrum at some samples of the batch; None for a function of integers."""
+    batch = _some(batch)
+    leaves, tree = jax.tree.flatten(batch)
+    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    if not floating:
+        return None
+
+    def function(inputs: list[Array]) -> list[Array]:
+        changed = list(leaves)
+        for i, x in zip(floating, inputs, strict=True):
+            changed[i] = x
+        outputs = jax.tree.leaves(apply_fn(params, jax.tree.unflatten(tree, changed)))
+        return [y for y in outputs if jnp.issubdtype(y.dtype, jnp.floating)]
+
+    inputs = [jnp.asarray(leaves[i]) for i in floating]
+    outputs, push = jax.linearize(function, inputs)
+    pull = jax.linear_transpose(push, inputs)
+    sizes = sum(x.size for x in inputs), sum(y.size for y in outputs)
+    if 0 in sizes:
+        return None
+
+    def forward(x: Array) -> Array:
+        return _flat(push(_like(x, inputs)))
+
+    def backward(y: Array) -> Array:
+        (x,) = pull(_like(y, outputs))
+        return _flat(x)
+
+    small = min(sizes)
+    operator = (lambda v: backward(forward(v))) if sizes[0] <= sizes[1] else (lambda v: forward(backward(v)))
+    values, weights = _lanczos(operator, small, min(small, STEPS), key)
+    top = values[-1]
+    lowest = jnp.maximum(values[0], 0)
+    singular = lowest <= 1e-10 * jnp.maximum(top, 1e-37)
+    condition = jnp.where(singular, jnp.inf, jnp.sqrt(top / jnp.where(singular, 1, lowest)))
+    return Spectrum(jnp.sum(weights * values), condition)
+
+
+def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, key: Array) -> tuple[Array, Array]:
+    """Ritz values of a symmetric operator, and the weights of Gauss quadrature for its mean eigenvalue."""
+    start = jax.random.rademacher(key, (size,), jnp.float32) / jnp.float32(math.sqrt(size))
+
+    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        basis, v = carry
+        basis = basis.at[i].set(v)
+        w = operator(v)
+        alpha = v @ w
+        for _ in range(2):  # once leaves rounding of the size of what is left
+            w = w - basis.T @ (basis @ w)
+        beta = jnp.linalg.norm(w)
+        following = jnp.where(beta > 1e-6 * jnp.abs(alpha), w / jnp.where(beta > 0, beta, 1), 0)
+        return (basis, following), (alpha, jnp.where(beta > 1e-6 * jnp.abs(alpha), beta, 0))
+
+    begin = (jnp.zeros((steps, size), jnp.float32), start)
+    _, (alphas, betas) = jax.lax.scan(step, begin, jnp.arange(steps))
+    matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+    # Once the space is exhausted what follows is zero, and no eigenvalue.
+    used = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.where(betas[:-1] > 0, 1.0, 0.0)]))
+    matrix = matrix + jnp.diag(jnp.where(used > 0, 0, alphas[0]))
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors[0] ** 2
+
+
+def _some(batch: Any) -> Any:
+    """The first samples, if all leaves have as many."""
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
+    counts = {shape[0] if shape else None for shape in shapes}
+    if len(counts) != 1 or None in counts:
+        return batch
+    return jax.tree.map(lambda x: x[:SAMPLES], batch)
+
+
+def _flat(arrays: list[Array]) -> Array:
+    return jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in arrays])
+
+
+def _like(vector: Array, arrays: list[Array]) -> list[Array]:
+    parts, start = [], 0
+    for x in arrays:
+        parts.append(vector[start : start + x.size].reshape(x.shape).astype(x.dtype))
+        start += x.size
+    return parts

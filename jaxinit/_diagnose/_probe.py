@@ -1,0 +1,151 @@
+"""What is measured at each layer: on the way forward from its output, on the way back from the gradient there.
+
+The gradient is measured by the identity with a derivative of its own: backwards it hands the gradient on, and gives the
+sum of its squares as the "gradient" of a number that nothing depends on. So both passes measure all layers, inside
+loops too, and nothing is stored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._dtypes import drawing_dtype
+from jaxinit._layers._following import TracedActivation
+from jaxinit._layers._place import Place
+from jaxinit._layers._units import Unit
+from jaxinit._typing import Array
+
+VECTORS = 64
+"""So many samples are compared with one another."""
+
+FLAT = 0.05
+"""A slope below so much of the largest one counts as none."""
+
+
+class Measured(NamedTuple):
+    """Sums over the uses of a layer in one call, of means over the elements of its output.
+
+    Attributes:
+      uses: how many uses.
+      pre_mean, pre_square, post_mean, post_square: of the output and of what its activation makes of it.
+      dead: share of units whose activation has no slope at any sample.
+      saturated: share of elements where it has next to none.
+      similarity: mean cosine between pairs of samples.
+      rank: participation ratio of the samples.
+      gradient_square: of the gradient at the output; filled in on the way back.
+    """
+
+    uses: Array
+    pre_mean: Array
+    pre_square: Array
+    post_mean: Array
+    post_square: Array
+    dead: Array
+    saturated: Array
+    similarity: Array
+    rank: Array
+
+
+class ProbeState(NamedTuple):
+    """The number whose gradient is the sum of squares, and what was measured."""
+
+    probe: Array
+    measured: Measured
+
+
+def empty() -> ProbeState:
+    """Nothing measured yet."""
+    return ProbeState(jnp.zeros(2), Measured(*[jnp.zeros(())] * 9))
+
+
+@jax.custom_vjp
+def _probed(x: Array, probe: Array) -> Array:
+    return x
+
+
+def _probed_forward(x: Array, probe: Array) -> tuple[Array, None]:
+    return x, None
+
+
+def _probed_backward(_: None, gradient: Array) -> tuple[Array, Array]:
+    wide = gradient.astype(drawing_dtype(gradient.dtype))
+    return gradient, jnp.stack([jnp.sum(jnp.abs(wide) ** 2).astype(jnp.float32), jnp.float32(gradient.size)])
+
+
+_probed.defvjp(_probed_forward, _probed_backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The visitor of `diagnose`.
+
+    Attributes:
+      activations: the activation that follows each layer, and its largest slope.
+    """
+
+    activations: Mapping[Unit, tuple[TracedActivation, float] | None]
+
+    def initial(self, unit: Unit) -> ProbeState:
+        """A unit that no layer has used yet."""
+        return empty()
+
+    def is_final(self, state: ProbeState) -> bool:
+        """Every use counts."""
+        return False
+
+    def scale(self, state: ProbeState) -> Array:
+        """Weights stay as they are."""
+        return jnp.ones(())
+
+    def use(self, place: Place, state: ProbeState | None, u: Array, bias: Array | None) -> tuple[ProbeState, Array]:
+        """Measures a layer's output, and lets it pass."""
+        state = empty() if state is None else state
+        output = u if bias is None else u + bias
+        found = self._measured(place, jax.lax.stop_gradient(output))
+        measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
+        return ProbeState(state.probe, measured), _probed(output, state.probe)
+
+    def _measured(self, place: Place, z: Array) -> Measured:
+        z = jnp.abs(z) if jnp.iscomplexobj(z) else z
+        z = z.astype(drawing_dtype(z.dtype))
+        features = tuple(sorted({d for d in place.site.placed.values()} & set(range(z.ndim))))
+        samples = tuple(d for d in range(z.ndim) if d not in features)
+        known = self.activations.get(place.unit)
+        if known is None:
+            post, dead, saturated = z, jnp.zeros(()), jnp.zeros(())
+        else:
+            activation, steepest = known
+            post, slope = jax.jvp(activation, (z,), (jnp.ones_like(z),))
+            slope = jnp.abs(slope)
+            dead = jnp.mean(jnp.max(slope, samples, initial=0) == 0, dtype=jnp.float32)
+            saturated = jnp.mean(slope < FLAT * steepest, dtype=jnp.float32)
+        similarity, rank = _between_samples(post, samples, features)
+        values = (jnp.mean(z), jnp.mean(z**2), jnp.mean(post), jnp.mean(post**2), dead, saturated, similarity, rank)
+        return Measured(jnp.ones(()), *(x.astype(jnp.float32) for x in values))
+
+
+def _between_samples(x: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:
+    """The mean cosine between pairs of some of the samples, and the participation ratio of their Gram matrix."""
+    vectors = jnp.transpose(x, samples + features)
+    vectors = vectors.reshape(_size(x, samples), _size(x, features))
+    step = max(len(vectors) // VECTORS, 1)
+    some = vectors[::step][:VECTORS]
+    peak = jnp.max(jnp.abs(some), initial=0)
+    some = some / jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    gram = some @ some.T
+    norms = jnp.sqrt(jnp.diag(gram))
+    cosines = gram / jnp.maximum(norms[:, None] * norms, 1e-30)
+    pairs = max(len(some) * (len(some) - 1), 1)
+    similarity = (jnp.sum(cosines) - jnp.sum(jnp.diag(cosines))) / pairs
+    rank = jnp.trace(gram) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-30)
+    return similarity, rank
+
+
+def _size(x: Array, dims: tuple[int, ...]) -> int:
+    size = 1
+    for d in dims:
+        size *= x.shape[d]
+    return size

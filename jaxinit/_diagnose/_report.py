@@ -1,0 +1,240 @@
+"""The report of `diagnose`: one row a layer, the growth over depth, the Jacobian, and a verdict."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinit._diagnose._verdict import Finding, findings, growth
+from jaxinit._tabular import Tabular
+from jaxinit._typing import Array
+
+COLUMNS = (
+    "pre_mean",
+    "pre_std",
+    "post_mean",
+    "post_std",
+    "dead",
+    "saturated",
+    "similarity",
+    "effective_rank",
+    "gradient_std",
+    "gradient_norm",
+    "update_ratio",
+)
+_TITLES = (
+    "mean",
+    "std",
+    "mean after",
+    "std after",
+    "dead",
+    "saturated",
+    "similarity",
+    "rank",
+    "gradient std",
+    "|gradient|",
+    "update",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What tracing knows of a row.
+
+    Attributes:
+      name: the layer, and the slice of a scanned stack.
+      kind: of the layer.
+      activation: name of the activation that follows, or None.
+      expected_saturation: the share of elements without slope for standard normal pre-activations.
+      residual: whether the layer sits in a residual branch.
+      role: of the layer, such as "query", or None.
+    """
+
+    name: str
+    kind: str
+    activation: str | None
+    expected_saturation: float
+    residual: bool
+    role: str | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiagnoseReport(Tabular):
+    """What a start does to signals and gradients; every array has one entry a row, after mapped axes.
+
+    Attributes:
+      rows: the layers in execution order, one row for each slice of a scanned stack.
+      pre_mean, pre_std: of the layer's output, over samples and units.
+      post_mean, post_std: of what the activation makes of it, or of the output again.
+      dead: share of units whose activation is flat at every sample.
+      saturated: share of elements where the activation has less than a twentieth of its largest slope.
+      similarity: mean cosine between the activations of different samples; near 1, all samples look alike.
+      effective_rank: participation ratio of the activations of up to 64 samples: along how many directions they lie.
+      gradient_std: root mean square of the gradient at the layer's output; None for programs with a `while_loop`.
+      gradient_norm: of the gradient of the weight; None likewise.
+      update_ratio: |gradient| / |weight|, the relative change by a step of unit learning rate; None likewise.
+      jacobian_mean_square: mean square of the singular values of the input–output Jacobian, estimated; None for inputs
+        that are integers.
+      jacobian_condition: its largest singular value over the smallest one found; None likewise.
+    """
+
+    rows: tuple[Row, ...] = dataclasses.field(metadata={"static": True})
+    pre_mean: Array
+    pre_std: Array
+    post_mean: Array
+    post_std: Array
+    dead: Array
+    saturated: Array
+    similarity: Array
+    effective_rank: Array
+    gradient_std: Array | None
+    gradient_norm: Array | None
+    update_ratio: Array | None
+    jacobian_mean_square: Array | None
+    jacobian_condition: Array | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def signal_growth(self) -> np.ndarray:
+        """The factor by which the scale of the layers' outputs grows from layer to layer, fitted."""
+        return growth(self.pre_std, self._chain())
+
+    @property
+    def gradient_growth(self) -> np.ndarray | None:
+        """The factor by which gradients grow from layer to layer on their way back, fitted."""
+        return None if self.gradient_std is None else growth(self.gradient_std[..., ::-1], self._chain()[::-1])
+
+    def findings(self) -> list[Finding]:
+        """What is wrong, most serious first; for a report over seeds, what is wrong with its median."""
+        return findings(self._median())
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings()
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong, from which layer on, and which call would mend it, in words."""
+        found = self.findings()
+        return "\n".join(map(str, found)) if found else "Signals and gradients keep their size through all layers."
+
+    def summary(self, confidence: float = 0.95) -> "Summary":
+        """Mean and interval over seeds of every column, for a report that was vmapped over seeds.
+
+        Raises:
+          ValueError: the report has no axis of seeds.
+        """
+        if np.ndim(self.pre_std) < 2:
+            raise ValueError(
+                f"summary is over seeds, but this report has arrays of shape {np.shape(self.pre_std)}; vmap diagnose over "
+                "seeds for a report with an axis of them"
+            )
+        from scipy import stats
+
+        means, halves = {}, {}
+        for name in COLUMNS:
+            values = getattr(self, name)
+            if values is not None:
+                flat = np.asarray(values).reshape(-1, len(self.rows))
+                quantile = stats.t.ppf(0.5 + confidence / 2, len(flat) - 1) if len(flat) > 1 else 0.0
+                means[name] = flat.mean(axis=0)
+                halves[name] = quantile * flat.std(axis=0, ddof=min(1, len(flat) - 1)) / np.sqrt(len(flat))
+        return Summary(self.rows, means, halves, confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON; infinite numbers are None."""
+        columns = (*COLUMNS, "jacobian_mean_square", "jacobian_condition")
+        return {
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            **{name: _plain(getattr(self, name)) for name in columns},
+            "signal_growth": _plain(self.signal_growth),
+            "gradient_growth": _plain(self.gradient_growth),
+            "verdict": self.verdict.splitlines(),
+        }
+
+    def _chain(self) -> np.ndarray:
+        """The rows that count for growth over depth: no lookups, no queries and keys."""
+        return np.array([row.kind != "embed" and row.role not in ("query", "key") for row in self.rows], bool)
+
+    def _median(self) -> "DiagnoseReport":
+        if np.ndim(self.pre_std) < 2:
+            return self
+
+        def median(x: Any) -> np.ndarray:
+            array = np.asarray(x)
+            trailing = array.shape[-1:] if array.ndim == np.ndim(self.pre_std) else ()
+            return np.median(array.reshape(-1, *trailing), axis=0)
+
+        return jax.tree.map(median, self)
+
+    def _shown(self) -> Iterator[Any]:
+        from rich.table import Table
+
+        middle = self._median()
+        table = Table(title=f"{len(self.rows)} layers" + ("" if middle is self else ", medians over seeds"))
+        table.add_column("layer")
+        table.add_column("activation")
+        shown = [(name, title) for name, title in zip(COLUMNS, _TITLES, strict=True) if getattr(self, name) is not None]
+        for _, title in shown:
+            table.add_column(title, justify="right")
+        for i, row in enumerate(self.rows):
+            values = [_number(name, np.asarray(getattr(middle, name))[i]) for name, _ in shown]
+            table.add_row(row.name, row.activation or "–", *values)
+        yield table
+        grown = f"outputs grow by {float(growth(middle.pre_std, self._chain())):.3g} a layer"
+        back = middle.gradient_growth
+        yield grown + ("" if back is None else f", gradients by {float(back):.3g} a layer on their way back")
+        if middle.jacobian_mean_square is not None and middle.jacobian_condition is not None:
+            yield (
+                f"input–output Jacobian: mean squared singular value {float(middle.jacobian_mean_square):.3g}, "
+                f"condition {float(middle.jacobian_condition):.3g}"
+            )
+        yield self.verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary(Tabular):
+    """Means over seeds, and half the widths of their intervals, by Student's t."""
+
+    rows: tuple[Row, ...]
+    means: dict[str, np.ndarray]
+    halves: dict[str, np.ndarray]
+    confidence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "rows": [row.name for row in self.rows],
+            "confidence": self.confidence,
+            "means": {name: _plain(x) for name, x in self.means.items()},
+            "halves": {name: _plain(x) for name, x in self.halves.items()},
+        }
+
+    def _shown(self) -> Iterator[Any]:
+        from rich.table import Table
+
+        table = Table(title=f"mean ± half of the {self.confidence:.0%} interval")
+        table.add_column("layer")
+        for name, title in zip(COLUMNS, _TITLES, strict=True):
+            if name in self.means:
+                table.add_column(title, justify="right")
+        for i, row in enumerate(self.rows):
+            table.add_row(row.name, *(f"{self.means[n][i]:.3g} ± {self.halves[n][i]:.1g}" for n in self.means))
+        yield table
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.0%}" if name in ("dead", "saturated") else f"{value:.3g}"
+
+
+def _plain(values: Any) -> Any:
+    if values is None:
+        return None
+    array = np.asarray(values, float)
+    return np.where(np.isfinite(array), array, None).tolist()

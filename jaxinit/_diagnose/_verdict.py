@@ -1,0 +1,192 @@
+"""What is wrong with a start, in words: which fault, from which layer on, and what would mend it."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxinit._diagnose._report import DiagnoseReport
+
+TOTAL = 1e3
+"""A change of scale by so much over all layers vanishes or explodes."""
+JUMP = 20.0
+"""A layer whose scale is so many times that of its neighbours stands out."""
+DEAD = 0.5
+SATURATED = 0.35
+"""More than expected for standard normal pre-activations."""
+ALIKE = 0.995
+TINY = 1e-30
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+      fault: "overflow", "exploding signal", "vanishing signal", "outlier", "dead", "saturated", "ordered", "exploding
+        gradient" or "vanishing gradient".
+      layer: the layer where it begins.
+      what: the fault in words.
+      remedy: the call that would mend it.
+    """
+
+    fault: str
+    layer: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what} Try {self.remedy}."
+
+
+def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
+    """exp of the slope of log scale over depth, by least squares over the chosen rows."""
+    values = np.asarray(scales, float)[..., chosen]
+    count = values.shape[-1]
+    if count < 2:
+        return np.ones(values.shape[:-1])
+    logs = np.log(np.clip(np.nan_to_num(values, nan=TINY, posinf=1e38), TINY, 1e38))
+    depth = np.arange(count) - (count - 1) / 2
+    return np.exp((logs * depth).sum(-1) / (depth**2).sum())
+
+
+def findings(report: "DiagnoseReport") -> list[Finding]:
+    """What is wrong with one start."""
+    names = np.array([row.name for row in report.rows])
+    chain = report._chain()
+    found = _broken(report, names) or [*_units(report, names), *_signal(report, names, chain)]
+    return found + _gradient(report, names, chain) + _alike(report, names, chain)
+
+
+def _remedy(report: "DiagnoseReport") -> str:
+    """What would mend a start whose signals change their size."""
+    if any(row.residual for row in report.rows):
+        return 'jaxinit.initialize(key, params, apply_fn, batch, "auto"), or "fixup" without normalization'
+    depth = sum(row.kind != "embed" for row in report.rows)
+    names = {row.activation for row in report.rows if row.activation}
+    if depth > 30 and names == {"relu"}:
+        return 'jaxinit.initialize(key, params, apply_fn, batch, "looks_linear")'
+    if depth > 30:
+        return 'jaxinit.initialize(key, params, apply_fn, batch, "orthogonal_critical")'
+    return 'jaxinit.initialize(key, params, apply_fn, batch, "auto") or jaxinit.lsuv(params, apply_fn, batch)'
+
+
+def _broken(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
+    bad = ~np.isfinite(np.asarray(report.pre_std, float))
+    if not bad.any():
+        return []
+    first = names[np.argmax(bad)]
+    return [Finding("overflow", first, f"The output of {first} is beyond what floats hold.", _remedy(report))]
+
+
+def _units(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
+    found = []
+    dead, saturated = np.asarray(report.dead, float), np.asarray(report.saturated, float)
+    expected = np.array([row.expected_saturation for row in report.rows])
+    if (dead > DEAD).any():
+        first = int(np.argmax(dead > DEAD))
+        found.append(
+            Finding(
+                "dead",
+                names[first],
+                f"{dead[first]:.0%} of the units of {names[first]} are dead: no sample reaches the slope of "
+                f"{report.rows[first].activation}.",
+                "zero or positive biases, and jaxinit.lsuv(params, apply_fn, batch)",
+            )
+        )
+    excess = (saturated - expected > SATURATED) & (dead <= DEAD)
+    if excess.any():
+        first = int(np.argmax(excess))
+        found.append(
+            Finding(
+                "saturated",
+                names[first],
+                f"{saturated[first]:.0%} of the outputs of {names[first]} lie where {report.rows[first].activation} is flat "
+                f"(std {float(np.asarray(report.pre_std)[first]):.3g}).",
+                "jaxinit.lsuv(params, apply_fn, batch)",
+            )
+        )
+    return found
+
+
+def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
+    scale, layers = np.asarray(report.pre_std, float)[chain], names[chain]
+    if len(scale) == 0:
+        return []
+    found = _outliers(scale, layers)
+    if found:
+        return found
+    reference = max(scale[0], TINY)
+    for fault, beyond, word in (
+        ("vanishing signal", scale < reference / TOTAL, "shrink"),
+        ("exploding signal", scale > reference * TOTAL, "grow"),
+    ):
+        if beyond.any():
+            first = layers[np.argmax(beyond)]
+            factor = float(growth(scale, np.ones(len(scale), bool)))
+            what = (
+                f"Signals {word} by {factor:.3g} a layer; from {first} on they are a thousandth of the first layer's."
+            )
+            if fault.startswith("exploding"):
+                what = f"Signals {word} by {factor:.3g} a layer; from {first} on they are a thousand times the first layer's."
+            found.append(Finding(fault, str(first), what, _remedy(report)))
+    if not found and (scale < 1e-6).any():
+        first = layers[np.argmax(scale < 1e-6)]
+        what = f"The output of {first} hardly varies (std {scale[np.argmax(scale < 1e-6)]:.1g})."
+        found.append(Finding("vanishing signal", str(first), what, _remedy(report)))
+    return found
+
+
+def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
+    """Layers that stand out from the trend of their neighbours."""
+    logs = np.log(np.clip(scale, TINY, 1e38))
+    if len(logs) < 3:
+        return []
+    steps = np.diff(logs)
+    usual = np.median(steps)
+    odd = np.abs(steps - usual) > np.log(JUMP)
+    if not odd.any() or odd.mean() > 0.3:
+        return []
+    first = int(np.argmax(odd)) + 1
+    ratio = float(np.exp(logs[first] - logs[first - 1]))
+    if ratio < 1 and scale[first] == 0:
+        return []
+    what = f"The output of {layers[first]} has {ratio:.3g} times the scale of the layer before it."
+    return [Finding("outlier", str(layers[first]), what, "jaxinit.lsuv(params, apply_fn, batch)")]
+
+
+def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
+    if report.gradient_std is None:
+        return []
+    scale, layers = np.asarray(report.gradient_std, float)[chain], names[chain]
+    if len(scale) < 2:
+        return []
+    if not np.isfinite(scale).all():
+        last = layers[len(scale) - 1 - np.argmax(~np.isfinite(scale[::-1]))]
+        return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", _remedy(report))]
+    total = np.clip(scale[0], TINY, None) / np.clip(scale[-1], TINY, None)
+    factor = float(growth(scale[::-1], np.ones(len(scale), bool)))
+    if scale[-1] > 0 and total > TOTAL:
+        last = layers[len(scale) - 1 - np.argmax(scale[::-1] > TOTAL * scale[-1])]
+        what = (
+            f"Gradients grow by {factor:.3g} a layer on their way back; at {last} they are a thousand times the last's."
+        )
+        return [Finding("exploding gradient", str(last), what, _remedy(report))]
+    if scale[-1] > 0 and total < 1 / TOTAL:
+        last = layers[len(scale) - 1 - np.argmax(scale[::-1] < scale[-1] / TOTAL)]
+        what = f"Gradients shrink by {factor:.3g} a layer on their way back; at {last} they are a thousandth of the last's."
+        return [Finding("vanishing gradient", str(last), what, _remedy(report))]
+    return []
+
+
+def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
+    similarity, layers = np.asarray(report.similarity, float)[chain], names[chain]
+    scale = np.asarray(report.pre_std, float)[chain]
+    alike = (similarity > ALIKE) & (scale > 0)
+    if len(alike) < 3 or not alike[-1] or similarity[0] > ALIKE:
+        return []
+    first = layers[len(alike) - np.argmin(alike[::-1])] if not alike.all() else layers[0]
+    what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the network is in its ordered phase."
+    remedy = 'jaxinit.initialize(key, params, apply_fn, batch, "orthogonal_critical")'
+    return [Finding("ordered", str(first), what, remedy)]
