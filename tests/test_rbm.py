@@ -274,26 +274,31 @@ def test_every_framework_looks_the_same(framework):
     assert all(after < before for before, after in zip(report.before, report.after, strict=True))
 
 
-def test_jit_vmap_and_sharding_give_the_same():
+def run(key, rate, data=DATA):
     params, apply_fn = one_layer(DATA, 6)
+    return rbm_pretrain(key, params, apply_fn, data, steps=STEPS, learning_rate=rate, return_report=True)
 
-    def run(key, rate, data=DATA):
-        return rbm_pretrain(key, params, apply_fn, data, steps=STEPS, learning_rate=rate, return_report=True)
 
+# In the tests that follow weights are of order one. Where rounding decides a hidden unit's sample, it makes 0.01.
+
+
+def test_jit_and_vmap_over_keys_and_rates_give_the_same():
     keys, rates = jax.random.split(KEY, 3), jnp.array([0.01, 0.02, 0.05])
     mapped, reports = jax.jit(jax.vmap(run))(keys, rates)
     assert reports.before[0].shape == (3,)
     assert "w" in str(reports)
-    mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = jax.device_put(DATA, NamedSharding(mesh, PartitionSpec("devices")))
-    # Weights are of order one. Where rounding decides a hidden unit's sample, 0.01 is what it makes.
     for i in range(3):
         one, _ = run(keys[i], float(rates[i]))
-        for name in params:
+        for name in one:
             np.testing.assert_allclose(mapped[name][i], one[name], atol=0.03)
-    over_devices, _ = run(keys[1], 0.02, split)
-    np.testing.assert_allclose(over_devices["w"], mapped["w"][1], atol=0.03)
     assert np.max(np.abs(mapped["w"][1] - run(keys[0], 0.02)[0]["w"])) > 0.3
+
+
+@pytest.mark.slow
+def test_a_sharded_batch_gives_the_same():
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(DATA, NamedSharding(mesh, PartitionSpec("devices")))
+    np.testing.assert_allclose(run(KEY, 0.02, split)[0]["w"], run(KEY, 0.02)[0]["w"], atol=0.03)
 
 
 def test_weights_are_rounded_once():
@@ -314,6 +319,7 @@ def test_double_precision(x64):
     assert np.any(new["w"] != new["w"].astype(jnp.float32).astype(jnp.float64))
 
 
+@pytest.mark.slow
 def test_a_single_unit_without_bias():
     params, _ = one_layer(DATA, 6, one=jnp.zeros(6))
 
