@@ -61,6 +61,8 @@ from jaxinit._layers import trace_layers as trace_layers
 from jaxinit._lsuv import LsuvReport as LsuvReport
 from jaxinit._lsuv import lsuv as lsuv
 from jaxinit._orthonormalize import orthonormalize as orthonormalize
+from jaxinit._rbm import RbmReport as RbmReport
+from jaxinit._rbm import rbm_pretrain as rbm_pretrain
 from jaxinit._schemes import InitializeReport as InitializeReport
 from jaxinit._schemes import initialize as initialize
 from jaxinit._version import __version__ as __version__

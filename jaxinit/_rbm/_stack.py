@@ -1,0 +1,109 @@
+"""The layers of a program that can be pretrained: the leading chain of dense layers, each followed by a sigmoid."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jaxinit._layers import Layer
+from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._rules import rearrangement
+from jaxinit._layers._units import Site, Unit
+from jaxinit._rbm._slot import Slot, slot_of
+from jaxinit._schemes._roles import Model
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Storey:
+    """A layer of the chain.
+
+    Attributes:
+      layer: its row in the table.
+      site: the operation.
+      weight: where the program takes the weight from, seen as (visible, hidden).
+      bias: where it takes the bias from, seen as (hidden,); None for a layer without.
+    """
+
+    layer: Layer
+    site: Site
+    weight: Slot
+    bias: Slot | None
+
+    def visible(self, program: ir.Program, inputs: Sequence[Array]) -> Array:
+        """What the program feeds to the layer, of shape (samples, visible)."""
+        values = _value(program, self.site.data, inputs)
+        (contracted, _) = self.site.equation.params["dimension_numbers"]
+        (axis,) = contracted[1 - self.site.weight]
+        return jnp.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+
+
+def stack_of(model: Model) -> tuple[list[Storey], list[tuple[str, str]]]:
+    """The chain from the first layer on, and the other layers, each with what keeps it out."""
+    stack: list[Storey] = []
+    others: list[tuple[str, str]] = []
+    for layer, unit in model.layers:
+        if others:
+            others.append((layer.name, f"comes after {others[0][0]}"))
+            continue
+        found = _storey(model, layer, unit, stack)
+        if isinstance(found, Storey):
+            stack.append(found)
+        else:
+            others.append((layer.name, found))
+    return stack, others
+
+
+def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Storey | str:
+    """The layer as the next of the chain, or what is in the way."""
+    analysis, site = model.traced.analysis, unit.sites[0]
+    if layer.kind != "dense":
+        return f"is of kind {layer.kind!r}, not dense"
+    if site.equation not in analysis.program.equations:
+        return "is used inside a loop or a branch"
+    name = layer.activation.name if layer.activation else "no activation"
+    if name != "sigmoid":
+        return f"is followed by {name}, not by a sigmoid"
+    weight = slot_of(analysis, site.equation.inputs[site.weight], site.geometry.in_dims + site.geometry.out_dims)
+    if weight is None:
+        return "has a weight that the program computes, other than by rearranging a leaf"
+    bias = None
+    if site.bias is not None:
+        features = tuple(site.placed[d] for d in site.geometry.out_dims if d in site.placed)
+        bias = slot_of(analysis, site.bias, features)
+        if bias is None or len(features) < len(site.geometry.out_dims) or site.finish.primitive is not ir.add_p:
+            return "has a bias that is not a vector of its own, added to its output"
+    if below and _source(analysis.program, site.data) is not _output(analysis.program, below[-1].layer):
+        return f"does not take the output of {below[-1].layer.name} as it is"
+    taken = [slot for storey in below for slot in (storey.weight, storey.bias) if slot]
+    if any(slot.overlaps(other) for slot in (weight, bias) if slot for other in taken):
+        return "shares its weight or its bias with a layer below"
+    return Storey(layer, site, weight, bias)
+
+
+def _output(program: ir.Program, layer: Layer) -> ir.Atom:
+    assert layer.activation is not None
+    return _source(program, layer.activation.result)
+
+
+def _source(program: ir.Program, atom: ir.Atom) -> ir.Atom:
+    """What a value is a rearrangement of."""
+    producers = {out: equation for equation in program.equations for out in equation.outputs}
+    while isinstance(atom, ir.Variable) and atom in producers and rearrangement(producers[atom]) is not None:
+        atom = producers[atom].inputs[0]
+    return atom
+
+
+def _value(program: ir.Program, atom: ir.Atom, inputs: Sequence[Array]) -> Array:
+    """The value of one variable, computed by the equations that it needs and no others."""
+    needed = {atom}
+    equations = []
+    for equation in reversed(program.equations):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+            equations.append(equation)
+    values: dict[ir.Atom, Array] = dict(zip(program.inputs, inputs, strict=True))
+    for equation in reversed(equations):
+        arguments = [a.value if isinstance(a, ir.Constant) else values[a] for a in equation.inputs]
+        values.update(zip(equation.outputs, equation.bind(*arguments), strict=True))
+    return values[atom]
