@@ -1,5 +1,6 @@
 """Checks of hyperparameters: what was expected, what came, what to do."""
 
+import math
 import numbers
 import sys
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxinit._typing import Array
 
 
 def check_number(
@@ -95,3 +98,26 @@ def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: st
     """
     if len(shape) < minimum:
         raise ValueError(f"{caller} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")
+
+
+def check_finite(caller: str, tree: Any, name: str) -> None:
+    """Names the first leaf that holds an infinity or a NaN."""
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    for path, leaf in with_paths:
+        at = "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])])
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"{caller} needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
+                "keep what is no array out of the tree, for instance with equinox.partition"
+            )
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
+            raise ValueError(
+                f"{caller} needs finite {name}, but {at} of shape {np.shape(leaf)} holds an "
+                "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
+            )
+
+
+@jax.jit
+def _all_finite(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x))

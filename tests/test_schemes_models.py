@@ -103,7 +103,7 @@ def test_mimetic_refuses_projections_of_different_widths():
         heads = (z.reshape(2, -1, 2, 4) for z in (x @ p["q"], memory @ p["k"], memory @ p["v"]))
         return jax.nn.dot_product_attention(*heads).reshape(2, 5, 8) @ p["o"]
 
-    with pytest.raises(schemes.MisfitError, match="of \\['q', 'k'\\] one pair"):
+    with pytest.raises(schemes.MisfitError, match=r"of \['q', 'k'\] one pair"):
         initialize(KEY, params, apply_fn, (struct(2, 5, 8), struct(2, 7, 6)), "mimetic")
 
 
@@ -222,7 +222,7 @@ def test_irnn_adds_its_input_to_its_state():
     new = drawn(params, apply_fn, x, "irnn")["params"]["cell"]
     np.testing.assert_array_equal(new["h"]["kernel"], np.eye(7))
     assert std(new["i"]["kernel"]) == pytest.approx(0.001, rel=0.6)
-    with pytest.raises(schemes.MisfitError, match="has gates; see schemes.recurrent"):
+    with pytest.raises(schemes.MisfitError, match=r"has gates; see schemes\.recurrent"):
         initialize(KEY, *run_cell(nn.LSTMCell(7)), "irnn")
     with pytest.raises(schemes.MisfitError, match="no loop of this model carries a state"):
         initialize(KEY, *residual(2), "irnn")

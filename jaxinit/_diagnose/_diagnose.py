@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import check_finite
 from jaxinit._diagnose._jacobian import spectrum
-from jaxinit._diagnose._probe import FLAT, Probe, ProbeState, empty
+from jaxinit._diagnose._probe import FLAT, Probe, ProbeState, empty, rms
 from jaxinit._diagnose._report import DiagnoseReport, Row
 from jaxinit._eager import outside_traces
 from jaxinit._layers import Layer
@@ -20,7 +21,6 @@ from jaxinit._layers._following import TracedActivation
 from jaxinit._layers._trace import Traced, layers_of, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import part_of, per_slice
-from jaxinit._lsuv._options import check_finite
 from jaxinit._typing import Array
 
 Loss = Callable[[Any, Any], Array]
@@ -47,7 +47,7 @@ def diagnose(
       loss_fn: function of (apply_fn's output, batch) that gives a number; by default a random projection of the output,
         whose gradient is that of no task in particular.
       key: a JAX key for that projection and for the Jacobian; `jax.random.key(0)` by default.
-      jacobian: whether to look at the singular values of the input–output Jacobian too, at two samples: some 25 more
+      jacobian: whether to look at the singular values of the input–output Jacobian too, at two samples: some 40 more
         passes over these.
 
     Returns:
@@ -76,8 +76,8 @@ def diagnose(
     key = jax.random.key(0) if key is None else key
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
         return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, jacobian=jacobian)
-    check_finite(params, "params")
-    check_finite(batch, "batch")
+    check_finite("diagnose", params, "params")
+    check_finite("diagnose", batch, "batch")
     return _compiled(apply_fn, loss_fn, bool(jacobian))(params, batch, key)
 
 
@@ -109,7 +109,8 @@ def _diagnose(
         if gradients is not None:
             for name, values in _gradient_columns(traced, unit, *gradients).items():
                 columns.setdefault(name, []).append(values.reshape(-1))
-    found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1)) if jacobian else None
+    differentiable = gradients is not None
+    found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1)) if jacobian and differentiable else None
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
     empty_column = jnp.zeros(0)
     for name in ("pre_mean", "pre_std", "post_mean", "post_std", "dead", "saturated", "similarity", "effective_rank"):
@@ -219,12 +220,11 @@ def _rows(unit: Unit, layer: Layer, known: tuple[TracedActivation, float] | None
 def _columns(state: ProbeState) -> dict[str, Array]:
     m = state.measured
     uses = jnp.maximum(m.uses, 1)
-    pre, post = m.pre_mean / uses, m.post_mean / uses
     return {
-        "pre_mean": pre,
-        "pre_std": jnp.sqrt(jnp.maximum(m.pre_square / uses - pre**2, 0)),
-        "post_mean": post,
-        "post_std": jnp.sqrt(jnp.maximum(m.post_square / uses - post**2, 0)),
+        "pre_mean": m.pre_mean / uses,
+        "pre_std": m.pre_std / uses,
+        "post_mean": m.post_mean / uses,
+        "post_std": m.post_std / uses,
         "dead": m.dead / uses,
         "saturated": m.saturated / uses,
         "similarity": m.similarity / uses,
@@ -235,21 +235,18 @@ def _columns(state: ProbeState) -> dict[str, Array]:
 def _gradient_columns(
     traced: Traced, unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None]
 ) -> dict[str, Array]:
-    squares, count = of_probes[unit][..., 0], of_probes[unit][..., 1]
+    total, uses = of_probes[unit][..., 0], of_probes[unit][..., 1]
     gradient = by_leaf[unit.leaf]
     assert gradient is not None
     weight = jnp.asarray(traced.leaves[unit.leaf])
     norms = [_norm(per_slice(part_of(x, unit), unit)) for x in (gradient, weight)]
     return {
-        "gradient_std": jnp.sqrt(squares / jnp.maximum(count, 1)),
+        "gradient_std": total / jnp.maximum(uses, 1),
         "gradient_norm": norms[0],
         "update_ratio": norms[0] / jnp.where(norms[1] > 0, norms[1], 1),
     }
 
 
 def _norm(x: Array) -> Array:
-    """Along the last axis, without overflow."""
-    x = jnp.abs(x).astype(jnp.float32)
-    peak = jnp.max(x, -1, initial=0, keepdims=True)
-    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-    return safe[..., 0] * jnp.sqrt(jnp.sum((x / safe) ** 2, -1))
+    """Along the last axis."""
+    return rms(x, (x.ndim - 1,)) * x.shape[-1] ** 0.5

@@ -4,17 +4,18 @@ J is block-diagonal over samples, so some samples show the spectrum. With random
 or Jᵀ J, whichever is smaller, finds the ends of the spectrum.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxinit._layers import _jaxpr as ir
 from jaxinit._typing import Array
 
 SAMPLES = 2
 STEPS = 12
+PROBES = 16
 
 
 class Spectrum(NamedTuple):
@@ -27,45 +28,45 @@ class Spectrum(NamedTuple):
 def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array) -> Spectrum | None:
     """The spectrum at some samples of the batch; None for a function of integers."""
     batch = _some(batch)
-    leaves, tree = jax.tree.flatten(batch)
+    leaves, fixed = jax.tree.leaves(batch), jax.tree.leaves(params)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    if not floating:
-        return None
+    run = ir.as_function(apply_fn, params, batch)
 
     def function(inputs: list[Array]) -> list[Array]:
         changed = list(leaves)
         for i, x in zip(floating, inputs, strict=True):
             changed[i] = x
-        outputs = jax.tree.leaves(apply_fn(params, jax.tree.unflatten(tree, changed)))
-        return [y for y in outputs if jnp.issubdtype(y.dtype, jnp.floating)]
+        return [y for y in run(*fixed, *changed) if jnp.issubdtype(y.dtype, jnp.floating)]
 
     inputs = [jnp.asarray(leaves[i]) for i in floating]
-    outputs, push = jax.linearize(function, inputs)
-    pull = jax.linear_transpose(push, inputs)
+    # Forwards by transposing the way back, which functions with a backward rule of their own have alone.
+    outputs, pull = jax.vjp(function, inputs)
     sizes = sum(x.size for x in inputs), sum(y.size for y in outputs)
     if 0 in sizes:
         return None
+    push = jax.linear_transpose(pull, outputs)
 
     def forward(x: Array) -> Array:
-        return _flat(push(_like(x, inputs)))
+        (y,) = push((_like(x, inputs),))
+        return _flat(y)
 
     def backward(y: Array) -> Array:
         (x,) = pull(_like(y, outputs))
         return _flat(x)
 
     small = min(sizes)
-    operator = (lambda v: backward(forward(v))) if sizes[0] <= sizes[1] else (lambda v: forward(backward(v)))
-    values, weights = _lanczos(operator, small, min(small, STEPS), key)
-    top = values[-1]
-    lowest = jnp.maximum(values[0], 0)
-    singular = lowest <= 1e-10 * jnp.maximum(top, 1e-37)
+    first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
+    probes = jax.random.rademacher(key, (PROBES, small), jnp.float32)
+    mean_square = jnp.mean(jnp.sum(jax.vmap(first)(probes) ** 2, axis=1)) / small
+    values = _lanczos(lambda v: second(first(v)), small, min(small, STEPS), probes[0] / jnp.float32(small**0.5))
+    top, lowest = values[-1], jnp.maximum(values[0], 0)
+    singular = ~jnp.all(jnp.isfinite(values)) | (lowest <= 1e-10 * jnp.maximum(top, 1e-37))
     condition = jnp.where(singular, jnp.inf, jnp.sqrt(top / jnp.where(singular, 1, lowest)))
-    return Spectrum(jnp.sum(weights * values), condition)
+    return Spectrum(jnp.where(jnp.isnan(mean_square), jnp.inf, mean_square), condition)
 
 
-def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, key: Array) -> tuple[Array, Array]:
-    """Ritz values of a symmetric operator, and the weights of Gauss quadrature for its mean eigenvalue."""
-    start = jax.random.rademacher(key, (size,), jnp.float32) / jnp.float32(math.sqrt(size))
+def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, start: Array) -> Array:
+    """Ritz values of a symmetric operator, in ascending order."""
 
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, v = carry
@@ -84,8 +85,7 @@ def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, key: Arr
     # Once the space is exhausted what follows is zero, and no eigenvalue.
     used = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.where(betas[:-1] > 0, 1.0, 0.0)]))
     matrix = matrix + jnp.diag(jnp.where(used > 0, 0, alphas[0]))
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors[0] ** 2
+    return jnp.linalg.eigvalsh(matrix)
 
 
 def _some(batch: Any) -> Any:

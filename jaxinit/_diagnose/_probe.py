@@ -1,7 +1,7 @@
 """What is measured at each layer: on the way forward from its output, on the way back from the gradient there.
 
-The gradient is measured by the identity with a derivative of its own: backwards it hands the gradient on, and gives the
-sum of its squares as the "gradient" of a number that nothing depends on. So both passes measure all layers, inside
+The gradient is measured by the identity with a derivative of its own: backwards it hands the gradient on, and gives its
+root mean square as the "gradient" of a number that nothing depends on. So both passes measure all layers, inside
 loops too, and nothing is stored.
 """
 
@@ -30,19 +30,18 @@ class Measured(NamedTuple):
 
     Attributes:
       uses: how many uses.
-      pre_mean, pre_square, post_mean, post_square: of the output and of what its activation makes of it.
+      pre_mean, pre_std, post_mean, post_std: of the output and of what its activation makes of it.
       dead: share of units whose activation has no slope at any sample.
       saturated: share of elements where it has next to none.
       similarity: mean cosine between pairs of samples.
       rank: participation ratio of the samples.
-      gradient_square: of the gradient at the output; filled in on the way back.
     """
 
     uses: Array
     pre_mean: Array
-    pre_square: Array
+    pre_std: Array
     post_mean: Array
-    post_square: Array
+    post_std: Array
     dead: Array
     saturated: Array
     similarity: Array
@@ -50,7 +49,7 @@ class Measured(NamedTuple):
 
 
 class ProbeState(NamedTuple):
-    """The number whose gradient is the sum of squares, and what was measured."""
+    """Numbers whose gradients are sums over uses of root mean squares, and the uses; and what was measured."""
 
     probe: Array
     measured: Measured
@@ -71,8 +70,7 @@ def _probed_forward(x: Array, probe: Array) -> tuple[Array, None]:
 
 
 def _probed_backward(_: None, gradient: Array) -> tuple[Array, Array]:
-    wide = gradient.astype(drawing_dtype(gradient.dtype))
-    return gradient, jnp.stack([jnp.sum(jnp.abs(wide) ** 2).astype(jnp.float32), jnp.float32(gradient.size)])
+    return gradient, jnp.stack([rms(gradient, tuple(range(gradient.ndim))), jnp.ones(())])
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
@@ -111,7 +109,7 @@ class Probe:
     def _measured(self, place: Place, z: Array) -> Measured:
         z = jnp.abs(z) if jnp.iscomplexobj(z) else z
         z = z.astype(drawing_dtype(z.dtype))
-        features = tuple(sorted({d for d in place.site.placed.values()} & set(range(z.ndim))))
+        features = tuple(sorted(set(place.site.placed.values()) & set(range(z.ndim))))
         samples = tuple(d for d in range(z.ndim) if d not in features)
         known = self.activations.get(place.unit)
         if known is None:
@@ -123,8 +121,20 @@ class Probe:
             dead = jnp.mean(jnp.max(slope, samples, initial=0) == 0, dtype=jnp.float32)
             saturated = jnp.mean(slope < FLAT * steepest, dtype=jnp.float32)
         similarity, rank = _between_samples(post, samples, features)
-        values = (jnp.mean(z), jnp.mean(z**2), jnp.mean(post), jnp.mean(post**2), dead, saturated, similarity, rank)
+        every = tuple(range(z.ndim))
+        means = jnp.mean(z), jnp.mean(post)
+        stds = rms(z - means[0], every), rms(post - means[1], every)
+        values = (means[0], stds[0], means[1], stds[1], dead, saturated, similarity, rank)
         return Measured(jnp.ones(()), *(x.astype(jnp.float32) for x in values))
+
+
+def rms(x: Array, axes: tuple[int, ...]) -> Array:
+    """The root mean square along some axes, of numbers whose squares float32 may not hold."""
+    x = jnp.abs(x.astype(drawing_dtype(x.dtype)))
+    peak = jnp.max(x, axes, initial=0, keepdims=True)
+    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    found = jnp.squeeze(safe, axes) * jnp.sqrt(jnp.mean((x / safe) ** 2, axes))
+    return found.astype(jnp.float32)
 
 
 def _between_samples(x: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:

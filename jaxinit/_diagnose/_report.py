@@ -132,8 +132,8 @@ class DiagnoseReport(Tabular):
         """
         if np.ndim(self.pre_std) < 2:
             raise ValueError(
-                f"summary is over seeds, but this report has arrays of shape {np.shape(self.pre_std)}; vmap diagnose over "
-                "seeds for a report with an axis of them"
+                f"summary is over seeds, but this report has arrays of shape {np.shape(self.pre_std)}; vmap diagnose "
+                "over seeds for a report with an axis of them"
             )
         from scipy import stats
 
@@ -193,7 +193,7 @@ class DiagnoseReport(Tabular):
         if middle.jacobian_mean_square is not None and middle.jacobian_condition is not None:
             yield (
                 f"input–output Jacobian: mean squared singular value {float(middle.jacobian_mean_square):.3g}, "
-                f"condition {float(middle.jacobian_condition):.3g}"
+                f"condition at least {float(middle.jacobian_condition):.3g}"
             )
         yield self.verdict
 
@@ -236,5 +236,6 @@ def _number(name: str, value: float) -> str:
 def _plain(values: Any) -> Any:
     if values is None:
         return None
-    array = np.asarray(values, float)
-    return np.where(np.isfinite(array), array, None).tolist()
+    array = np.asarray(values, float).astype(object)
+    array[~np.isfinite(array.astype(float))] = None
+    return array.tolist()

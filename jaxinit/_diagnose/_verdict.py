@@ -8,11 +8,12 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxinit._diagnose._report import DiagnoseReport
 
-TOTAL = 1e3
+TOTAL = 30.0
 """A change of scale by so much over all layers vanishes or explodes."""
 JUMP = 20.0
 """A layer whose scale is so many times that of its neighbours stands out."""
 DEAD = 0.5
+CUT_OFF = 0.95
 SATURATED = 0.35
 """More than expected for standard normal pre-activations."""
 ALIKE = 0.995
@@ -41,8 +42,10 @@ class Finding:
 
 
 def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
-    """exp of the slope of log scale over depth, by least squares over the chosen rows."""
+    """exp of the slope of log scale over depth, by least squares over the chosen rows but the ends."""
     values = np.asarray(scales, float)[..., chosen]
+    if values.shape[-1] > 4:
+        values = values[..., 1:-1]  # the read-in and the readout have fans of their own
     count = values.shape[-1]
     if count < 2:
         return np.ones(values.shape[:-1])
@@ -53,10 +56,15 @@ def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
 
 def findings(report: "DiagnoseReport") -> list[Finding]:
     """What is wrong with one start."""
-    names = np.array([row.name for row in report.rows])
+    names = np.array([row.name for row in report.rows], object)
     chain = report._chain()
-    found = _broken(report, names) or [*_units(report, names), *_signal(report, names, chain)]
-    return found + _gradient(report, names, chain) + _alike(report, names, chain)
+    found = _broken(report, names)
+    if found:
+        return found
+    found = _units(report, names)
+    if np.max(report.dead, initial=0) > CUT_OFF:
+        return found  # nothing passes: all else follows from it
+    return found + _signal(report, names, chain) + _gradient(report, names, chain) + _alike(report, names, chain)
 
 
 def _remedy(report: "DiagnoseReport") -> str:
@@ -102,8 +110,8 @@ def _units(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
             Finding(
                 "saturated",
                 names[first],
-                f"{saturated[first]:.0%} of the outputs of {names[first]} lie where {report.rows[first].activation} is flat "
-                f"(std {float(np.asarray(report.pre_std)[first]):.3g}).",
+                f"{saturated[first]:.0%} of the outputs of {names[first]} lie where {report.rows[first].activation} is "
+                f"flat (std {float(np.asarray(report.pre_std)[first]):.3g}).",
                 "jaxinit.lsuv(params, apply_fn, batch)",
             )
         )
@@ -125,11 +133,8 @@ def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> l
         if beyond.any():
             first = layers[np.argmax(beyond)]
             factor = float(growth(scale, np.ones(len(scale), bool)))
-            what = (
-                f"Signals {word} by {factor:.3g} a layer; from {first} on they are a thousandth of the first layer's."
-            )
-            if fault.startswith("exploding"):
-                what = f"Signals {word} by {factor:.3g} a layer; from {first} on they are a thousand times the first layer's."
+            share = f"less than 1/{TOTAL:g} of" if fault.startswith("vanishing") else f"more than {TOTAL:g} times"
+            what = f"Signals {word} by {factor:.3g} a layer; from {first} on they are {share} the first layer's."
             found.append(Finding(fault, str(first), what, _remedy(report)))
     if not found and (scale < 1e-6).any():
         first = layers[np.argmax(scale < 1e-6)]
@@ -145,7 +150,7 @@ def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
         return []
     steps = np.diff(logs)
     usual = np.median(steps)
-    odd = np.abs(steps - usual) > np.log(JUMP)
+    odd = (np.abs(steps - usual) > np.log(JUMP)) & (np.abs(steps) > np.log(JUMP))
     if not odd.any() or odd.mean() > 0.3:
         return []
     first = int(np.argmax(odd)) + 1
@@ -165,18 +170,22 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
     if not np.isfinite(scale).all():
         last = layers[len(scale) - 1 - np.argmax(~np.isfinite(scale[::-1]))]
         return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", _remedy(report))]
-    total = np.clip(scale[0], TINY, None) / np.clip(scale[-1], TINY, None)
-    factor = float(growth(scale[::-1], np.ones(len(scale), bool)))
-    if scale[-1] > 0 and total > TOTAL:
-        last = layers[len(scale) - 1 - np.argmax(scale[::-1] > TOTAL * scale[-1])]
-        what = (
-            f"Gradients grow by {factor:.3g} a layer on their way back; at {last} they are a thousand times the last's."
-        )
-        return [Finding("exploding gradient", str(last), what, _remedy(report))]
-    if scale[-1] > 0 and total < 1 / TOTAL:
-        last = layers[len(scale) - 1 - np.argmax(scale[::-1] < scale[-1] / TOTAL)]
-        what = f"Gradients shrink by {factor:.3g} a layer on their way back; at {last} they are a thousandth of the last's."
-        return [Finding("vanishing gradient", str(last), what, _remedy(report))]
+    back = scale[::-1]
+    if back[0] == 0:
+        return []
+    factor = float(growth(back, np.ones(len(back), bool)))
+    ratio = back / back[0]
+    for fault, beyond, word, share in (
+        ("exploding gradient", ratio > TOTAL, "grow", f"more than {TOTAL:g} times"),
+        ("vanishing gradient", ratio < 1 / TOTAL, "shrink", f"less than 1/{TOTAL:g} of"),
+    ):
+        if beyond[-1]:
+            first = layers[::-1][np.argmax(beyond)]
+            what = (
+                f"Gradients {word} by {factor:.3g} a layer on their way back; at {first} they are {share} those of the "
+                "last layer."
+            )
+            return [Finding(fault, str(first), what, _remedy(report))]
     return []
 
 
@@ -187,6 +196,6 @@ def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> li
     if len(alike) < 3 or not alike[-1] or similarity[0] > ALIKE:
         return []
     first = layers[len(alike) - np.argmin(alike[::-1])] if not alike.all() else layers[0]
-    what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the network is in its ordered phase."
+    what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the ordered phase."
     remedy = 'jaxinit.initialize(key, params, apply_fn, batch, "orthogonal_critical")'
     return [Finding("ordered", str(first), what, remedy)]

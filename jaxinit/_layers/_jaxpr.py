@@ -130,6 +130,12 @@ def trace(function: Callable[..., Any], *arguments: Any) -> Program:
     return _without_dead_code(_program(jax.make_jaxpr(function)(*arguments)))
 
 
+def as_function(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Array]]:
+    """A function traced once, from the leaves of its arguments to those of its result: no Python of it runs again."""
+    run: Callable[..., list[Array]] = jex.jaxpr_as_fun(jax.make_jaxpr(function)(*arguments))
+    return run
+
+
 def is_floating(atom: Atom) -> bool:
     """Whether a value holds real or complex floating-point numbers."""
     return bool(jnp.issubdtype(atom.dtype, jnp.inexact))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import check_finite
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
@@ -25,7 +26,6 @@ from jaxinit._lsuv._options import (
     Target,
     Where,
     canonical_where,
-    check_finite,
     check_target,
     selected_units,
     unit_targets,
@@ -126,8 +126,8 @@ def lsuv(
     if any(is_traced(x) for x in jax.tree.leaves((params, batch, target))):
         run: Callable[..., Any] = functools.partial(_lsuv, apply_fn=apply_fn, options=options)
     else:
-        check_finite(params, "params")
-        check_finite(batch, "batch")
+        check_finite("lsuv", params, "params")
+        check_finite("lsuv", batch, "batch")
         run = _compiled(apply_fn, options)
     new, report = run(params, batch, target)
     return (new, report) if return_report else new

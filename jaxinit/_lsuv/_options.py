@@ -1,9 +1,8 @@
 """What the user of LSUV chose: options checked, layers selected, targets assigned."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -92,26 +91,3 @@ def check_target(target: Target) -> None:
     for number in jax.tree.leaves(target):
         if not is_traced(number) and not bool(np.all(np.asarray(number) > 0)):
             raise ValueError(f"a target is a standard deviation and must be positive, got {number}")
-
-
-def check_finite(tree: Any, name: str) -> None:
-    """Names the first leaf that holds an infinity or a NaN."""
-    with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for path, leaf in with_paths:
-        at = "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])])
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            raise TypeError(
-                f"lsuv needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
-                "keep what is no array out of the tree, for instance with equinox.partition"
-            )
-        dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
-            raise ValueError(
-                f"lsuv needs finite {name}, but {at} of shape {np.shape(leaf)} holds an "
-                "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
-            )
-
-
-@jax.jit
-def _all_finite(x: Array) -> Array:
-    return jnp.all(jnp.isfinite(x))

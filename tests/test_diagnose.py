@@ -1,0 +1,296 @@
+"""`diagnose`: what it measures is right, planted faults are found, and healthy nets raise no alarm."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import MODELS
+from scipy import integrate
+
+import jaxinit
+from jaxinit import diagnose
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(9), (128, 64))
+
+
+def chain(activation, bias=0.0):
+    """A plain network whose parameters are stacked, so that all tests share its shape of program."""
+
+    def apply_fn(params, x):
+        return (
+            jax.lax.scan(lambda x, p: (activation(x @ p["w"] + p["b"]), None), x, params["hidden"])[0] @ params["out"]
+        )
+
+    def init(key, depth=20, init=None, width=64, bias=bias):
+        init = init or jaxinit.variance_scaling(jaxinit.gain(activation) ** 2, "fan_in", "normal")
+        k1, k2, k3 = jax.random.split(key, 3)
+        hidden = jaxinit.blocked(init, 0, depth)(k1, (depth * width, width)).reshape(depth, width, width)
+        biases = bias * jax.random.normal(k3, (depth, width))
+        return {"hidden": {"w": hidden, "b": biases}, "out": jaxinit.lecun_normal()(k2, (width, 10))}
+
+    return init, apply_fn
+
+
+RELU, TANH = chain(jax.nn.relu), chain(jnp.tanh)
+
+
+def faults(report):
+    return {finding.fault: finding.layer for finding in report.findings()}
+
+
+def test_what_is_measured_is_what_a_plain_forward_and_backward_pass_give():
+    keys = jax.random.split(KEY, 3)
+    params = [jax.random.normal(k, (64, 64)) / 7 for k in keys]
+
+    def apply_fn(params, x):
+        return jnp.tanh(jax.nn.relu(x @ params[0]) @ params[1]) @ params[2]
+
+    def loss_fn(output, x):
+        return jnp.mean((output - x) ** 2)
+
+    report = diagnose(params, apply_fn, X, loss_fn=loss_fn)
+    z0 = X @ params[0]
+    z1 = jax.nn.relu(z0) @ params[1]
+    z2 = jnp.tanh(z1) @ params[2]
+    np.testing.assert_allclose(report.pre_std, [z.std() for z in (z0, z1, z2)], rtol=1e-5)
+    np.testing.assert_allclose(report.post_mean[:2], [jax.nn.relu(z0).mean(), jnp.tanh(z1).mean()], atol=1e-6)
+    np.testing.assert_allclose(report.dead, 0)
+    np.testing.assert_allclose(report.saturated[0], (z0 <= 0).mean(), atol=1e-6)
+    slope = 1 - jnp.tanh(z1) ** 2
+    np.testing.assert_allclose(report.saturated[1], (slope < 0.05).mean(), atol=1e-6)
+    gradients = jax.grad(lambda p: loss_fn(apply_fn(p, X), X))(params)
+    norms = [jnp.linalg.norm(g) for g in gradients]
+    np.testing.assert_allclose(report.gradient_norm, norms, rtol=1e-4)
+    ratios = [n / jnp.linalg.norm(p) for n, p in zip(norms, params, strict=True)]
+    np.testing.assert_allclose(report.update_ratio, ratios, rtol=1e-4)
+    at_z1 = jax.grad(lambda z: loss_fn(jnp.tanh(z) @ params[2], X))(z1)
+    np.testing.assert_allclose(report.gradient_std[1], jnp.sqrt(jnp.mean(at_z1**2)), rtol=1e-4)
+    some = np.asarray(jnp.tanh(z1))[::2]
+    unit = some / np.linalg.norm(some, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    off = (cosines.sum() - 64) / (64 * 63)
+    np.testing.assert_allclose(report.similarity[1], off, atol=1e-5)
+    eigenvalues = np.linalg.eigvalsh(some @ some.T)
+    np.testing.assert_allclose(report.effective_rank[1], eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rtol=1e-4)
+
+
+def test_rows_of_a_scanned_stack_are_those_of_the_unrolled_network():
+    init, apply_fn = TANH
+    params = init(KEY, depth=4)
+
+    def unrolled(params, x):
+        for w, b in zip(params["hidden"]["w"], params["hidden"]["b"], strict=True):
+            x = jnp.tanh(x @ w + b)
+        return x @ params["out"]
+
+    def separate(params, x):
+        for layer in params["hidden"]:
+            x = jnp.tanh(x @ layer["w"] + layer["b"])
+        return x @ params["out"]
+
+    layers = [jax.tree.map(lambda a, i=i: a[i], params["hidden"]) for i in range(4)]
+    scanned = diagnose(params, apply_fn, X)
+    plain = diagnose({"hidden": layers, "out": params["out"]}, separate, X)
+    assert [row.name for row in scanned.rows] == [*(f"hidden/w[{i}]" for i in range(4)), "out"]
+    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+    assert len(diagnose(params, unrolled, X)) == 5
+
+
+@pytest.mark.parametrize(("net", "name"), [(RELU, "relu"), (TANH, "tanh")])
+def test_healthy_networks_raise_no_alarm_over_a_hundred_seeds(net, name):
+    init, apply_fn = net
+    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=12), apply_fn, X)))(jax.random.split(KEY, 100))
+    alarms = [
+        finding for i in range(100) for finding in jax.tree.map(lambda a, i=i: np.asarray(a)[i], reports).findings()
+    ]
+    assert not alarms
+    assert reports.healthy
+    assert "keep their size" in reports.verdict
+
+
+def test_a_dead_block():
+    init, apply_fn = RELU
+    params = init(KEY)
+    params["hidden"]["b"] = params["hidden"]["b"].at[7].set(-100.0)
+    report = diagnose(params, apply_fn, X)
+    assert faults(report) == {"dead": "hidden/w[7]"}
+    assert "100% of the units of hidden/w[7] are dead" in report.verdict
+
+
+def test_a_layer_scaled_by_a_hundred():
+    for init, apply_fn in (RELU, TANH):
+        params = init(KEY)
+        params["hidden"]["w"] = params["hidden"]["w"].at[7].multiply(100.0)
+        report = diagnose(params, apply_fn, X)
+        assert faults(report)["outlier"] == "hidden/w[7]"
+        assert "jaxinit.lsuv" in report.verdict
+
+
+def test_saturated_tanh():
+    init, apply_fn = TANH
+    report = diagnose(init(KEY, init=jaxinit.normal(5.0)), apply_fn, X)
+    assert faults(report)["saturated"] == "hidden/w[0]"
+    assert "exploding gradient" in faults(report)
+
+
+def test_small_and_large_gaussians():
+    init, apply_fn = RELU
+    small = diagnose(init(KEY, init=jaxinit.normal(0.01)), apply_fn, X)
+    assert {"vanishing signal", "vanishing gradient"} <= set(faults(small))
+    assert small.signal_growth == pytest.approx(0.01 * 32**0.5, rel=0.15)
+    large = diagnose(init(KEY, init=jaxinit.normal(5.0)), apply_fn, X)
+    assert {"exploding signal", "exploding gradient"} <= set(faults(large))
+    overflow = diagnose(init(KEY, init=jaxinit.normal(1e4)), apply_fn, X)
+    assert set(faults(overflow)) == {"overflow"}
+    assert all(not np.isnan(x).any() for x in jax.tree.leaves(large))
+
+
+def test_he_on_a_hundred_tanh_layers():
+    init, apply_fn = TANH
+    report = diagnose(init(KEY, depth=100, init=jaxinit.he_normal()), apply_fn, X)
+    assert "exploding gradient" in faults(report)
+    assert '"orthogonal_critical"' in report.verdict
+    mended = jaxinit.initialize(KEY, init(KEY, depth=100), apply_fn, X, "orthogonal_critical")
+    assert diagnose(mended, apply_fn, X).healthy
+
+
+def chi(variance):
+    """The mean-field factor by which squared gradients of a tanh network grow a layer."""
+
+    def mean(f):
+        return integrate.quad(lambda z: f(z) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), -10, 10)[0]
+
+    q = 1.0
+    for _ in range(200):
+        q = variance * mean(lambda z, q=q: np.tanh(np.sqrt(q) * z) ** 2)
+    return variance * mean(lambda z: (1 - np.tanh(np.sqrt(q) * z) ** 2) ** 2)
+
+
+def test_the_growth_of_gradients_in_the_chaotic_phase_is_that_of_mean_field_theory():
+    init, apply_fn = TANH
+    start = jaxinit.variance_scaling(3.0, "fan_in", "normal")
+    found = [
+        float(diagnose(init(key, 30, start, width=256), apply_fn, jnp.tile(X, (1, 4))).gradient_growth) ** 2
+        for key in jax.random.split(KEY, 6)
+    ]
+    error = np.std(found, ddof=1) / 6**0.5
+    assert np.mean(found) == pytest.approx(chi(3.0), abs=4 * error + 0.01)
+    assert error < 0.02
+    assert abs(np.mean(found) - chi(2.5)) > 4 * error
+
+
+def test_the_ordered_phase():
+    init, apply_fn = TANH
+    params = init(KEY, 30, jaxinit.variance_scaling(0.6, "fan_in", "normal"), bias=0.4)
+    report = diagnose(params, apply_fn, X)
+    assert {"ordered", "vanishing gradient"} <= set(faults(report))
+
+
+def test_the_jacobian_of_a_linear_network_is_known():
+    keys = jax.random.split(KEY, 2)
+    q = jaxinit.orthogonal()(keys[0], (8, 8))
+    matrix = q * jnp.array([1.0, 2, 3, 4, 5, 6, 7, 8])
+    report = diagnose(matrix, lambda w, x: x @ w, jax.random.normal(keys[1], (16, 8)))
+    assert report.jacobian_condition == pytest.approx(8, rel=1e-2)
+    # Of the mean square 25.5 sixteen probes see it within some per cent.
+    assert float(report.jacobian_mean_square) == pytest.approx(25.5, rel=0.15)
+    tokens = diagnose(jnp.ones((5, 3)), lambda table, t: table[t], jnp.array([0, 1, 4]))
+    assert tokens.jacobian_condition is None
+    assert diagnose(matrix, lambda w, x: x @ w, X[:, :8], jacobian=False).jacobian_condition is None
+
+
+def test_functions_with_derivatives_of_their_own_keep_them():
+    @jax.custom_vjp
+    def straight_through(x):
+        return jnp.round(x)
+
+    straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (3 * g,))
+    params = [jax.random.normal(k, (64, 64)) / 8 for k in jax.random.split(KEY)]
+
+    def apply_fn(params, x):
+        return straight_through(jax.nn.softplus(x @ params[0])) @ params[1]
+
+    def loss_fn(output, x):
+        return jnp.sum(output**2)
+
+    report = diagnose(params, apply_fn, X, loss_fn=loss_fn)
+    expected = jax.grad(lambda p: loss_fn(apply_fn(p, X), X))(params)
+    np.testing.assert_allclose(report.gradient_norm, [jnp.linalg.norm(g) for g in expected], rtol=1e-4)
+    assert report.gradient_norm[0] > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linen_resnet",
+        "linen_decoder",
+        "linen_lstm",
+        "nnx_convnet",
+        "equinox_attention",
+        "plain_while_loop",
+        "plain_cond",
+    ],
+)
+def test_any_model_can_be_diagnosed(name):
+    params, apply_fn, batch = MODELS[name]()
+    report = diagnose(params, apply_fn, batch)
+    assert len(report) == len(np.asarray(report.pre_std))
+    assert all(not np.isnan(x).any() for x in jax.tree.leaves(report))
+    assert (report.gradient_std is None) == (name == "plain_while_loop")
+    assert str(report)
+
+
+def test_seeds_jit_and_summary():
+    init, apply_fn = RELU
+    keys = jax.random.split(KEY, 5)
+    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=4), apply_fn, X)))(keys)
+    one = diagnose(init(keys[2], depth=4), apply_fn, X)
+    np.testing.assert_allclose(reports.pre_std[2], one.pre_std, rtol=1e-4)
+    summary = reports.summary()
+    np.testing.assert_allclose(summary.means["pre_std"], reports.pre_std.mean(0), rtol=1e-6)
+    half = 2.776 * np.asarray(reports.pre_std).std(0, ddof=1) / 5**0.5
+    np.testing.assert_allclose(summary.halves["pre_std"], half, rtol=1e-3)
+    assert "±" in str(summary)
+    assert json.loads(json.dumps(summary.to_dict()))["rows"][0] == "hidden/w[0]"
+    assert "medians over seeds" in str(reports)
+    with pytest.raises(ValueError, match="vmap diagnose over seeds"):
+        one.summary()
+
+
+def test_the_report_is_data_text_and_html():
+    init, apply_fn = RELU
+    report = diagnose(init(KEY, init=jaxinit.normal(0.01)), apply_fn, X)
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["rows"][0]["activation"] == "relu"
+    assert data["verdict"][0].startswith("Signals shrink by 0.0")
+    assert "<pre>" in report._repr_html_()
+    assert "a layer on their way back" in str(report)
+
+
+def test_bad_input():
+    init, apply_fn = RELU
+    params = init(KEY)
+    with pytest.raises(ValueError, match="diagnose needs finite params, but params/hidden/b"):
+        diagnose(jax.tree.map(lambda x: x * jnp.nan, params), apply_fn, X)
+    with pytest.raises(TypeError, match="apply_fn must be a function"):
+        diagnose(params, None, X)
+
+
+def test_modules_with_batch_statistics_and_dropout():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(32)(x)))
+            return nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(x))
+
+    variables = Net().init({"params": KEY, "dropout": KEY}, X)
+
+    def apply_fn(variables, x):
+        return Net().apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])[0]
+
+    assert diagnose(variables, apply_fn, X).healthy
