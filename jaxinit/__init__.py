@@ -63,6 +63,8 @@ from jaxinit._lsuv import lsuv as lsuv
 from jaxinit._orthonormalize import orthonormalize as orthonormalize
 from jaxinit._rbm import RbmReport as RbmReport
 from jaxinit._rbm import rbm_pretrain as rbm_pretrain
+from jaxinit._recommend import Recommendation as Recommendation
+from jaxinit._recommend import recommend as recommend
 from jaxinit._schemes import InitializeReport as InitializeReport
 from jaxinit._schemes import initialize as initialize
 from jaxinit._version import __version__ as __version__

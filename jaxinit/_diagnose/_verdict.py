@@ -170,10 +170,12 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
     if not np.isfinite(scale).all():
         last = layers[len(scale) - 1 - np.argmax(~np.isfinite(scale[::-1]))]
         return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", _remedy(report))]
+    factor = float(growth(scale[::-1], np.ones(len(scale), bool)))
+    if len(scale) > 4:
+        scale, layers = scale[:-1], layers[:-1]  # the readout's fans are its own
     back = scale[::-1]
     if back[0] == 0:
         return []
-    factor = float(growth(back, np.ones(len(back), bool)))
     ratio = back / back[0]
     for fault, beyond, word, share in (
         ("exploding gradient", ratio > TOTAL, "grow", f"more than {TOTAL:g} times"),

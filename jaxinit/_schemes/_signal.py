@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxinit import _initializers as initializers
+from jaxinit._activations import NAMES
 from jaxinit._critical import critical
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
 from jaxinit._layers import Layer
@@ -93,8 +94,9 @@ class random_walk(Scheme):
     def weight(self, piece: Piece, model: Model) -> Rule:
         layer = piece.layer
         depth = sum(other.stacked for other, _ in model.layers)
-        activation = layer.activation.name if layer.activation else "linear"
+        name = layer.activation.name if layer.activation else "linear"
+        activation = name if name in NAMES or layer.activation is None else layer.activation
         try:
-            return Rule(initializers.random_walk(activation, depth=depth), f"{activation}, depth {depth}")
+            return Rule(initializers.random_walk(activation, depth=depth), f"{name}, depth {depth}")
         except ValueError as error:
-            raise MisfitError(f"{self!r} has no gain for {layer.path}, which {activation} follows: {error}") from error
+            raise MisfitError(f"{self!r} has no gain for {layer.path}, which {name} follows: {error}") from error
