@@ -199,7 +199,7 @@ def _by_architecture(
                 f"{depth} plain layers: mirrored pairs of units make a rectified network exactly linear at the start"
             )
             return Recommendation(looks_linear(), reason, "Balduzzi et al., 2017 (arXiv:1702.08591)")
-        if name != "linear":
+        if name != "linear" and activation is not None and _has_critical_point(activation):
             reason = (
                 f"{depth} plain layers: orthogonal weights at the edge of chaos carry signals and gradients through"
             )
