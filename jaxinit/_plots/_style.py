@@ -1,0 +1,29 @@
+"""What all pictures share: colours that colour-blind readers tell apart, on light and on dark ground."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's palette, without the black and the yellow that one of the grounds would swallow.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+GREY = "#8C8C8C"
+
+
+def axes_or_new(ax: Any) -> Any:
+    """The axes given, or those of a new figure."""
+    return plt.subplots(figsize=(6.4, 4), layout="constrained")[1] if ax is None else ax
+
+
+def name_layers(ax: Any, names: Sequence[str], axis: str = "x") -> None:
+    """Ticks with the names of layers, as many as there is room for; numbers where there are more than a dozen."""
+    count = len(names)
+    set_ticks = ax.set_xticks if axis == "x" else ax.set_yticks
+    if count <= 12:
+        rotation = {"rotation": 35, "ha": "right"} if axis == "x" else {}
+        set_ticks(range(count), [name.removeprefix("params/") for name in names], fontsize=8, **rotation)
+        return
+    step = -(-count // 10)
+    set_ticks(range(0, count, step), [str(i + 1) for i in range(0, count, step)])
+    (ax.set_xlabel if axis == "x" else ax.set_ylabel)("layer")
