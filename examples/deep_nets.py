@@ -10,8 +10,10 @@ compiled program: seeds side by side (vmap), layers and steps in loops (scan). P
 import argparse
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,13 +218,13 @@ def report(results: Mapping[str, Mapping[str, Outcome]]) -> Table:
         table.add_column(column, justify="left" if column in ("network", "start") else "right")
     for name, outcomes in results.items():
         problem = PROBLEMS[name]
-        for start, outcome in outcomes.items():
+        for i, (start, outcome) in enumerate(outcomes.items()):
             place, accuracy = best(outcome)
             if stable(outcome).any():
                 cells = [f"{accuracy:.3f}", f"{problem.rates[place]:g}", f"{largest_stable(problem, outcome):g}"]
             else:
                 cells = ["diverged", "–", "–"]
-            table.add_row(name, start, *cells)
+            table.add_row("" if i else name, start, *cells)
         table.add_section()
     return table
 
@@ -279,15 +281,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=here / "pictures" / "deep_nets.png", help="where to draw")
     arguments = parser.parse_args()
     console, data, began = Console(), load(), time.perf_counter()
-    results: dict[str, dict[str, Outcome]] = {name: {} for name in PROBLEMS}
-    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=sum(len(problem.starts) for problem in PROBLEMS.values()))
-        for name, problem in PROBLEMS.items():
-            for start_name, start in problem.starts.items():
-                progress.update(task, description=f"{name} from {start_name}")
-                results[name][start_name] = run_start(problem, start, data)
-                progress.advance(task)
+    starts = [(name, start) for name, problem in PROBLEMS.items() for start in problem.starts]
+    columns = (TextColumn("starts done"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Matrices this small keep one core busy, so a start runs on each; the deepest network comes first.
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = progress.add_task("", total=len(starts))
+        tasks = {}
+        for name, start in reversed(starts):
+            tasks[name, start] = pool.submit(run_start, PROBLEMS[name], PROBLEMS[name].starts[start], data)
+            tasks[name, start].add_done_callback(lambda _: progress.advance(bar))
+    results = {
+        name: {start: tasks[name, start].result() for start in problem.starts} for name, problem in PROBLEMS.items()
+    }
     console.print(report(results))
     picture(results, arguments.out)
     runs = sum(outcome.accuracy.size for outcomes in results.values() for outcome in outcomes.values())
