@@ -55,6 +55,7 @@ from jaxinit._initializers import xavier_uniform as xavier_uniform
 from jaxinit._initializers import zero_hadamard as zero_hadamard
 from jaxinit._initializers import zeros as zeros
 from jaxinit._initializers import zeros_init as zeros_init
+from jaxinit._labels import scalar_labels as scalar_labels
 from jaxinit._layers import Layer as Layer
 from jaxinit._layers import Layers as Layers
 from jaxinit._layers import trace_layers as trace_layers

@@ -1,4 +1,4 @@
-"""Whole-model methods for Linen modules, without a lambda for collections, random keys and arguments."""
+"""Modules of residual networks, and whole-model methods for modules without a lambda for collections and arguments."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,6 +7,10 @@ from typing import Any
 from flax import linen as nn
 
 from jaxinit import _layers, _lsuv
+from jaxinit._modules._linen import FixupResidual as FixupResidual
+from jaxinit._modules._linen import ScalarBias as ScalarBias
+from jaxinit._modules._linen import ScalarMultiplier as ScalarMultiplier
+from jaxinit._modules._linen import ScaledResidual as ScaledResidual
 
 
 @dataclasses.dataclass(frozen=True)

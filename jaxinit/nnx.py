@@ -1,4 +1,4 @@
-"""What NNX users need beyond the initializers, which every NNX layer takes as they are.
+"""What NNX users need beyond the initializers, which every NNX layer takes as they are: methods and residual modules.
 
 Whole-model methods take the model itself; those that change weights change them in place.
 """
@@ -12,6 +12,10 @@ from jax.sharding import Mesh
 from jaxinit import _layers, _lsuv
 from jaxinit._initializers._base import initializer
 from jaxinit._initializers._partitioning import Partitioning
+from jaxinit._modules._nnx import FixupResidual as FixupResidual
+from jaxinit._modules._nnx import ScalarBias as ScalarBias
+from jaxinit._modules._nnx import ScalarMultiplier as ScalarMultiplier
+from jaxinit._modules._nnx import ScaledResidual as ScaledResidual
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 

@@ -1,0 +1,1 @@
+"""Modules of residual networks without normalization, for Linen and for NNX."""
