@@ -51,7 +51,7 @@ def signals(figure: Any) -> None:
     }
     for ax, (name, report) in zip(axes, reports.items(), strict=True):
         jaxinit.plot.signals(report, ax)
-        ax.annotate(name, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
+        ax.set_xlabel(f"layer; {name}")
 
 
 def activations(figure: Any) -> None:

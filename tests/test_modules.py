@@ -306,7 +306,6 @@ def test_seeds_of_a_scanned_network_map():
     np.testing.assert_array_equal(out, np.zeros((3, 16, 8)))
 
 
-@pytest.mark.xfail(raises=IndexError, strict=True, reason="a bias of rank zero is sliced along axes it does not have")
 def test_lsuv_sees_the_scalars():
     params, apply_fn = network("linen_scanned")
     params = jaxinit.initialize(KEY, params, apply_fn, X)

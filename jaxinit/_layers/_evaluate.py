@@ -157,6 +157,8 @@ class Evaluation:
         else:
             at = equation.inputs.index(site.bias)
             u, bias = arguments[1 - at], self._scaling.applied(arguments[at], dependences[at], states)
+            if jnp.ndim(bias) == 0:
+                bias = jnp.reshape(bias, (1,) * u.ndim)
             # Once along each dimension in which it does not vary: what is not repeated need not be stored.
             for axis in range(u.ndim):
                 if axis not in site.bias_dims:

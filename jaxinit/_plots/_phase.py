@@ -59,9 +59,8 @@ def phase_diagram(
         ax.plot(line_w, line_b, "D", color=COLORS[1], label="critical point")
     else:
         ax.plot(line_w, line_b, color=COLORS[1], linewidth=2, label="critical line, χ = 1")
-    middle = line_w[len(line_w) // 2]
-    for x, label in ((middle / 2, "ordered"), ((middle + right) / 2, "chaotic")):
-        ax.text(x, 0.9 * top_b, label, color=GREY, ha="center", fontsize=9)
+    for x, y, label in ((0.2, 0.9, "ordered"), (0.88, 0.35, "chaotic")):
+        ax.text(x, y, label, transform=ax.transAxes, color=GREY, ha="center", fontsize=9)
     if found:
         ax.scatter(*zip(*found, strict=True), s=18, color=COLORS[0], alpha=0.7, linewidth=0, label="layers", zorder=3)
     ax.set(xlabel="σ_w", ylabel="σ_b", xlim=(0, right), ylim=(-0.03 * top_b, top_b))

@@ -1,5 +1,6 @@
 """Signals and gradients over depth, and the distribution of activations in each layer."""
 
+import itertools
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +67,7 @@ def signals(report: DiagnoseReport, ax: Any = None) -> Any:
     name_layers(ax, [row.name for row in report.rows])
     ax.grid(axis="y", color=GREY, alpha=0.25)
     ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.set_title(textwrap.fill(report.verdict.splitlines()[0], 78), fontsize=9, loc="left")
+    ax.set_title(textwrap.fill(report.verdict.splitlines()[0], 64), fontsize=8, loc="left")
     return ax
 
 
@@ -115,8 +116,8 @@ def activations(
       >>> import jax, jaxinit.plot
       >>> x = jax.random.normal(jax.random.key(0), (64, 8))
       >>> ax = jaxinit.plot.activations([jax.numpy.eye(8)], lambda p, x: jax.numpy.tanh(x @ p[0]), x)
-      >>> ax.get_xlim()
-      (-3.0, 3.0)
+      >>> [float(x) for x in ax.get_xlim()]
+      [-3.0, 3.0]
     """
     ax = axes_or_new(ax)
     traced = trace(params, apply_fn, batch)
@@ -128,16 +129,20 @@ def activations(
     run = jax.jit(lambda values: evaluation.run(values, begin)[1])
     counts = run([jnp.asarray(x) for x in values])
     rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
-    names = [f"{layer.name}" for u, layer in layers.items() for _ in range(int(np.prod([f.size for f in u.stack])))]
+    names = [
+        layer.name + "".join(f"[{i}]" for i in at)
+        for unit, layer in layers.items()
+        for at in itertools.product(*(range(f.size) for f in unit.stack))
+    ]
     centres = np.linspace(-limit, limit, _BINS)
     # Half the height for each layer of many: neighbours overlap a little, as ridges do.
     heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
     for i, height in enumerate(heights):
         ax.fill_between(centres, -i, -i + height, color=COLORS[0], alpha=0.55, linewidth=0, zorder=i)
         ax.plot(centres, -i + height, color=COLORS[0], linewidth=0.8, zorder=i)
+    _name_rows(ax, names)
     ax.set_xlim(-limit, limit)
     ax.set_ylim(-len(rows) + 0.5, 2)
-    _name_rows(ax, names)
     ax.set_xlabel("activation")
     ax.set_title("Activations, layer by layer", fontsize=9, loc="left")
     return ax

@@ -49,7 +49,7 @@ def singular_values(matrix: Any, ax: Any = None) -> Any:
         ax.plot(x, density, color=COLORS[1], linewidth=2, label=label)
         ax.set_xlim(0, max(1.05 * top, 1.05 * high))
         # Orthogonal matrices have one bin as high as the axes; the law should stay readable beside it.
-        ax.set_ylim(0, min(ax.get_ylim()[1], 12 * density.max()))
+        ax.set_ylim(0, min(1.3 * ax.get_ylim()[1], 12 * density.max()))
     ax.set(xlabel="singular value", ylabel="density")
     ax.legend(frameon=False, fontsize=8)
     return ax

@@ -65,7 +65,8 @@ class fixup(Scheme):
 
     for the layers of L residual branches of m layers each; the last layer of every branch and the classifier are zero,
     layers outside of branches are He's. The method also wants a scalar bias before every layer and activation and a
-    scalar multiplier for each branch, which are parts of the network, not of its start.
+    scalar multiplier for each branch, which are parts of the network (`jaxinit.linen.FixupResidual`, also for NNX) and
+    learn at a tenth of the rate (`jaxinit.scalar_labels`).
 
     Args:
       branches: L; by default the number of skip connections that the program has.
@@ -112,7 +113,7 @@ def _check_multipliers(scheme: Scheme, model: Model) -> None:
             names = [layer.name for layer, unit in model.layers if set(unit.sites) & set(skip.layers)]
             raise MisfitError(
                 f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
-                f"kind multiplies the branch of {names}; see jaxinit.linen.ReZero and jaxinit.nnx.ReZero"
+                f"kind multiplies the branch of {names}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"
             )
 
 
