@@ -1,4 +1,6 @@
-"""Pictures: every function takes and returns axes, with a hundred layers too, and what it draws is what it was given."""
+"""Pictures: every function takes and returns axes, with a hundred layers too, and draws what it was given."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +34,13 @@ def labels_apart(ax, axis):
     ax.figure.canvas.draw()
     labels = [t for t in getattr(ax, f"get_{axis}ticklabels")() if t.get_text()]
     boxes = [t.get_window_extent() for t in labels]
-    return not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+    return not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])
 def test_signals_of_a_hundred_layers_and_of_seeds(style):
     with plt.style.context(style):
-        figure, ax = plt.subplots()
+        _, ax = plt.subplots()
         report = jaxinit.diagnose(STACK, apply_fn, X, jacobian=False)
         assert jaxinit.plot.signals(report, ax) is ax
         np.testing.assert_allclose(ax.lines[0].get_ydata(), report.pre_std, rtol=1e-6)
