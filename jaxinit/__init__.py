@@ -61,4 +61,6 @@ from jaxinit._lsuv import lsuv as lsuv
 from jaxinit._orthonormalize import orthonormalize as orthonormalize
 from jaxinit._schemes import InitializeReport as InitializeReport
 from jaxinit._schemes import initialize as initialize
+from jaxinit._study import StudyResult as StudyResult
+from jaxinit._study import study as study
 from jaxinit._version import __version__ as __version__
