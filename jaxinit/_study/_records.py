@@ -121,7 +121,10 @@ class Records:
                 )
         running = {other.running.start} if other.running else set()
         begun = [start for start, done in zip(other.starts, other.done, strict=True) if done.any() or start in running]
-        lost = [s for s in begun if s not in self.starts] + [s for s in other.seeds if s not in self.seeds]
+        seeds = {other.seeds[i] for i in np.flatnonzero(other.done.any(axis=0))} | set(
+            other.running.seeds if other.running else ()
+        )
+        lost = [s for s in begun if s not in self.starts] + sorted(seeds - set(self.seeds))
         if lost:
             raise ValueError(
                 f"{path} holds starts or seeds that this study does not ask for: {lost}; ask for them too, or give "
@@ -216,7 +219,9 @@ def as_stored(leaf: Any) -> np.ndarray:
 def from_stored(array: np.ndarray, like: Any) -> Any:
     """What `as_stored` was given, of the dtype and shape (after the seeds) of `like`."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+        found: list[Any] = []  # only a key, if a traced one, tells of its implementation
+        jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=found[0])
     return _of_shape(array.view(like.dtype), (len(array), *like.shape))
 
 

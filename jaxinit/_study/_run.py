@@ -142,6 +142,8 @@ class Runner:
     def _restored(self, start: _Start, running: Running) -> list[Any]:
         """The states of a checkpoint, in groups."""
         likes, structure = jax.tree.flatten(start.state)
+        if len(running.leaves) != len(likes):
+            raise ValueError("the checkpoint in the file of this study is damaged; move the file away")
         leaves = [from_stored(array, like) for array, like in zip(running.leaves, likes, strict=True)]
         groups = zip(*(_padded(leaf, start.programs.size) for leaf in leaves), strict=True)
         return [jax.tree.unflatten(structure, group) for group in groups]

@@ -63,6 +63,10 @@ def as_draw(name: str, start: Any, params: Any, program: Callable[[Any, Any], An
     if isinstance(start, Initializer):
         kernels = _Kernels(start)
         return lambda key, batch: initialize(key, _template(params, key), program, batch, _CUSTOMARY, overrides=kernels)
+    if isinstance(start, type) and issubclass(start, Initializer | Scheme):
+        raise TypeError(
+            f"the start {name!r} is the class {start.__name__}, not one of its values; call it: {start.__name__}()"
+        )
     match _arity(start):
         case 1:
             return lambda key, batch: start(key)

@@ -45,11 +45,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
       ValueError: it is damaged, or something else than a study.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or _HEADER not in file.files:
-                raise ValueError("it has no header")
-            arrays = {name: file[name] for name in file.files}
-            header = json.loads(arrays.pop(_HEADER).tobytes())
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no npz, or cut short")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as entries:
+                arrays = {name: entries[name] for name in entries.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes())
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:

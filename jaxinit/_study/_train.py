@@ -76,10 +76,12 @@ class Training:
     def begin(self, params: Any, rates: Array) -> State:
         """The state before the first step."""
         floating, fixed = _split(params)
+        with jax.numpy_dtype_promotion("standard"):
+            optimizer = jax.vmap(lambda rate: self.optimizer(rate).init(floating))(rates)
         return State(
             params=jax.tree.map(lambda x: jnp.broadcast_to(x, (*rates.shape, *x.shape)), floating),
             fixed=fixed,
-            optimizer=jax.vmap(lambda rate: self.optimizer(rate).init(floating))(rates),
+            optimizer=optimizer,
             order=jnp.arange(self.samples, dtype=jnp.int32),
         )
 
@@ -106,13 +108,20 @@ class Training:
                     return self.loss_fn(_merged(floating, state.fixed), batch, noise)
 
                 loss, gradients = jax.value_and_grad(loss_fn)(params)
-                updates, optimizer = self.optimizer(rate).update(gradients, optimizer, params)
-                return _applied(params, updates), optimizer, loss
+                params, optimizer = self._updated(params, optimizer, gradients, rate)
+                return params, optimizer, loss
 
             params, optimizer, losses = jax.vmap(update)(state.params, state.optimizer, rates)
             return State(params, state.fixed, optimizer, order), losses
 
         return jax.lax.scan(one, state, first + jnp.arange(length, dtype=jnp.int32))
+
+    def _updated(self, params: Any, optimizer: Any, gradients: Any, rate: Array) -> tuple[Any, Any]:
+        """One step of the optimizer, and its updates applied as `optax.apply_updates` does."""
+        # Optax mixes dtypes, whatever the user's own functions are held to.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer = self.optimizer(rate).update(gradients, optimizer, params)
+            return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), optimizer
 
     def measure(self, params: Any, data: Any) -> dict[str, Array]:
         """The metrics of one set of parameters."""
@@ -122,12 +131,6 @@ class Training:
         """The metrics at each learning rate."""
         # One after the other: all test samples at all rates at once may be more than memory holds.
         return jax.lax.map(lambda params: self.measure(_merged(params, state.fixed), data), state.params)
-
-
-def _applied(params: Any, updates: Any) -> Any:
-    """Parameters plus updates, as `optax.apply_updates` has it."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
 
 
 def _split(params: Any) -> tuple[Any, Any]:
