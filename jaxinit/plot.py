@@ -91,7 +91,7 @@ def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bo
         raise ValueError(f"metric must be one that metrics_fn gives as an array over layers, {fitting}, got {metric!r}")
     ax = new_axes(ax)
     values = np.abs(result.initial[metric].astype(np.float64))
-    values = np.clip(np.median(np.nan_to_num(values, nan=np.inf), axis=1), 1 / _EXTREME, _EXTREME)
+    values = np.median(np.clip(np.nan_to_num(values, nan=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
     for i, (start, row) in enumerate(zip(result.starts, values, strict=True)):
         line(ax, i, np.arange(1, len(row) + 1), row, label=start)
     ax.set(xlabel="layer", ylabel=metric, yscale="log", xlim=(1, max(2, values.shape[-1])))

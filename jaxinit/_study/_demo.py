@@ -9,7 +9,8 @@ import numpy as np
 from jaxinit._initializers import normal
 from jaxinit._schemes._defaults import torch_default
 from jaxinit._schemes._signal import orthogonal_critical
-from jaxinit._study import StudyResult, study
+from jaxinit._study._result import StudyResult
+from jaxinit._study._study import study
 from jaxinit._typing import Array
 
 DEPTH, WIDTH, SAMPLES = 20, 32, 512
