@@ -68,4 +68,6 @@ from jaxinit._recommend import Recommendation as Recommendation
 from jaxinit._recommend import recommend as recommend
 from jaxinit._schemes import InitializeReport as InitializeReport
 from jaxinit._schemes import initialize as initialize
+from jaxinit._study import StudyResult as StudyResult
+from jaxinit._study import study as study
 from jaxinit._version import __version__ as __version__

@@ -6,3 +6,6 @@ from jaxinit._plots._signals import signals as signals
 from jaxinit._plots._spectra import eigenvalues as eigenvalues
 from jaxinit._plots._spectra import jacobian as jacobian
 from jaxinit._plots._spectra import singular_values as singular_values
+from jaxinit._plots._studies import learning_curves as learning_curves
+from jaxinit._plots._studies import outcomes as outcomes
+from jaxinit._plots._studies import over_depth as over_depth

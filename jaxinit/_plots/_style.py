@@ -5,10 +5,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's palette, without the black and the yellow that one of the grounds would swallow.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-GREY = "#8C8C8C"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+"""Blue, vermilion, green and pink (Okabe & Ito, 2008): a contrast of three to one with white and with near black."""
+
+STYLES = ("-", "--", ":", "-.")
+"""Line styles, one for each turn through the colours."""
+
+GREY = "#808080"
 
 
 def axes_or_new(ax: Any) -> Any:

@@ -1,0 +1,245 @@
+"""Compiled programs: one seed's functions mapped over the seeds of a group, each group on a device of its own.
+
+A group has a fixed number of seeds, padded where seeds run out. So the program that trains a seed is the same whatever
+other seeds there are, and so are the numbers, to the last bit. Devices have a copy of it each rather than one program
+that is partitioned: XLA optimizes partitioned programs in another order, which rounds differently.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from jaxinit._study._train import State, Training
+from jaxinit._typing import Array
+
+_CPU_CHUNK = 2
+"""Seeds in a program on a CPU: more share its caches and gain little."""
+
+_SHARE = 0.8
+"""How much of the memory that is free a study may plan for."""
+
+_SEGMENTS = 20
+"""About how often training pauses for the progress bar and a checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the programs take beside seeds and states."""
+
+    key: Array
+    rates: Array
+    data: Any
+    test_data: Any
+
+    def on(self, device: Any) -> "Inputs":
+        """The same on a device."""
+        return Inputs(*jax.device_put([getattr(self, field.name) for field in dataclasses.fields(self)], device))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """The programs for parameters of one structure.
+
+    Attributes:
+      size: seeds in a group.
+      places: a device for each group that is in training at the same time.
+      length: steps of one call of `advance`.
+      begin: parameters of a group → its state, and the initial metrics.
+      advance: (place, state, seeds, first step) → the state some steps later, and the losses.
+      finish: state → the final metrics.
+    """
+
+    size: int
+    places: list[Any]
+    length: int
+    begin: Callable[[Any], tuple[State, dict[str, Array]]]
+    advance: Callable[[int, State, Array, int], tuple[State, Array]]
+    finish: Callable[[State], dict[str, Array]]
+
+
+class Compiler:
+    """Makes programs for some devices.
+
+    Args:
+      training: what to do with a seed.
+      devices: the devices; starts are drawn and metrics measured on the first.
+      inputs: what the programs take.
+      chunk: seeds in a program; None for a choice of it.
+      seeds: number of seeds of the study.
+      steps: of training.
+    """
+
+    def __init__(
+        self, training: Training, devices: Sequence[Any], inputs: Inputs, chunk: int | None, seeds: int, steps: int
+    ) -> None:
+        self.training = training
+        self.devices = list(devices)
+        self.inputs = inputs.on(self.devices[0])
+        self._chunk = chunk
+        self._seeds = seeds
+        self._steps = steps
+        self._copies = {self.devices[0]: self.inputs}
+        self._compiled: dict[Any, Programs] = {}
+
+    @property
+    def _on_cpu(self) -> bool:
+        return bool(self.devices[0].platform == "cpu")
+
+    def drawing(self, draw: Callable[[Array, Any], Any], size: int) -> Callable[[Array], Any]:
+        """The program that draws a start for the seeds of a group."""
+        inputs = self.inputs
+
+        def group(seeds: Array, key: Array, data: Any) -> Any:
+            return jax.vmap(lambda seed: self.training.draw(draw, seed, key, data))(seeds)
+
+        # It runs once for each seed and draws little, so most of its time would be LLVM's.
+        options = {"xla_backend_optimization_level": 0} if self._on_cpu else {}
+        lowered = self._lowered(group, self.devices[0], _seeds(size), inputs.key, inputs.data)
+        program = lowered.compile(compiler_options=options)
+        return lambda seeds: program(seeds, inputs.key, inputs.data)
+
+    def programs(self, params: Any) -> Programs:
+        """The programs for one seed's parameters of these shapes."""
+        signature = jax.tree.structure(params), tuple((x.shape, x.dtype) for x in jax.tree.leaves(params))
+        if signature not in self._compiled:
+            self._compiled[signature] = self._fitting(params)
+        return self._compiled[signature]
+
+    def _fitting(self, params: Any) -> Programs:
+        """Programs with as many seeds as memory holds."""
+        first, length = self.devices[0], segment(self._steps)
+        chunk = self._chunk or (_CPU_CHUNK if self._on_cpu else math.ceil(self._seeds / len(self.devices)))
+        free = _free_bytes(first)
+        while True:
+            program = self._lowered_advance(params, chunk, length, first).compile()
+            held = _bytes_held(program)
+            if self._chunk is not None or held <= free or chunk == 1:
+                break
+            chunk = max(1, min(chunk - 1, int(chunk * free / held)))
+        at_once = math.ceil(self._seeds / chunk)
+        if self._on_cpu:  # whose devices share one memory, and on which a small program keeps one core busy
+            cores = os.cpu_count() or 1
+            at_once = max(1, min(at_once, max(cores, len(self.devices)), int(free / max(held, 1))))
+            places = [self.devices[i % len(self.devices)] for i in range(at_once)]
+        else:
+            places = self.devices[:at_once]
+        return Programs(
+            size=chunk,
+            places=places,
+            length=length,
+            begin=self._begin(params, chunk),
+            advance=self._advance(params, chunk, length, places, program),
+            finish=self._finish(params, chunk),
+        )
+
+    def _begin(self, params: Any, size: int) -> Callable[[Any], Any]:
+        inputs = self.inputs
+
+        def group(params: Any, rates: Array, test_data: Any) -> Any:
+            states = jax.vmap(lambda one: self.training.begin(one, rates))(params)
+            # Seed after seed: all test samples of all seeds at once may be more than memory holds.
+            return states, jax.lax.map(lambda one: self.training.measure(one, test_data), params)
+
+        arguments = _many(params, size), inputs.rates, inputs.test_data
+        program = self._lowered(group, self.devices[0], *arguments).compile()
+        return lambda params: program(params, inputs.rates, inputs.test_data)
+
+    def _finish(self, params: Any, size: int) -> Callable[[State], Any]:
+        test_data = self.inputs.test_data
+
+        def group(states: State, test_data: Any) -> Any:
+            return jax.lax.map(lambda one: self.training.finish(one, test_data), states)
+
+        program = self._lowered(group, self.devices[0], self._states(params, size), test_data).compile()
+        return lambda states: program(states, test_data)
+
+    def _advance(
+        self, params: Any, size: int, length: int, places: Sequence[Any], first_program: Any
+    ) -> Callable[[int, State, Array, int], Any]:
+        """The programs of all devices, as a function of the place in the list of groups."""
+        devices = list(dict.fromkeys(places))
+        for device in devices:
+            if device not in self._copies:
+                self._copies[device] = self.inputs.on(device)
+        wanted = {(device, length) for device in devices if device != self.devices[0]}
+        rest = self._steps % length
+        wanted |= {(device, rest) for device in devices if rest}
+        # What is lowered obeys settings of this thread; compilation by XLA does not need it and runs side by side.
+        lowered = {(device, n): self._lowered_advance(params, size, n, device) for device, n in wanted}
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(lambda program: program.compile(), lowered.values())
+            programs = {(self.devices[0], length): first_program, **dict(zip(lowered, made, strict=True))}
+
+        def run(place: int, state: State, seeds: Array, first: int) -> Any:
+            device, n = places[place], min(length, self._steps - first)
+            inputs = self._copies[device]
+            program = programs[device, n]
+            return program(state, seeds, inputs.key, inputs.rates, inputs.data, np.int32(first))
+
+        return run
+
+    def _lowered_advance(self, params: Any, size: int, length: int, device: Any) -> Any:
+        def group(states: State, seeds: Array, key: Array, rates: Array, data: Any, first: Array) -> Any:
+            def one(state: State, seed: Array) -> Any:
+                return self.training.advance(state, seed, key, rates, data, first, length)
+
+            return jax.vmap(one)(states, seeds)
+
+        inputs, first = self.inputs, jax.ShapeDtypeStruct((), np.int32)
+        arguments = self._states(params, size), _seeds(size), inputs.key, inputs.rates, inputs.data, first
+        return self._lowered(group, device, *arguments, donate=(0,))
+
+    def _states(self, params: Any, size: int) -> Any:
+        return _many(jax.eval_shape(self.training.begin, params, self.inputs.rates), size)
+
+    def _lowered(self, function: Callable[..., Any], device: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
+        place = SingleDeviceSharding(device)
+        shapes = jax.tree.map(functools.partial(_shape, sharding=place), arguments)
+        return jax.jit(function, donate_argnums=donate, out_shardings=place).lower(*shapes)
+
+
+def segment(steps: int) -> int:
+    """Steps of one call: a divisor of all steps where there is one of a fitting size."""
+    usual = math.ceil(steps / _SEGMENTS)
+    divisors = [n for n in range(math.ceil(usual / 2), 4 * usual + 1) if steps % n == 0]
+    return min(divisors, key=lambda n: abs(n - usual), default=usual)
+
+
+def _shape(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _many(shapes: Any, size: int) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), shapes)
+
+
+def _seeds(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size,), np.uint32)
+
+
+def _bytes_held(program: Any) -> float:
+    """The peak memory of a program, as far as its backend tells."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return 0.0
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return float(held - memory.alias_size_in_bytes)
+
+
+def _free_bytes(device: Any) -> float:
+    """Memory of a device that is free to plan for."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return float(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+    try:
+        return _SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return math.inf

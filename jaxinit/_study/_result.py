@@ -1,0 +1,303 @@
+"""The result of a study: the numbers of every run, and what they say about the starts."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxinit._study import _statistics
+from jaxinit._study._metrics import LOSS
+from jaxinit._study._records import Plan, Records
+from jaxinit._tabular import Tabular
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """One start.
+
+    Attributes:
+      start: its name.
+      learning_rates: those at which its runs count; see `StudyResult.chosen_rates`.
+      mean, low, high: mean of the metric over its seeds and the bootstrap interval of it, non-finite ones left out.
+      finite: how many of its seeds have a finite metric.
+      diverged: share of its seeds that diverged.
+    """
+
+    start: str
+    learning_rates: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    finite: int
+    diverged: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two starts, seed by seed.
+
+    Attributes:
+      first, second: their names.
+      difference, low, high: mean of first − second over the seeds where both are finite, and its bootstrap interval.
+      p: of the exact signed-rank test, in which a non-finite metric is the worst.
+      p_holm: the same with Holm's correction for all comparisons that were made with it.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudyResult(Tabular):
+    """What `jaxinit.study` found; prints as a table.
+
+    Attributes:
+      starts: names of the starts.
+      seeds: numbers of the seeds.
+      learning_rates: the learning rates.
+      losses: training loss of the batch before each step, starts × learning rates × seeds × steps.
+      initial: metric → its values before training, starts × seeds × ...
+      final: metric → its values after training, starts × learning rates × seeds × ...; "loss" is the mean training
+        loss of the last tenth of the steps.
+      metric: the one by which starts are compared.
+      maximize: whether more of it is better.
+      diverged_above: final loss above which a run has diverged; None for twice what it was at its first step.
+      settings: steps, batch size, versions, device, seed-steps per second and the like.
+    """
+
+    starts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    losses: np.ndarray = dataclasses.field(repr=False)
+    initial: dict[str, np.ndarray] = dataclasses.field(repr=False)
+    final: dict[str, np.ndarray] = dataclasses.field(repr=False)
+    metric: str
+    maximize: bool
+    diverged_above: float | None
+    settings: dict[str, Any] = dataclasses.field(repr=False)
+    _plan: Plan = dataclasses.field(repr=False)
+
+    def diverged(self) -> np.ndarray:
+        """Starts × learning rates × seeds, whether a run diverged.
+
+        It has if a loss or the metric is not finite, or if the final loss is above `diverged_above`, by default above
+        first + |first|, twice the loss at its own first step.
+        """
+        first = self.losses[..., 0].astype(np.float64)
+        limit = first + np.abs(first) if self.diverged_above is None else self.diverged_above
+        finite = np.isfinite(self.losses).all(axis=-1) & np.isfinite(self.final[self.metric])
+        return ~(finite & (self.final[LOSS] <= limit))
+
+    def chosen_rates(self) -> np.ndarray:
+        """Starts × seeds, the index of the learning rate at which a run counts.
+
+        The best of several rates, judged by the very seeds that are reported, looks better than it is. So seeds are
+        split in two, those at even places and those at odd ones, and each half is reported at the rate that is best
+        for the other half: no seed has a say in its own rate. Best is the rate with the fewest non-finite metrics, and
+        among those the one with the best mean.
+        """
+        chosen = np.zeros((len(self.starts), len(self.seeds)), int)
+        half = np.arange(len(self.seeds)) % 2
+        for i, score in enumerate(self._score()):
+            for fold in (0, 1):
+                judges = half != fold if len(self.seeds) > 1 else half == fold
+                chosen[i, half == fold] = min(range(len(score)), key=lambda rate: _badness(score[rate, judges]))
+        return chosen
+
+    def values(self) -> np.ndarray:
+        """Starts × seeds, the metric at the chosen learning rates."""
+        return _at(self.final[self.metric], self.chosen_rates())
+
+    def curves(self) -> np.ndarray:
+        """Starts × seeds × steps, the training losses at the chosen learning rates."""
+        return _at(self.losses, self.chosen_rates())
+
+    def summary(self, level: float = 0.95) -> list[Summary]:
+        """One entry a start.
+
+        Args:
+          level: of confidence of the intervals.
+        """
+        chosen, diverged = self.chosen_rates(), self.diverged()
+        entries = []
+        for i, (start, values) in enumerate(zip(self.starts, self.values().astype(np.float64), strict=True)):
+            finite = values[np.isfinite(values)]
+            mean = float(finite.mean()) if len(finite) else float("nan")
+            low, high = _statistics.interval(finite, level)
+            rates = tuple(self.learning_rates[r] for r in np.unique(chosen[i]))
+            share = float(_at(diverged, chosen)[i].mean())
+            entries.append(Summary(start, rates, mean, float(low), float(high), len(finite), share))
+        return entries
+
+    def comparisons(self, reference: str | None = None, level: float = 0.95) -> list[Comparison]:
+        """Paired comparisons, with Holm's correction over those that are returned.
+
+        Equal seeds of two starts share their random key and the order of their samples. The null hypothesis is that it
+        is a coin flip, for every seed, which of the two starts gave which result.
+
+        Args:
+          reference: compare every start with this one only; by default every two are compared.
+          level: of confidence of the intervals, which are not corrected.
+        """
+        if reference is None:
+            pairs = [(i, j) for i in range(len(self.starts)) for j in range(i + 1, len(self.starts))]
+        else:
+            j = self._index(reference)
+            pairs = [(i, j) for i in range(len(self.starts)) if i != j]
+        values, score = self.values().astype(np.float64), _at(self._score(), self.chosen_rates())
+        found, p_values = [], []
+        for i, j in pairs:
+            # Two runs that are both lost are equal; infinity minus infinity would be NaN.
+            lost = np.isneginf(score[i]) & np.isneginf(score[j])
+            p_values.append(_statistics.signed_rank(np.where(lost, 0, score[i] - np.where(lost, 0, score[j]))))
+            both = np.isfinite(values[i]) & np.isfinite(values[j])
+            difference = values[i, both] - values[j, both]
+            mean = float(difference.mean()) if both.any() else float("nan")
+            found.append((i, j, mean, *_statistics.interval(difference, level)))
+        corrected = _statistics.holm(np.array(p_values))
+        return [
+            Comparison(self.starts[i], self.starts[j], mean, float(low), float(high), p, float(q))
+            for (i, j, mean, low, high), p, q in zip(found, p_values, corrected, strict=True)
+        ]
+
+    def best(self) -> str:
+        """The start with the fewest non-finite metrics, and among those the best mean."""
+        score = _at(self._score(), self.chosen_rates())
+        return self.starts[min(range(len(self.starts)), key=lambda i: _badness(score[i]))]
+
+    def seeds_needed(
+        self, effect: float, first: str, second: str, *, power: float = 0.8, alpha: float = 0.05, comparisons: int = 1
+    ) -> int:
+        """How many seeds it takes to find a difference between two starts, if there is one of this size.
+
+        Goes by the standard deviation of their paired differences in this study, which n seeds know to about
+        1/sqrt(2n): the answer from 16 seeds may be a third too large or too small.
+
+        Args:
+          effect: the mean difference of the metric to be found.
+          first, second: the starts.
+          power: the chance to find it.
+          alpha: level of the two-sided test.
+          comparisons: how many comparisons share the level.
+
+        Raises:
+          ValueError: the effect is not positive, a start is unknown, or fewer than two seeds tell of the spread.
+        """
+        if not (np.isfinite(effect) and effect > 0):
+            raise ValueError(f"effect must be a positive number, the difference in {self.metric!r}, got {effect}")
+        if not (0 < power < 1 and 0 < alpha < 1 and comparisons >= 1):
+            raise ValueError(
+                "power and alpha must be between 0 and 1, and comparisons 1 or more, got "
+                f"power={power}, alpha={alpha}, comparisons={comparisons}"
+            )
+        values = self.values().astype(np.float64)
+        difference = values[self._index(first)] - values[self._index(second)]
+        difference = difference[np.isfinite(difference)]
+        if len(difference) < 2:
+            raise ValueError(
+                f"two seeds or more with a finite {self.metric!r} from both starts are needed to know how it spreads, "
+                f"got {len(difference)}; run more seeds"
+            )
+        return _statistics.seeds_needed(float(difference.std(ddof=1)), effect, power, alpha / comparisons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON: what the table shows, every value of the metric, and the settings."""
+        diverged, values = self.diverged(), self.final[self.metric]
+        return {
+            "metric": self.metric,
+            "maximize": self.maximize,
+            "seeds": list(self.seeds),
+            "learning_rates": list(self.learning_rates),
+            "summary": [dataclasses.asdict(entry) for entry in self.summary()],
+            "comparisons": [dataclasses.asdict(entry) for entry in self.comparisons()],
+            "values": {start: values[i].tolist() for i, start in enumerate(self.starts)},
+            "diverged": {start: diverged[i].tolist() for i, start in enumerate(self.starts)},
+            "settings": self.settings,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the result to a file, an npz, which is there whole or not at all."""
+        records = Records(self._plan, self.starts, self.seeds)
+        records.done[:] = True
+        records.losses = self.losses
+        records.initial = {name: values for name, values in self.initial.items() if name != LOSS}
+        records.final = {name: values for name, values in self.final.items() if name != LOSS}
+        names = ("metric", "maximize", "diverged_above")
+        facts = {name: value for name, value in self.settings.items() if name not in self._plan.settings}
+        records.write(path, {"settings": facts, **{name: getattr(self, name) for name in names}})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "StudyResult":
+        """Reads a result that `save`, or `jaxinit.study(path=...)`, wrote.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: it is damaged, something else, or a study that was interrupted.
+        """
+        records, facts = Records.read(path)
+        if not records.done.all():
+            raise ValueError(
+                f"{path} is a study that was interrupted: {records.done.sum()} of its {records.done.size} runs are "
+                "in; call jaxinit.study again with this path to finish it"
+            )
+        try:
+            return result_of(records, **facts)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is a damaged study of jaxinit ({error!r})") from error
+
+    def _score(self) -> np.ndarray:
+        """The metric with the sign that makes more of it better, and -inf where it is not finite."""
+        values = self.final[self.metric].astype(np.float64)
+        return np.where(np.isfinite(values), values if self.maximize else -values, -np.inf)
+
+    def _index(self, start: str) -> int:
+        if start not in self.starts:
+            raise ValueError(f"a start must be one of {list(self.starts)}, got {start!r}")
+        return self.starts.index(start)
+
+    def _shown(self) -> Iterator[Any]:
+        from jaxinit._study._table import shown
+
+        yield from shown(self)
+
+
+def result_of(
+    records: Records, *, metric: str, maximize: bool, diverged_above: float | None, settings: dict[str, Any]
+) -> StudyResult:
+    """The result that full records hold."""
+    losses = records.losses
+    assert losses is not None
+    steps = losses.shape[-1]
+    last = losses[..., -max(1, steps // 10) :].astype(np.float64).mean(axis=-1)
+    return StudyResult(
+        starts=records.starts,
+        seeds=records.seeds,
+        learning_rates=records.plan.learning_rates,
+        losses=losses,
+        initial={LOSS: losses[:, 0, :, 0], **records.initial},
+        final={LOSS: last, **records.final},
+        metric=metric,
+        maximize=maximize,
+        diverged_above=diverged_above,
+        settings={**records.plan.settings, **settings},
+        _plan=records.plan,
+    )
+
+
+def _badness(score: np.ndarray) -> tuple[int, float]:
+    """Smaller is better: scores that are lost, then the mean of the others."""
+    finite = np.isfinite(score)
+    return int((~finite).sum()), -float(score[finite].mean()) if finite.any() else 0.0
+
+
+def _at(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Starts × rates × seeds × ... at the rate that was chosen for each start and seed."""
+    starts, seeds = np.indices(chosen.shape)
+    return values[starts, chosen, seeds]

@@ -1,0 +1,182 @@
+"""The loop of a study: start after start, wave after wave of seeds, with a progress bar and checkpoints.
+
+A wave is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
+groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each seed.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinit._study._programs import Compiler, Programs
+from jaxinit._study._records import Records, Running, as_stored, from_stored
+from jaxinit._study._starts import Draw, naming
+from jaxinit._study._train import SEED
+
+_CHECKPOINT_SECONDS = 20.0
+"""Time between checkpoints: so much work at most, and what one call takes, is done again after an interruption."""
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seed-steps taken, and the seconds that they took, compilation aside."""
+
+    seed_steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Seed-steps per second."""
+        return self.seed_steps / self.seconds if self.seconds else 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Start:
+    """A start with its programs, and the shapes of one seed's state."""
+
+    name: str
+    programs: Programs
+    drawing: Callable[[Any], Any]
+    state: Any
+
+
+class Runner:
+    """Trains what the records lack.
+
+    Args:
+      compiler: makes the programs.
+      records: the table to fill.
+      save: writes the table, or does nothing.
+      advanced: is told of a start and of the seed-steps taken.
+    """
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        records: Records,
+        save: Callable[[], None],
+        advanced: Callable[[str, int], None],
+    ) -> None:
+        self.clock = Clock()
+        self._compiler = compiler
+        self._records = records
+        self._save = save
+        self._advanced = advanced
+        self._saved = time.monotonic()
+
+    def run(self, draws: Mapping[str, Draw]) -> None:
+        """Runs every start; in the end, and whatever ends it, the table is saved."""
+        try:
+            for name, draw in draws.items():
+                pending = self._records.pending(name)
+                if pending:
+                    self._advanced(name, 0)
+                    with naming(name):
+                        self._run_start(self._prepared(name, draw), pending)
+        finally:
+            if self._records.holds_something():
+                self._save()
+
+    def _prepared(self, name: str, draw: Draw) -> _Start:
+        training, inputs = self._compiler.training, self._compiler.inputs
+        params = jax.eval_shape(functools.partial(training.draw, draw), SEED, inputs.key, inputs.data)
+        programs = self._compiler.programs(params)
+        state = jax.eval_shape(training.begin, params, inputs.rates)
+        return _Start(name, programs, self._compiler.drawing(draw, programs.size), state)
+
+    def _run_start(self, start: _Start, pending: list[int]) -> None:
+        running = self._records.running
+        if running is not None and running.start == start.name and set(running.seeds) <= set(pending):
+            self._run_wave(start, running.seeds, running)
+            pending = [seed for seed in pending if seed not in running.seeds]
+        width = start.programs.size * len(start.programs.places)
+        for first in range(0, len(pending), width):
+            self._run_wave(start, pending[first : first + width])
+
+    def _run_wave(self, start: _Start, wave: Sequence[int], running: Running | None = None) -> None:
+        programs, steps = start.programs, self._records.plan.steps
+        seeds = _padded(np.array(wave, np.uint32), programs.size)
+        places = [i % len(programs.places) for i in range(len(seeds))]
+        if running is None:
+            states, initial = self._begun(start, seeds, len(wave))
+            step, losses = 0, []
+        else:
+            states, initial = self._restored(start, running), running.initial
+            step, losses = running.step, [running.losses]
+        states = [jax.device_put(state, programs.places[i]) for i, state in zip(places, states, strict=True)]
+        with concurrent.futures.ThreadPoolExecutor(len(seeds)) as pool:
+            while step < steps:
+                length = min(programs.length, steps - step)
+                began = time.perf_counter()
+                advance = functools.partial(_advanced_once, programs, step)
+                found = list((pool.map if len(seeds) > 1 else map)(advance, places, states, seeds))
+                states = [state for state, _ in found]
+                losses.append(_gathered([new for _, new in found], len(wave)))
+                self._tick(start.name, length * len(wave), time.perf_counter() - began)
+                step += length
+                if step < steps and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
+                    leaves = [_gathered(parts, len(wave)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
+                    self._records.running = Running(
+                        start.name, tuple(wave), step, leaves, np.concatenate(losses, axis=1), initial
+                    )
+                    self._checkpoint()
+        home = self._compiler.devices[0]
+        final = _measured([programs.finish(jax.device_put(state, home)) for state in states], len(wave))
+        curves = np.concatenate(losses, axis=1).swapaxes(1, 2)
+        self._records.enter(start.name, wave, _as_float(curves), initial, final)
+        self._records.running = None
+        if time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
+            self._checkpoint()
+
+    def _begun(self, start: _Start, seeds: Sequence[Any], count: int) -> tuple[list[Any], dict[str, np.ndarray]]:
+        """The states of groups before training, and their initial metrics."""
+        begun = [start.programs.begin(start.drawing(group)) for group in seeds]
+        return [state for state, _ in begun], _measured([metrics for _, metrics in begun], count)
+
+    def _restored(self, start: _Start, running: Running) -> list[Any]:
+        """The states of a checkpoint, in groups."""
+        likes, structure = jax.tree.flatten(start.state)
+        if len(running.leaves) != len(likes):
+            raise ValueError("the checkpoint in the file of this study is damaged; move the file away")
+        leaves = [from_stored(array, like) for array, like in zip(running.leaves, likes, strict=True)]
+        groups = zip(*(_padded(leaf, start.programs.size) for leaf in leaves), strict=True)
+        return [jax.tree.unflatten(structure, group) for group in groups]
+
+    def _tick(self, name: str, steps: int, seconds: float) -> None:
+        seed_steps = steps * len(self._records.plan.learning_rates)
+        self.clock.seed_steps += seed_steps
+        self.clock.seconds += seconds
+        self._advanced(name, seed_steps)
+
+    def _checkpoint(self) -> None:
+        self._save()
+        self._saved = time.monotonic()
+
+
+def _advanced_once(programs: Programs, step: int, place: int, state: Any, seeds: Any) -> Any:
+    return jax.block_until_ready(programs.advance(place, state, seeds, step))
+
+
+def _padded(array: Any, size: int) -> list[Any]:
+    """Parts of one size; the last one repeats its last entry where entries run out."""
+    count = -(-len(array) // size)
+    rows = np.minimum(np.arange(count * size), len(array) - 1)
+    return [array[part] for part in rows.reshape(count, size)]
+
+
+def _gathered(parts: Sequence[Any], count: int) -> np.ndarray:
+    return np.concatenate([as_stored(part) for part in parts])[:count]
+
+
+def _measured(groups: Sequence[Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
+    return {name: _as_float(np.concatenate([np.asarray(g[name]) for g in groups])[:count]) for name in groups[0]}
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.float64 else array.astype(np.float32)

@@ -1,0 +1,68 @@
+"""Studies on disk: an npz of arrays and one JSON header, written in one stroke and checked when read.
+
+A file is written beside its place and moved there, so whoever reads it, and whenever the writer dies, finds the last
+whole version. Nothing in it is pickled: a file from a stranger can be wrong, but it cannot run.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = "jaxinit study"
+VERSION = 1
+_HEADER = "header"
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Writes a study: all of it or nothing."""
+    path = Path(path)
+    text = json.dumps({"format": FORMAT, "version": VERSION, **header}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **{_HEADER: np.frombuffer(text, np.uint8), **arrays})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a study.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or something else than a study.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no npz, or cut short")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as entries:
+                arrays = {name: entries[name] for name in entries.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+    except FileNotFoundError:
+        raise
+    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged or no study of jaxinit ({error}); give another path, or move the file away"
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} is no study of jaxinit; give another path, or move the file away")
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a study in format {header.get('version')!r}, and this version of jaxinit reads format "
+            f"{VERSION}; read it with the version that wrote it, or give another path"
+        )
+    return header, arrays

@@ -1,0 +1,202 @@
+"""`study`: any starts × seeds × learning rates on the user's model, in compiled programs that train seeds together."""
+
+import functools
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._checks import check_integer, check_number
+from jaxinit._study._digest import data_digest, program_digest
+from jaxinit._study._metrics import as_metrics, chosen_metric
+from jaxinit._study._options import check_loss, check_optimizer, rate_numbers, sample_count, seed_numbers, typed_key
+from jaxinit._study._programs import Compiler, Inputs
+from jaxinit._study._progress import progress_bar
+from jaxinit._study._records import Plan, Records
+from jaxinit._study._result import StudyResult, result_of
+from jaxinit._study._run import Runner
+from jaxinit._study._starts import as_draw, named_starts, naming
+from jaxinit._study._train import SEED, Training
+from jaxinit._typing import Array
+from jaxinit._version import __version__
+
+
+def study(
+    starts: Mapping[str, Any] | Sequence[Any],
+    params: Any,
+    loss_fn: Callable[..., Any],
+    data: Any,
+    *,
+    optimizer: Callable[[Any], Any],
+    learning_rates: Sequence[float],
+    steps: int,
+    seeds: int | Sequence[int] = 16,
+    batch_size: int = 64,
+    apply_fn: Callable[[Any, Any], Any] | None = None,
+    test_data: Any = None,
+    metrics_fn: Callable[[Any, Any], Any] | None = None,
+    metric: str | None = None,
+    maximize: bool | None = None,
+    diverged_above: float | None = None,
+    stochastic: bool = False,
+    start_samples: int = 256,
+    key: Array | None = None,
+    chunk: int | None = None,
+    devices: Sequence[Any] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> StudyResult:
+    """Trains a model from several starts with many seeds each, and says what the start is worth.
+
+    Seeds and learning rates are trained side by side (`vmap`), the steps are one loop (`scan`), and the seeds are
+    spread over all devices. Starts whose parameters have the same shapes share the program that trains them.
+
+    A seed is the same in every start: its random key, the order of its samples and what a start may look at derive
+    from `fold_in(key, seed)` alone. So comparisons are paired, and the numbers of a seed depend neither on the other
+    seeds nor on the number of devices. That holds to the last bit for programs of equal `chunk`, which on CPUs is
+    always the same; on accelerators give one, since programs for more or fewer seeds round differently.
+
+    Args:
+      starts: name → start, or a sequence of starts. A start is a scheme or its name ("auto"), as for
+        `jaxinit.initialize`; an initializer, which draws all kernels, with lookup tables, biases and the like as Flax
+        has them; a function of a key that returns parameters; a method such as `jaxinit.lsuv`, a function of (params,
+        apply_fn, batch), here applied to Flax's start; or a tuple (start, method, ...).
+      params: parameters of the model, of which only shapes and dtypes matter: a pytree of arrays or
+        `jax.ShapeDtypeStruct`s, or the function of a key that makes them. Leaves that are no floating-point numbers
+        are not trained.
+      loss_fn: function of (params, batch) that returns the mean loss of a batch, a scalar.
+      data: pytree of arrays with samples along their first axis; a batch has the same structure. Every epoch goes
+        through them in a new order, and leaves out what does not fill a batch.
+      optimizer: function of a learning rate that returns an optax transformation, such as `optax.adam`.
+      learning_rates: each start is trained at each of them.
+      steps: number of training steps.
+      seeds: how many, or which: non-negative integers.
+      batch_size: samples of a step.
+      apply_fn: function of (params, batch) whose program is read for the layers of the model; by default `loss_fn`.
+      test_data: pytree of arrays for `metrics_fn`; by default `data`.
+      metrics_fn: function of (params, test_data) that returns a number, or a dictionary of arrays, measured before and
+        after training. By default the loss on `test_data` if there are any.
+      metric: name of the metric by which starts are compared. By default the only number that `metrics_fn` returns, or
+        the training loss: its mean over the last tenth of the steps.
+      maximize: whether more of it is better; to be given for metrics of your own.
+      diverged_above: final training loss above which a run counts as diverged; by default twice its first loss. A run
+        whose loss is not finite always does.
+      stochastic: whether `loss_fn` takes a key as its third argument (dropout), another one in every step.
+      start_samples: how many samples, drawn anew for each seed, a data-dependent start may look at.
+      key: a key; by default `jax.random.key(0)`.
+      chunk: seeds in one program. By default two on a CPU, and elsewhere an equal part of them for each device; fewer
+        where memory would not hold them.
+      devices: where to run; by default on all local devices of the default backend.
+      path: a file for the study, written as it goes. If the study is interrupted, the same call goes on from there;
+        more seeds and starts may be asked for later.
+      progress: whether to show a progress bar.
+
+    Returns:
+      A `StudyResult`, with table, statistics, `to_dict`, `save` and `load`; `jaxinit.plot` draws it.
+
+    Raises:
+      TypeError: something is no start, no optimizer, no key.
+      ValueError: an option is out of range, samples are not equally many in all arrays, the loss is no scalar, or
+        `path` holds another study, or none.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import jaxinit
+      >>> x = jax.random.normal(jax.random.key(1), (128, 8))
+      >>> params = {"a": jnp.zeros((8, 16)), "b": jnp.zeros((16, 1))}
+      >>> def loss_fn(params, batch):
+      ...     x, y = batch
+      ...     return jnp.mean((jnp.tanh(x @ params["a"]) @ params["b"] - y) ** 2)
+      >>> result = jaxinit.study(
+      ...     {"LeCun": jaxinit.lecun_normal(), "zeros": jaxinit.zeros}, params, loss_fn, (x, x[:, :1]),
+      ...     optimizer=optax.sgd, learning_rates=[0.1], steps=20, seeds=6, progress=False,
+      ... )
+      >>> result.best(), result.values().shape, result.comparisons()[0].p
+      ('LeCun', (2, 6), 0.03125)
+    """
+    named = named_starts(starts)
+    numbers = seed_numbers(seeds)
+    rates = rate_numbers(learning_rates)
+    check_integer("steps", steps, 1)
+    check_integer("start_samples", start_samples, 1)
+    if chunk is not None:
+        check_integer("chunk", chunk, 1)
+    samples = sample_count(data)
+    check_integer("batch_size", batch_size, 1)
+    if batch_size > samples:
+        raise ValueError(f"batch_size must be at most the number of samples, {samples}, got {batch_size}")
+    if diverged_above is not None:
+        check_number("diverged_above", diverged_above)
+    check_optimizer(optimizer)
+    key = typed_key(key, chunk)
+
+    def noisy_loss(params: Any, batch: Any, key: Array) -> Any:
+        return loss_fn(params, batch, key) if stochastic else loss_fn(params, batch)
+
+    # Layers are those of any noise.
+    program = apply_fn or (lambda params, batch: noisy_loss(params, batch, jax.random.key(0)))
+    if test_data is not None and metrics_fn is None and stochastic:
+        raise ValueError("with stochastic=True, metrics_fn must say how to measure test_data without noise")
+    training = Training(
+        noisy_loss,
+        optimizer,
+        as_metrics(metrics_fn, None if test_data is None else loss_fn),
+        samples,
+        operator.index(batch_size),
+        min(operator.index(start_samples), samples),
+    )
+    inputs = Inputs(
+        key,
+        jnp.array(rates, jnp.result_type(float)),
+        jax.tree.map(jnp.asarray, data),
+        jax.tree.map(jnp.asarray, data if test_data is None else test_data),
+    )
+    draws = {name: as_draw(name, start, params, program) for name, start in named.items()}
+    name, draw = next(iter(draws.items()))
+    with naming(name):
+        drawn = jax.eval_shape(functools.partial(training.draw, draw), SEED, key, inputs.data)
+        check_loss(jax.eval_shape(training.batch_loss, drawn, key, inputs.data))
+        measured = jax.eval_shape(training.measure, drawn, inputs.test_data)
+    metric, maximize = chosen_metric(measured, metric, maximize)
+
+    places = list(devices) if devices is not None else jax.local_devices()
+    settings = {
+        "batch_size": training.batch_size,
+        "samples": samples,
+        "start_samples": training.looked_at,
+        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+        "platform": places[0].platform,
+        "jax": jax.__version__,
+        "data": data_digest(inputs.data, inputs.test_data) if path is not None else "",
+    }
+    digests = (
+        {} if path is None else {name: program_digest(training, draw, inputs, steps) for name, draw in draws.items()}
+    )
+    records = Records(Plan(rates, operator.index(steps), settings, digests), tuple(named), numbers)
+    if path is not None and Path(path).exists():
+        records.take_over(Records.read(path)[0], path)
+    compiler = Compiler(training, places, inputs, chunk, len(numbers), records.plan.steps)
+
+    def facts() -> dict[str, Any]:
+        further = {
+            "steps": records.plan.steps,
+            "devices": f"{len(places)} × {places[0].device_kind}",
+            "jaxinit": __version__,
+            "seed_steps_per_second": round(runner.clock.rate, 1),
+        }
+        return {"metric": metric, "maximize": maximize, "diverged_above": diverged_above, "settings": further}
+
+    def save() -> None:
+        if path is not None:
+            records.write(path, facts())
+
+    each = len(rates) * records.plan.steps
+    with progress_bar(progress, records.done.size * each, int(records.done.sum()) * each) as advanced:
+        runner = Runner(compiler, records, save, advanced)
+        runner.run(draws)
+    return result_of(records, **facts())

@@ -1,0 +1,53 @@
+"""`python -m jaxinit`: it lists everything there is, and its demonstration runs."""
+
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+import jaxinit
+from jaxinit import schemes
+from jaxinit.__main__ import main
+from jaxinit._study import _demo
+
+
+def test_everything_is_listed_with_a_line(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"jaxinit {jaxinit.__version__}, JAX {jax.__version__}, devices: 8 × ")
+    listed = {}
+    for line in lines:
+        if line.startswith("  "):
+            names, _, what = line.strip().partition("  ")
+            listed |= dict.fromkeys(names.split(", "), what.strip())
+    kinds = jaxinit.Initializer, schemes.Scheme
+    for module in (jaxinit, schemes):
+        for name, value in vars(module).items():
+            made = isinstance(value, type) and issubclass(value, kinds) and value not in kinds
+            if made or isinstance(value, jaxinit.Initializer):
+                assert len(listed[name]) > 10, name
+    assert lines[-1].endswith("python -m jaxinit demo")
+
+
+def test_unknown_commands_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["dance"])
+    assert "demo" in capsys.readouterr().err
+
+
+def test_the_demonstration_is_well_formed():
+    params, data = _demo.params(), _demo.spirals()
+    assert jax.eval_shape(_demo.loss_fn, params, data).shape == ()
+    assert jax.eval_shape(_demo.accuracy, params, data).shape == ()
+    layers = jaxinit.trace_layers(params, _demo.loss_fn, data)
+    assert [(layer.path, layer.stacked) for layer in layers] == [("in", 1), ("hidden", _demo.DEPTH), ("out", 1)]
+
+
+@pytest.mark.slow
+def test_the_demonstration_tells_its_story_in_time():
+    began = time.monotonic()
+    run = subprocess.run([sys.executable, "-m", "jaxinit", "demo"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 30
+    assert "32 networks trained" in run.stdout

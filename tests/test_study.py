@@ -1,0 +1,399 @@
+"""`study`: it trains as a plain loop does, seeds are independent to the last bit, starts are what they are called."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxinit
+from jaxinit import schemes
+from jaxinit._study import _programs
+from jaxinit._study._programs import segment
+from jaxinit._study._records import Plan, Records, as_stored, from_stored
+from jaxinit._study._result import result_of
+from jaxinit._study._starts import as_draw
+from jaxinit._study._train import START, own_key
+
+N, FEATURES, WIDTH = 70, 4, 6
+KEY = jax.random.key(3)
+X = jax.random.normal(jax.random.key(1), (N, FEATURES))
+DATA = (X, jnp.sin(X[:, :1]))
+PARAMS = {
+    "a": jnp.zeros((FEATURES, WIDTH)),
+    "b": jnp.full((WIDTH,), 7.0),
+    "c": jnp.zeros((WIDTH, 1)),
+    "order": jnp.arange(FEATURES)[::-1],
+}
+
+
+def apply_fn(params, batch):
+    return jax.nn.relu(batch[0][:, params["order"]] @ params["a"] + params["b"]) @ params["c"]
+
+
+def loss_fn(params, batch):
+    return jnp.mean((apply_fn(params, batch) - batch[1]) ** 2)
+
+
+def fresh(key):
+    keys = jax.random.split(key)
+    a, c = (jax.random.normal(k, PARAMS[n].shape) / 2 for k, n in zip(keys, "ac", strict=True))
+    return PARAMS | {"a": a, "b": jnp.zeros(WIDTH), "c": c}
+
+
+def momentum(rate):
+    return optax.sgd(rate, momentum=0.9)
+
+
+def metrics_fn(params, data):
+    return {"a": params["a"], "error": loss_fn(params, data)}
+
+
+def study(starts, **options):
+    """A small study on one device."""
+    defaults = {
+        "optimizer": momentum,
+        "learning_rates": [0.1, 0.01],
+        "steps": 9,
+        "batch_size": 32,
+        "key": KEY,
+        "devices": jax.devices()[:1],
+        "progress": False,
+    }
+    return jaxinit.study(starts, PARAMS, loss_fn, DATA, **(defaults | options))
+
+
+@functools.cache
+def usual():
+    """The study that several tests look at."""
+    return study({"fresh": fresh, "again": fresh}, seeds=7, metrics_fn=metrics_fn, metric="loss")
+
+
+def test_a_study_trains_as_a_loop_does():
+    result = usual()
+    assert result.losses.shape == (2, 2, 7, 9)
+    for seed, rate in ((0, 0), (6, 1)):
+        key = jax.random.fold_in(KEY, seed)
+        params = fresh(jax.random.fold_in(key, 0))
+        full_loss = functools.partial(lambda order, p, b: loss_fn(p | {"order": order}, b), params.pop("order"))
+        optimizer = momentum(result.learning_rates[rate])
+        with jax.numpy_dtype_promotion("standard"):
+            state = optimizer.init(params)
+        losses = []
+        for step in range(9):
+            epoch, at = divmod(step, N // 32)
+            rows = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 2), epoch), N)
+            batch = tuple(x[rows[32 * at : 32 * (at + 1)]] for x in DATA)
+            loss, gradients = jax.value_and_grad(full_loss)(params, batch)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradients, state, params)
+                params = optax.apply_updates(params, updates)
+            losses.append(float(loss))
+        np.testing.assert_allclose(result.losses[0, rate, seed], losses, rtol=1e-4)
+
+
+def test_metrics_are_measured_before_and_after():
+    result = usual()
+    assert {name: values.shape for name, values in result.initial.items()} == {
+        "loss": (2, 7),
+        "a": (2, 7, FEATURES, WIDTH),
+        "error": (2, 7),
+    }
+    first = fresh(own_key(KEY, 2, START))
+    np.testing.assert_allclose(result.initial["a"][0, 2], first["a"], rtol=1e-5)
+    np.testing.assert_allclose(result.initial["error"][0, 2], loss_fn(first, DATA), rtol=1e-5)
+    assert result.final["error"].shape == (2, 2, 7)
+    assert (result.final["error"] < result.initial["error"][:, None]).all()
+    np.testing.assert_allclose(result.final["loss"], result.losses[..., -1])
+
+
+def test_equal_starts_have_equal_runs():
+    result = usual()
+    np.testing.assert_array_equal(result.losses[0], result.losses[1])
+    (comparison,) = result.comparisons()
+    assert (comparison.difference, comparison.p, comparison.p_holm) == (0, 1, 1)
+
+
+def test_numbers_of_a_seed_depend_neither_on_other_seeds_nor_on_devices():
+    few = study({"fresh": fresh}, seeds=[5, 2, 0], devices=jax.devices()[1:3])
+    np.testing.assert_array_equal(few.losses[0], usual().losses[0][:, [5, 2, 0]])
+
+
+def test_memory_bounds_the_size_of_programs(monkeypatch):
+    sizes, fitting = [], _programs.Compiler._fitting
+
+    def watched(self, params):
+        made = fitting(self, params)
+        sizes.append(made.size)
+        return made
+
+    monkeypatch.setattr(_programs.Compiler, "_fitting", watched)
+    monkeypatch.setattr(_programs, "_CPU_CHUNK", 7)
+    monkeypatch.setattr(_programs, "_free_bytes", lambda device: 5e3)
+    result = study({"fresh": fresh}, seeds=7)
+    assert 1 <= sizes[0] < 7
+    np.testing.assert_allclose(result.losses[0], usual().losses[0], rtol=1e-4)
+
+
+def test_keys_of_rbg_depend_on_what_runs_beside_and_are_warned_of():
+    key = jax.random.key(0, impl="rbg")
+    many = jax.jit(jax.vmap(lambda seed: fresh(own_key(key, seed, START))["a"]))
+    beside_0, beside_2 = (many(jnp.array(seeds))[1] for seeds in ([0, 1], [2, 1]))
+    assert (beside_0 != beside_2).any()
+    refused = pytest.raises(ValueError, match="of no name")
+    with pytest.warns(UserWarning, match="depend on the seeds that run beside it"), refused:
+        study([fresh], key=key, metric="of no name")
+    with refused:  # without a warning: nothing runs beside
+        study([fresh], key=key, metric="of no name", chunk=1)
+
+
+def drawn(start, params=PARAMS, program=apply_fn, data=DATA):
+    return as_draw("start", start, params, program)(KEY, data)
+
+
+def test_starts_are_what_they_are_called():
+    for name in "abc":
+        np.testing.assert_array_equal(drawn(fresh)[name], fresh(KEY)[name])
+        expected = jaxinit.initialize(KEY, PARAMS, apply_fn, DATA, "torch_default")[name]
+        np.testing.assert_array_equal(drawn("torch_default")[name], expected)
+        np.testing.assert_array_equal(drawn(schemes.torch_default())[name], expected)
+    constant = drawn(jaxinit.constant(0.5))
+    assert (constant["a"] == 0.5).all()
+    assert (constant["c"] == 0.5).all()
+    assert (constant["b"] == 0).all()
+
+
+def test_methods_change_what_another_start_drew():
+    def std(params):
+        return jnp.std(DATA[0][:, params["order"]] @ params["a"] + params["b"])
+
+    flax = drawn("flax_default")
+    assert std(drawn(jaxinit.lsuv)) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_array_equal(drawn(jaxinit.lsuv)["a"], jaxinit.lsuv(flax, apply_fn, DATA)["a"])
+    scale = functools.partial(jaxinit.lsuv, target=3.0, orthonormalize=False)
+    both = drawn((fresh, scale, lambda params, apply_fn, batch: params | {"b": params["b"] + 1}))
+    assert std(both) == pytest.approx(3, rel=1e-4)
+    assert (both["b"] == 1).all()
+    ratio = both["a"] / fresh(KEY)["a"]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+
+
+def test_leaves_without_a_start_are_those_of_the_parameters():
+    init = lambda key: PARAMS | {"order": jax.random.permutation(key, FEATURES)}  # noqa: E731
+    np.testing.assert_array_equal(drawn("auto", init)["order"], init(KEY)["order"])
+
+
+def test_an_initializer_is_for_kernels_alone():
+    def model(params, tokens):
+        h = params["table"][tokens] @ (params["v"] / jnp.linalg.norm(params["v"], axis=0) * params["g"])
+        return h @ params["readout"] + params["bias"]
+
+    shape = jax.ShapeDtypeStruct
+    params = {"table": shape((9, 4), jnp.float32), "v": shape((4, 5), jnp.float32), "g": shape((5,), jnp.float32)}
+    params |= {"readout": shape((5, 1), jnp.float32), "bias": shape((1,), jnp.float32)}
+    found = drawn(jaxinit.constant(0.25), params, model, jnp.arange(9))
+    assert (found["readout"] == 0.25).all()
+    assert (found["g"] == 1).all()
+    assert (found["bias"] == 0).all()
+    assert len(np.unique(found["table"])) == 36
+
+
+def test_noise_of_the_loss_is_new_in_every_step_and_the_same_for_every_start(monkeypatch):
+    lowered, advance = [], _programs.Compiler._lowered_advance
+
+    def counted(self, *arguments):
+        lowered.append(arguments)
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(_programs.Compiler, "_lowered_advance", counted)
+    result = jaxinit.study(
+        {"a": fresh, "b": lambda key: jax.tree.map(lambda x: 2 * x, fresh(key))},
+        PARAMS,
+        lambda params, batch, key: jax.random.uniform(key) + 0 * loss_fn(params, batch),
+        DATA,
+        optimizer=optax.sgd,
+        learning_rates=[0.1],
+        steps=4,
+        seeds=3,
+        stochastic=True,
+        devices=jax.devices()[:1],
+        progress=False,
+    )
+    np.testing.assert_array_equal(result.losses[0], result.losses[1])
+    assert len(np.unique(result.losses[0])) == 12
+    assert len(lowered) == 1  # starts of equal shapes share one training program
+
+
+def test_diverged_runs_are_counted_and_compared_as_the_worst():
+    result = study(
+        {"good": fresh, "bad": lambda key: jax.tree.map(lambda x: 1000 * x, fresh(key))},
+        seeds=6,
+        steps=30,
+        test_data=DATA,
+    )
+    assert result.metric == "test_loss"
+    assert result.diverged()[1].all()
+    assert not result.diverged()[0].any()
+    good, bad = result.summary()
+    assert (good.finite, good.diverged, bad.finite, bad.diverged) == (6, 0, 0, 1)
+    assert math.isnan(bad.mean)
+    (comparison,) = result.comparisons()
+    assert comparison.p == 2 / 2**6
+    assert result.best() == "good"
+    for text in (str(result), result._repr_html_()):
+        assert "100%" in text
+        assert "best" in text
+
+
+def planted(final, *, maximize=True, losses=None, **options):
+    """A result made of numbers: final metrics of shape starts × rates × seeds."""
+    final = np.asarray(final, np.float32)
+    starts, rates, seeds = final.shape
+    records = Records(
+        Plan(tuple(10.0**i for i in range(rates)), 4, {}, {}), [f"s{i}" for i in range(starts)], range(seeds)
+    )
+    for i, start in enumerate(records.starts):
+        curve = np.ones((seeds, rates, 4), np.float32) if losses is None else losses[i].swapaxes(0, 1)
+        records.enter(start, range(seeds), curve, {}, {"score": final[i].T})
+    return result_of(records, metric="score", maximize=maximize, diverged_above=None, settings={}, **options)
+
+
+def test_no_seed_has_a_say_in_its_own_rate():
+    noise = np.random.default_rng(0).normal(size=(40, 12, 16))
+    result = planted(noise)
+    # With no difference between rates, the best of twelve looks better than it is by about half a deviation.
+    optimistic = noise.mean(axis=2).max(axis=1)
+    assert optimistic.mean() > 0.3
+    assert abs(result.values().mean()) < 4 / math.sqrt(40 * 16)
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_the_best_rate_is_chosen(maximize):
+    scores = np.array([[[0.0, 1, 0, 1], [5, 6, 7, 6], [9, 9, np.nan, np.nan]]])
+    result = planted(scores if maximize else -scores, maximize=maximize)
+    assert result.chosen_rates().tolist() == [[1, 1, 1, 1]]
+    assert result.summary()[0].learning_rates == (10.0,)
+
+
+def test_divergence_is_what_it_is_said_to_be():
+    curves = np.ones((1, 1, 5, 4), np.float32)
+    curves[0, 0, 1, 1] = np.nan
+    curves[0, 0, 2, -1] = 2.1
+    curves[0, 0, 3] = -1
+    curves[0, 0, 4] = [-1, 0, 0, 0.1]
+    scores = np.zeros((1, 1, 5))
+    assert planted(scores, losses=curves).diverged().tolist() == [[[False, True, True, False, True]]]
+    scores[0, 0, 0] = np.inf
+    assert planted(scores, losses=curves).diverged()[0, 0, 0]
+
+
+def test_seeds_needed_and_comparisons_with_a_reference():
+    random = np.random.default_rng(0)
+    result = planted(random.normal(size=(3, 1, 20)))
+    n = result.seeds_needed(1.0, "s0", "s1")
+    spread = (result.values()[0] - result.values()[1]).std(ddof=1)
+    assert n == pytest.approx(7.9 * spread**2 / 0.955, rel=0.3)
+    assert result.seeds_needed(1.0, "s0", "s1", comparisons=10) > n
+    assert [(c.first, c.second) for c in result.comparisons("s1")] == [("s0", "s1"), ("s2", "s1")]
+    with pytest.raises(ValueError, match="positive number"):
+        result.seeds_needed(0.0, "s0", "s1")
+    with pytest.raises(ValueError, match=r"one of \['s0', 's1', 's2'\]"):
+        result.comparisons("s9")
+
+
+def test_results_are_data():
+    result = planted(np.random.default_rng(0).normal(size=(3, 2, 4)))
+    found = json.loads(json.dumps(result.to_dict()))
+    assert [row["start"] for row in found["summary"]] == ["s0", "s1", "s2"]
+    assert np.shape(found["values"]["s0"]) == (2, 4)
+    text = str(result)
+    assert "s2" in text
+    assert "With 4 seeds no p below 0.38 is possible; it takes 7 seeds" in text
+    assert "best for the other half" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seeds": 0}, ValueError, "seeds must be 1 or more"),
+        ({"seeds": [1, 1]}, ValueError, "different integers"),
+        ({"seeds": [-1]}, ValueError, "0 or more"),
+        ({"learning_rates": 0.1}, TypeError, "sequence of one number or more"),
+        ({"learning_rates": [0.1, 0.1]}, ValueError, "different from one another"),
+        ({"steps": 0}, ValueError, "steps must be 1 or more"),
+        ({"batch_size": N + 1}, ValueError, f"number of samples, {N}"),
+        ({"optimizer": optax.sgd(0.1)}, TypeError, "called with each of learning_rates"),
+        ({"key": 0}, TypeError, "takes a key"),
+        ({"chunk": 0}, ValueError, "chunk must be 1 or more"),
+        ({"metric": "accuracy"}, ValueError, "one of .'loss'.*got 'accuracy'"),
+        ({"metrics_fn": lambda p, x: jnp.float32(1)}, ValueError, "maximize=True or maximize=False"),
+        (
+            {"metrics_fn": lambda p, x: {"u": jnp.float32(1), "v": jnp.float32(1)}},
+            ValueError,
+            "say by which to compare",
+        ),
+        ({"metrics_fn": lambda p, x: {"loss": jnp.float32(1)}}, ValueError, "call it something else"),
+        ({"stochastic": True, "test_data": DATA}, ValueError, "without noise"),
+    ],
+)
+def test_options_are_checked(options, error, message):
+    with pytest.raises(error, match=message):
+        study([fresh], **options)
+
+
+@pytest.mark.parametrize(
+    ("starts", "error", "message"),
+    [
+        ({}, ValueError, "one start or more"),
+        ("auto", TypeError, "a mapping from names to starts, or a sequence"),
+        ([fresh, fresh], ValueError, "same name"),
+        (["best"], ValueError, "one of the schemes"),
+        ([3], TypeError, "must be a scheme or its name"),
+        ([jaxinit.he_normal], TypeError, r"call it: he_normal\(\)"),
+        ([(fresh, fresh)], TypeError, "tuple \\(start, method"),
+        ({"two": lambda a, b: a}, TypeError, "'two' must be a scheme"),
+    ],
+)
+def test_starts_are_checked(starts, error, message):
+    with pytest.raises(error, match=message):
+        study(starts)
+
+
+def test_data_and_loss_are_checked():
+    options = {"optimizer": momentum, "learning_rates": [0.1], "steps": 1}
+    with pytest.raises(ValueError, match=r"equally many samples.*'0': \(70, 4\), '1': \(3,\)"):
+        jaxinit.study([fresh], PARAMS, loss_fn, (X, X[:3, 0]), **options)
+    with pytest.raises(ValueError, match="one floating-point number") as caught:
+        jaxinit.study({"mine": fresh}, PARAMS, apply_fn, DATA, **options)
+    assert any("'mine'" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100, 140, 997, 10_000])
+def test_segments_are_few_and_even(steps):
+    length = segment(steps)
+    assert 1 <= steps / length <= 45
+    assert steps % length == 0 or steps == 997
+
+
+def test_leaves_of_any_kind_are_stored():
+    leaves = [jax.random.split(KEY, 3), jnp.ones((3, 2), jnp.bfloat16), jnp.arange(3), jnp.ones((3, 2)) > 0]
+    for leaf in leaves:
+        like = jax.eval_shape(lambda x: x[0], leaf)
+        stored = as_stored(leaf)
+        assert stored.dtype.kind in "uifb"
+        back = jnp.asarray(from_stored(stored, like))
+        assert back.dtype == leaf.dtype
+        np.testing.assert_array_equal(as_stored(back), stored)
+
+
+@pytest.mark.slow
+def test_numbers_are_the_same_on_eight_devices_for_every_kind_of_start():
+    starts = ["auto", "orthogonal_critical", jaxinit.lsuv, jaxinit.he_normal(), (fresh, jaxinit.lsuv)]
+    options = {"optimizer": optax.adam, "steps": 40, "seeds": 16, "metrics_fn": lambda p, x: {"out": apply_fn(p, x)}}
+    one, eight = (study(starts, devices=jax.devices()[:n], **options) for n in (1, 8))
+    np.testing.assert_array_equal(one.losses, eight.losses)
+    np.testing.assert_array_equal(one.final["out"], eight.final["out"])
