@@ -42,9 +42,10 @@ def linear(x: Array) -> Array:
     return x
 
 
+# Of two that are equal, as elu and celu are, the first gives the name.
 # fmt: off
 _NAMES = (
-    "celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu",
+    "elu", "celu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu",
     "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "squareplus", "tanh",
 )
 # fmt: on

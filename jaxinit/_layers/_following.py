@@ -55,7 +55,10 @@ class TracedActivation:
 
     def _known_name(self) -> str | None:
         points = jnp.asarray(_POINTS)
-        values = self(points)
+        try:
+            values = self(points)
+        except (TypeError, ValueError, NotImplementedError):  # primitives that real numbers do not go through
+            return None
         return next((n for n in NAMES if np.allclose(values, activation_function(n)(points), 1e-4, 1e-5)), None)
 
     def __repr__(self) -> str:
