@@ -116,7 +116,7 @@ def outcomes(result: "StudyResult", ax: Any = None) -> Any:
 
 
 def line(ax: Any, index: int, x: Any, y: Any, interval: tuple[Any, Any] | None = None, **options: Any) -> None:
-    """The line of the entry at some place in a list, told apart by colour and style, with an interval around it if it has one."""
+    """A line told apart from others by colour and style, with an interval around it if it has one."""
     color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
     ax.plot(x, y, color=color, linestyle=style, linewidth=1.6, **options)
     if interval is not None and np.isfinite(interval).all():

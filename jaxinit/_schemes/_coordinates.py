@@ -92,8 +92,11 @@ def coordinate_check(
       ...         "out": jax.ShapeDtypeStruct((width, 1), jnp.float32)}, apply_fn, x)
       ...     return params, apply_fn, optax.sgd(0.1)
       >>> x = jnp.ones((8, 4))
-      >>> report = jaxinit.schemes.coordinate_check(build, (16, 64), lambda out, x: jnp.mean((out - 1) ** 2), x,
-      steps=1) >>> report.layers, report.stds.shape (('hidden', 'out'), (2, 2, 2))
+      >>> report = jaxinit.schemes.coordinate_check(
+      ...     build, (16, 64), lambda out, x: jnp.mean((out - 1) ** 2), x, steps=1
+      ... )
+      >>> report.layers, report.stds.shape
+      (('hidden', 'out'), (2, 2, 2))
 
     Reference: Yang et al., 2022 (arXiv:2203.03466), appendix D.1.
     """
