@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxinit import _layers, _lsuv
+from jaxinit import _diagnose, _layers, _lsuv, _schemes
 from jaxinit._modules._linen import FixupResidual as FixupResidual
 from jaxinit._modules._linen import ScalarBias as ScalarBias
 from jaxinit._modules._linen import ScalarMultiplier as ScalarMultiplier
@@ -143,3 +143,89 @@ def lsuv(
     new, report = _lsuv.lsuv(params, apply_fn, batch, **(options | {"return_report": True}))
     changed = {**variables, **new}
     return (changed, report) if options.get("return_report") else changed
+
+
+def initialize(
+    key: Any,
+    module: nn.Module,
+    variables: Any,
+    batch: Any,
+    scheme: Any = "auto",
+    *,
+    rngs: Mapping[str, Any] | None = None,
+    mutable: Any = False,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """`jaxinit.initialize` of a Linen module.
+
+    Args:
+      key: a JAX key.
+      module: a Linen module.
+      variables: its variables, or the shapes of its parameters (`jax.eval_shape(module.init, key, batch)`); collections
+        other than weights come back as they are.
+      batch: the module's first argument, arrays or shapes.
+      scheme: a name or a value of `jaxinit.schemes`.
+      rngs, mutable, kwargs: as for `lsuv`.
+      options: of `jaxinit.initialize`: `overrides` and `return_report`.
+
+    Returns:
+      The new variables; with `return_report=True` a pair with the report.
+
+    Raises:
+      TypeError: `module` is no Linen module.
+      ValueError: as `jaxinit.initialize`.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> import jaxinit.linen
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dropout(0.5, deterministic=False), nn.Dense(2)])
+      >>> key, x = jax.random.key(0), jnp.ones((4, 3))
+      >>> shapes = jax.eval_shape(model.init, {"params": key, "dropout": key}, x)
+      >>> params = jaxinit.linen.initialize(key, model, shapes, x, rngs={"dropout": key})
+      >>> params["params"]["layers_0"]["kernel"].shape
+      (3, 8)
+    """
+    params, apply_fn = _split(module, variables, mutable, kwargs, rngs)
+    new, report = _schemes.initialize(key, params, apply_fn, batch, scheme, **(options | {"return_report": True}))
+    changed = {**variables, **new}
+    return (changed, report) if options.get("return_report") else changed
+
+
+def diagnose(
+    module: nn.Module,
+    variables: Any,
+    batch: Any,
+    *,
+    rngs: Mapping[str, Any] | None = None,
+    mutable: Any = False,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> _diagnose.DiagnoseReport:
+    """`jaxinit.diagnose` of a Linen module.
+
+    Args:
+      module: a Linen module.
+      variables: its variables.
+      batch: the module's first argument.
+      rngs, mutable, kwargs: as for `lsuv`. With `mutable` the loss gets what `module.apply` returns, a pair.
+      options: of `jaxinit.diagnose`, such as `loss_fn`.
+
+    Returns:
+      The report.
+
+    Raises:
+      TypeError: `module` is no Linen module.
+      ValueError: as `jaxinit.diagnose`.
+
+    Example:
+      >>> import flax.linen as nn, jax
+      >>> import jaxinit.linen
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.BatchNorm(use_running_average=False), nn.Dense(2)])
+      >>> x = jax.random.normal(jax.random.key(1), (32, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> jaxinit.linen.diagnose(model, variables, x, mutable=["batch_stats"]).healthy
+      True
+    """
+    params, apply_fn = _split(module, variables, mutable, kwargs, rngs)
+    return _diagnose.diagnose(params, apply_fn, batch, **options)

@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxinit import _layers, _lsuv
+from jaxinit import _diagnose, _layers, _lsuv, _schemes
 from jaxinit._initializers._base import initializer
 from jaxinit._initializers._partitioning import Partitioning
 from jaxinit._modules._nnx import FixupResidual as FixupResidual
@@ -144,3 +144,79 @@ def lsuv(
     new, report = _lsuv.lsuv(params, apply_fn, batch, **(options | {"return_report": True}))
     nnx.update(model, new)
     return report if options.get("return_report") else None
+
+
+def initialize(
+    key: Any,
+    model: nnx.Module,
+    batch: Any,
+    scheme: Any = "auto",
+    *,
+    wrt: Any = nnx.Param,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> _schemes.InitializeReport | None:
+    """`jaxinit.initialize` of an NNX model, whose weights are replaced in place.
+
+    Args:
+      key: a JAX key.
+      model: an NNX module. Statistics and random counts stay as they are.
+      batch: its first argument, arrays or shapes.
+      scheme: a name or a value of `jaxinit.schemes`.
+      wrt: which variables are parameters, an NNX filter.
+      kwargs: further keyword arguments of the model.
+      options: of `jaxinit.initialize`: `overrides` and `return_report`.
+
+    Returns:
+      None; the report with `return_report=True`.
+
+    Raises:
+      TypeError: `model` is no NNX module.
+      ValueError: as `jaxinit.initialize`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit.nnx
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
+      >>> report = jaxinit.nnx.initialize(jax.random.key(0), model, jnp.ones((4, 3)), return_report=True)
+      >>> [row.reason for row in report.rows if row.role == "dense"]
+      ['gain of relu', 'no activation follows']
+    """
+    params, apply_fn = _split(model, wrt, kwargs)
+    new, report = _schemes.initialize(key, params, apply_fn, batch, scheme, **(options | {"return_report": True}))
+    nnx.update(model, new)
+    return report if options.get("return_report") else None
+
+
+def diagnose(
+    model: nnx.Module, batch: Any, *, wrt: Any = nnx.Param, kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> _diagnose.DiagnoseReport:
+    """`jaxinit.diagnose` of an NNX model.
+
+    Args:
+      model: an NNX module; it is not changed.
+      batch: its first argument.
+      wrt: which variables are parameters, an NNX filter.
+      kwargs: further keyword arguments of the model.
+      options: of `jaxinit.diagnose`, such as `loss_fn`.
+
+    Returns:
+      The report.
+
+    Raises:
+      TypeError: `model` is no NNX module.
+      ValueError: as `jaxinit.diagnose`.
+
+    Example:
+      >>> import jax
+      >>> import jaxinit.nnx
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
+      >>> jaxinit.nnx.diagnose(model, jax.random.normal(jax.random.key(0), (32, 3))).healthy
+      True
+    """
+    params, apply_fn = _split(model, wrt, kwargs)
+    return _diagnose.diagnose(params, apply_fn, batch, **options)

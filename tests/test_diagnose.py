@@ -104,7 +104,9 @@ def test_rows_of_a_scanned_stack_are_those_of_the_unrolled_network():
 @pytest.mark.parametrize(("net", "name"), [(RELU, "relu"), (TANH, "tanh")])
 def test_healthy_networks_raise_no_alarm_over_a_hundred_seeds(net, name):
     init, apply_fn = net
-    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=12), apply_fn, X)))(jax.random.split(KEY, 100))
+    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=12), apply_fn, X, jacobian=False)))(
+        jax.random.split(KEY, 100)
+    )
     alarms = [
         finding for i in range(100) for finding in jax.tree.map(lambda a, i=i: np.asarray(a)[i], reports).findings()
     ]
@@ -175,7 +177,8 @@ def test_the_growth_of_gradients_in_the_chaotic_phase_is_that_of_mean_field_theo
     init, apply_fn = TANH
     start = jaxinit.variance_scaling(3.0, "fan_in", "normal")
     found = [
-        float(diagnose(init(key, 30, start, width=256), apply_fn, jnp.tile(X, (1, 4))).gradient_growth) ** 2
+        float(diagnose(init(key, 30, start, width=256), apply_fn, jnp.tile(X, (1, 4)), jacobian=False).gradient_growth)
+        ** 2
         for key in jax.random.split(KEY, 6)
     ]
     error = np.std(found, ddof=1) / 6**0.5
@@ -231,9 +234,7 @@ def test_functions_with_derivatives_of_their_own_keep_them():
         "linen_decoder",
         "linen_lstm",
         "nnx_convnet",
-        "equinox_attention",
         "plain_while_loop",
-        "plain_cond",
     ],
 )
 def test_any_model_can_be_diagnosed(name):
@@ -248,8 +249,8 @@ def test_any_model_can_be_diagnosed(name):
 def test_seeds_jit_and_summary():
     init, apply_fn = RELU
     keys = jax.random.split(KEY, 5)
-    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=4), apply_fn, X)))(keys)
-    one = diagnose(init(keys[2], depth=4), apply_fn, X)
+    reports = jax.jit(jax.vmap(lambda key: diagnose(init(key, depth=4), apply_fn, X, jacobian=False)))(keys)
+    one = diagnose(init(keys[2], depth=4), apply_fn, X, jacobian=False)
     np.testing.assert_allclose(reports.pre_std[2], one.pre_std, rtol=1e-4)
     summary = reports.summary()
     np.testing.assert_allclose(summary.means["pre_std"], reports.pre_std.mean(0), rtol=1e-6)

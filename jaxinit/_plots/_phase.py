@@ -42,7 +42,7 @@ def phase_diagram(
       'σ_w'
     """
     points = []
-    for variance in np.concatenate([[0.0], np.logspace(-5, 0, 24)]):
+    for variance in np.concatenate([[0.0], np.logspace(-4, 0, 9)]):
         try:
             points.append(critical(activation, bias_variance=float(variance)))
         except ValueError:
