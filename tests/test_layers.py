@@ -333,3 +333,14 @@ def test_biases_are_found_however_they_are_added(add, shape):
 
     assert trace_layers(params, apply_fn, x)[0].has_bias
     assert float(jnp.std(apply_fn(jaxinit.lsuv(params, apply_fn, x), x))) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_stack_of_weights_may_be_walked_along_in_python():
+    def apply_fn(stack, x):
+        for w in stack:
+            x = jnp.tanh(x @ w)
+        return x
+
+    layers = trace_layers(struct(3, 8, 8), apply_fn, struct(4, 8))
+    assert [layer.region[0] for layer in layers] == [(0, 1), (1, 2), (2, 3)]
+    assert all(layer.fan_in == 8 and layer.activation.name == "tanh" for layer in layers)

@@ -44,6 +44,10 @@ def by_axis(z):
     return z[:, :, 0], z[:, :, 1], z[:, :, 2]
 
 
+def unpacked(z):
+    return tuple(jnp.moveaxis(z.reshape(2, 5, 3, 2, 4), 2, 0))
+
+
 def by_head(z):
     return jnp.split(z.reshape(2, 5, 2, 12), 3, axis=-1)
 
@@ -59,6 +63,7 @@ def normalised_and_rotated(z):
     [
         (thirds, range(8), range(16, 24)),
         (by_axis, range(8), range(16, 24)),
+        (unpacked, range(8), range(16, 24)),
         (by_head, [0, 1, 2, 3, 12, 13, 14, 15], [8, 9, 10, 11, 20, 21, 22, 23]),
         (normalised_and_rotated, range(8), range(16, 24)),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._origin import FOREIGN, Factor, Origin
-from jaxinit._layers._rules import rearrangement
+from jaxinit._layers._rules import rearrangement, unstacked_at
 from jaxinit._layers._units import Analysis, Site
 
 
@@ -163,6 +163,10 @@ def follow(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable], other
             continue
         if equation.primitive is ir.split_p:
             _follow_split(equation, known[0], tracks)
+            continue
+        if equation.primitive is ir.unstack_p:
+            for i, output in enumerate(equation.outputs):
+                _record(output, {v: unstacked_at(equation, track, i) for v, track in known[0].items()}, tracks)
             continue
         move = rearrangement(equation)
         if move is not None:

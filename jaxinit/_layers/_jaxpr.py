@@ -258,6 +258,8 @@ max_p, min_p, select_p, clamp_p = jexp.max_p, jexp.min_p, jexp.select_n_p, jexp.
 reshape_p, transpose_p, squeeze_p, rev_p = jexp.reshape_p, jexp.transpose_p, jexp.squeeze_p, jexp.rev_p
 broadcast_p, slice_p, concatenate_p, pad_p = jexp.broadcast_in_dim_p, jexp.slice_p, jexp.concatenate_p, jexp.pad_p
 split_p = lax.split_p
+# Primitives of their own from JAX 0.12 on; None before.
+stack_p, unstack_p = getattr(lax, "stack_p", None), getattr(lax, "unstack_p", None)
 exp_p, exp2_p = jexp.exp_p, jexp.exp2_p
 convert_p = jexp.convert_element_type_p
 iota_p, eq_p = jexp.iota_p, jexp.eq_p

@@ -30,6 +30,11 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
         return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
     if equation.primitive is ir.split_p:
         return _split(equation, inputs[0])
+    if equation.primitive is ir.unstack_p:
+        return [_slice_of(equation, inputs[0], i) for i in range(len(equation.outputs))]
+    if equation.primitive is ir.stack_p:
+        alike = all(x.degrees == inputs[0].degrees for x in inputs) and not any(x.segments for x in inputs)
+        return [inputs[0].without_origins() if alike else inhomogeneous(inputs)]
     if equation.primitive is ir.concatenate_p:
         return [_concatenated(equation, inputs)]
     segmented = next((x for x in inputs if x.segments), None)
@@ -130,6 +135,22 @@ def _split(equation: ir.Equation, operand: Dependence) -> list[Dependence]:
         results.append(operand.map(lambda o, s=starts, e=limits: o.sliced(s, e, shape)))  # type: ignore[misc]
         start += size
     return results
+
+
+def _slice_of(equation: ir.Equation, operand: Dependence, index: int) -> Dependence:
+    """One output of `lax.unstack`."""
+    if operand.segments is not None:
+        return inhomogeneous([operand])
+    return operand.map(lambda origin: unstacked_at(equation, origin, index))
+
+
+def unstacked_at(equation: ir.Equation, origin: Origin, index: int) -> Origin | None:
+    """The origin of one output of `lax.unstack`."""
+    shape, axis = equation.inputs[0].shape, equation.params["axis"]
+    starts = [index if d == axis else 0 for d in range(len(shape))]
+    limits = [index + 1 if d == axis else n for d, n in enumerate(shape)]
+    found = origin.sliced(starts, limits, shape)
+    return None if found is None else found.squeezed((axis,))
 
 
 def _concatenated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
