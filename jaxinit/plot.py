@@ -1,7 +1,7 @@
 """Pictures with matplotlib; every function draws into axes that it is given, or new ones, and returns them.
 
 Four colours that readers with any kind of colour vision tell apart (Okabe & Ito, 2008), on light paper as on dark, and
-four line styles: what is drawn is told apart by both.
+four line styles make sixteen lines that differ.
 """
 
 import math
@@ -19,7 +19,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 """Blue, vermilion, green and pink: a contrast of three to one with white and with near black."""
 
 LINES = ("-", "--", ":", "-.")
-"""Line styles, one for each turn through the colours."""
+"""Line styles; neighbours in a list differ in theirs too, so that of two equal lines both are seen."""
 
 _GREY = "#808080"
 _POINTS = 50
@@ -29,8 +29,8 @@ _EXTREME = 1e12
 def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = True) -> Any:
     """Training loss over steps, the mean over seeds and its bootstrap interval, at the learning rate of each start.
 
-    Steps are averaged to fifty points. Losses beyond the upper edge, and those that are not finite, are drawn at it; it
-    is at half as much again as the lowest loss that any start begins with.
+    Steps are averaged to fifty points. Losses that are not finite, or larger than half as much again as the lowest
+    that any start begins with, are drawn at that height.
 
     Args:
       result: of `jaxinit.study`.
@@ -57,15 +57,16 @@ def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = Tru
     steps = curves.shape[-1]
     edges = np.unique(np.linspace(0, steps, min(steps, _POINTS) + 1).astype(int))
     centres, widths = (edges[:-1] + edges[1:] - 1) / 2, np.diff(edges)
-    smooth = np.add.reduceat(np.nan_to_num(curves, nan=np.inf, neginf=np.inf), edges[:-1], axis=-1) / widths
-    first = np.nan_to_num(np.median(smooth[..., 0], axis=1), nan=np.inf, posinf=_EXTREME)
-    top = 1.5 * abs(float(first.min())) or 1.0
+    curves = np.where(np.isfinite(curves), curves, np.inf)
+    smooth = np.add.reduceat(curves, edges[:-1], axis=-1) / widths
+    top = 1.5 * abs(min(_EXTREME, float(np.median(smooth[..., 0], axis=1).min()))) or 1.0
     smooth = np.minimum(smooth, top)
     for i, (start, values) in enumerate(zip(result.starts, smooth, strict=True)):
         line(ax, i, centres, values.mean(axis=0), _statistics.interval(values, resamples=999), label=start)
-    low = float(smooth.min())
+    low, high = float(smooth.min()), float(smooth.max())
+    margin = 0.03 * (high - min(low, 0.0))
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, steps))
-    ax.set_ylim(0 if low >= 0 else None, min(top, 1.05 * float(smooth.max())) if low >= 0 else top)
+    ax.set_ylim(0 if low >= 0 else low - margin, high + (margin or 1.0))
     return finished(ax, legend)
 
 
@@ -91,7 +92,7 @@ def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bo
         raise ValueError(f"metric must be one that metrics_fn gives as an array over layers, {fitting}, got {metric!r}")
     ax = new_axes(ax)
     values = np.abs(result.initial[metric].astype(np.float64))
-    values = np.median(np.clip(np.nan_to_num(values, nan=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
+    values = np.median(np.clip(np.nan_to_num(values, nan=np.inf, posinf=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
     for i, (start, row) in enumerate(zip(result.starts, values, strict=True)):
         line(ax, i, np.arange(1, len(row) + 1), row, label=start)
     ax.set(xlabel="layer", ylabel=metric, yscale="log", xlim=(1, max(2, values.shape[-1])))
@@ -136,7 +137,7 @@ def new_axes(ax: Any) -> Any:
 
 def line(ax: Any, index: int, x: Any, y: Any, interval: tuple[Any, Any] | None = None, **options: Any) -> None:
     """The line of the entry at some place in a list, with an interval around it if it has one."""
-    color, style = COLORS[index % len(COLORS)], LINES[index // len(COLORS) % len(LINES)]
+    color, style = COLORS[index % len(COLORS)], LINES[(index + index // len(COLORS)) % len(LINES)]
     ax.plot(x, y, color=color, linestyle=style, linewidth=1.6, **options)
     if interval is not None and np.isfinite(interval).all():
         ax.fill_between(x, *interval, color=color, alpha=0.15, linewidth=0)
