@@ -52,6 +52,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers_and_grows(tmp_path, mo
             raise KeyboardInterrupt
 
     monkeypatch.setattr(_programs.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(_programs, "_LEAST_STEPS", 1)
     monkeypatch.setattr(_run, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(Records, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):

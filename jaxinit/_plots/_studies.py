@@ -19,8 +19,8 @@ _EXTREME = 1e12
 def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = True) -> Any:
     """Training loss over steps, the mean over seeds and its bootstrap interval, at the learning rate of each start.
 
-    Steps are averaged to fifty points. Losses beyond the upper edge, and those that are not finite, are drawn at it; it
-    is at half as much again as the lowest loss that any start begins with.
+    Steps are averaged to fifty points. Losses that are not finite, or larger than half as much again as the lowest
+    that any start begins with, are drawn at that height.
 
     Args:
       result: of `jaxinit.study`.
@@ -47,15 +47,16 @@ def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = Tru
     steps = curves.shape[-1]
     edges = np.unique(np.linspace(0, steps, min(steps, _POINTS) + 1).astype(int))
     centres, widths = (edges[:-1] + edges[1:] - 1) / 2, np.diff(edges)
-    smooth = np.add.reduceat(np.nan_to_num(curves, nan=np.inf, neginf=np.inf), edges[:-1], axis=-1) / widths
-    first = np.nan_to_num(np.median(smooth[..., 0], axis=1), nan=np.inf, posinf=_EXTREME)
-    top = 1.5 * abs(float(first.min())) or 1.0
+    curves = np.where(np.isfinite(curves), curves, np.inf)
+    smooth = np.add.reduceat(curves, edges[:-1], axis=-1) / widths
+    top = 1.5 * abs(min(_EXTREME, float(np.median(smooth[..., 0], axis=1).min()))) or 1.0
     smooth = np.minimum(smooth, top)
     for i, (start, values) in enumerate(zip(result.starts, smooth, strict=True)):
         line(ax, i, centres, values.mean(axis=0), _statistics.interval(values, resamples=999), label=start)
-    low = float(smooth.min())
+    low, high = float(smooth.min()), float(smooth.max())
+    margin = 0.03 * (high - min(low, 0.0))
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, steps))
-    ax.set_ylim(0 if low >= 0 else None, min(top, 1.05 * float(smooth.max())) if low >= 0 else top)
+    ax.set_ylim(0 if low >= 0 else low - margin, high + (margin or 1.0))
     return finished(ax, legend)
 
 
@@ -81,7 +82,7 @@ def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bo
         raise ValueError(f"metric must be one that metrics_fn gives as an array over layers, {fitting}, got {metric!r}")
     ax = axes_or_new(ax)
     values = np.abs(result.initial[metric].astype(np.float64))
-    values = np.median(np.clip(np.nan_to_num(values, nan=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
+    values = np.median(np.clip(np.nan_to_num(values, nan=np.inf, posinf=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
     for i, (start, row) in enumerate(zip(result.starts, values, strict=True)):
         line(ax, i, np.arange(1, len(row) + 1), row, label=start)
     ax.set(xlabel="layer", ylabel=metric, yscale="log", xlim=(1, max(2, values.shape[-1])))
@@ -116,8 +117,8 @@ def outcomes(result: "StudyResult", ax: Any = None) -> Any:
 
 
 def line(ax: Any, index: int, x: Any, y: Any, interval: tuple[Any, Any] | None = None, **options: Any) -> None:
-    """A line told apart from others by colour and style, with an interval around it if it has one."""
-    color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
+    """The line of the entry at some place in a list, with an interval around it if it has one."""
+    color, style = COLORS[index % len(COLORS)], STYLES[(index + index // len(COLORS)) % len(STYLES)]
     ax.plot(x, y, color=color, linestyle=style, linewidth=1.6, **options)
     if interval is not None and np.isfinite(interval).all():
         ax.fill_between(x, *interval, color=color, alpha=0.15, linewidth=0)

@@ -9,7 +9,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 """Blue, vermilion, green and pink (Okabe & Ito, 2008): a contrast of three to one with white and with near black."""
 
 STYLES = ("-", "--", ":", "-.")
-"""Line styles, one for each turn through the colours."""
+"""Line styles; neighbours in a list differ in theirs too, so that of two equal lines both are seen."""
 
 GREY = "#808080"
 

@@ -7,7 +7,6 @@ whole version. Nothing in it is pickled: a file from a stranger can be wrong, bu
 import contextlib
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,16 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     path = Path(path)
     text = json.dumps({"format": FORMAT, "version": VERSION, **header}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "wb") as file:
             np.savez(file, **{_HEADER: np.frombuffer(text, np.uint8), **arrays})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+            beside.unlink()
         raise
 
 
