@@ -184,6 +184,17 @@ def test_a_readout_to_one_number_is_a_matrix_and_the_gain_of_a_normalised_kernel
     assert float(jnp.std(new["out"])) == pytest.approx(1 / 4, rel=0.6)
 
 
+def test_vectors_that_contract_and_depthwise_kernels_are_matrices():
+    drawn = initialize(
+        KEY, jax.ShapeDtypeStruct((400,), jnp.float32), lambda w, x: jax.nn.relu(x @ w), jnp.ones((4, 400))
+    )
+    assert float(jnp.std(drawn)) == pytest.approx((2 / 400) ** 0.5, rel=0.2)
+    model = nn.Conv(64, (3, 3), feature_group_count=64)
+    x = jnp.ones((1, 5, 5, 64))
+    params = initialize(KEY, jax.eval_shape(model.init, KEY, x), model.apply, x)["params"]
+    assert float(jnp.std(params["kernel"])) == pytest.approx(1 / 3, rel=0.2)
+
+
 def test_leaves_stay_where_they_were():
     mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec(None, "model"))

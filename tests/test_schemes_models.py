@@ -329,7 +329,7 @@ def test_coordinates_are_flat_in_width_under_mup_and_grow_without():
 
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         parametrized, standard = slopes(schemes.mup(wide(64)[0])), slopes("auto")
-    assert all(abs(slope) < 0.15 for slope in parametrized.values())
+    assert all(abs(slope) < 0.25 for slope in parametrized.values())
     assert standard["out"] > 0.5
     assert standard["hidden"] > 0.2
 

@@ -38,7 +38,7 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
         count = math.prod(layer.shape[:-2])
         keys = jax.random.split(first.key, count)
         return jax.vmap(lambda key: first.init(key, layer.shape[-2:], dtype))(keys).reshape(layer.shape)
-    if layer.view is None or not layer.in_axes or not layer.out_axes:
+    if layer.view is None or layer.in_axes is None or layer.out_axes is None:
         return first.init(first.key, layer.shape, dtype)
     assert layer.batch_axes is not None
     assert layer.stack_axes is not None
