@@ -12,6 +12,13 @@ from jaxinit._layers._views import scale_factors
 from jaxinit._lsuv._passes import Problem, measured
 
 
+# Models whose kind another one of the default run shows too; only tracing them is quick.
+RARER = {
+    *("linen_ensemble", "linen_mixer", "linen_unet", "nnx_convnet", "nnx_scanned", "equinox_mlp", "haiku_mlp"),
+    *("haiku_convnet", "plain_indexed", "plain_fori_loop", "plain_custom_derivatives", "plain_weights_in_carry"),
+}
+
+
 def problem_of(params, apply_fn, batch):
     """The task of bringing every layer to unit variance, and the values to evaluate it on."""
     traced = trace(params, apply_fn, batch)
@@ -35,7 +42,9 @@ def test_shapes_are_enough_to_trace(name):
     assert all(layer.note is None for layer in layers)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RARER else name for name in MODELS]
+)
 def test_lsuv(name):
     params, apply_fn, batch = MODELS[name]()
 
