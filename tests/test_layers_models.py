@@ -11,7 +11,6 @@ from jaxinit._layers._trace import trace
 from jaxinit._layers._views import scale_factors
 from jaxinit._lsuv._passes import Problem, measured
 
-
 # Models whose kind another one of the default run shows too; only tracing them is quick.
 RARER = {
     *("linen_ensemble", "linen_mixer", "linen_unet", "nnx_convnet", "nnx_scanned", "equinox_mlp", "haiku_mlp"),
