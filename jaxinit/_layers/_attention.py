@@ -6,6 +6,8 @@ wherever the program cuts them from; the layers that the mixture goes to are out
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable
 
 from jaxinit._layers import _jaxpr as ir
@@ -15,15 +17,22 @@ from jaxinit._layers._units import Site
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Part of the output of a layer's operation: the places along each dimension."""
+    """Part of the output of a layer's operation: the places along each dimension of features, None along others."""
 
     site: Site
-    places: tuple[frozenset[int], ...]
+    places: tuple[frozenset[int] | None, ...]
 
     @classmethod
     def followed(cls, site: Site, track: Followed) -> "Block":
         """The part of the output that a value comes from."""
-        return cls(site, tuple(track.indices(d) for d in range(len(site_start(site).shape))))
+        features = set(site.geometry.placed.values())
+        rank = len(site_start(site).shape)
+        return cls(site, tuple(track.indices(d) if d in features else None for d in range(rank)))
+
+    @classmethod
+    def whole(cls, site: Site) -> "Block":
+        """All of the output."""
+        return cls.followed(site, Followed.from_start(site_start(site).shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +62,29 @@ def attentions(flow: Flow) -> list[Attention]:
 class _Finder:
     def __init__(self, flow: Flow, program: ir.Program):
         self.flow, self.program = flow, program
-        self.sites = [s for s in flow.analysis.sites.values() if s.equation in program.equations]
+        equations = set(program.equations)
+        self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations]
         self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
         self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
-        self.mixes = {
+        self.mixes: dict[ir.Variable, ir.Equation] = {
             e.outputs[0]: e
             for e in program.equations
             if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs) and not self._is_site(e)
         }
+
+    @functools.cached_property
+    def _reached(self) -> dict[Site, frozenset[ir.Atom]]:
+        """What each layer's data is computed from, back to the nearest layers and contractions of data with data."""
+
+        def ends(atom: ir.Atom) -> bool:
+            return atom in self.site_of or atom in self.mixes
+
+        return {site: frozenset(self.flow.upstream([site.data], ends)) for site in self.sites}
+
+    @functools.cached_property
+    def _mix_tracks(self) -> Tracks:
+        """Where the elements of all contractions of data with data go."""
+        return follow(self.flow, self.program, self.mixes, others=True)
 
     def _is_site(self, equation: ir.Equation) -> bool:
         return equation.outputs[0] in self.site_of
@@ -85,7 +109,7 @@ class _Finder:
 
         passed = list(self.flow.upstream([probabilities], ends))
         producers = [self.flow.producer.get(a) for a in passed]
-        scores = [self.mixes[a] for a in passed if a in self.mixes]
+        scores = [self.mixes[a] for a in passed if isinstance(a, ir.Variable) and a in self.mixes]
         is_softmax = any(e is not None and e.primitive in (ir.exp_p, ir.exp2_p) for e in producers)
         return scores[0] if is_softmax and len(scores) == 1 else None
 
@@ -99,17 +123,18 @@ class _Finder:
             keys,
             self._blocks(mix.inputs[1 - operand], tracks),
             self._readers(mix.outputs[0]),
-            size=_size(score.inputs[0].shape, contracted),
+            size=math.prod(score.inputs[0].shape[d] for d in contracted),
             cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
         )
 
     def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:
         """Which operand of the scores the keys are: the one whose positions the mixture sums over."""
         (start,) = score.outputs
-        tracks, probabilities = follow(self.flow, self.program, [start], others=True), mix.inputs[operand]
-        if not isinstance(probabilities, ir.Variable) or probabilities not in tracks:
+        probabilities = mix.inputs[operand]
+        tracks = self._mix_tracks.get(probabilities, {}) if isinstance(probabilities, ir.Variable) else {}
+        if start not in tracks:
             return 1
-        track = tracks[probabilities][start]
+        track = tracks[start]
         summed = mix.params["dimension_numbers"][0][operand]
         axes = {f.axis for d in summed for f in track.dims[d]}
         (_, (batch, _)) = score.params["dimension_numbers"]
@@ -128,12 +153,7 @@ class _Finder:
 
     def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
         """The layers that a value goes to before it meets any other."""
-        return tuple(
-            site
-            for site in self.sites
-            if site.data is value
-            or value in self.flow.upstream([site.data], lambda a: a in self.site_of or a in self.mixes)
-        )
+        return tuple(site for site in self.sites if value in self._reached[site])
 
     def _nearest(self, values: Iterable[ir.Atom]) -> frozenset[ir.Atom]:
         """The nearest layers, or inputs of the program, that values are computed from."""
@@ -150,12 +170,7 @@ def encoder_sites(flow: Flow, found: Iterable[Attention]) -> frozenset[Site]:
 
 def joined(blocks: list[Block]) -> Block:
     """All places of some blocks of one layer."""
-    places = [frozenset().union(*dims) for dims in zip(*(b.places for b in blocks), strict=True)]
+    places = [
+        None if dims[0] is None else frozenset().union(*dims) for dims in zip(*(b.places for b in blocks), strict=True)
+    ]
     return Block(blocks[0].site, tuple(places))
-
-
-def _size(shape: tuple[int, ...], dims: Iterable[int]) -> int:
-    size = 1
-    for d in dims:
-        size *= shape[d]
-    return size

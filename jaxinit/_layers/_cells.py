@@ -6,6 +6,7 @@ the update gate of a GRU; the input gate is what multiplies the candidate that i
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 
@@ -72,9 +73,8 @@ class _Finder:
         count = loop.num_carry if isinstance(loop, ir.Scan) else len(loop.body.outputs)
         self.state = loop.body.inputs[first : first + count]
         self.next = loop.body.outputs[:count]
-        self.sites = [
-            s for s in flow.analysis.sites.values() if s.equation in set(loop.body.equations) and s.repeats > 1
-        ]
+        equations = set(loop.body.equations)
+        self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations and s.repeats > 1]
         self.consumers: dict[ir.Atom, list[ir.Equation]] = {}
         for e in loop.body.equations:
             for atom in e.inputs:
@@ -148,12 +148,14 @@ class _Finder:
             for gate, state in (e.inputs, e.inputs[::-1]):
                 if isinstance(gate, ir.Variable) and self._is_state(state) and not self._is_state(gate):
                     (product,) = e.outputs
-                    if any(product in self._upstream_to_layers(out) for out in self.next):
+                    if product in self._makes_next:
                         yield gate, product
 
-    def _upstream_to_layers(self, atom: ir.Atom) -> set[ir.Atom]:
-        ends = {site_start(s) for s in self.sites}
-        return set(self.flow.upstream([atom], lambda a: a in ends or a in self.state))
+    @functools.cached_property
+    def _makes_next(self) -> frozenset[ir.Atom]:
+        """What the next state is computed from, back to the layers and the state."""
+        ends = {site_start(s) for s in self.sites} | set(self.state)
+        return frozenset(self.flow.upstream(self.next, lambda a: a in ends))
 
     def _input_gates(self, product: ir.Variable, tracks: Tracks) -> Iterator[ir.Variable]:
         """What multiplies the candidate that is added to the gated state, if it goes from 0 to 1."""

@@ -7,6 +7,7 @@ A fused weight is cut by the program after its product; each part is a set of co
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from jaxinit._layers._flow import Flow, site_start, steps
 from jaxinit._layers._origin import FOREIGN, Factor
 from jaxinit._layers._units import Analysis, Part, Site, Unit
 from jaxinit._layers._views import view
+
+_Named: TypeAlias = tuple[str | None, Block, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +63,9 @@ def structure(analysis: Analysis) -> Structure:
     flow = Flow(analysis)
     heads, recurrent = attentions(flow), cells(flow)
     weights: dict[Unit, tuple[Portion, ...]] = {}
+    named = _named_blocks(heads, recurrent)
     for unit in analysis.units:
-        found = _portions(analysis, unit, heads, recurrent)
+        found = _portions(analysis, unit, named.get(unit.sites[0], []), recurrent)
         if found:
             weights[unit] = found
     biases: dict[int, list[Portion]] = {}
@@ -72,26 +76,32 @@ def structure(analysis: Analysis) -> Structure:
     return Structure(tuple(heads), tuple(recurrent), encoder_sites(flow, heads), weights, merged)
 
 
-def _portions(
-    analysis: Analysis, unit: Unit, heads: Sequence[Attention], recurrent: Sequence[Cell]
-) -> tuple[Portion, ...]:
-    named: list[tuple[str | None, Block, float]] = []
+def _named_blocks(heads: Sequence[Attention], recurrent: Sequence[Cell]) -> dict[Site, list[_Named]]:
+    """For each layer the parts of its output, what they are for, and by how much the program opens them."""
+    named: dict[Site, list[_Named]] = {}
     for attention in heads:
-        for name in ("query", "key", "value"):
-            named.extend((name, block, 0.0) for block in getattr(attention, name))
-        named.extend(("output", _all_of(site), 0.0) for site in attention.output)
-    for c in recurrent:
-        named.extend(_gates(c))
-        named.extend((None, block, 0.0) for block in c.parts)
+        parts: list[_Named] = [
+            (role, block, 0.0) for role in ("query", "key", "value") for block in getattr(attention, role)
+        ]
+        for part in parts + [("output", Block.whole(site), 0.0) for site in attention.output]:
+            named.setdefault(part[1].site, []).append(part)
+    for cell in recurrent:
+        for part in _gates(cell) + [(None, block, 0.0) for block in cell.parts]:
+            named.setdefault(part[1].site, []).append(part)
+    return named
+
+
+def _portions(
+    analysis: Analysis, unit: Unit, named: Sequence[_Named], recurrent: Sequence[Cell]
+) -> tuple[Portion, ...]:
     site = unit.sites[0]
     rows = next((c.state_rows[site] for c in recurrent if site in c.state_rows), None)
     cell = next((i for i, c in enumerate(recurrent) if site in c.state_rows or site in c.inputs), None)
     found: dict[tuple[int, ...], Portion] = {}
     for role, block, shift in named:
-        if block.site is site:
-            columns = _columns(analysis, site, unit.first_part, block)
-            if columns is not None and len(columns) > 0 and (columns not in found or found[columns].role is None):
-                found[columns] = Portion(role, columns, rows, cell, shift)
+        columns = _columns(analysis, site, unit.first_part, block)
+        if columns and (columns not in found or found[columns].role is None):
+            found[columns] = Portion(role, columns, rows, cell, shift)
     count = max((len(columns) for columns in found), default=0)
     parts = _partition(list(found.values()))
     if len(parts) == 1 and len(parts[0].places or ()) == count == _column_count(unit):
@@ -103,18 +113,13 @@ def _partition(portions: Sequence[Portion]) -> tuple[Portion, ...]:
     """The portions without those that contain others, if what is left does not overlap."""
     sets = {p: frozenset(p.places or ()) for p in portions}
     smallest = [p for p in portions if not any(sets[q] < sets[p] for q in portions)]
-    taken: set[int] = set()
-    for p in smallest:
-        if taken & sets[p]:
-            return tuple(p for p in portions if sets[p] == max(sets.values(), key=len))[:1]
-        taken |= sets[p]
-    if taken != frozenset().union(*sets.values()):
-        return tuple(p for p in portions if sets[p] == max(sets.values(), key=len))[:1]
+    everything = frozenset().union(*sets.values())
+    if (
+        sum(len(sets[p]) for p in smallest) != len(everything)
+        or frozenset().union(*(sets[p] for p in smallest)) != everything
+    ):
+        return tuple(sorted(portions, key=lambda p: -len(sets[p])))[:1]
     return tuple(sorted(smallest, key=lambda p: p.places or ()))
-
-
-def _all_of(site: Site) -> Block:
-    return Block(site, tuple(frozenset(range(n)) for n in site_start(site).shape))
 
 
 def _column_count(unit: Unit) -> int:
@@ -135,6 +140,7 @@ def _columns(analysis: Analysis, site: Site, part: Part, block: Block) -> tuple[
         along = steps(origin.dims[d], lambda f: f.stride * strides[f.axis])
         start = part.start if segments is not None and segments.dimension == d else 0
         places = block.places[site.geometry.placed[d]]
+        assert places is not None
         kept = np.array([start + i in places for i in range(len(along))], bool)
         offsets, chosen = np.add.outer(offsets, along).reshape(-1), np.logical_and.outer(chosen, kept).reshape(-1)
     view_strides = _strides(axes.shape)
@@ -162,7 +168,7 @@ def _bias_portions(link: BiasLink, cell: Cell, number: int) -> list[Portion]:
                 continue
             chosen = np.ones(len(elements), bool)
             for axis, places in enumerate(block.places):
-                if len(places) == site_start(site).shape[axis]:
+                if places is None or len(places) == site_start(site).shape[axis]:
                     continue
                 coordinates = _along(link, track.coordinates(dims, axis), dims, len(elements))
                 chosen &= np.isin(coordinates, list(places))
@@ -178,8 +184,8 @@ def _along(link: BiasLink, coordinates: np.ndarray, dims: Sequence[int], count: 
     return coordinates[link.segment[1] : link.segment[1] + count]
 
 
-def _gates(cell: Cell) -> list[tuple[str | None, Block, float]]:
-    named: list[tuple[str | None, Block, float]] = [("forget", block, shift) for block, shift in cell.forget]
+def _gates(cell: Cell) -> list[_Named]:
+    named: list[_Named] = [("forget", block, shift) for block, shift in cell.forget]
     return named + [("input", block, 0.0) for block in cell.input]
 
 
