@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import heapq
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,42 +66,62 @@ class TracedActivation:
         return f"<{self.name}>"
 
 
+class _Reading:
+    """What is asked of a program for every layer in it: who reads a value, and which values are one known number."""
+
+    def __init__(self, program: ir.Program):
+        self.readers: dict[ir.Atom, list[int]] = {}
+        self.producer: dict[ir.Atom, int] = {}
+        self.uniform: set[ir.Atom] = set()
+        for i, equation in enumerate(program.equations):
+            if _spreads_number(equation, self.uniform):
+                self.uniform.update(equation.outputs)
+            self.producer.update(dict.fromkeys(equation.outputs, i))
+            for atom in set(equation.inputs):
+                self.readers.setdefault(atom, []).append(i)
+
+
+_reading = functools.lru_cache(maxsize=8)(_Reading)
+
+
 def following_activation(analysis: Analysis, program: ir.Program, start: ir.Variable) -> TracedActivation | None:
     """The elementwise function that all of `start` goes through next; None if it goes on as it is, or divides."""
-    inside: dict[ir.Atom, ir.Equation | None] = {start: None}
-    uniform: set[ir.Atom] = set()
+    reading = _reading(program)
+    inside: dict[ir.Atom, None] = {start: None}
     chosen: list[ir.Equation] = []
     consumed_outside: set[ir.Atom] = {atom for atom in program.outputs if isinstance(atom, ir.Variable)}
-    for equation in program.equations:
-        if _spreads_number(equation, uniform):
-            uniform.update(equation.outputs)
-            chosen.append(equation)
-            continue
-        touching = [atom for atom in equation.inputs if atom in inside]
-        if not touching:
-            continue
+    pending = list(reading.readers.get(start, []))
+    seen = set(pending)
+    heapq.heapify(pending)
+    while pending:  # in execution order
+        equation = program.equations[heapq.heappop(pending)]
         elementwise = (
             equation.primitive in ir.ELEMENTWISE
             and equation not in analysis.sites
-            and all(atom in inside or atom in uniform or _is_number(atom) for atom in equation.inputs)
+            and all(atom in inside or atom in reading.uniform or _is_number(atom) for atom in equation.inputs)
         )
-        if elementwise:
-            inside.update(dict.fromkeys(equation.outputs, equation))
-            chosen.append(equation)
-        else:
-            consumed_outside.update(touching)
+        if not elementwise:
+            consumed_outside.update(atom for atom in equation.inputs if atom in inside)
+            continue
+        chosen.append(equation)
+        inside.update(dict.fromkeys(equation.outputs))
+        for index in {i for output in equation.outputs for i in reading.readers.get(output, [])} - seen:
+            seen.add(index)
+            heapq.heappush(pending, index)
     exits = [atom for atom in inside if atom in consumed_outside]
     if not exits or exits[0] is start or _avoids(exits[0], exits[1:], start, chosen):
         return None
-    needed: set[ir.Atom] = {exits[0]}
-    kept = []
-    for equation in reversed(chosen):
-        if not needed.isdisjoint(equation.outputs):
-            needed.update(equation.inputs)
-            kept.append(equation)
-    if all(e.primitive in ir.IDENTITIES for e in kept):
+    kept: set[int] = set()
+    needed = [exits[0]]
+    while needed:
+        producer = reading.producer.get(atom := needed.pop())
+        if producer is not None and producer not in kept and atom is not start:
+            kept.add(producer)
+            needed.extend(program.equations[producer].inputs)
+    equations = tuple(program.equations[i] for i in sorted(kept))
+    if all(e.primitive in ir.IDENTITIES for e in equations):
         return None
-    return TracedActivation(tuple(reversed(kept)), start, exits[0])
+    return TracedActivation(equations, start, exits[0])
 
 
 def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
