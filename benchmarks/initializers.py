@@ -78,15 +78,27 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_import(rounds: int) -> dict[str, Any]:
-    """Seconds from starting a process to the end of the import, alternating between the two."""
-    times: dict[str, list[float]] = {"jax": [], "jaxinit": []}
-    for module in [*times] * (rounds + 1):
+IMPORTS = {
+    "import jax, jaxinit": "import jax, jaxinit",
+    "the same, and a first initializer": "import jax, jaxinit; jaxinit.he_uniform()",
+    "the same, and every name": "import jax, jaxinit; [getattr(jaxinit, name) for name in jaxinit.__all__]",
+}
+
+
+def measure_imports(rounds: int) -> list[dict[str, Any]]:
+    """Seconds of a process that imports, over those of one that imports JAX alone, in alternation."""
+
+    def seconds(program: str) -> float:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-        times[module].append(time.perf_counter() - began)
-    ratios = [ours / theirs for ours, theirs in zip(times["jaxinit"][1:], times["jax"][1:], strict=True)]
-    return {"mode": "import", "ratio": statistics.median(ratios), "rounds": rounds}
+        subprocess.run([sys.executable, "-c", program], check=True)
+        return time.perf_counter() - began
+
+    programs = ["import jax", *IMPORTS.values()]
+    turns = [[seconds(program) for program in programs] for _ in range(rounds + 1)][1:]
+    return [
+        {"mode": "import", "program": name, "ratio": statistics.median(t[i] / t[0] for t in turns), "rounds": rounds}
+        for i, name in enumerate(IMPORTS, start=1)
+    ]
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
@@ -95,7 +107,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_column(column, justify="left" if column in ("initializer", "shape", "mode") else "right")
     for row in rows:
         if row["mode"] == "import":
-            table.add_row("import jaxinit / import jax", "", "process", f"{row['ratio']:.3f}")
+            table.add_row(f"{row['program']} / import jax", "", "process", f"{row['ratio']:.3f}")
             continue
         optional = [f"{row[key]:.3f}" if row[key] is not None else "" for key in ("draw_ms", "compile_ratio")]
         table.add_row(
@@ -115,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="budget of each row")
     parser.add_argument("--import-rounds", type=int, default=10)
     arguments = parser.parse_args()
-    rows = [*measure(arguments.seconds), measure_import(arguments.import_rounds)]
+    rows = [*measure(arguments.seconds), *measure_imports(arguments.import_rounds)]
     show(rows, Console(width=130))
     device = jax.devices()[0]
     record = {

@@ -19,18 +19,28 @@ def _imports(path):
             yield node.module
 
 
-def test_import_loads_no_framework():
-    program = (
-        "import jax, sys; before = set(sys.modules); import jaxinit; new = set(sys.modules) - before;"
-        "print(sorted({n.split('.')[0] for n in new} - {'jax'}), 'scipy.optimize' in new)"
-    )
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "['jaxinit'] False"
+def _loaded_by(program):
+    """Names of the modules that the program loads beyond JAX's own."""
+    watched = f"import jax, sys; before = set(sys.modules); {program}; print(*(set(sys.modules) - before))"
+    return subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_import_loads_nothing_that_is_not_used():
+    assert not any(name.startswith("jaxinit._") for name in _loaded_by("import jaxinit"))
+    initializer = _loaded_by("import jaxinit; jaxinit.he_uniform()")
+    assert "jaxinit._initializers" in initializer
+    assert not {"jaxinit._layers", "jaxinit._study", "jaxinit._schemes"} & set(initializer)
+
+
+def test_no_name_of_the_package_loads_a_framework():
+    loaded = _loaded_by("import jaxinit; [getattr(jaxinit, name) for name in jaxinit.__all__]")
+    assert "jaxinit._study" in loaded
+    assert not {"flax", "optax", "matplotlib", "scipy.optimize"} & set(loaded)
 
 
 def test_init_files_only_reexport():
-    for path in FILES:
-        if path.name == "__init__.py":
+    for path in [*FILES, PACKAGE / "__init__.pyi"]:
+        if path.name.startswith("__init__") and path != PACKAGE / "__init__.py":
             body = ast.parse(path.read_text()).body
             assert all(isinstance(node, ast.ImportFrom) or ast.get_docstring(ast.Module([node], [])) for node in body)
 
