@@ -18,7 +18,14 @@ from rich.table import Table
 
 import jaxinit
 
-MODELS = ("MLP 50 × 128", "MLP 50 × 512", "ResNet-18, 64²", "transformer, unrolled", "transformer, scanned")
+MODELS = (
+    "MLP 50 × 128",
+    "MLP 50 × 512",
+    "ResNet-18, 64²",
+    "ResNet-18, batch of 64",
+    "transformer, unrolled",
+    "transformer, scanned",
+)
 
 
 def loss_fn(output, batch):
@@ -34,7 +41,9 @@ def row(module, batch, seconds):
         return jax.value_and_grad(lambda p: loss_fn(module.apply(p, batch), batch))(params)
 
     def measured(jacobian):
-        return lambda params, batch: jaxinit.diagnose(params, module.apply, batch, loss_fn=loss_fn, jacobian=jacobian)
+        return lambda params, batch: jaxinit.diagnose(
+            params, module.apply, batch, loss_fn=loss_fn, **({} if jacobian else {"lanczos_steps": 0})
+        )
 
     programs = {"floor": compiled(plain, params, batch)}
     programs |= {name: compiled(measured(name == "full"), params, batch) for name in ("passes", "full")}
@@ -57,6 +66,8 @@ def main():
     arguments = parser.parse_args()
     chosen = MODELS[:1] if arguments.quick else MODELS
     available = models()
+    module, images = available["ResNet-18, 64²"]
+    available["ResNet-18, batch of 64"] = module, jnp.tile(images, (4, 1, 1, 1))
     rows = {name: row(*available[name], arguments.seconds) for name in chosen}
     table = Table(title="diagnose over one value_and_grad")
     for column in ("model", "run", "with Jacobian", "compile", "with Jacobian", "memory", "with Jacobian"):

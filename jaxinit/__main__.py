@@ -66,7 +66,8 @@ def _versions() -> str:
 def _initializers() -> Iterator[tuple[str, str]]:
     """Names of initializers, those of the same one together, and their first lines."""
     names: dict[Any, list[str]] = {}
-    for name, value in vars(jaxinit).items():
+    for name in dir(jaxinit):
+        value = getattr(jaxinit, name)
         kind = value if isinstance(value, type) else type(value)
         if issubclass(kind, jaxinit.Initializer) and kind is not jaxinit.Initializer:
             names.setdefault(kind, []).append(name)

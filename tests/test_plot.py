@@ -41,7 +41,7 @@ def labels_apart(ax, axis):
 def test_signals_of_a_hundred_layers_and_of_seeds(style):
     with plt.style.context(style):
         _, ax = plt.subplots()
-        report = jaxinit.diagnose(STACK, apply_fn, X, jacobian=False)
+        report = jaxinit.diagnose(STACK, apply_fn, X, lanczos_steps=0)
         assert jaxinit.plot.signals(report, ax) is ax
         np.testing.assert_allclose(ax.lines[0].get_ydata(), report.pre_std, rtol=1e-6)
         assert labels_apart(ax, "x")

@@ -14,7 +14,7 @@ from table import IDS, INITIALIZERS
 
 import jaxinit
 
-NAMESPACE = {**vars(jaxinit), "array": np.array}
+NAMESPACE = {name: getattr(jaxinit, name) for name in dir(jaxinit)} | {"array": np.array}
 
 
 @pytest.mark.parametrize(("init", "shape"), INITIALIZERS, ids=IDS)

@@ -1,7 +1,8 @@
 """The singular values of the input–output Jacobian, from products with it alone.
 
-J is block-diagonal over samples, so some samples show the spectrum. With random ε, E|Jᵀε|² = tr J Jᵀ; Lanczos on J Jᵀ
-or Jᵀ J, whichever is smaller, finds the ends of the spectrum.
+J is block-diagonal over samples, so some samples show the spectrum. Lanczos on J Jᵀ or Jᵀ J, whichever is smaller,
+finds the ends of the spectrum; from a start of random signs ε its first product shows the trace too, because
+E|J ε|² = tr Jᵀ J.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._typing import Array
 
-SAMPLES = 2
-STEPS = 12
-PROBES = 16
+SHARE = 64
+"""One sample in so many is looked at, and two at least."""
 
 
 class Spectrum(NamedTuple):
@@ -25,7 +25,7 @@ class Spectrum(NamedTuple):
     condition: Array
 
 
-def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array) -> Spectrum | None:
+def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array, steps: int) -> Spectrum | None:
     """The spectrum at some samples of the batch; None for a function of integers."""
     batch = _some(batch)
     leaves, fixed = jax.tree.leaves(batch), jax.tree.leaves(params)
@@ -56,17 +56,16 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
 
     small = min(sizes)
     first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
-    probes = jax.random.rademacher(key, (PROBES, small), jnp.float32)
-    mean_square = jnp.mean(jnp.sum(jax.vmap(first)(probes) ** 2, axis=1)) / small
-    values = _lanczos(lambda v: second(first(v)), small, min(small, STEPS), probes[0] / jnp.float32(small**0.5))
+    start = jax.random.rademacher(key, (small,), jnp.float32) / jnp.float32(small**0.5)
+    mean_square, values = _lanczos(lambda v: second(first(v)), start, min(small, steps))
     top, lowest = values[-1], jnp.maximum(values[0], 0)
     singular = ~jnp.all(jnp.isfinite(values)) | (lowest <= 1e-10 * jnp.maximum(top, 1e-37))
     condition = jnp.where(singular, jnp.inf, jnp.sqrt(top / jnp.where(singular, 1, lowest)))
     return Spectrum(jnp.where(jnp.isnan(mean_square), jnp.inf, mean_square), condition)
 
 
-def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, start: Array) -> Array:
-    """Ritz values of a symmetric operator, in ascending order."""
+def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
+    """Rayleigh's quotient of the start, and the Ritz values of a symmetric operator in ascending order."""
 
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, v = carry
@@ -79,22 +78,21 @@ def _lanczos(operator: Callable[[Array], Array], size: int, steps: int, start: A
         following = jnp.where(beta > 1e-6 * jnp.abs(alpha), w / jnp.where(beta > 0, beta, 1), 0)
         return (basis, following), (alpha, jnp.where(beta > 1e-6 * jnp.abs(alpha), beta, 0))
 
-    begin = (jnp.zeros((steps, size), jnp.float32), start)
+    begin = (jnp.zeros((steps, start.size), jnp.float32), start)
     _, (alphas, betas) = jax.lax.scan(step, begin, jnp.arange(steps))
     matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
     # Once the space is exhausted what follows is zero, and no eigenvalue.
     used = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.where(betas[:-1] > 0, 1.0, 0.0)]))
     matrix = matrix + jnp.diag(jnp.where(used > 0, 0, alphas[0]))
-    return jnp.linalg.eigvalsh(matrix)
+    return alphas[0], jnp.linalg.eigvalsh(matrix)
 
 
 def _some(batch: Any) -> Any:
     """The first samples, if all leaves have as many."""
     shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
-    counts = {shape[0] if shape else None for shape in shapes}
-    if len(counts) != 1 or None in counts:
-        return batch
-    return jax.tree.map(lambda x: x[:SAMPLES], batch)
+    counts = {shape[0] if shape else 0 for shape in shapes}
+    count = counts.pop() if len(counts) == 1 else 0
+    return jax.tree.map(lambda x: x[: max(2, count // SHARE)], batch) if count else batch
 
 
 def _flat(arrays: list[Array]) -> Array:

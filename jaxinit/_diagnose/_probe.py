@@ -6,11 +6,13 @@ loops too, and nothing is stored.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._layers._following import TracedActivation
@@ -116,35 +118,49 @@ class Probe:
             post, dead, saturated = z, jnp.zeros(()), jnp.zeros(())
         else:
             activation, steepest = known
-            post, slope = jax.jvp(activation, (z,), (jnp.ones_like(z),))
+            # Without the barrier the compiler repeats the activation in each of the statistics.
+            post, slope = lax.optimization_barrier(jax.jvp(activation, (z,), (jnp.ones_like(z),)))  # type: ignore[no-untyped-call]
             slope = jnp.abs(slope)
-            dead = jnp.mean(jnp.max(slope, samples, initial=0) == 0, dtype=jnp.float32)
+            dead = jnp.mean(jnp.sum(slope, samples) == 0, dtype=jnp.float32)
             saturated = jnp.mean(slope < FLAT * steepest, dtype=jnp.float32)
         similarity, rank = _between_samples(post, samples, features)
-        every = tuple(range(z.ndim))
-        means = jnp.mean(z), jnp.mean(post)
-        stds = rms(z - means[0], every), rms(post - means[1], every)
-        values = (means[0], stds[0], means[1], stds[1], dead, saturated, similarity, rank)
+        values = (*_mean_and_std(z), *_mean_and_std(post), dead, saturated, similarity, rank)
         return Measured(jnp.ones(()), *(x.astype(jnp.float32) for x in values))
 
 
 def rms(x: Array, axes: tuple[int, ...]) -> Array:
     """The root mean square along some axes, of numbers whose squares float32 may not hold."""
-    x = jnp.abs(x.astype(drawing_dtype(x.dtype)))
-    peak = jnp.max(x, axes, initial=0, keepdims=True)
-    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-    found = jnp.squeeze(safe, axes) * jnp.sqrt(jnp.mean((x / safe) ** 2, axes))
-    return found.astype(jnp.float32)
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
+    x = x.astype(drawing_dtype(x.dtype))
+    scale = _scale(_some(x, axes), axes)
+    return (jnp.squeeze(scale, axes) * jnp.sqrt(jnp.mean((x * (1 / scale)) ** 2, axes))).astype(jnp.float32)
+
+
+def _scale(x: Array, axes: tuple[int, ...]) -> Array:
+    """Something of the size of x to divide by, also where x is zero, infinite, or its reciprocal is."""
+    peak = jnp.max(jnp.abs(x), axes, initial=0, keepdims=True)
+    return jnp.where((peak > 0) & jnp.isfinite(peak), jnp.maximum(peak, 1e-37), 1)
+
+
+def _some(x: Array, axes: tuple[int, ...]) -> Array:
+    """At least every sixteenth slice: the size of some tells that of all to far less than a factor of 10^19."""
+    longest = max(axes, key=lambda axis: x.shape[axis])
+    length = x.shape[longest]
+    return lax.slice_in_dim(x, 0, length, stride=min(16, max(length // 16, 1)), axis=longest)
+
+
+def _mean_and_std(x: Array) -> tuple[Array, Array]:
+    mean = jnp.mean(x)
+    return mean, rms(x - mean, tuple(range(x.ndim)))
 
 
 def _between_samples(x: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:
     """The mean cosine between pairs of some of the samples, and the participation ratio of their Gram matrix."""
     vectors = jnp.transpose(x, samples + features)
-    vectors = vectors.reshape(_size(x, samples), _size(x, features))
+    vectors = vectors.reshape(math.prod(x.shape[d] for d in samples), math.prod(x.shape[d] for d in features))
     step = max(len(vectors) // VECTORS, 1)
     some = vectors[::step][:VECTORS]
-    peak = jnp.max(jnp.abs(some), initial=0)
-    some = some / jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    some = some / _scale(some, (0, 1))
     gram = some @ some.T
     norms = jnp.sqrt(jnp.diag(gram))
     cosines = gram / jnp.maximum(norms[:, None] * norms, 1e-30)
@@ -152,10 +168,3 @@ def _between_samples(x: Array, samples: tuple[int, ...], features: tuple[int, ..
     similarity = (jnp.sum(cosines) - jnp.sum(jnp.diag(cosines))) / pairs
     rank = jnp.trace(gram) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-30)
     return similarity, rank
-
-
-def _size(x: Array, dims: tuple[int, ...]) -> int:
-    size = 1
-    for d in dims:
-        size *= x.shape[d]
-    return size
