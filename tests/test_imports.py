@@ -38,6 +38,16 @@ def test_no_name_of_the_package_loads_a_framework():
     assert not {"flax", "optax", "matplotlib", "scipy.optimize"} & set(loaded)
 
 
+def test_schemes_and_initializers_are_known_by_name_whatever_else_is_loaded():
+    jaxinit_alone = (
+        "import jax, jaxinit; w = jax.numpy.ones((2, 2)); "
+        "print(jaxinit.initialize(jax.random.key(0), w, lambda w, x: x @ w, w, 'auto').shape, "
+        "jaxinit.from_config({'name': 'he_normal'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", jaxinit_alone], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("(2, 2) he_normal(")
+
+
 def test_init_files_only_reexport():
     for path in [*FILES, PACKAGE / "__init__.pyi"]:
         if path.name.startswith("__init__") and path != PACKAGE / "__init__.py":
