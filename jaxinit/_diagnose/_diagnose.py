@@ -49,7 +49,7 @@ def diagnose(
       key: a JAX key for that projection and for the Jacobian; `jax.random.key(0)` by default.
       lanczos_steps: how many products with the input–output Jacobian and with its transpose look for the ends of its
         spectrum; two tell isometry from the rest, ten come closer to the condition number; 0 leaves the Jacobian out.
-        It is looked at for one sample in 64, and for two at least; where samples meet, as in batch normalization, it is
+        It is looked at for one sample in 64, and for one at least; where samples meet, as in batch normalization, it is
         that of these as a batch of their own.
 
     Returns:

@@ -15,7 +15,10 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._typing import Array
 
 SHARE = 64
-"""One sample in so many is looked at, and two at least."""
+"""One sample in so many is looked at, and one at least."""
+
+
+_Map = Callable[[list[Array]], list[Array]]
 
 
 class Spectrum(NamedTuple):
@@ -39,20 +42,16 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
         return [y for y in run(*fixed, *changed) if jnp.issubdtype(y.dtype, jnp.floating)]
 
     inputs = [jnp.asarray(leaves[i]) for i in floating]
-    # Forwards by transposing the way back, which functions with a backward rule of their own have alone.
-    outputs, pull = jax.vjp(function, inputs)
+    outputs, push, pull = _both_ways(function, inputs)
     sizes = sum(x.size for x in inputs), sum(y.size for y in outputs)
     if 0 in sizes:
         return None
-    push = jax.linear_transpose(pull, outputs)
 
     def forward(x: Array) -> Array:
-        (y,) = push((_like(x, inputs),))
-        return _flat(y)
+        return _flat(push(_like(x, inputs)))
 
     def backward(y: Array) -> Array:
-        (x,) = pull(_like(y, outputs))
-        return _flat(x)
+        return _flat(pull(_like(y, outputs)))
 
     small = min(sizes)
     first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
@@ -62,6 +61,17 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
     singular = ~jnp.all(jnp.isfinite(values)) | (lowest <= 1e-10 * jnp.maximum(top, 1e-37))
     condition = jnp.where(singular, jnp.inf, jnp.sqrt(top / jnp.where(singular, 1, lowest)))
     return Spectrum(jnp.where(jnp.isnan(mean_square), jnp.inf, mean_square), condition)
+
+
+def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, _Map]:
+    """The function's value, its derivative, and the transpose of that."""
+    if ir.goes_forwards(ir.trace(function, inputs)):
+        outputs, push = jax.linearize(function, inputs)
+        pull = jax.linear_transpose(push, inputs)
+        return outputs, push, lambda y: pull(y)[0]
+    outputs, backward = jax.vjp(function, inputs)
+    forward = jax.linear_transpose(backward, outputs)
+    return outputs, lambda x: forward((x,))[0], lambda y: backward(y)[0]
 
 
 def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
@@ -92,7 +102,7 @@ def _some(batch: Any) -> Any:
     shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
     counts = {shape[0] if shape else 0 for shape in shapes}
     count = counts.pop() if len(counts) == 1 else 0
-    return jax.tree.map(lambda x: x[: max(2, count // SHARE)], batch) if count else batch
+    return jax.tree.map(lambda x: x[: max(1, count // SHARE)], batch) if count else batch
 
 
 def _flat(arrays: list[Array]) -> Array:

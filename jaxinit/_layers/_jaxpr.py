@@ -238,6 +238,15 @@ def _without_dead_code(program: Program) -> Program:
     return dataclasses.replace(program, equations=tuple(reversed(kept)))
 
 
+def goes_forwards(program: Program) -> bool:
+    """Whether nothing in a program has a backward rule alone, as far as it can be read."""
+    return (
+        all(call.primitive is not jexp.custom_vjp_call_p for call in program.calls)
+        and not any(holds_program(e) for e in program.equations)
+        and all(goes_forwards(inner) for e in program.equations for inner in subprograms(e))
+    )
+
+
 def equations_of(program: Program) -> Iterator[Equation]:
     """All equations of a program and of those it holds, in execution order."""
     for equation in program.equations:
