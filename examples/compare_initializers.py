@@ -3,10 +3,10 @@
 Trains a 50-layer network without normalization or skip connections, ReLU and tanh, from each start with 16 seeds.
 Prints a table for each activation and draws a picture.
 
-    python examples/compare_initializers.py
+    python examples/compare_initializers.py [picture.png]
 """
 
-import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -41,61 +41,49 @@ def digits():
     return [(images[rows], labels[rows]) for rows in np.split(order, [4 * len(order) // 5])]
 
 
-def compare(activation, train, test):
+def compare(activation):
     """The study of all starts for one activation."""
 
     def network(params, images):
-        def layer(h, weights):
-            h = activation(h @ weights[0] + weights[1])
-            return h, jnp.sqrt(jnp.mean(h**2))
-
-        h, scales = jax.lax.scan(layer, images @ params["in"], (params["hidden"], params["biases"]))
-        return h @ params["out"], scales
+        hidden = params["hidden"], params["biases"]
+        h, _ = jax.lax.scan(lambda h, layer: (activation(h @ layer[0] + layer[1]), None), images @ params["in"], hidden)
+        return h @ params["out"]
 
     def loss_fn(params, batch):
-        logits, _ = network(params, batch[0])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(network(params, batch[0]), batch[1]).mean()
 
     def metrics_fn(params, batch):
-        logits, scales = network(params, batch[0])
-        return {"accuracy": (logits.argmax(axis=1) == batch[1]).mean(), "root mean square of activations": scales}
+        report = jaxinit.diagnose(params, network, batch[0], lanczos_steps=0)
+        accuracy = (network(params, batch[0]).argmax(axis=1) == batch[1]).mean()
+        return {"accuracy": accuracy, "scale of activations": report.post_std[1:-1]}  # of the hidden layers
 
-    return jaxinit.study(
-        STARTS,
-        {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()},
-        loss_fn,
-        train,
-        optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9)),
-        learning_rates=[0.01],
-        steps=140,
-        seeds=16,
-        test_data=test,
-        metrics_fn=metrics_fn,
-        maximize=True,
-        diverged_above=2 * np.log(CLASSES),
-    )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    picture = Path(__file__).parent / "pictures" / "compare_initializers.png"
-    parser.add_argument("--out", type=Path, default=picture, help="where to draw")
-    out = parser.parse_args().out
     train, test = digits()
+    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+    options = {"learning_rates": [0.01], "steps": 140, "seeds": 16, "diverged_above": 2 * np.log(CLASSES)}
+    options |= {"test_data": test, "metrics_fn": metrics_fn, "metric": "accuracy", "maximize": True}
+    return jaxinit.study(STARTS, shapes, loss_fn, train, optimizer=sgd, **options)
+
+
+def sgd(rate):
+    """Gradient descent with momentum, gradients clipped."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9))
+
+
+def main(picture=Path(__file__).parent / "pictures" / "compare_initializers.png"):
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     for row, activation in zip(axes, (jax.nn.relu, jnp.tanh), strict=True):
-        result = compare(activation, train, test)
+        result = compare(activation)
         print(f"{DEPTH} plain layers of {WIDTH} units, {activation.__name__}", result, sep="\n")
-        jaxinit.plot.over_depth(result, "root mean square of activations", row[0], legend=False)
+        jaxinit.plot.over_depth(result, "scale of activations", row[0], legend=False)
         jaxinit.plot.learning_curves(result, row[1], legend=activation is jnp.tanh)
         row[0].set(title=f"{activation.__name__}: at the start", ylim=(1e-13, 1e13))
         row[1].set_title(f"{activation.__name__}: learning")
         row[1].axhline(np.log(CLASSES), color="gray", linewidth=0.8)
         row[1].annotate("guessing", (140, np.log(CLASSES)), ha="right", va="top", color="gray", fontsize="small")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    print("picture:", out)
+    Path(picture).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=130)
+    print("picture:", picture)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])
