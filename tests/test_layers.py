@@ -1,5 +1,6 @@
 """What `trace_layers` says of programs whose layers are known by hand."""
 
+import itertools
 import json
 
 import jax
@@ -165,6 +166,26 @@ def test_an_activation_of_the_user_is_cut_out_of_the_program():
 
     layers = trace_layers([struct(4, 8), struct(8, 2)], lambda p, x: snake(x @ p[0]) @ p[1], struct(5, 4))
     assert jaxinit.gain(layers[0].activation) == pytest.approx(jaxinit.gain(snake), rel=1e-5)
+
+
+def test_activations_are_equal_if_they_are_the_same_steps():
+    def leaky(slope):
+        return lambda x: jnp.maximum(x, slope * x) ** 2
+
+    def apply_fn(p, x):
+        for w, f in zip(p, (leaky(0.1), leaky(0.1), leaky(0.2), jnp.tanh, leaky(0.1)), strict=True):
+            x = f(x @ w)
+        return x
+
+    widths = (8, 4, 16, 8, 8, 12)
+    params = [jnp.ones(shape) for shape in itertools.pairwise(widths)]
+    first, same, other, tanh, last = (layer.activation for layer in trace_layers(params, apply_fn, jnp.ones((2, 8))))
+    assert first == same == last
+    assert len({first, same, last}) == 1
+    assert len({first, other, tanh}) == 3
+    again = trace_layers(params, apply_fn, jnp.ones((5, 8)))[0].activation
+    assert again == first
+    assert jaxinit.gain(again) == jaxinit.gain(first) != jaxinit.gain(other)
 
 
 def test_no_activation_before_a_normalisation_or_where_the_output_goes_on_as_it_is():

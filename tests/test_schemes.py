@@ -266,6 +266,20 @@ def test_orthogonal_critical_is_orthogonal_at_the_edge_of_chaos():
     assert float(jnp.std(new["layers_2"]["bias"])) == pytest.approx(0.05**0.5, rel=0.6)
 
 
+def test_convolutions_of_one_tap_are_orthogonal_matrices():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(16, (3, 3))(x))
+            return nn.relu(nn.Conv(8, (1, 1), strides=2)(x))
+
+    x = jnp.ones((1, 6, 6, 16))
+    new = initialize(KEY, Net().init(KEY, x), Net().apply, x, "orthogonal_critical")["params"]
+    for kernel in (new["Conv_0"]["kernel"][1, 1], new["Conv_1"]["kernel"][0, 0]):
+        np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(kernel.shape[1]), atol=1e-5)
+    assert float(jnp.abs(new["Conv_0"]["kernel"][0]).max()) == 0
+
+
 def test_sparse_units_hear_a_fixed_number_of_inputs():
     params, apply_fn, x = chain(nn.tanh)
     kernel = initialize(KEY, params, apply_fn, x, schemes.sparse(num_nonzero=5))["params"]["layers_0"]["kernel"]

@@ -18,11 +18,11 @@ from jaxinit._typing import Array
 _POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TracedActivation:
     """An elementwise function cut out of a program: call it, or take `jaxinit.gain` of it.
 
-    Two are equal if they are cut from the same place of the same trace.
+    Two are equal if they are the same steps, so the gain of a hundred layers alike is computed once.
     """
 
     equations: tuple[ir.Equation, ...]
@@ -49,10 +49,36 @@ class TracedActivation:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         return environment[self.result]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedActivation) and self._steps == other._steps
+
+    def __hash__(self) -> int:
+        return hash(self._steps)
+
     @functools.cached_property
+    def _steps(self) -> tuple[Any, ...]:
+        """All that `__call__` depends on, without the variables of the program."""
+        numbered: dict[ir.Atom, int] = {self.argument: 0}
+
+        def read(atom: ir.Atom) -> Any:
+            if atom in numbered:
+                return numbered[atom]
+            number = np.asarray(_number(atom))
+            return number.dtype.str, number.tobytes()
+
+        steps = []
+        for equation in self.equations:
+            shaped = equation.primitive in (ir.broadcast_p, ir.convert_p)
+            params = () if shaped else tuple((name, _hashable(equation.params[name])) for name in equation.params)
+            kinds = tuple("f" if ir.is_floating(v) else str(v.dtype) for v in equation.outputs)
+            steps.append((str(equation.primitive), params, tuple(map(read, equation.inputs)), kinds))
+            numbered.update((v, len(numbered) + i) for i, v in enumerate(equation.outputs))
+        return (*steps, read(self.result))
+
+    @property
     def name(self) -> str:
         """The name of the activation it equals, or the primitives it is made of."""
-        return outside_traces(self._known_name) or "·".join(str(e.primitive) for e in self.equations)
+        return _name(self)
 
     def _known_name(self) -> str | None:
         points = jnp.asarray(_POINTS)
@@ -64,6 +90,20 @@ class TracedActivation:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value
+
+
+@functools.lru_cache(maxsize=256)
+def _name(activation: TracedActivation) -> str:
+    known = outside_traces(activation._known_name)
+    return known or "·".join(str(e.primitive) for e in activation.equations)
 
 
 class _Reading:

@@ -13,7 +13,8 @@ from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:
     """An orthogonal start for a dense layer, or its counterpart on the middle tap for a convolution."""
-    return delta_orthogonal(scale) if layer.kind == "conv" else orthogonal(scale)
+    spatial = layer.kind == "conv" and layer.receptive_field > 1
+    return delta_orthogonal(scale) if spatial else orthogonal(scale)
 
 
 @dataclasses.dataclass(frozen=True)
