@@ -71,7 +71,8 @@ def ours(scheme):
 
 @functools.cache
 def flax():
-    return leaves(jax.jit(jax.vmap(lambda key: MODEL.init(key, BATCH)))(KEYS))
+    # One by one: several batched QR decompositions in one program may wait for each other forever (jaxlib 0.10, CPU).
+    return leaves(jax.jit(lambda keys: jax.lax.map(lambda key: MODEL.init(key, BATCH), keys))(KEYS))
 
 
 def p_value(a, b):
