@@ -98,18 +98,15 @@ class StudyResult(Tabular):
     def chosen_rates(self) -> np.ndarray:
         """Starts × seeds, the index of the learning rate at which a run counts.
 
-        The best of several rates, judged by the very seeds that are reported, looks better than it is. So seeds are
-        split in two, those at even places and those at odd ones, and each half is reported at the rate that is best
-        for the other half: no seed has a say in its own rate. Best is the rate with the fewest non-finite metrics, and
-        among those the one with the best mean.
+        The best of several rates, judged by the very seeds that are reported, looks better than it is. So each seed is
+        reported at the rate that is best for all the others: no seed has a say in its own rate. Best is the rate at
+        which the fewest of them diverge, and among those the one with the best mean of the rest.
         """
-        chosen = np.zeros((len(self.starts), len(self.seeds)), int)
-        half = np.arange(len(self.seeds)) % 2
-        for i, score in enumerate(self._score()):
-            for fold in (0, 1):
-                judges = half != fold if len(self.seeds) > 1 else half == fold
-                chosen[i, half == fold] = min(range(len(score)), key=lambda rate: _badness(score[rate, judges]))
-        return chosen
+        score = np.where(self.diverged(), -np.inf, self._score())
+        seeds = np.arange(len(self.seeds))
+        judges = [np.delete(seeds, seed) if len(seeds) > 1 else seeds for seed in seeds]
+        rates = range(len(self.learning_rates))
+        return np.array([[min(rates, key=lambda r: _badness(own[r, others])) for others in judges] for own in score])
 
     def values(self) -> np.ndarray:
         """Starts × seeds, the metric at the chosen learning rates."""

@@ -69,7 +69,7 @@ def _remarks(result: "StudyResult", comparisons: list["Comparison"]) -> Iterator
             least = _statistics.fewest_seeds(0.05 / len(comparisons))
             yield f"With {count} seeds no p below {smallest:.2g} is possible; it takes {least} seeds to show anything."
     if len(result.learning_rates) > 1 and count > 1:
-        yield "Each half of the seeds is reported at the learning rate that was best for the other half."
+        yield "Each seed is reported at the learning rate that was best for all the others."
     rate = result.settings.get("seed_steps_per_second")
     if rate:
         yield f"{rate:,.0f} seed-steps per second on {result.settings['devices']}."
