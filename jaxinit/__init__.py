@@ -1,10 +1,18 @@
 """Weight initialization for JAX and Flax: initializers that are values, and right where others are wrong.
 
 `jaxinit.he_uniform()` and its kin are functions of (key, shape, dtype); `jaxinit.haar` samples orthogonal and unitary
-matrices; `jaxinit.gain`, `jaxinit.critical` and `jaxinit.fans` compute what they scale by. `jaxinit.nnx`, imported by
-itself, has what only NNX needs.
+matrices; `jaxinit.gain`, `jaxinit.critical` and `jaxinit.fans` compute what they scale by. `jaxinit.linen`,
+`jaxinit.nnx` and `jaxinit.plot` have what needs Flax and Matplotlib.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi
+_NEED_MORE = {"linen", "nnx", "plot"}  # loaded when they are named, never by a `*`
+
+# The names are in __init__.pyi.
+__getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [name for name in _names if name not in _NEED_MORE]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

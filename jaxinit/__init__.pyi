@@ -1,4 +1,7 @@
 from . import haar as haar
+from . import linen as linen
+from . import nnx as nnx
+from . import plot as plot
 from . import schemes as schemes
 from ._activations import lecun_tanh as lecun_tanh
 from ._critical import CriticalPoint as CriticalPoint

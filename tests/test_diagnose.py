@@ -214,6 +214,20 @@ def test_the_jacobian_of_a_linear_network_is_known():
     assert diagnose(matrix, lambda w, x: x @ w, X[:, :8], lanczos_steps=0).jacobian_condition is None
 
 
+def test_the_jacobian_is_of_the_whole_batch_where_samples_are_not_along_the_first_axis():
+    matrix, graph = jnp.eye(8), jnp.ones((128, 128))
+    sizes = {
+        "time first": (lambda w, x: (x @ w).sum(0), jnp.ones((128, 4, 8)), 128.0),
+        "a graph": (lambda w, x: x[1] @ x[0] @ w, (jnp.ones((128, 8)), graph), None),
+        "a batch of this size": (lambda w, x: (x @ w).reshape(128, 8), jnp.ones((128, 8)), 1.0),
+        "no batch": (lambda w, x: x @ w, jnp.ones(8), 1.0),
+    }
+    for name, (apply_fn, batch, mean_square) in sizes.items():
+        report = diagnose(matrix, apply_fn, batch)
+        assert np.isfinite(report.jacobian_mean_square), name
+        assert mean_square is None or float(report.jacobian_mean_square) == pytest.approx(mean_square), name
+
+
 def test_functions_with_derivatives_of_their_own_keep_them():
     @jax.custom_vjp
     def straight_through(x):
@@ -289,6 +303,87 @@ def test_bad_input():
         diagnose(params, None, X)
     with pytest.raises(ValueError, match="lanczos_steps must be 0 or more"):
         diagnose(params, apply_fn, X, lanczos_steps=-1)
+
+
+def he_net(key, depth=8, width=32):
+    return [jaxinit.he_normal()(k, (width, width)) for k in jax.random.split(key, depth)]
+
+
+def relu_net(params, x):
+    for w in params:
+        x = jax.nn.relu(x @ w)
+    return x
+
+
+def test_readouts_and_branches_that_start_at_zero_are_no_fault():
+    x = jax.random.normal(KEY, (64, 32))
+    params = he_net(KEY)
+    params[-1] = jnp.zeros_like(params[-1])
+
+    def linear_readout(params, x):
+        return relu_net(params[:-1], x) @ params[-1]
+
+    assert diagnose(params, linear_readout, x).healthy
+
+    def residual(params, x):
+        x = x @ params["in"]
+        for a, b in params["blocks"]:
+            x = x + jax.nn.relu(x @ a) @ b
+        return x @ params["out"]
+
+    w = jax.ShapeDtypeStruct((32, 32), jnp.float32)
+    shapes = {"in": w, "blocks": [(w, w)] * 12, "out": w}
+    for scheme in ("fixup", "auto", "gpt2"):
+        report = diagnose(jaxinit.initialize(KEY, shapes, residual, x, scheme), residual, x)
+        assert report.healthy, (scheme, report.verdict)
+
+
+def test_gradients_that_pooling_spreads_over_positions_do_not_vanish():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for features in (16, 32, 32, 64):
+                x = nn.relu(nn.Conv(features, (3, 3), kernel_init=jaxinit.he_normal())(x))
+                n, h, w, c = x.shape
+                x = x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+            x = nn.relu(nn.Dense(64, kernel_init=jaxinit.he_normal())(x.mean((1, 2))))
+            return nn.Dense(10)(x)
+
+    # Smooth images: white noise would be averaged away.
+    x = jax.image.resize(jax.random.normal(KEY, (32, 4, 4, 3)), (32, 32, 32, 3), "cubic")
+    for key in jax.random.split(KEY, 3):
+        report = diagnose(Net().init(key, x), Net().apply, x, lanczos_steps=0)
+        assert not {"vanishing gradient", "exploding gradient"} & set(faults(report)), report.verdict
+
+
+def test_recurrent_cells_are_judged_by_all_their_steps():
+    def apply_fn(params, x):
+        def step(h, xt):
+            return jnp.tanh(xt @ params["in"] + h @ params["hidden"]), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros((x.shape[1], 64)), x)
+        return h @ params["out"]
+
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, m), jnp.float32)
+        for name, n, m in (("in", 8, 64), ("hidden", 64, 64), ("out", 64, 4))
+    }
+    x = jax.random.normal(KEY, (60, 32, 8))
+    params = jaxinit.initialize(KEY, shapes, apply_fn, x, "recurrent")
+    assert diagnose(params, apply_fn, x).healthy
+
+
+def test_what_is_not_finite_zero_or_missing_is_said():
+    x = jax.random.normal(KEY, (64, 32))
+    params = he_net(KEY)
+    assert faults(diagnose(params, lambda p, x: jnp.log(-jnp.abs(relu_net(p, x)) - 1), x)).keys() == {"not finite"}
+    assert faults(diagnose(params, relu_net, x, loss_fn=lambda output, batch: 3.0)).keys() == {"no gradient"}
+    assert "no gradient" in faults(diagnose([0 * w for w in params], relu_net, x))
+    nothing = diagnose(params, lambda p, x: x @ jnp.tanh(p[0]), x)
+    assert "no layer" in nothing.verdict
+    assert not nothing.healthy
+    with pytest.raises(ValueError, match="must return one number, got shape"):
+        diagnose(params, relu_net, x, loss_fn=lambda output, batch: output)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

@@ -45,7 +45,7 @@ def test_signals_of_a_hundred_layers_and_of_seeds(style):
         assert jaxinit.plot.signals(report, ax) is ax
         np.testing.assert_allclose(ax.lines[0].get_ydata(), report.pre_std, rtol=1e-6)
         assert labels_apart(ax, "x")
-        seeds = jax.tree.map(lambda a: jnp.stack([a, 2 * a, 4 * a]), report)
+        seeds = jax.tree.map(lambda a: jnp.stack([a, a * a.dtype.type(2), a * a.dtype.type(4)]), report)
         many = jaxinit.plot.signals(seeds)
         np.testing.assert_allclose(many.lines[0].get_ydata(), 2 * report.pre_std, rtol=1e-6)
         plt.close("all")

@@ -266,6 +266,20 @@ def test_orthogonal_critical_is_orthogonal_at_the_edge_of_chaos():
     assert float(jnp.std(new["layers_2"]["bias"])) == pytest.approx(0.05**0.5, rel=0.6)
 
 
+def test_a_mask_is_not_drawn_anew_unasked():
+    mask = jnp.tri(8)
+    params = {"m": mask, "w": jnp.ones((8, 8))}
+
+    def apply_fn(p, x):
+        return x @ (p["w"] * p["m"])
+
+    with pytest.raises(ValueError, match="which of them is the weight and which its mask"):
+        initialize(KEY, params, apply_fn, jnp.ones((4, 8)))
+    new = initialize(KEY, params, apply_fn, jnp.ones((4, 8)), overrides={"m": lambda key, shape, dtype: mask})
+    np.testing.assert_array_equal(new["m"], mask)
+    assert float(jnp.std(new["w"])) > 0
+
+
 def test_convolutions_of_one_tap_are_orthogonal_matrices():
     class Net(nn.Module):
         @nn.compact

@@ -14,6 +14,7 @@ from jaxinit._diagnose._jacobian import spectrum
 from jaxinit._diagnose._probe import FLAT, Probe, ProbeState, empty, rms
 from jaxinit._diagnose._report import DiagnoseReport, Row
 from jaxinit._eager import outside_traces
+from jaxinit._keys import check_key
 from jaxinit._layers import Layer
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._evaluate import Evaluation
@@ -49,8 +50,8 @@ def diagnose(
       key: a JAX key for that projection and for the Jacobian; `jax.random.key(0)` by default.
       lanczos_steps: how many products with the input–output Jacobian and with its transpose look for the ends of its
         spectrum; two tell isometry from the rest, ten come closer to the condition number; 0 leaves the Jacobian out.
-        It is looked at for one sample in 64, and for one at least; where samples meet, as in batch normalization, it is
-        that of these as a batch of their own.
+        It is looked at for one sample in 64, and for one at least, if samples lie along the first axis of all inputs
+        and outputs; where samples meet, as in batch normalization, it is that of these as a batch of their own.
 
     Returns:
       A `DiagnoseReport`: print it, or ask for its `verdict`, `findings()`, `summary()`, `to_dict()`. It is a pytree:
@@ -76,7 +77,7 @@ def diagnose(
       0.3
     """
     check_integer("lanczos_steps", lanczos_steps, 0)
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else check_key("diagnose", key)
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
         return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
     check_finite("diagnose", params, "params")
@@ -108,7 +109,7 @@ def _diagnose(
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
     known = {unit: _activation(layer) for unit, layer in layers.items()}
-    states, gradients = _passes(traced, apply_fn, params, batch, key, loss_fn, known)
+    states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn, known)
     rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
@@ -121,14 +122,17 @@ def _diagnose(
     found = None
     if lanczos_steps and gradients is not None:
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1), lanczos_steps)
+    weights = [_norm(per_slice(part_of(jnp.asarray(traced.leaves[u.leaf]), u), u)).reshape(-1) for u in layers]
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
     empty_column = jnp.zeros(0)
     for name in ("pre_mean", "pre_std", "post_mean", "post_std", "dead", "saturated", "similarity", "effective_rank"):
         joined.setdefault(name, empty_column)
-    for name in ("gradient_std", "gradient_norm", "update_ratio"):
+    for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
         joined.setdefault(name, None)
     return DiagnoseReport(
         rows=tuple(rows),
+        weight_norm=jnp.concatenate([*weights, empty_column]),
+        finite_output=finite,
         jacobian_mean_square=None if found is None else found.mean_square,
         jacobian_condition=None if found is None else found.condition,
         **joined,
@@ -143,8 +147,8 @@ def _passes(
     key: Array,
     loss_fn: Loss | None,
     known: Mapping[Unit, tuple[TracedActivation, float] | None],
-) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None]:
-    """The states of all layers; and the gradients at the probes and at the leaves, if the program has them."""
+) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None, Array]:
+    """The states of all layers; the gradients at probes and leaves, if any; whether the outputs are finite."""
     analysis = traced.analysis
     evaluation = Evaluation(analysis, Probe(known), dict.fromkeys(analysis.units, ()), differentiable=True)
     data = jax.tree.leaves(batch)
@@ -153,28 +157,46 @@ def _passes(
     begin = {unit: _stacked(empty(), unit) for unit in analysis.units}
     structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
 
-    def forward(chosen: Sequence[Array], probes: dict[Unit, Array]) -> tuple[Array, dict[Unit, ProbeState]]:
+    def forward(
+        chosen: Sequence[Array], probes: dict[Unit, Array]
+    ) -> tuple[Array, tuple[dict[Unit, ProbeState], Array]]:
         values = list(leaves)
         for i, x in zip(floating, chosen, strict=True):
             values[i] = x
         start = {unit: begin[unit]._replace(probe=probe) for unit, probe in probes.items()}
         outputs, states = evaluation.run([*values, *data], start)
         loss = (loss_fn or functools.partial(_projected, key=key))(jax.tree.unflatten(structure, outputs), batch)
-        return jnp.real(jnp.asarray(loss)).astype(jnp.float32), states
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(y)) for y in outputs if _is_inexact(y)]))
+        return _number(loss), (states, finite)
 
     chosen, probes = [leaves[i] for i in floating], {unit: state.probe for unit, state in begin.items()}
     if any(isinstance(e, ir.While) for e in ir.equations_of(analysis.program)):
-        return forward(chosen, probes)[1], None
-    (of_leaves, of_probes), states = jax.grad(forward, argnums=(0, 1), has_aux=True)(chosen, probes)
+        states, finite = forward(chosen, probes)[1]
+        return states, None, finite
+    (of_leaves, of_probes), (states, finite) = jax.grad(forward, argnums=(0, 1), has_aux=True)(chosen, probes)
     by_leaf: list[Array | None] = [None] * len(leaves)
     for i, gradient in zip(floating, of_leaves, strict=True):
         by_leaf[i] = gradient
-    return states, (of_probes, by_leaf)
+    return states, (of_probes, by_leaf), finite
+
+
+def _is_inexact(x: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+
+
+def _number(loss: Any) -> Array:
+    """The loss, if it is one number."""
+    if len(jax.tree.leaves(loss)) != 1 or jnp.shape(jax.tree.leaves(loss)[0]) != ():
+        shapes = jax.tree.map(jnp.shape, loss)
+        raise ValueError(
+            f"loss_fn is a function of (output of apply_fn, batch) and must return one number, got shape {shapes}"
+        )
+    return jnp.real(jnp.asarray(jax.tree.leaves(loss)[0])).astype(jnp.float32)
 
 
 def _projected(output: Any, batch: Any, key: Array) -> Array:
     """A random projection of the output, of unit variance where the output has it."""
-    parts = [y for y in jax.tree.leaves(output) if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
+    parts = [y for y in jax.tree.leaves(output) if _is_inexact(y)]
     keys = jax.random.split(key, max(len(parts), 1))
     size = max(sum(y.size for y in parts), 1)
     total = jnp.zeros(())
@@ -245,13 +267,14 @@ def _columns(state: ProbeState) -> dict[str, Array]:
 def _gradient_columns(
     traced: Traced, unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None]
 ) -> dict[str, Array]:
-    total, uses = of_probes[unit][..., 0], of_probes[unit][..., 1]
+    total, uses, samples = jnp.moveaxis(of_probes[unit], -1, 0)
     gradient = by_leaf[unit.leaf]
     assert gradient is not None
     weight = jnp.asarray(traced.leaves[unit.leaf])
     norms = [_norm(per_slice(part_of(x, unit), unit)) for x in (gradient, weight)]
     return {
         "gradient_std": total / jnp.maximum(uses, 1),
+        "gradient_samples": samples,
         "gradient_norm": norms[0],
         "update_ratio": norms[0] / jnp.where(norms[1] > 0, norms[1], 1),
     }

@@ -30,7 +30,9 @@ class Spectrum(NamedTuple):
 
 def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array, steps: int) -> Spectrum | None:
     """The spectrum at some samples of the batch; None for a function of integers."""
-    batch = _some(batch)
+    if not any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(batch)):
+        return None
+    batch = _some(apply_fn, params, batch)
     leaves, fixed = jax.tree.leaves(batch), jax.tree.leaves(params)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     run = ir.as_function(apply_fn, params, batch)
@@ -97,12 +99,24 @@ def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tu
     return alphas[0], jnp.linalg.eigvalsh(matrix)
 
 
-def _some(batch: Any) -> Any:
-    """The first samples, if all leaves have as many."""
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    count = counts.pop() if len(counts) == 1 else 0
-    return jax.tree.map(lambda x: x[: max(1, count // SHARE)], batch) if count else batch
+def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
+    """The first samples, if the first axis of all inputs and outputs is theirs; the whole batch otherwise."""
+
+    def counts(tree: Any) -> set[int]:
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(tree)]
+        return {shape[0] if shape else 0 for shape in shapes}
+
+    before = counts(batch)
+    count = max(before, default=0)
+    some = max(1, count // SHARE)
+    if before != {count} or count <= some:
+        return batch
+    fewer = jax.tree.map(lambda x: x[:some], batch)
+    try:
+        outputs = [jax.eval_shape(apply_fn, params, x) for x in (batch, fewer)]
+    except Exception:  # whatever a function raises that was written for this batch alone
+        return batch
+    return fewer if [counts(y) for y in outputs] == [{count}, {some}] else batch
 
 
 def _flat(arrays: list[Array]) -> Array:

@@ -6,6 +6,7 @@ loops too, and nothing is stored.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class Measured(NamedTuple):
 
 
 class ProbeState(NamedTuple):
-    """Numbers whose gradients are sums over uses of root mean squares, and the uses; and what was measured."""
+    """Numbers whose gradients are sums over uses: of root mean squares, of ones, of samples; and what was measured."""
 
     probe: Array
     measured: Measured
@@ -59,20 +60,21 @@ class ProbeState(NamedTuple):
 
 def empty() -> ProbeState:
     """Nothing measured yet."""
-    return ProbeState(jnp.zeros(2), Measured(*[jnp.zeros(())] * 9))
+    return ProbeState(jnp.zeros(3), Measured(*[jnp.zeros(())] * 9))
 
 
-@jax.custom_vjp
-def _probed(x: Array, probe: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _probed(x: Array, probe: Array, samples: int) -> Array:
     return x
 
 
-def _probed_forward(x: Array, probe: Array) -> tuple[Array, None]:
+def _probed_forward(x: Array, probe: Array, samples: int) -> tuple[Array, None]:
     return x, None
 
 
-def _probed_backward(_: None, gradient: Array) -> tuple[Array, Array]:
-    return gradient, jnp.stack([rms(gradient, tuple(range(gradient.ndim))), jnp.ones(())])
+def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Array]:
+    size = rms(gradient, tuple(range(gradient.ndim)))
+    return gradient, jnp.stack([size, jnp.ones(()), jnp.full((), samples, jnp.float32)])
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
@@ -106,13 +108,19 @@ class Probe:
         output = u if bias is None else u + bias
         found = self._measured(place, jax.lax.stop_gradient(output))
         measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
-        return ProbeState(state.probe, measured), _probed(output, state.probe)
+        samples = math.prod(output.shape[d] for d in self._axes(place, output)[0])
+        return ProbeState(state.probe, measured), _probed(output, state.probe, samples)
+
+    @staticmethod
+    def _axes(place: Place, z: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The dimensions of an output along which samples and positions lie, and those of its units."""
+        features = tuple(sorted(set(place.site.placed.values()) & set(range(z.ndim))))
+        return tuple(d for d in range(z.ndim) if d not in features), features
 
     def _measured(self, place: Place, z: Array) -> Measured:
         z = jnp.abs(z) if jnp.iscomplexobj(z) else z
         z = z.astype(drawing_dtype(z.dtype))
-        features = tuple(sorted(set(place.site.placed.values()) & set(range(z.ndim))))
-        samples = tuple(d for d in range(z.ndim) if d not in features)
+        samples, features = self._axes(place, z)
         known = self.activations.get(place.unit)
         if known is None:
             post, dead, saturated = z, jnp.zeros(()), jnp.zeros(())

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxinit._diagnose._verdict import Finding, findings, growth
+from jaxinit._diagnose._verdict import Finding, findings, gradient_scale, growth
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
@@ -74,8 +74,11 @@ class DiagnoseReport(Tabular):
       similarity: mean cosine between the activations of different samples; near 1, all samples look alike.
       effective_rank: participation ratio of the activations of up to 64 samples: along how many directions they lie.
       gradient_std: root mean square of the gradient at the layer's output; None for programs with a `while_loop`.
+      gradient_samples: over how many samples, positions and uses that gradient is spread; None likewise.
       gradient_norm: of the gradient of the weight; None likewise.
       update_ratio: |gradient| / |weight|, the relative change by a step of unit learning rate; None likewise.
+      weight_norm: Euclidean norm of the weight.
+      finite_output: whether all numbers that the model returns are finite.
       jacobian_mean_square: mean square of the singular values of the input–output Jacobian, estimated; None for inputs
         that are integers.
       jacobian_condition: its largest singular value over the smallest one found; None likewise.
@@ -91,8 +94,11 @@ class DiagnoseReport(Tabular):
     similarity: Array
     effective_rank: Array
     gradient_std: Array | None
+    gradient_samples: Array | None
     gradient_norm: Array | None
     update_ratio: Array | None
+    weight_norm: Array
+    finite_output: Array
     jacobian_mean_square: Array | None
     jacobian_condition: Array | None
 
@@ -107,7 +113,8 @@ class DiagnoseReport(Tabular):
     @property
     def gradient_growth(self) -> np.ndarray | None:
         """The factor by which gradients grow from layer to layer on their way back, fitted."""
-        return None if self.gradient_std is None else growth(self.gradient_std[..., ::-1], self._chain()[::-1])
+        scale = gradient_scale(self)
+        return None if scale is None else growth(scale[..., ::-1], self._chain()[::-1])
 
     def findings(self) -> list[Finding]:
         """What is wrong, most serious first; for a report over seeds, what is wrong with its median."""
@@ -115,14 +122,19 @@ class DiagnoseReport(Tabular):
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings()
+        """Whether something was measured and nothing is wrong."""
+        return bool(self.rows) and not self.findings()
 
     @property
     def verdict(self) -> str:
         """What is wrong, from which layer on, and which call would mend it, in words."""
+        if not self.rows:
+            return "Nothing was measured: the program has no layer, no product of data with a weight as it is stored."
         found = self.findings()
-        return "\n".join(map(str, found)) if found else "Signals and gradients keep their size through all layers."
+        if found:
+            return "\n".join(map(str, found))
+        kept = "Signals" if self.gradient_std is None else "Signals and gradients"
+        return f"{kept} keep their size through all layers."
 
     def summary(self, confidence: float = 0.95) -> "Summary":
         """Mean and interval over seeds of every column, for a report that was vmapped over seeds.

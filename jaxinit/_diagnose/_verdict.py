@@ -25,8 +25,8 @@ class Finding:
     """One fault.
 
     Attributes:
-      fault: "overflow", "exploding signal", "vanishing signal", "outlier", "dead", "saturated", "ordered", "exploding
-        gradient" or "vanishing gradient".
+      fault: "overflow", "not finite", "exploding signal", "vanishing signal", "outlier", "dead", "saturated",
+        "ordered", "exploding gradient", "vanishing gradient" or "no gradient".
       layer: the layer where it begins.
       what: the fault in words.
       remedy: the call that would mend it.
@@ -54,10 +54,21 @@ def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
     return np.exp((logs * depth).sum(-1) / (depth**2).sum())
 
 
+def gradient_scale(report: "DiagnoseReport") -> np.ndarray | None:
+    """The norm of the gradient at a unit over all samples, positions and uses; None if there are no gradients.
+
+    Pooling spreads a gradient over more positions and a recurrent cell over more uses: its norm stays what it was.
+    """
+    if report.gradient_std is None or report.gradient_samples is None:
+        return None
+    return np.asarray(report.gradient_std, float) * np.sqrt(np.asarray(report.gradient_samples, float))
+
+
 def findings(report: "DiagnoseReport") -> list[Finding]:
     """What is wrong with one start."""
     names = np.array([row.name for row in report.rows], object)
-    chain = report._chain()
+    # Weights that are zero are meant to be: readouts and last layers of branches. Nothing is to be learned of them.
+    chain = report._chain() & (np.asarray(report.weight_norm) > 0)
     found = _broken(report, names)
     if found:
         return found
@@ -82,10 +93,13 @@ def _remedy(report: "DiagnoseReport") -> str:
 
 def _broken(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
     bad = ~np.isfinite(np.asarray(report.pre_std, float))
-    if not bad.any():
-        return []
-    first = names[np.argmax(bad)]
-    return [Finding("overflow", first, f"The output of {first} is beyond what floats hold.", _remedy(report))]
+    if bad.any():
+        first = names[np.argmax(bad)]
+        return [Finding("overflow", first, f"The output of {first} is not finite.", _remedy(report))]
+    if len(names) and not report.finite_output:
+        what = f"All layers have finite outputs, but what the model makes of them is not: look after {names[-1]}."
+        return [Finding("not finite", names[-1], what, "logarithms, roots and divisions of numbers kept off zero")]
+    return []
 
 
 def _units(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
@@ -126,21 +140,29 @@ def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> l
     if found:
         return found
     reference = max(scale[0], TINY)
+    # What a branch adds to its skip connection may be as little as one likes.
+    through = ~np.array([row.residual for row in report.rows], bool)[chain]
     for fault, beyond, word in (
-        ("vanishing signal", scale < reference / TOTAL, "shrink"),
+        ("vanishing signal", (scale < reference / TOTAL) & through, "shrink"),
         ("exploding signal", scale > reference * TOTAL, "grow"),
     ):
         if beyond.any():
             first = layers[np.argmax(beyond)]
             factor = float(growth(scale, np.ones(len(scale), bool)))
             share = f"less than 1/{TOTAL:g} of" if fault.startswith("vanishing") else f"more than {TOTAL:g} times"
-            what = f"Signals {word} by {factor:.3g} a layer; from {first} on they are {share} the first layer's."
+            what = f"Signals {word}{_by(factor, word)}; from {first} on they are {share} the first layer's."
             found.append(Finding(fault, str(first), what, _remedy(report)))
-    if not found and (scale < 1e-6).any():
-        first = layers[np.argmax(scale < 1e-6)]
-        what = f"The output of {first} hardly varies (std {scale[np.argmax(scale < 1e-6)]:.1g})."
+    still = (scale < 1e-6) & through
+    if not found and still.any():
+        first = layers[np.argmax(still)]
+        what = f"The output of {first} hardly varies (std {scale[np.argmax(still)]:.1g})."
         found.append(Finding("vanishing signal", str(first), what, _remedy(report)))
     return found
+
+
+def _by(factor: float, word: str) -> str:
+    """The fitted rate, if the change is spread over the layers."""
+    return f" by {factor:.3g} a layer" if (factor > 1) == (word == "grow") else ""
 
 
 def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
@@ -162,9 +184,13 @@ def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
 
 
 def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
-    if report.gradient_std is None:
+    spread = gradient_scale(report)
+    if spread is None or report.gradient_norm is None:
         return []
-    scale, layers = np.asarray(report.gradient_std, float)[chain], names[chain]
+    if len(names) and not np.asarray(report.gradient_norm).any():
+        remedy = "a loss that depends on the parameters, and a start whose weights are not all zero"
+        return [Finding("no gradient", names[0], "The gradients of all weights are zero.", remedy)]
+    scale, layers = spread[chain], names[chain]
     if len(scale) < 2:
         return []
     if not np.isfinite(scale).all():
@@ -184,7 +210,7 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
         if beyond[-1]:
             first = layers[::-1][np.argmax(beyond)]
             what = (
-                f"Gradients {word} by {factor:.3g} a layer on their way back; at {first} they are {share} those of the "
+                f"Gradients {word}{_by(factor, word)} on their way back; at {first} they are {share} those of the "
                 "last layer."
             )
             return [Finding(fault, str(first), what, _remedy(report))]
@@ -195,7 +221,8 @@ def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> li
     similarity, layers = np.asarray(report.similarity, float)[chain], names[chain]
     scale = np.asarray(report.pre_std, float)[chain]
     alike = (similarity > ALIKE) & (scale > 0)
-    if len(alike) < 3 or not alike[-1] or similarity[0] > ALIKE:
+    # Averages over an image are alike for all images, too: it takes several layers to make a phase.
+    if len(alike) < 3 or not alike[-3:].all() or similarity[0] > ALIKE:
         return []
     first = layers[len(alike) - np.argmin(alike[::-1])] if not alike.all() else layers[0]
     what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the ordered phase."

@@ -39,6 +39,11 @@ class Traced:
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
     """Traces and analyses `apply_fn(params, batch)`."""
+    if callable(getattr(apply_fn, "apply", None)) and callable(getattr(apply_fn, "init", None)):
+        raise TypeError(
+            f"apply_fn must be a function of (params, batch), got a {type(apply_fn).__name__} module; pass its method "
+            "`apply`, or see jaxinit.linen for modules with state and random numbers"
+        )
     if not callable(apply_fn):
         raise TypeError(
             f"apply_fn must be a function of (params, batch), got {type(apply_fn).__name__}; "

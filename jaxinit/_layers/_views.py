@@ -115,6 +115,11 @@ def part_of(leaf: Array, unit: Unit) -> Array:
     return leaf[tuple(slice(start, stop) for start, stop in unit.region)]
 
 
+def other_factors(unit: Unit) -> list[int]:
+    """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
+    return [leaf for leaf, degree in unit.first_part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
+
+
 def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
     """The leaf with another part in the place of a unit."""
     if part.shape == leaf.shape:

@@ -13,7 +13,7 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._origin import Factor, Origin
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import part_of, scale_factors, spread_over_leaf, view, with_part
+from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormalize
 from jaxinit._typing import Array
@@ -48,11 +48,6 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if not origin.exact or not whole or len(reads) != 1 or len(origin.stack) != len(unit.stack):
         return None
     return leaf, origin
-
-
-def other_factors(unit: Unit) -> list[int]:
-    """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
-    return [leaf for leaf, degree in unit.first_part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
 
 
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:

@@ -18,8 +18,8 @@ from jaxinit._checks import check_finite
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import part_name, scale_factors
-from jaxinit._lsuv._apply import centred_channels, other_factors, with_orthonormal, with_scales
+from jaxinit._layers._views import other_factors, part_name, scale_factors
+from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
     Options,

@@ -13,7 +13,7 @@ from jaxinit._layers import Layer
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import with_part
+from jaxinit._layers._views import other_factors, with_part
 from jaxinit._patterns import check_patterns, first_match
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
@@ -114,6 +114,7 @@ def initialize(
     traced = model.traced
     if isinstance(overrides, Mapping):
         check_patterns("overrides", overrides, traced.paths, "leaf", "leaves")
+    _check_products(model, overrides)
     draw = _Drawing(key, chosen, model, overrides)
     leaves = [draw.leaf(i, old) for i, old in enumerate(traced.leaves)]
     if chosen.measures:
@@ -123,6 +124,26 @@ def initialize(
     placed = [_placed(new, old) for new, old in zip(leaves, traced.leaves, strict=True)]
     result = jax.tree.unflatten(jax.tree.structure(params), placed)
     return (result, InitializeReport(repr(chosen), tuple(draw.rows))) if return_report else result
+
+
+def _check_products(model: Model, overrides: Overrides) -> None:
+    """Of a weight and its mask the program does not say which is which, and to draw a mask anew would destroy it.
+
+    Raises:
+      ValueError: the user does not say it either.
+    """
+    traced = model.traced
+    for layer, unit in model.layers:
+        shape = np.shape(traced.leaves[unit.leaf])
+        for other in other_factors(unit):
+            paths = traced.paths[unit.leaf], traced.paths[other]
+            told = any(_overridden(overrides, path, layer) is not None for path in paths)
+            if layer.view is not None and np.shape(traced.leaves[other]) == shape and not told:
+                raise ValueError(
+                    f"{paths[0]} and {paths[1]} are multiplied element by element, so the program does not say which "
+                    "of them is the weight and which its mask; say what one of them is, for instance "
+                    f"overrides={{{paths[1]!r}: lambda key, shape, dtype: mask}}"
+                )
 
 
 class _Drawing:

@@ -28,7 +28,8 @@ def seed_numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 def rate_numbers(learning_rates: Sequence[float]) -> tuple[float, ...]:
     """The learning rates, checked."""
-    if not isinstance(learning_rates, Sequence | np.ndarray) or len(learning_rates) == 0:
+    listed = isinstance(learning_rates, (Sequence, np.ndarray, jax.Array)) and not isinstance(learning_rates, str)
+    if not listed or np.size(learning_rates) == 0:
         raise TypeError(f"learning_rates must be a sequence of one number or more, got {learning_rates!r}")
     rates = tuple(float(rate) for rate in learning_rates)
     for rate in rates:
