@@ -282,6 +282,8 @@ def test_seeds_jit_and_summary():
     assert "medians over seeds" in str(reports)
     with pytest.raises(ValueError, match="vmap diagnose over seeds"):
         one.summary()
+    with pytest.raises(ValueError, match="confidence must be less than 1"):
+        reports.summary(95)
 
 
 def test_the_report_is_data_text_and_html():

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxinit._checks import check_number
 from jaxinit._diagnose._verdict import Finding, findings, gradient_scale, growth
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
@@ -140,8 +141,11 @@ class DiagnoseReport(Tabular):
         """Mean and interval over seeds of every column, for a report that was vmapped over seeds.
 
         Raises:
-          ValueError: the report has no axis of seeds.
+          ValueError: the report has no axis of seeds, or `confidence` is not between 0 and 1.
         """
+        check_number("confidence", confidence, positive=True)
+        if confidence >= 1:
+            raise ValueError(f"confidence must be less than 1, such as 0.95, got {confidence}")
         if np.ndim(self.pre_std) < 2:
             raise ValueError(
                 f"summary is over seeds, but this report has arrays of shape {np.shape(self.pre_std)}; vmap diagnose "
