@@ -374,6 +374,17 @@ def test_recurrent_cells_are_judged_by_all_their_steps():
     params = jaxinit.initialize(KEY, shapes, apply_fn, x, "recurrent")
     assert diagnose(params, apply_fn, x).healthy
 
+    class Memory(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4)(nn.RNN(nn.LSTMCell(32))(x)[:, -1])
+
+    x = jax.random.normal(KEY, (64, 40, 8))
+    params = Memory().init(KEY, x)
+    assert diagnose(params, Memory().apply, x).healthy
+    runaway = diagnose(jax.tree.map(lambda w: 50 * w, params), Memory().apply, x)
+    assert "exploding gradient" in faults(runaway)
+
 
 def test_what_is_not_finite_zero_or_missing_is_said():
     x = jax.random.normal(KEY, (64, 32))

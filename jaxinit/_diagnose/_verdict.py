@@ -17,6 +17,8 @@ CUT_OFF = 0.95
 SATURATED = 0.35
 """More than expected for standard normal pre-activations."""
 ALIKE = 0.995
+STEEP = 1e4
+"""A root mean square of the Jacobian's singular values that no start is meant to have."""
 TINY = 1e-30
 
 
@@ -75,7 +77,8 @@ def findings(report: "DiagnoseReport") -> list[Finding]:
     found = _units(report, names)
     if np.max(report.dead, initial=0) > CUT_OFF:
         return found  # nothing passes: all else follows from it
-    return found + _signal(report, names, chain) + _gradient(report, names, chain) + _alike(report, names, chain)
+    found += _signal(report, names, chain) + _gradient(report, names, chain) + _alike(report, names, chain)
+    return found or _jacobian(report, names)
 
 
 def _remedy(report: "DiagnoseReport") -> str:
@@ -215,6 +218,17 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
             )
             return [Finding(fault, str(first), what, _remedy(report))]
     return []
+
+
+def _jacobian(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
+    """What layers by themselves do not show, such as a recurrent cell that runs away from step to step."""
+    if report.jacobian_mean_square is None or len(names) == 0:
+        return []
+    size = float(np.sqrt(np.asarray(report.jacobian_mean_square, float)))
+    if size < STEEP:
+        return []
+    what = f"Small changes of the input come out {size:.1g} times as large, though no layer alone stands out."
+    return [Finding("exploding gradient", str(names[0]), what, _remedy(report))]
 
 
 def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
