@@ -17,6 +17,7 @@ Begin with
   array by array    nn.Dense(64, kernel_init=jaxinit.he_normal())
   whole models      jaxinit.initialize(key, params, apply_fn, batch, "auto")
                     jaxinit.lsuv(params, apply_fn, batch)
+  what is wrong?    jaxinit.diagnose(params, apply_fn, batch), jaxinit.recommend(params, apply_fn, batch)
   which is best?    jaxinit.study(["auto", jaxinit.lsuv], params, loss_fn, data, ...)
   see it at work    python -m jaxinit demo"""
 

@@ -399,6 +399,16 @@ def test_what_is_not_finite_zero_or_missing_is_said():
         diagnose(params, relu_net, x, loss_fn=lambda output, batch: output)
 
 
+def test_one_sample_and_one_number_are_enough_and_no_sample_is_not():
+    w = jnp.arange(8.0)
+    assert diagnose(w, lambda w, x: x @ w, jnp.ones(8)).healthy
+    report = diagnose(w[:, None], lambda w, x: x @ w, jnp.ones((1, 8)))
+    assert report.healthy
+    np.testing.assert_allclose(report.gradient_norm, 8**0.5 * float(report.gradient_std[0]), rtol=1e-5)
+    with pytest.raises(ValueError, match="one sample or more"):
+        diagnose(w[:, None], lambda w, x: x @ w, jnp.ones((0, 8)))
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_sizes_whose_squares_float32_does_not_hold(scale):
     w = jax.random.normal(KEY, (X.shape[1], 40))

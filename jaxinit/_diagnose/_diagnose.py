@@ -58,7 +58,7 @@ def diagnose(
       `jax.vmap` over seeds gives one with an axis of seeds.
 
     Raises:
-      ValueError: parameters or batch are not finite, or `lanczos_steps` is negative.
+      ValueError: parameters or batch are not finite, the batch is empty, or `lanczos_steps` is negative.
       TypeError: `apply_fn` is not callable, or `lanczos_steps` is no integer.
 
     Example:
@@ -80,6 +80,9 @@ def diagnose(
     key = jax.random.key(0) if key is None else check_key("diagnose", key)
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
         return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
+    if any(jnp.size(x) == 0 for x in jax.tree.leaves(batch)):
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
+        raise ValueError(f"diagnose needs a batch of one sample or more, got arrays of shapes {shapes}")
     check_finite("diagnose", params, "params")
     check_finite("diagnose", batch, "batch")
     return _compiled(apply_fn, loss_fn, lanczos_steps)(params, batch, key)

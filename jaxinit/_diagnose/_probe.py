@@ -152,6 +152,8 @@ def _scale(x: Array, axes: tuple[int, ...]) -> Array:
 
 def _some(x: Array, axes: tuple[int, ...]) -> Array:
     """At least every sixteenth slice: the size of some tells that of all to far less than a factor of 10^19."""
+    if not axes:
+        return x
     longest = max(axes, key=lambda axis: x.shape[axis])
     length = x.shape[longest]
     return lax.slice_in_dim(x, 0, length, stride=min(16, max(length // 16, 1)), axis=longest)

@@ -149,13 +149,15 @@ def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> l
         ("vanishing signal", (scale < reference / TOTAL) & through, "shrink"),
         ("exploding signal", scale > reference * TOTAL, "grow"),
     ):
+        beyond[0] = False  # it is what the others are compared with
         if beyond.any():
             first = layers[np.argmax(beyond)]
             factor = float(growth(scale, np.ones(len(scale), bool)))
             share = f"less than 1/{TOTAL:g} of" if fault.startswith("vanishing") else f"more than {TOTAL:g} times"
             what = f"Signals {word}{_by(factor, word)}; from {first} on they are {share} the first layer's."
             found.append(Finding(fault, str(first), what, _remedy(report)))
-    still = (scale < 1e-6) & through
+    several = np.ones(len(names)) if report.gradient_samples is None else np.asarray(report.gradient_samples)
+    still = (scale < 1e-6) & through & (several[chain] != 1)
     if not found and still.any():
         first = layers[np.argmax(still)]
         what = f"The output of {first} hardly varies (std {scale[np.argmax(still)]:.1g})."
