@@ -1,4 +1,4 @@
-"""jaxinit.study against a Python loop over jitted runs: python benchmarks/study.py [--seconds 60]
+"""jaxinit.study against a Python loop over jitted runs: python benchmarks/study.py [--seconds 5]
 
 64 seeds of one start, as the study trains them (programs of the size that it chooses, and one program for all), a
 Python loop over a jitted training run of one seed, and one such run alone; with the peak memory of each program and the
@@ -158,15 +158,15 @@ def show(report):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="budget for each row")
-    parser.add_argument("--steps", type=int, default=400, help="training steps of a run")
+    parser.add_argument("--seconds", type=float, default=5.0, help="budget for each row")
+    parser.add_argument("--steps", type=int, default=50, help="training steps of a run")
     parser.add_argument("--quick", action="store_true", help="one model, few steps, nothing written")
     arguments = parser.parse_args()
     report = {**description(), "rows": {}}
     for name, (depth, width) in MODELS.items():
         if arguments.quick and name != "MLP 4 × 64":
             continue
-        steps = 100 if arguments.quick else arguments.steps
+        steps = 20 if arguments.quick else arguments.steps
         report["rows"][name] = measured(depth, width, steps, arguments.seconds)
         Console().print(name, report["rows"][name]["loop_over"], style="dim")
     if not arguments.quick:
