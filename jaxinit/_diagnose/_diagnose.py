@@ -117,24 +117,22 @@ def _diagnose(
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
         rows.extend(_rows(unit, layer, known[unit]))
-        for name, values in _columns(states[unit]).items():
-            columns.setdefault(name, []).append(values.reshape(-1))
+        measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
         if gradients is not None:
-            for name, values in _gradient_columns(traced, unit, *gradients).items():
-                columns.setdefault(name, []).append(values.reshape(-1))
+            measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])
+        for name, values in measured.items():
+            columns.setdefault(name, []).append(values.reshape(-1))
     found = None
     if lanczos_steps and gradients is not None:
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1), lanczos_steps)
-    weights = [_norm(per_slice(part_of(jnp.asarray(traced.leaves[u.leaf]), u), u)).reshape(-1) for u in layers]
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
-    empty_column = jnp.zeros(0)
     for name in ("pre_mean", "pre_std", "post_mean", "post_std", "dead", "saturated", "similarity", "effective_rank"):
-        joined.setdefault(name, empty_column)
+        joined.setdefault(name, jnp.zeros(0))
+    joined.setdefault("weight_norm", jnp.zeros(0))
     for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
         joined.setdefault(name, None)
     return DiagnoseReport(
         rows=tuple(rows),
-        weight_norm=jnp.concatenate([*weights, empty_column]),
         finite_output=finite,
         jacobian_mean_square=None if found is None else found.mean_square,
         jacobian_condition=None if found is None else found.condition,
@@ -268,19 +266,21 @@ def _columns(state: ProbeState) -> dict[str, Array]:
 
 
 def _gradient_columns(
-    traced: Traced, unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None]
+    unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None], weight_norm: Array
 ) -> dict[str, Array]:
     total, uses, samples = jnp.moveaxis(of_probes[unit], -1, 0)
-    gradient = by_leaf[unit.leaf]
-    assert gradient is not None
-    weight = jnp.asarray(traced.leaves[unit.leaf])
-    norms = [_norm(per_slice(part_of(x, unit), unit)) for x in (gradient, weight)]
+    gradient_norm = _norm(_slices(by_leaf[unit.leaf], unit))
     return {
         "gradient_std": total / jnp.maximum(uses, 1),
         "gradient_samples": samples,
-        "gradient_norm": norms[0],
-        "update_ratio": norms[0] / jnp.where(norms[1] > 0, norms[1], 1),
+        "gradient_norm": gradient_norm,
+        "update_ratio": gradient_norm / jnp.where(weight_norm > 0, weight_norm, 1),
     }
+
+
+def _slices(leaf: Any, unit: Unit) -> Array:
+    """A unit's part of its leaf or of the gradient there, one row a slice of a stack."""
+    return per_slice(part_of(jnp.asarray(leaf), unit), unit)
 
 
 def _norm(x: Array) -> Array:
