@@ -72,15 +72,16 @@ def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[i
     fan_in, fan_out = (math.prod(w.shape[a] for a in axes) for axes in (in_axes, out_axes))
     matrix = moved.reshape(*batch, fan_in, fan_out).astype(drawing_dtype(w.dtype))
 
-    tall = fan_in >= fan_out
-    frames = _orthonormal_columns(matrix, w.dtype) if tall else _orthonormal_columns(matrix.mT, w.dtype).mT
+    frames = _orthonormal(matrix, w.dtype)
     back = tuple(order.index(a) for a in range(w.ndim))
     result: Array = jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
     return result
 
 
-def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
-    rows, columns = matrix.shape[-2:]
+def _orthonormal(matrix: Array, dtype: jnp.dtype) -> Array:
+    """Orthonormal columns if the matrices are tall, else orthonormal rows."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    rows, columns = max(matrix.shape[-2:]), min(matrix.shape[-2:])
     # Squares of tiny or huge entries must neither vanish nor overflow.
     largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
     # By powers of two and in two steps: the reciprocal of a huge number is subnormal, and flushed to zero.
@@ -88,7 +89,7 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     for step in (exponent // 2, exponent - exponent // 2):
         matrix = matrix * jnp.exp2(-step.astype(largest.dtype)).astype(matrix.dtype)
 
-    gram = matmul(matrix.conj().mT, matrix)
+    gram = matmul(matrix.conj().mT, matrix) if tall else matmul(matrix, matrix.conj().mT)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
     isotropic = scale.astype(matrix.dtype) * jnp.eye(columns, dtype=matrix.dtype)
     deviation = jnp.max(jnp.abs(gram - isotropic), axis=(-2, -1), keepdims=True)
@@ -96,12 +97,14 @@ def _orthonormal_columns(matrix: Array, dtype: jnp.dtype) -> Array:
     tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
     keep = (scale > 0) & (deviation <= tolerance * scale)
 
-    panels = [
-        jnp.tril(matrix[..., p.offset :, p.offset : p.offset + p.width])
-        for p in cut(rows, columns, panel_width(columns))
-    ]
+    panels = []
+    for offset, _, width in cut(rows, columns, panel_width(columns)):
+        if tall:
+            panels.append(jnp.tril(matrix[..., offset:, offset : offset + width]))
+        else:
+            panels.append(jnp.triu(matrix[..., offset : offset + width, offset:]))
     kept = matrix / jnp.sqrt(jnp.where(scale > 0, scale, 1)).astype(matrix.dtype)
-    return jnp.where(keep, kept, frame(panels))
+    return jnp.where(keep, kept, frame(panels, tall))
 
 
 def _epsilon(dtype: jnp.dtype) -> float:

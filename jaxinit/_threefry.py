@@ -54,24 +54,24 @@ def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.d
             return _with_exponent_zero((x.astype(np.uint64) << np.uint64(32)) | y.astype(np.uint64), dtype)
         return _with_exponent_zero(x ^ y, dtype)
 
-    return stored(draw, key_words)
+    floats: Array = stored(draw, key_words)
+    return floats
 
 
-def stored(function: Callable[[Array], Array], key: Array) -> Array:
+def stored(function: Callable[[Array], Any], key: Array) -> Any:
     """function(key), of a key or its words, kept in memory: XLA's CPU fusion does not repeat it in each consumer."""
 
-    def never(key: Array) -> Array:
+    def never(key: Array) -> Any:
         # shard_map asks both branches to vary over the same mesh axes, hence something made of the key.
-        result = jax.eval_shape(function, key)
-        word = jax.random.key_data(key).ravel()[0].astype(result.dtype)
-        return jnp.broadcast_to(word, result.shape)
+        word = jax.random.key_data(key).ravel()[0]
+        results = jax.eval_shape(function, key)
+        return jax.tree.map(lambda result: jnp.broadcast_to(word.astype(result.dtype), result.shape), results)
 
     # A branch of a conditional is a computation of its own, which fusion does not enter. The barrier hides
     # from the simplifier that the predicate is constant. A barrier around the draw alone would not do: the
     # compiler takes barriers out just before it fuses.
     always = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
-    values: Array = lax.cond(always, function, never, key)
-    return values
+    return lax.cond(always, function, never, key)
 
 
 def _with_exponent_zero(word: Array, dtype: np.dtype[Any]) -> Array:

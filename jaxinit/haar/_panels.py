@@ -1,15 +1,16 @@
-"""How the Gaussian vectors of Stewart's algorithm lie in one flat draw, with no number drawn in vain.
+"""How the Gaussian vectors of Stewart's algorithm lie in one draw.
 
-Column j of an N × k frame needs N − j Gaussians: a lower trapezoid. It is cut into panels of columns. Of
-each panel, the square on top is a triangle, and the rows of the triangle are folded in pairs, a long one
-with a short one, into a rectangle; the rows below are a rectangle already.
+Vector j of a frame of k vectors of length N needs N − j Gaussians. The vectors are cut into panels; two panels
+in a row share a draw of pairs, one taking the first and one the second number of each, so that few numbers are
+drawn in vain: those left of the diagonal of each panel, and a square for the second panel of each two.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxinit._typing import Array
+from jaxinit._typing import Array, DTypeLike
+from jaxinit.haar._pairs import normal_pairs
 
 
 class Panel(NamedTuple):
@@ -19,30 +20,27 @@ class Panel(NamedTuple):
     rows: int
     width: int
 
-    @property
-    def size(self) -> int:
-        """How many Gaussians the panel needs."""
-        return self.rows * self.width - self.width * (self.width - 1) // 2
-
 
 def cut(rows: int, columns: int, width: int) -> list[Panel]:
     """Panels of `width` columns, the last one narrower if need be, for a frame of rows ≥ columns."""
     return [Panel(offset, rows - offset, min(width, columns - offset)) for offset in range(0, columns, width)]
 
 
-def unpack(draw: Array, panel: Panel) -> Array:
-    """The (..., rows, width) panel, zero above its diagonal, from its (..., size) share of the draw."""
-    *batch, _ = draw.shape
-    _, rows, width = panel
-    odd = width % 2
-    # Row j of the triangle, reversed, completes row width − 2 + odd − j; with an odd width the last is complete.
-    size = width * (width + 1) // 2
-    folded = draw[..., :size].reshape(*batch, (width + odd) // 2, width + 1 - odd)
-    upper = jnp.flip(folded[..., odd:, 1 - odd :], axis=-1)
-    lower = jnp.flip(folded[..., :width], axis=-2)
-    triangle = jnp.tril(jnp.concatenate([upper, lower], axis=-2))
-    below = draw[..., size:].reshape(*batch, rows - width, width)
-    return jnp.concatenate([triangle, below], axis=-2)
+def draw(key: Array, batch: tuple[int, ...], layout: list[Panel], tall: bool, dtype: DTypeLike) -> list[Array]:
+    """The Gaussian vectors of each panel, (*batch, width, rows), zero before its diagonal; transposed if tall."""
+    width = layout[0].width
+    lengths = [panel.rows for panel in layout[::2]]
+    shape = (sum(lengths), width) if tall else (width, sum(lengths))
+    pairs = normal_pairs(key, (*batch, *shape), dtype)
+    panels = []
+    for index, panel in enumerate(layout):
+        end = sum(lengths[: index // 2 + 1])
+        start = end - panel.rows
+        if tall:
+            panels.append(jnp.tril(pairs[index % 2][..., start:end, : panel.width]))
+        else:
+            panels.append(jnp.triu(pairs[index % 2][..., : panel.width, start:end]))
+    return panels
 
 
 def with_determinant_one(panels: list[Array]) -> list[Array]:

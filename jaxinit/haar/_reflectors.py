@@ -1,47 +1,53 @@
-"""The orthonormal factor of a lower trapezoid of vectors, by matrix products alone.
+"""The orthonormal factor of a trapezoid of vectors, by matrix products alone.
 
 Stewart (1980): the sign-corrected product of the Householder reflectors of independent Gaussian vectors of
 lengths N, N − 1, ... is exactly Haar. The UT transform (Puglisi 1992; Joffrain et al. 2006) turns a product
 of reflectors into I − V U⁻¹ Vᴴ, where U is the strictly upper part of VᴴV plus half its diagonal.
+
+The formulas are those of wide matrices, with vectors as rows, and of the transpose of tall ones. On CPU, XLA's
+products of many small matrices are fast as A B and A Bᵀ, and several times slower as Aᵀ B, which wide ones avoid.
 """
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxinit._typing import Array
 from jaxinit.haar._triangular import diagonal, inverse, matmul
 
 
-def frame(panels: Sequence[Array], transposed: bool = False) -> Array:
-    """The (..., N, k) frame Q with orthonormal columns whose reflectors the panels hold, or its transpose.
+def frame(panels: Sequence[Array], tall: bool) -> Array:
+    """The (..., k, N) matrix with orthonormal rows whose reflectors the panels hold; if tall, its transpose.
 
-    Panel b is (..., N − o, w), zero above its diagonal, where o is the sum of the widths before it; all
-    panels but the last are equally wide. Q is the factor of a QR decomposition whose R has a positive
-    diagonal, so no sign is left to correct. A zero vector stands for no reflection.
+    Panel b is (..., w, N − o), zero before its diagonal, where o is the sum of the widths before it, or the
+    transpose of that if tall; all panels but the last are equally wide. The tall matrix is the factor Q of a QR
+    decomposition whose R has a positive diagonal, so no sign is left to correct. A zero vector stands for no
+    reflection.
 
     With x a vector, d its first entry, ν = ‖x‖ and φ the sign or phase of d, the reflector of v = x + φν e₁
     takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
-    width = panels[0].shape[-1]
+    wide = [_transposed_if(tall, x) for x in panels]
+    width = wide[0].shape[-2]
     # All panels at once, a narrower last one filled up with zero vectors.
-    grams = jnp.stack([_padded(matmul(x.conj().mT, x), width) for x in panels])
-    tops = jnp.stack([_padded(x[..., : x.shape[-1], :], width) for x in panels])
-    shifts, signs, uppers = _ut_transform(grams, tops)
+    grams = jnp.stack([_padded(matmul(x.conj(), x.mT), width) for x in wide])
+    tops = jnp.stack([_padded(x[..., : x.shape[-2]], width) for x in wide])
+    # Not the diagonals of these products: XLA's CPU library adds thousands of squares one after the other.
+    squares = jnp.stack([_lengthened(jnp.sum(jnp.real(x * x.conj()), axis=-1), width) for x in wide])
+    shifts, phases, uppers = _ut_transform(grams, tops, squares)
     inverses = inverse(uppers)
 
     q = None
     for b in reversed(range(len(panels))):
-        x = panels[b]
-        rows, w = x.shape[-2:]
-        v = x + jnp.eye(rows, w, dtype=x.dtype) * shifts[b, ..., None, :w]
-        q = _reflect(v, inverses[b, ..., :w, :w], _bordered(q, signs[b, ..., :w], rows, transposed), transposed)
+        w = wide[b].shape[-2]
+        q = _reflect(panels[b], shifts[b, ..., :w], phases[b, ..., :w], inverses[b, ..., :w, :w], q, tall)
     assert q is not None
     return q
 
 
 def phase_of(d: Array, norm: Array) -> Array:
-    """d / |d|, +1 where d = 0, and −1 where the whole vector is zero, so that its column of Q is e₁."""
+    """d / |d|, +1 where d = 0, and −1 where the whole vector is zero, so that its row of the result is e₁."""
     if jnp.issubdtype(d.dtype, jnp.complexfloating):
         magnitude = jnp.abs(d)
         safe = jnp.where(magnitude > 0, magnitude, 1).astype(d.dtype)
@@ -51,18 +57,17 @@ def phase_of(d: Array, norm: Array) -> Array:
     return jnp.where(norm > 0, phase, -1)
 
 
-def _ut_transform(gram: Array, top: Array) -> tuple[Array, Array, Array]:
-    """φν, −φ and U of panels X, from XᴴX and their first w rows."""
-    squares = diagonal(gram).real
+def _ut_transform(gram: Array, top: Array, squares: Array) -> tuple[Array, Array, Array]:
+    """φν, φ and U of panels, from their vectors' products with one another, first w entries, and squared norms."""
     norm = jnp.sqrt(squares)
     d = diagonal(top)
     phase = phase_of(d, norm)
     shift = phase * norm.astype(d.dtype)
     # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
-    strict = jnp.triu(gram + top.conj().mT * shift[..., None, :], 1)
+    strict = jnp.triu(gram + top.conj() * shift[..., None, :], 1)
     half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(d.dtype)
     upper = strict + jnp.eye(gram.shape[-1], dtype=d.dtype) * half[..., None, :]
-    return shift, -phase, upper
+    return shift, phase, upper
 
 
 def _padded(matrix: Array, width: int) -> Array:
@@ -70,25 +75,36 @@ def _padded(matrix: Array, width: int) -> Array:
     return jnp.pad(matrix, margins)
 
 
-def _bordered(q: Array | None, signs: Array, rows: int, transposed: bool) -> Array:
-    """[diag(signs) 0; 0 Q], or the transpose with Qᵀ in place of Q."""
-    width = signs.shape[-1]
-    margins = [(0, 0)] * (signs.ndim - 1)
+def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Array | None, tall: bool) -> Array:
+    """[−φ 0; 0 Q] (I − V̄ U⁻ᵀ Vᵀ), where V has the vectors x + φν e₁ as its columns; if tall its transpose."""
+    width = shift.shape[-1]
+    v = panel + _diagonal_matrix(shift, panel.shape[-2], panel.shape[-1])
+    top = v[..., :width, :width].conj()
+    if tall:
+        product = top.mT * phase[..., None, :]
+        if q is not None:
+            product = jnp.concatenate([product, -matmul(v[..., width:, :].conj().mT, q)], axis=-1)
+        reflected = matmul(v, matmul(u_inverse, product))
+    else:
+        # The barrier keeps XLA from taking the transpose for an operand Aᵀ of the next product.
+        product = lax.optimization_barrier(phase[..., None] * top.mT)
+        if q is not None:
+            product = jnp.concatenate([product, -matmul(q, v[..., width:].conj().mT)], axis=-2)
+        reflected = matmul(matmul(product, u_inverse.mT), v)
+    border = _diagonal_matrix(-phase, *reflected.shape[-2:])
     if q is None:
-        columns = width
-    else:
-        columns = width + q.shape[-2 if transposed else -1]
-        q = jnp.pad(q, [*margins, (width, 0), (width, 0)])
-    signs = jnp.pad(signs, [*margins, (0, columns - width)])
-    if transposed:
-        border = jnp.eye(columns, rows, dtype=signs.dtype) * signs[..., :, None]
-    else:
-        border = jnp.eye(rows, columns, dtype=signs.dtype) * signs[..., None, :]
-    return border if q is None else border + q
+        return reflected + border
+    return reflected + (border + jnp.pad(q, [(0, 0)] * (q.ndim - 2) + [(width, 0)] * 2))
 
 
-def _reflect(v: Array, u_inverse: Array, q: Array, transposed: bool) -> Array:
-    """(I − V U⁻¹ Vᴴ) Q, or the transpose with Qᵀ in place of Q."""
-    if transposed:
-        return q - matmul(matmul(matmul(q, v.conj()), u_inverse.mT), v.mT)
-    return q - matmul(v, matmul(u_inverse, matmul(v.conj().mT, q)))
+def _transposed_if(tall: bool, matrix: Array) -> Array:
+    return matrix.mT if tall else matrix
+
+
+def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
+    """So many rows and columns, the entries first on the diagonal and zero after them."""
+    return jnp.eye(rows, columns, dtype=entries.dtype) * _lengthened(entries, rows)[..., None]
+
+
+def _lengthened(vector: Array, length: int) -> Array:
+    return jnp.pad(vector, [(0, 0)] * (vector.ndim - 1) + [(0, length - vector.shape[-1])])

@@ -5,12 +5,16 @@ as elementwise sums over arrays whose last axis is the batch: processors add lon
 thousands of 8 × 8 matrices badly.
 """
 
-import jax.numpy as jnp
-import numpy as np
+import functools
+from collections.abc import Iterable
+from operator import add
 
-from jaxinit import _random
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit._threefry import stored
 from jaxinit._typing import Array, DTypeLike
-from jaxinit.haar._reflectors import phase_of
+from jaxinit.haar._pairs import normal_pairs
 
 MOST_COLUMNS = 32
 """Each column is a dozen operations in the compiled program; beyond this, compiling takes seconds."""
@@ -18,38 +22,60 @@ MOST_COLUMNS = 32
 
 def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, n, m) matrices with orthonormal columns, or rows if n < m; det +1 if `special`, then n == m."""
-    rows, columns = max(n, m), min(n, m)
-    lengths = [rows - j for j in range(columns)]
-    draw = _random.stored_normal(key, (sum(lengths), *batch), dtype)
-    starts = np.cumsum([0, *lengths[:-1]])
-    vectors = [draw[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-    if special:
-        negative = sum((x[0] < 0).astype(int) for x in vectors)
-        vectors[-1] = vectors[-1] * jnp.where(negative % 2 == 1, -1, 1).astype(dtype)
 
-    # The squared norms of all vectors in one product with a matrix of zeros and ones.
-    squares = jnp.real(draw * draw.conj())
-    membership = np.repeat(np.eye(columns, dtype=squares.dtype), lengths, axis=1)
-    norms = jnp.sqrt(jnp.tensordot(membership, squares, 1, precision="highest"))
+    def frame(key: Array) -> tuple[Array, Array]:
+        vectors = _gaussian_vectors(key, batch, max(n, m), min(n, m), dtype)
+        if special:
+            negative = sum((x[0] < 0).astype(int) for x in vectors)
+            vectors[-1] = vectors[-1] * jnp.where(negative % 2 == 1, -1, 1).astype(dtype)
+        return _scaled_frame(vectors)
 
-    q = jnp.zeros((rows - columns, 0, *batch), dtype)
-    for x, norm in zip(vectors[::-1], norms[::-1], strict=True):
-        q = _prepend(x, norm, q)
-    return jnp.moveaxis(q, (0, 1), (-1, -2) if n < m else (-2, -1))
+    # On CPU the last reflector must not be fused with the transpose, which would repeat it for each entry.
+    q, scratch = lax.platform_dependent(key, cpu=functools.partial(stored, frame), default=frame)
+    return jnp.moveaxis(q / scratch[: q.shape[1]], (0, 1), (-1, -2) if n < m else (-2, -1))
 
 
-def _prepend(x: Array, norm: Array, q: Array) -> Array:
-    """H [−φ 0; 0 Q] for the reflector H of x: its first column is u = x / ‖x‖, or e₁ if x is zero.
+def _gaussian_vectors(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike) -> list[Array]:
+    """`columns` arrays (rows − j, *batch); two in a row share a draw of pairs."""
+    lengths = [rows - j for j in range(0, columns, 2)]
+    first, second = normal_pairs(key, (sum(lengths), *batch), dtype)
+    vectors = []
+    for j in range(columns):
+        end = sum(lengths[: j // 2 + 1])
+        vectors.append((second if j % 2 else first)[end - rows + j : end])
+    return vectors
 
-    The reflector is I − v vᴴ / (1 + |u₁|) with v = u + φ e₁.
+
+def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
+    """Q of shape (rows, columns, *batch), each column times the norm of its vector, and these norms.
+
+    Column j starts as its vector x, and is turned by the reflectors of the columns before it. The reflector
+    of x is I − v vᴴ / h with v = x + φν e₁ and h = ν (ν + |x₁|). A zero vector counts as e₁.
     """
-    phase = phase_of(x[0], norm)
-    u = x * (1 / jnp.where(norm > 0, norm, 1)).astype(x.dtype)
-    lower = u[1:, None]
-    one_plus = (1 + jnp.abs(u[0])).astype(x.dtype)
-    weights = jnp.sum(lower.conj() * q, axis=0) / one_plus
-    # v₁ = φ (1 + |u₁|)
-    top = -phase * one_plus * weights
-    right = jnp.concatenate([top[None], q - lower * weights], axis=0)
-    left = jnp.concatenate([jnp.where(norm > 0, u[0], 1)[None], u[1:]])
-    return jnp.concatenate([left[:, None], right], axis=1)
+    rows, columns, batch = len(vectors[0]), len(vectors), vectors[0].shape[1:]
+    squares = jnp.stack([_sum(jnp.real(x * x.conj())) for x in vectors])
+    zero = squares == 0
+    norms = jnp.sqrt(jnp.where(zero, 1, squares))
+    vectors = [x.at[0].set(jnp.where(zero[j], 1, x[0])) for j, x in enumerate(vectors)]
+    q = jnp.stack([jnp.pad(x, [(j, 0)] + [(0, 0)] * len(batch)) for j, x in enumerate(vectors)], axis=1)
+    heads = jnp.stack([x[0] for x in vectors])
+    sizes = jnp.abs(heads)
+    halves = (1 / (norms * (norms + sizes))).astype(heads.dtype)
+    # v₁ = φ (|x₁| + ν)
+    phases = jnp.where(sizes > 0, heads / jnp.where(sizes > 0, sizes, 1).astype(heads.dtype), 1)
+    firsts = phases * (sizes + norms).astype(heads.dtype)
+
+    # The weights of a reflector lie in memory of their own, or XLA's CPU fusion would compute them again for every
+    # entry of Q. The norms go before them, so that the last weights too are in an array that is read twice.
+    scratch = jnp.concatenate([norms.astype(q.dtype), jnp.zeros((columns, *batch), q.dtype)])
+    for j in reversed(range(columns - 1)):
+        products = _sum(q[i, j].conj() * q[i, j + 1 :] for i in range(j + 1, rows))
+        scratch = scratch.at[columns + j + 1 :].set(products * halves[j])
+        v = jnp.concatenate([firsts[j : j + 1], q[j + 1 :, j]])
+        q = q.at[j:, j + 1 :].add(-v[:, None] * scratch[columns + j + 1 :])
+    return q, scratch
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    """The sum of elementwise terms, spelled out: XLA turns a reduction of products into slower calls of a library."""
+    return functools.reduce(add, terms)

@@ -1,15 +1,17 @@
 """The inverse of upper triangular matrices by matrix products: no LAPACK call, batched for free.
 
-[A B; 0 C]⁻¹ = [A⁻¹, −A⁻¹BC⁻¹; 0, C⁻¹], applied from blocks of at most 8 × 8 upwards. A block is
-D(I + M) with M strictly upper triangular, so M⁸ = 0 and (I + M)⁻¹ = (I − M)(I + M²)(I + M⁴).
+The blocks of 8 × 8 on the diagonal are D(I + M) with M strictly upper triangular, so M⁸ = 0 and
+(I + M)⁻¹ = (I − M)(I + M²)(I + M⁴). They are joined from left to right in a loop: with T the inverse of what
+stands left of a block column [B; C], the inverse with that column is [T, −T B C⁻¹; 0, C⁻¹].
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxinit._typing import Array
 
-LARGEST_BLOCK = 8
-"""Blocks of 16 would save one level and lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
+BLOCK = 8
+"""Columns a step of the loop has. Blocks of 16 would lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -25,16 +27,27 @@ def diagonal(matrix: Array) -> Array:
 
 def inverse(upper: Array) -> Array:
     """The inverse of (..., w, w) upper triangular matrices with a nonzero diagonal."""
-    width = upper.shape[-1]
-    if width <= LARGEST_BLOCK:
-        return _inverse_of_blocks(upper)
-    half = (width + 1) // 2
-    upper = pad_with_identity(upper, 2 * half)
-    inverses = inverse(jnp.stack([upper[..., :half, :half], upper[..., half:, half:]]))
-    corner = -matmul(matmul(inverses[0], upper[..., :half, half:]), inverses[1])
-    top = jnp.concatenate([inverses[0], corner], axis=-1)
-    bottom = jnp.concatenate([jnp.zeros_like(corner), inverses[1]], axis=-1)
-    whole: Array = jnp.concatenate([top, bottom], axis=-2)
+    *batch, width, _ = upper.shape
+    if width <= BLOCK:
+        return _inverse_of_block(upper)
+    count = -(-width // BLOCK)
+    upper = pad_with_identity(upper, count * BLOCK)
+    # (..., count, 8, 8): the blocks of the diagonal, by a sum, for a gather would be slow.
+    squares = upper.reshape(*batch, count, BLOCK, count, BLOCK)
+    on_diagonal = jnp.eye(count, dtype=bool)[:, None, :, None]
+    inverses = _inverse_of_block(jnp.sum(jnp.where(on_diagonal, squares, 0), axis=-2))
+    start = jnp.where(on_diagonal, inverses[..., None, :], 0).reshape(upper.shape)
+    inverses = jnp.moveaxis(inverses, -3, 0)
+    row = jnp.arange(count * BLOCK)[:, None]
+
+    def join(block: Array, whole: Array) -> Array:
+        column = lax.dynamic_slice_in_dim(upper, block * BLOCK, BLOCK, axis=-1)
+        above = jnp.where(row < block * BLOCK, -column, 0)
+        corner = matmul(matmul(whole, above), lax.dynamic_index_in_dim(inverses, block, keepdims=False))
+        filled = lax.dynamic_slice_in_dim(whole, block * BLOCK, BLOCK, axis=-1) + corner
+        return lax.dynamic_update_slice_in_dim(whole, filled, block * BLOCK, axis=-1)
+
+    whole: Array = lax.fori_loop(1, count, join, start)
     return whole[..., :width, :width]
 
 
@@ -48,7 +61,7 @@ def pad_with_identity(matrix: Array, size: int) -> Array:
     return jnp.pad(matrix, margins) + identity
 
 
-def _inverse_of_blocks(upper: Array) -> Array:
+def _inverse_of_block(upper: Array) -> Array:
     identity = jnp.eye(upper.shape[-1], dtype=upper.dtype)
     pivots = diagonal(upper)
     m = jnp.triu(upper, 1) / pivots[..., :, None]
