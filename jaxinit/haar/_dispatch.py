@@ -11,7 +11,7 @@ SMALL_COLUMNS = 16
 SMALL_BATCH = 8
 """From this many matrices of at most 16 columns on, "small" beats the panels."""
 
-PANEL_WIDTHS = ((64, 16), (128, 32), (256, 64), (1024, 128), (math.inf, 256))
+PANEL_WIDTHS = ((64, 16), (256, 64), (1024, 128), (math.inf, 256))
 """(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
 inverse of U, too narrow a one on thin products; and each panel adds to the time of compiling."""
 

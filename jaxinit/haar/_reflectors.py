@@ -28,19 +28,19 @@ def frame(panels: Sequence[Array], tall: bool) -> Array:
     With x a vector, d its first entry, ν = ‖x‖ and φ the sign or phase of d, the reflector of v = x + φν e₁
     takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
-    wide = [_transposed_if(tall, x) for x in panels]
-    width = wide[0].shape[-2]
+    width = min(panels[0].shape[-2:])
     # All panels at once, a narrower last one filled up with zero vectors.
-    grams = jnp.stack([_padded(matmul(x.conj(), x.mT), width) for x in wide])
-    tops = jnp.stack([_padded(x[..., : x.shape[-2]], width) for x in wide])
+    grams = jnp.stack([_padded(_products(x, tall), width) for x in panels])
+    tops = jnp.stack([_padded(_top(x, tall), width) for x in panels])
     # Not the diagonals of these products: XLA's CPU library adds thousands of squares one after the other.
-    squares = jnp.stack([_lengthened(jnp.sum(jnp.real(x * x.conj()), axis=-1), width) for x in wide])
+    axis = -2 if tall else -1
+    squares = jnp.stack([_lengthened(jnp.sum(jnp.real(x * x.conj()), axis=axis), width) for x in panels])
     shifts, phases, uppers = _ut_transform(grams, tops, squares)
     inverses = inverse(uppers)
 
     q = None
     for b in reversed(range(len(panels))):
-        w = wide[b].shape[-2]
+        w = min(panels[b].shape[-2:])
         q = _reflect(panels[b], shifts[b, ..., :w], phases[b, ..., :w], inverses[b, ..., :w, :w], q, tall)
     assert q is not None
     return q
@@ -70,6 +70,18 @@ def _ut_transform(gram: Array, top: Array, squares: Array) -> tuple[Array, Array
     return shift, phase, upper
 
 
+def _products(x: Array, tall: bool) -> Array:
+    """XᴴX, with the vectors of a panel as the columns of X."""
+    return matmul(x.conj().mT, x) if tall else matmul(x.conj(), x.mT)
+
+
+def _top(x: Array, tall: bool) -> Array:
+    """The first w entries of each vector, one vector a row."""
+    width = min(x.shape[-2:])
+    square = x[..., :width, :width]
+    return square.mT if tall else square
+
+
 def _padded(matrix: Array, width: int) -> Array:
     margins = [(0, 0)] * (matrix.ndim - 2) + [(0, width - matrix.shape[-1])] * 2
     return jnp.pad(matrix, margins)
@@ -95,10 +107,6 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
     if q is None:
         return reflected + border
     return reflected + (border + jnp.pad(q, [(0, 0)] * (q.ndim - 2) + [(width, 0)] * 2))
-
-
-def _transposed_if(tall: bool, matrix: Array) -> Array:
-    return matrix.mT if tall else matrix
 
 
 def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
