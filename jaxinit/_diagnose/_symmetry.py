@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._diagnose._sizes import rms
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import View, part_of, view
 from jaxinit._typing import Array
@@ -23,7 +22,7 @@ _OTHERS = 4
 
 
 def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
-    """How much a weight, or its gradient, varies over its units and over its inputs, of its size, slice by slice.
+    """How far a weight, or its gradient, varies over its units and over its inputs, of its size, slice by slice.
 
     None where the roles of its axes are not known, and for lookups; one along what there is only one of.
     """
@@ -31,10 +30,21 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
     if axes is None:
         return None
     x = _some(part_of(leaf, unit).reshape(axes.shape), axes)
+    rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
+    peak = jnp.max(jnp.abs(x), rest)
     order = sorted(unit.stack, key=lambda f: (f.axis, -f.stride))
     turned = [order.index(f) for f in unit.stack]
-    over_units, over_inputs = (_variation(x, axes, along) for along in (axes.out_axes, axes.in_axes))
-    return jnp.transpose(over_units, turned).reshape(-1), jnp.transpose(over_inputs, turned).reshape(-1)
+
+    def over(along: Sequence[int]) -> Array:
+        if all(x.shape[d] == 1 for d in along):
+            return jnp.ones(peak.size)
+        first = x
+        for axis in along:
+            first = lax.slice_in_dim(first, 0, 1, axis=axis)
+        found = jnp.max(jnp.abs(x - first), rest) / jnp.where(peak > 0, peak, 1)
+        return jnp.transpose(found, turned).reshape(-1).astype(jnp.float32)
+
+    return over(axes.out_axes), over(axes.in_axes)
 
 
 def _some(x: Array, axes: View) -> Array:
@@ -44,17 +54,6 @@ def _some(x: Array, axes: View) -> Array:
     for axis in set(range(x.ndim)) - {*axes.out_axes, *axes.in_axes, *axes.stack_axes}:
         x = lax.slice_in_dim(x, 0, x.shape[axis], stride=-(-x.shape[axis] // _OTHERS), axis=axis)
     return x
-
-
-def _variation(x: Array, axes: View, along: Sequence[int]) -> Array:
-    rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
-    if all(x.shape[d] == 1 for d in along):
-        return jnp.ones([x.shape[d] for d in axes.stack_axes])
-    first = x
-    for axis in along:
-        first = lax.slice_in_dim(first, 0, 1, axis=axis)
-    size = rms(x, rest)
-    return rms(x - first, rest) / jnp.where(size > 0, size, 1)
 
 
 def equal_units(
