@@ -138,6 +138,18 @@ def test_gates_that_are_cut_from_one_product_are_measured_each_by_its_own_activa
     np.testing.assert_allclose(diagnose(params, fused, x, lanczos_steps=0).saturated[0], 0.25, atol=1e-6)
 
 
+def test_gates_that_are_meant_to_keep_the_state_are_no_fault():
+    x = jax.random.normal(KEY, (12, 32, 8))
+    kept = jnp.log(jnp.linspace(1, 999, 16))
+    cell = jaxinit.lecun_normal()(KEY, (24, 64))
+    params = {"cell": cell, "bias": jnp.concatenate([-kept, kept, 0 * kept, 0 * kept]), "out": jnp.eye(16)}
+    report = diagnose(params, fused, x, lanczos_steps=0)  # as in a chrono start
+    assert report.saturated[0] > 0.4
+    assert "saturated" not in faults(report)
+    report = diagnose(params | {"cell": 100 * cell}, fused, x, lanczos_steps=0)
+    assert "saturated" in faults(report)
+
+
 def mlp(activation):
     def apply_fn(params, x):
         *hidden, out = params

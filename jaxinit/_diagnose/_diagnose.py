@@ -116,11 +116,10 @@ def _diagnose(
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
-    recurrent = {site for cell in traced.structure.cells for site in (*cell.state_rows, *cell.inputs)}
     found_rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
-        found_rows.extend(rows(unit, layer, traced.meetings[unit], not recurrent.isdisjoint(unit.sites)))
+        found_rows.extend(rows(unit, layer, traced))
         measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
         if gradients is not None:
             measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])

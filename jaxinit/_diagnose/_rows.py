@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from jaxinit._diagnose._curves import curve
 from jaxinit._layers import Layer
-from jaxinit._layers._activated import Meeting
+from jaxinit._layers._portions import Portion
+from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
 
 
@@ -19,7 +20,8 @@ class Row:
       name: the layer, and the slice of a scanned stack.
       kind: of the layer.
       activation: name of the activation that follows, beyond a normalization too; several for gates; or None.
-      expected_saturation: the share of elements without slope for standard normal pre-activations.
+      expected_saturation: the share of elements without slope for standard normal pre-activations; all those of gates
+        that keep the state of a recurrent cell or let into it, which may be open or shut by design (a chrono start).
       gradient_factor: by how much gradients grow through the activation if the weights keep signals; 1 without one.
       residual: whether the layer sits in a residual branch.
       role: of the layer, such as "query", or None.
@@ -38,8 +40,11 @@ class Row:
     recurrent: bool
 
 
-def rows(unit: Unit, layer: Layer, meetings: Sequence[Meeting], recurrent: bool) -> list[Row]:
+def rows(unit: Unit, layer: Layer, traced: Traced) -> list[Row]:
     """The rows of one unit."""
+    meetings, structure = traced.meetings[unit], traced.structure
+    cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
+    gates = _gates(structure.weights.get(unit, ()))
     sizes = [range(f.size) for f in unit.stack]
     names = dict.fromkeys(m.activation.name for m in meetings if m.activation is not None)
     weights = [math.prod(m.value.shape) for m in meetings]
@@ -55,12 +60,18 @@ def rows(unit: Unit, layer: Layer, meetings: Sequence[Meeting], recurrent: bool)
             layer.name + "".join(f"[{i}]" for i in at),
             layer.kind,
             ", ".join(names) or None,
-            flat,
+            gates + (1 - gates) * flat,
             factor,
             layer.skip is not None,
             layer.role,
             any(m.normalized for m in meetings),
-            recurrent,
+            not cells.isdisjoint(unit.sites),
         )
         for at in itertools.product(*sizes)
     ]
+
+
+def _gates(portions: Sequence[Portion]) -> float:
+    """The share of a unit's columns that make gates of the state."""
+    sizes = [(p.role in ("forget", "input"), len(p.places or (0,))) for p in portions]
+    return sum(size for gate, size in sizes if gate) / max(sum(size for _, size in sizes), 1)
