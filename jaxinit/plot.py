@@ -1,7 +1,7 @@
 """Pictures of starts, with Matplotlib (`pip install jaxinit[plot]`); every function takes axes and returns them."""
 
+from jaxinit._plots._activations import activations as activations
 from jaxinit._plots._phase import phase_diagram as phase_diagram
-from jaxinit._plots._signals import activations as activations
 from jaxinit._plots._signals import signals as signals
 from jaxinit._plots._spectra import eigenvalues as eigenvalues
 from jaxinit._plots._spectra import jacobian as jacobian

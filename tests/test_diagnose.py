@@ -305,6 +305,8 @@ def test_bad_input():
         diagnose(params, None, X)
     with pytest.raises(ValueError, match="lanczos_steps must be 0 or more"):
         diagnose(params, apply_fn, X, lanczos_steps=-1)
+    with pytest.raises(TypeError, match=r"loss_fn must be a function of .output of apply_fn, batch.*got 'mse'"):
+        diagnose(params, apply_fn, X, loss_fn="mse")
 
 
 def he_net(key, depth=8, width=32):

@@ -51,6 +51,42 @@ def test_signals_of_a_hundred_layers_and_of_seeds(style):
         plt.close("all")
 
 
+@pytest.mark.parametrize("count", [2, 6])
+def test_signals_of_several_starts_on_one_axes(ax, count):
+    report = jaxinit.diagnose(STACK, apply_fn, X, lanczos_steps=0)
+    small = jaxinit.diagnose(jax.tree.map(lambda w: w / 2, STACK), apply_fn, X, lanczos_steps=0)
+    names = [f"start {i}" for i in range(count)]
+    assert jaxinit.plot.signals({name: small if i else report for i, name in enumerate(names)}, ax) is ax
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), report.pre_std, rtol=1e-6)
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), small.pre_std, rtol=1e-6)
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in ax.lines[: 2 * count]}
+    assert len(looks) == 2 * count
+    ax.figure.canvas.draw()
+    legend = ax.get_legend()
+    assert not legend.get_window_extent().overlaps(ax.get_window_extent())
+    texts = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    assert texts[0] == "start 0: " + ", ".join(f.fault for f in report.findings())
+    assert "vanishing signal" in texts[1]
+    assert texts[count:] == ["std of layers' outputs", "root mean square of gradients"]
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert labels_apart(ax, "x")
+
+
+def test_signals_of_nets_of_different_depths_and_of_none(ax):
+    reports = [
+        jaxinit.diagnose(jax.tree.map(lambda w, n=n: w[:n], STACK), apply_fn, X, lanczos_steps=0) for n in (3, 5)
+    ]
+    jaxinit.plot.signals(reports, ax)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2", "3", "4", "5"]
+    assert ax.get_legend().get_texts()[1].get_text().startswith("2: ")
+    for wrong, named in ((None, "NoneType"), (3, "int"), ("he", "str"), ([reports[0], 3], "int for '2'")):
+        with pytest.raises(TypeError, match=f"what jaxinit.diagnose.params, apply_fn, batch. returns.*got {named}"):
+            jaxinit.plot.signals(wrong)
+    with pytest.raises(ValueError, match="one report or more"):
+        jaxinit.plot.signals({})
+
+
 def test_activations_are_histograms_of_each_layer(ax):
     assert jaxinit.plot.activations(STACK, apply_fn, X, ax) is ax
     assert len(ax.lines) == 100

@@ -130,6 +130,24 @@ def test_bad_input():
         recommend("rele")
     with pytest.raises(ValueError, match="at least 1"):
         recommend("relu", depth=0)
+    with pytest.raises(TypeError, match="depth must be a real number, got 'deep'"):
+        recommend("relu", depth="deep")
+    with pytest.raises(TypeError, match="normalized must be True or False"):
+        recommend("relu", normalized="batch")
+    with pytest.raises(TypeError, match="must be a name such as 'relu'"):
+        recommend(3)
+    params, batch = {"w": jnp.eye(4)}, jnp.ones((2, 4))
+    program = r"takes \(params, apply_fn, batch\), got \(dict, "
+    with pytest.raises(TypeError, match=program + r"NoneType, NoneType\); to go by a description"):
+        recommend(params)
+    with pytest.raises(TypeError, match=program + "ArrayImpl, NoneType"):
+        recommend(params, batch)
+    with pytest.raises(TypeError, match=program + "function, NoneType"):
+        recommend(params, lambda p, x: x @ p["w"])
+    with pytest.raises(TypeError, match=program + "ArrayImpl, function"):
+        recommend(params, batch, lambda p, x: x @ p["w"])
+    with pytest.raises(ValueError, match="architecture must be one of 'mlp'"):
+        recommend("relu", batch)
 
 
 @pytest.mark.parametrize(

@@ -350,6 +350,32 @@ def test_results_are_data():
         ),
         ({"metrics_fn": lambda p, x: {"loss": jnp.float32(1)}}, ValueError, "call it something else"),
         ({"stochastic": True, "test_data": DATA}, ValueError, "without noise"),
+        (
+            {"metrics_fn": "acc"},
+            TypeError,
+            "metrics_fn must be a function of .params, test_data.*metric= says, got 'acc'",
+        ),
+        ({"metrics_fn": lambda p, x: {"a": None}}, TypeError, "its 'a' is None"),
+        ({"apply_fn": "model"}, TypeError, "apply_fn must be a function"),
+        ({"test_data": "digits"}, TypeError, "test_data must be made of arrays of numbers, but test_data is 'digits'"),
+        ({"test_data": ()}, ValueError, "test_data must hold an array or more"),
+        ({"devices": []}, TypeError, "one device or more, such as jax.devices"),
+        ({"devices": "cpu"}, TypeError, "devices must be a sequence"),
+        ({"path": 3}, TypeError, "path must be the name of a file.*got 3"),
+        ({"path": "."}, ValueError, "is a directory"),
+        ({"seeds": -1}, ValueError, "seeds must be 1 or more"),
+        ({"seeds": "12"}, TypeError, "how many, or a sequence"),
+        ({"seeds": {1, 2}}, TypeError, "how many, or a sequence"),
+        ({"seeds": []}, ValueError, "one or more different integers"),
+        ({"learning_rates": []}, TypeError, "one number or more"),
+        ({"learning_rates": ["fast"]}, TypeError, "a learning rate must be a real number, got 'fast'"),
+        ({"learning_rates": np.ones((2, 2))}, TypeError, "a learning rate must be a real number"),
+        ({"learning_rates": [-0.1]}, ValueError, "zero or more"),
+        ({"optimizer": lambda rate: rate}, TypeError, "must return an optax transformation"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"progress": "bar"}, TypeError, "progress must be True or False"),
+        ({"stochastic": 1}, TypeError, "stochastic must be True or False"),
+        ({"maximize": "yes"}, TypeError, "maximize must be True or False"),
     ],
 )
 def test_options_are_checked(options, error, message):
@@ -379,6 +405,15 @@ def test_data_and_loss_are_checked():
     options = {"optimizer": momentum, "learning_rates": [0.1], "steps": 1}
     with pytest.raises(ValueError, match=r"equally many samples.*'0': \(70, 4\), '1': \(3,\)"):
         jaxinit.study([fresh], PARAMS, loss_fn, (X, X[:3, 0]), **options)
+    with pytest.raises(ValueError, match="equally many samples"):
+        jaxinit.study([fresh], PARAMS, loss_fn, {}, **options)
+    with pytest.raises(TypeError, match="data must be made of arrays of numbers, but data/0 is"):
+        jaxinit.study([fresh], PARAMS, loss_fn, (np.array(["a", "b"]), np.ones(2)), batch_size=1, **options)
+    for params, got in ((None, "None"), (3, "3"), ({}, "{}"), ({"a": "x"}, "'x' at 'a'")):
+        with pytest.raises(TypeError, match=f"params must be a pytree of arrays.* got {got}"):
+            jaxinit.study([fresh], params, loss_fn, DATA, **options)
+    with pytest.raises(TypeError, match=r"loss_fn must be a function of .params, batch"):
+        jaxinit.study([fresh], PARAMS, None, DATA, **options)
     with pytest.raises(ValueError, match="one floating-point number") as caught:
         jaxinit.study({"mine": fresh}, PARAMS, apply_fn, DATA, **options)
     assert any("'mine'" in note for note in caught.value.__notes__)

@@ -73,6 +73,9 @@ def test_an_interrupted_study_resumes_to_the_same_numbers_and_grows(tmp_path, mo
     loaded = study(STARTS, seeds=7, path=path, **options)
     assert steps == []
     np.testing.assert_array_equal(loaded.losses, StudyResult.load(path).losses)
+    loaded.save(tmp_path / "copy.npz")  # of a study with a path: it tells what it is of, and can be continued
+    assert study(STARTS, seeds=8, path=tmp_path / "copy.npz", **options).losses.shape[2] == 8
+    assert sum(steps) == 9
     with pytest.raises(ValueError, match="its start 'fresh', model, loss"):
         study({"fresh": "auto"}, seeds=7, path=path, **options)
 
@@ -205,7 +208,7 @@ def test_other_formats_are_named(saved):
 
 def test_nothing_is_lost_to_another_set_of_starts(saved):
     result, path = saved
-    with pytest.raises(ValueError, match="holds another study"):
+    with pytest.raises(ValueError, match=r"without path=.*can be loaded, but not continued. Give another path"):
         study([fresh], path=path)
     assert StudyResult.load(path).to_dict() == result.to_dict()
     assert jax.tree.leaves(result.settings) == []

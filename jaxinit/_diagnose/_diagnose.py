@@ -1,27 +1,26 @@
 """`diagnose`: one pass forward and one back over the traced program, measuring at every layer."""
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxinit._checks import check_finite, check_integer
 from jaxinit._diagnose._jacobian import spectrum
-from jaxinit._diagnose._probe import FLAT, Probe, ProbeState, empty, rms
-from jaxinit._diagnose._report import DiagnoseReport, Row
-from jaxinit._eager import outside_traces
+from jaxinit._diagnose._probe import Probe, ProbeState, empty
+from jaxinit._diagnose._report import DiagnoseReport
+from jaxinit._diagnose._rows import Row, rows
+from jaxinit._diagnose._sizes import rms
+from jaxinit._diagnose._symmetry import equal_units, variety
+from jaxinit._diagnose._watches import watches
 from jaxinit._keys import check_key
-from jaxinit._layers import Layer
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._evaluate import Evaluation
-from jaxinit._layers._following import TracedActivation
 from jaxinit._layers._trace import Traced, layers_of, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import part_of, per_slice
+from jaxinit._layers._views import part_of, per_slice, stacked_size
 from jaxinit._typing import Array
 
 Loss = Callable[[Any, Any], Array]
@@ -59,7 +58,7 @@ def diagnose(
 
     Raises:
       ValueError: parameters or batch are not finite, the batch is empty, or `lanczos_steps` is negative.
-      TypeError: `apply_fn` is not callable, or `lanczos_steps` is no integer.
+      TypeError: `apply_fn` or `loss_fn` is not callable, or `lanczos_steps` is no integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -77,6 +76,11 @@ def diagnose(
       0.3
     """
     check_integer("lanczos_steps", lanczos_steps, 0)
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(
+            "loss_fn must be a function of (output of apply_fn, batch) that returns one number, or None for a random "
+            f"projection of the output, got {loss_fn!r}"
+        )
     key = jax.random.key(0) if key is None else check_key("diagnose", key)
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
         return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
@@ -111,29 +115,33 @@ def _diagnose(
 ) -> DiagnoseReport:
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
-    known = {unit: _activation(layer) for unit, layer in layers.items()}
-    states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn, known)
-    rows: list[Row] = []
+    states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
+    found_rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
-        rows.extend(_rows(unit, layer, known[unit]))
+        found_rows.extend(rows(unit, layer, traced))
         measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
         if gradients is not None:
             measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])
+            measured |= _varieties(unit, traced.leaves[unit.leaf], gradients[1][unit.leaf])
         for name, values in measured.items():
             columns.setdefault(name, []).append(values.reshape(-1))
     found = None
     if lanczos_steps and gradients is not None:
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1), lanczos_steps)
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
-    for name in ("pre_mean", "pre_std", "post_mean", "post_std", "dead", "saturated", "similarity", "effective_rank"):
+    for name in (*_columns(empty()), "weight_norm"):
         joined.setdefault(name, jnp.zeros(0))
-    joined.setdefault("weight_norm", jnp.zeros(0))
     for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
         joined.setdefault(name, None)
+    equal = None
+    if _VARIETIES[0] in joined:
+        varieties = [joined.pop(name) for name in _VARIETIES]
+        equal = equal_units(joined["weight_norm"], joined["gradient_norm"], *varieties)
     return DiagnoseReport(
-        rows=tuple(rows),
+        rows=tuple(found_rows),
         finite_output=finite,
+        equal_units=equal,
         jacobian_mean_square=None if found is None else found.mean_square,
         jacobian_condition=None if found is None else found.condition,
         **joined,
@@ -147,11 +155,12 @@ def _passes(
     batch: Any,
     key: Array,
     loss_fn: Loss | None,
-    known: Mapping[Unit, tuple[TracedActivation, float] | None],
 ) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None, Array]:
     """The states of all layers; the gradients at probes and leaves, if any; whether the outputs are finite."""
     analysis = traced.analysis
-    evaluation = Evaluation(analysis, Probe(known), dict.fromkeys(analysis.units, ()), differentiable=True)
+    evaluation = Evaluation(
+        analysis, Probe(), dict.fromkeys(analysis.units, ()), differentiable=True, watched=watches(traced)
+    )
     data = jax.tree.leaves(batch)
     leaves = [jnp.asarray(x) for x in traced.leaves]
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
@@ -211,58 +220,32 @@ def _stacked(state: ProbeState, unit: Unit) -> ProbeState:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + x.shape), state)
 
 
-def _activation(layer: Layer) -> tuple[TracedActivation, float] | None:
-    """The activation and its largest slope; None where it has none."""
-    activation = layer.activation
-    if activation is None:
-        return None
-    points = np.linspace(-6, 6, 241, dtype=np.float32)
-
-    def steepest() -> float:
-        x = jnp.asarray(points)
-        return float(jnp.max(jnp.abs(jax.jvp(activation, (x,), (jnp.ones_like(x),))[1])))
-
-    found = outside_traces(steepest)
-    return (activation, found) if np.isfinite(found) and found > 0 else None
-
-
-def _expected_saturation(known: tuple[TracedActivation, float] | None) -> float:
-    """The share of standard normal numbers at which an activation has next to no slope."""
-    if known is None:
-        return 0.0
-    activation, steepest = known
-    points = np.linspace(-6, 6, 2401, dtype=np.float32)
-    weights = np.exp(-(points**2) / 2)
-
-    def share() -> float:
-        x = jnp.asarray(points)
-        flat = np.abs(np.asarray(jax.jvp(activation, (x,), (jnp.ones_like(x),))[1])) < FLAT * steepest
-        return float((weights * flat).sum() / weights.sum())
-
-    return outside_traces(share)
-
-
-def _rows(unit: Unit, layer: Layer, known: tuple[TracedActivation, float] | None) -> list[Row]:
-    sizes = [range(f.size) for f in unit.stack]
-    names = [layer.name + "".join(f"[{i}]" for i in at) for at in itertools.product(*sizes)]
-    name = layer.activation.name if layer.activation else None
-    expected = _expected_saturation(known)
-    return [Row(n, layer.kind, name, expected, layer.skip is not None, layer.role) for n in names]
-
-
 def _columns(state: ProbeState) -> dict[str, Array]:
-    m = state.measured
+    m, met = state.measured, state.activity.means()
     uses = jnp.maximum(m.uses, 1)
+    total, count = state.attention[..., 0], state.attention[..., 1]
     return {
-        "pre_mean": m.pre_mean / uses,
-        "pre_std": m.pre_std / uses,
-        "post_mean": m.post_mean / uses,
-        "post_std": m.post_std / uses,
-        "dead": m.dead / uses,
-        "saturated": m.saturated / uses,
-        "similarity": m.similarity / uses,
-        "effective_rank": m.rank / uses,
+        "pre_mean": m.mean / uses,
+        "pre_std": m.std / uses,
+        "post_mean": met["mean"],
+        "post_std": met["std"],
+        "dead": met["dead"],
+        "saturated": met["saturated"],
+        "similarity": met["similarity"],
+        "effective_rank": met["rank"],
+        "attention_peak": total / jnp.maximum(count, 1),
     }
+
+
+_VARIETIES = ("weights over units", "gradients over units", "gradients over inputs")
+
+
+def _varieties(unit: Unit, weight: Any, gradient: Array | None) -> dict[str, Array]:
+    unknown = jnp.ones(stacked_size(unit))
+    (weights, _), gradients = (
+        (None if x is None else variety(jnp.asarray(x), unit)) or (unknown, unknown) for x in (weight, gradient)
+    )
+    return dict(zip(_VARIETIES, (weights, *gradients), strict=True))
 
 
 def _gradient_columns(

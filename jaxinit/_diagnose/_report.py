@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jaxinit._checks import check_number
-from jaxinit._diagnose._verdict import Finding, findings, gradient_scale, growth
+from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._rows import Row
+from jaxinit._diagnose._verdict import findings, gradient_scale, growth
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
@@ -40,27 +42,6 @@ _TITLES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What tracing knows of a row.
-
-    Attributes:
-      name: the layer, and the slice of a scanned stack.
-      kind: of the layer.
-      activation: name of the activation that follows, or None.
-      expected_saturation: the share of elements without slope for standard normal pre-activations.
-      residual: whether the layer sits in a residual branch.
-      role: of the layer, such as "query", or None.
-    """
-
-    name: str
-    kind: str
-    activation: str | None
-    expected_saturation: float
-    residual: bool
-    role: str | None
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagnoseReport(Tabular):
@@ -79,6 +60,9 @@ class DiagnoseReport(Tabular):
       gradient_norm: of the gradient of the weight; None likewise.
       update_ratio: |gradient| / |weight|, the relative change by a step of unit learning rate; None likewise.
       weight_norm: Euclidean norm of the weight.
+      attention_peak: for queries and keys, the mean over queries of the largest probability that attention gives; 1 if
+        it is one-hot. 0 for other layers, and for a single key.
+      equal_units: whether all units have equal weights and equal gradients, so that they learn the same; None likewise.
       finite_output: whether all numbers that the model returns are finite.
       jacobian_mean_square: mean square of the singular values of the input–output Jacobian, estimated; None for inputs
         that are integers.
@@ -99,6 +83,8 @@ class DiagnoseReport(Tabular):
     gradient_norm: Array | None
     update_ratio: Array | None
     weight_norm: Array
+    attention_peak: Array
+    equal_units: Array | None
     finite_output: Array
     jacobian_mean_square: Array | None
     jacobian_condition: Array | None
@@ -165,7 +151,7 @@ class DiagnoseReport(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; infinite numbers are None."""
-        columns = (*COLUMNS, "jacobian_mean_square", "jacobian_condition")
+        columns = (*COLUMNS, "attention_peak", "equal_units", "jacobian_mean_square", "jacobian_condition")
         return {
             "rows": [dataclasses.asdict(row) for row in self.rows],
             **{name: _plain(getattr(self, name)) for name in columns},

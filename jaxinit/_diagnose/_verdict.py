@@ -1,46 +1,28 @@
 """What is wrong with a start, in words: which fault, from which layer on, and what would mend it."""
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._remedies import LOST, LSUV, for_likeness, for_size
+from jaxinit._diagnose._unit_faults import unit_faults
+
 if TYPE_CHECKING:
     from jaxinit._diagnose._report import DiagnoseReport
 
-TOTAL = 30.0
+TOTAL = LOST
 """A change of scale by so much over all layers vanishes or explodes."""
 JUMP = 20.0
 """A layer whose scale is so many times that of its neighbours stands out."""
-DEAD = 0.5
 CUT_OFF = 0.95
-SATURATED = 0.35
-"""More than expected for standard normal pre-activations."""
+"""A share of dead units behind which nothing passes."""
+LARGEST = 1e3
+"""Outputs of layers that are usually larger than this, or smaller than one over it, are of the wrong size."""
 ALIKE = 0.995
 STEEP = 1e4
 """A root mean square of the Jacobian's singular values that no start is meant to have."""
 TINY = 1e-30
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One fault.
-
-    Attributes:
-      fault: "overflow", "not finite", "exploding signal", "vanishing signal", "outlier", "dead", "saturated",
-        "ordered", "exploding gradient", "vanishing gradient" or "no gradient".
-      layer: the layer where it begins.
-      what: the fault in words.
-      remedy: the call that would mend it.
-    """
-
-    fault: str
-    layer: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.what} Try {self.remedy}."
 
 
 def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
@@ -74,65 +56,24 @@ def findings(report: "DiagnoseReport") -> list[Finding]:
     found = _broken(report, names)
     if found:
         return found
-    found = _units(report, names)
+    found = list(unit_faults(report))
     if np.max(report.dead, initial=0) > CUT_OFF:
         return found  # nothing passes: all else follows from it
     found += _signal(report, names, chain) + _gradient(report, names, chain) + _alike(report, names, chain)
-    return found or _jacobian(report, names)
-
-
-def _remedy(report: "DiagnoseReport") -> str:
-    """What would mend a start whose signals change their size."""
-    if any(row.residual for row in report.rows):
-        return 'jaxinit.initialize(key, params, apply_fn, batch, "auto"), or "fixup" without normalization'
-    depth = sum(row.kind != "embed" for row in report.rows)
-    names = {row.activation for row in report.rows if row.activation}
-    if depth > 30 and names == {"relu"}:
-        return 'jaxinit.initialize(key, params, apply_fn, batch, "looks_linear")'
-    if depth > 30:
-        return 'jaxinit.initialize(key, params, apply_fn, batch, "orthogonal_critical")'
-    return 'jaxinit.initialize(key, params, apply_fn, batch, "auto") or jaxinit.lsuv(params, apply_fn, batch)'
+    if not any("gradient" in finding.fault for finding in found):
+        found += _jacobian(report, names)
+    return found
 
 
 def _broken(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
     bad = ~np.isfinite(np.asarray(report.pre_std, float))
     if bad.any():
         first = names[np.argmax(bad)]
-        return [Finding("overflow", first, f"The output of {first} is not finite.", _remedy(report))]
+        return [Finding("overflow", first, f"The output of {first} is not finite.", for_size(report.rows))]
     if len(names) and not report.finite_output:
         what = f"All layers have finite outputs, but what the model makes of them is not: look after {names[-1]}."
         return [Finding("not finite", names[-1], what, "logarithms, roots and divisions of numbers kept off zero")]
     return []
-
-
-def _units(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
-    found = []
-    dead, saturated = np.asarray(report.dead, float), np.asarray(report.saturated, float)
-    expected = np.array([row.expected_saturation for row in report.rows])
-    if (dead > DEAD).any():
-        first = int(np.argmax(dead > DEAD))
-        found.append(
-            Finding(
-                "dead",
-                names[first],
-                f"{dead[first]:.0%} of the units of {names[first]} are dead: no sample reaches the slope of "
-                f"{report.rows[first].activation}.",
-                "zero or positive biases, and jaxinit.lsuv(params, apply_fn, batch)",
-            )
-        )
-    excess = (saturated - expected > SATURATED) & (dead <= DEAD)
-    if excess.any():
-        first = int(np.argmax(excess))
-        found.append(
-            Finding(
-                "saturated",
-                names[first],
-                f"{saturated[first]:.0%} of the outputs of {names[first]} lie where {report.rows[first].activation} is "
-                f"flat (std {float(np.asarray(report.pre_std)[first]):.3g}).",
-                "jaxinit.lsuv(params, apply_fn, batch)",
-            )
-        )
-    return found
 
 
 def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
@@ -155,14 +96,26 @@ def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> l
             factor = float(growth(scale, np.ones(len(scale), bool)))
             share = f"less than 1/{TOTAL:g} of" if fault.startswith("vanishing") else f"more than {TOTAL:g} times"
             what = f"Signals {word}{_by(factor, word)}; from {first} on they are {share} the first layer's."
-            found.append(Finding(fault, str(first), what, _remedy(report)))
+            found.append(Finding(fault, str(first), what, for_size(report.rows)))
     several = np.ones(len(names)) if report.gradient_samples is None else np.asarray(report.gradient_samples)
     still = (scale < 1e-6) & through & (several[chain] != 1)
     if not found and still.any():
         first = layers[np.argmax(still)]
         what = f"The output of {first} hardly varies (std {scale[np.argmax(still)]:.1g})."
-        found.append(Finding("vanishing signal", str(first), what, _remedy(report)))
-    return found
+        found.append(Finding("vanishing signal", str(first), what, for_size(report.rows)))
+    return found or _absolute(report, names, chain, through)
+
+
+def _absolute(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray, through: np.ndarray) -> list[Finding]:
+    """Outputs that keep their size from layer to layer, but a wrong one."""
+    size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))[chain][through]
+    usual = float(np.median(size)) if len(size) else 1.0
+    if 1 / LARGEST <= usual <= LARGEST:
+        return []
+    wrong = size > LARGEST if usual > 1 else size < 1 / LARGEST
+    first = str(names[chain][through][np.argmax(wrong)])
+    what = f"The outputs of layers have a size of {usual:.1g}, from {first} on, though they neither grow nor shrink."
+    return [Finding("scale", first, what, LSUV)]
 
 
 def _by(factor: float, word: str) -> str:
@@ -185,7 +138,7 @@ def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
     if ratio < 1 and scale[first] == 0:
         return []
     what = f"The output of {layers[first]} has {ratio:.3g} times the scale of the layer before it."
-    return [Finding("outlier", str(layers[first]), what, "jaxinit.lsuv(params, apply_fn, batch)")]
+    return [Finding("outlier", str(layers[first]), what, LSUV)]
 
 
 def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
@@ -200,7 +153,7 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
         return []
     if not np.isfinite(scale).all():
         last = layers[len(scale) - 1 - np.argmax(~np.isfinite(scale[::-1]))]
-        return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", _remedy(report))]
+        return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", for_size(report.rows))]
     factor = float(growth(scale[::-1], np.ones(len(scale), bool)))
     if len(scale) > 4:
         scale, layers = scale[:-1], layers[:-1]  # the readout's fans are its own
@@ -218,7 +171,7 @@ def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) ->
                 f"Gradients {word}{_by(factor, word)} on their way back; at {first} they are {share} those of the "
                 "last layer."
             )
-            return [Finding(fault, str(first), what, _remedy(report))]
+            return [Finding(fault, str(first), what, for_size(report.rows))]
     return []
 
 
@@ -230,7 +183,7 @@ def _jacobian(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
     if size < STEEP:
         return []
     what = f"Small changes of the input come out {size:.1g} times as large, though no layer alone stands out."
-    return [Finding("exploding gradient", str(names[0]), what, _remedy(report))]
+    return [Finding("exploding gradient", str(names[0]), what, for_size(report.rows))]
 
 
 def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
@@ -242,5 +195,4 @@ def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> li
         return []
     first = layers[len(alike) - np.argmin(alike[::-1])] if not alike.all() else layers[0]
     what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the ordered phase."
-    remedy = 'jaxinit.initialize(key, params, apply_fn, batch, "orthogonal_critical")'
-    return [Finding("ordered", str(first), what, remedy)]
+    return [Finding("ordered", str(first), what, for_likeness(report.rows))]

@@ -44,6 +44,8 @@ class Attention:
       output: the layers that the mixture of values goes to.
       size: the contracted size, of one head.
       cross: whether queries and keys come from different data.
+      probabilities: what the values are mixed by.
+      summed: the dimensions of the probabilities along which the values lie.
     """
 
     query: tuple[Block, ...]
@@ -52,6 +54,8 @@ class Attention:
     output: tuple[Site, ...]
     size: int
     cross: bool
+    probabilities: ir.Atom
+    summed: tuple[int, ...]
 
 
 def attentions(flow: Flow) -> list[Attention]:
@@ -125,6 +129,8 @@ class _Finder:
             self._readers(mix.outputs[0]),
             size=math.prod(score.inputs[0].shape[d] for d in contracted),
             cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
+            probabilities=mix.inputs[operand],
+            summed=tuple(mix.params["dimension_numbers"][0][operand]),
         )
 
     def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:

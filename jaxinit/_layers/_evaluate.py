@@ -9,8 +9,9 @@ State flows through control flow as its values do: carried by a scan if a unit i
 scan walks along the unit.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +41,18 @@ class Visitor(Protocol):
         """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
 
 
+Watch: TypeAlias = Callable[[Array, dict[Unit, State]], Mapping[Unit, State]]
+
+
 class Evaluation:
     """The evaluation of one analysed program with one visitor.
 
-    `differentiable`: weights keep their scales, and functions with derivatives of their own are called as they are.
+    Args:
+      analysis: of the program.
+      visitor: what happens at layers.
+      scale_factors: of each unit, along which its scale varies.
+      differentiable: weights keep their scales, and functions with derivatives of their own are called as they are.
+      watched: values that depend on data, and what of each is added to the states: a function of (value, states).
     """
 
     def __init__(
@@ -52,11 +61,13 @@ class Evaluation:
         visitor: Visitor,
         scale_factors: dict[Unit, tuple[Factor, ...]],
         differentiable: bool = False,
+        watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
     ):
         self.analysis = analysis
         self.visitor = visitor
         self.scale_factors = scale_factors
         self.differentiable = differentiable
+        self.watched = watched
         self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
         self._started = {site.equation: site for site in analysis.sites.values()}
         self._holding_sites: dict[ir.Equation, bool] = {}
@@ -81,6 +92,7 @@ class Evaluation:
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
+        seen: set[ir.Atom] = set()
         for equation in late:
             if equation in calls:
                 call = calls[equation]
@@ -92,10 +104,16 @@ class Evaluation:
                     for atom, v in zip(call.results, call.outputs, strict=True)
                     if isinstance(atom, ir.Variable)
                 )
-                continue
-            arguments = [read(atom) for atom in equation.inputs]
-            results = self._equation(equation, arguments, states)
-            environment.update(zip(equation.outputs, results, strict=True))
+                made = call.results
+            else:
+                arguments = [read(atom) for atom in equation.inputs]
+                results = self._equation(equation, arguments, states)
+                environment.update(zip(equation.outputs, results, strict=True))
+                made = equation.outputs
+            for atom in made:
+                if atom in self.watched and atom not in seen:
+                    seen.add(atom)
+                    states.update(self.watched[atom](read(atom), states))
         return [read(atom) for atom in program.outputs]
 
     def _calls(self, program: ir.Program) -> dict[ir.Equation, ir.Call]:

@@ -161,16 +161,9 @@ def follow(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable], other
         known = [tracks[a] for a in equation.inputs if isinstance(a, ir.Variable) and a in tracks]
         if not known:
             continue
-        if equation.primitive is ir.split_p:
-            _follow_split(equation, known[0], tracks)
-            continue
-        if equation.primitive is ir.unstack_p:
-            for i, output in enumerate(equation.outputs):
-                _record(output, {v: unstacked_at(equation, track, i) for v, track in known[0].items()}, tracks)
-            continue
-        move = rearrangement(equation)
-        if move is not None:
-            moved = {v: move(track) for v, track in known[0].items()}
+        moved = follow_move(equation, tracks)
+        if moved is not None:
+            tracks.update(moved)
         elif equation.primitive in ir.ELEMENTWISE:
             data = [a for a in equation.inputs if flow.is_data(a)]
             sums = equation.primitive in (ir.add_p, ir.add_any_p) and all(a in tracks for a in data)
@@ -178,29 +171,49 @@ def follow(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable], other
                 continue
             shape = equation.outputs[0].shape
             same = [tracks[a] for a in data if isinstance(a, ir.Variable) and a in tracks and a.shape == shape]
-            moved = {v: track for found in same for v, track in found.items()}
-        else:
-            continue
-        _record(equation.outputs[0], moved, tracks)
+            if same:
+                tracks[equation.outputs[0]] = {v: track for found in same for v, track in found.items()}
     return tracks
 
 
 Tracks = dict[ir.Variable, dict[ir.Variable, Followed]]
 
 
-def _follow_split(equation: ir.Equation, known: dict[ir.Variable, Followed], tracks: Tracks) -> None:
+def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
+    """Where an equation that only moves, copies or drops elements takes them; None for others, and where none are."""
+    operand = equation.inputs[0] if equation.inputs else None
+    if not isinstance(operand, ir.Variable) or operand not in tracks:
+        return None
+    known = tracks[operand]
+    if equation.primitive is ir.split_p:
+        return _split(equation, known)
+    if equation.primitive is ir.unstack_p:
+        parts = enumerate(equation.outputs)
+        return _known({o: {v: unstacked_at(equation, track, i) for v, track in known.items()} for i, o in parts})
+    move = rearrangement(equation)
+    if move is None:
+        return None
+    return _known({equation.outputs[0]: {v: move(track) for v, track in known.items()}})
+
+
+def _split(equation: ir.Equation, known: dict[ir.Variable, Followed]) -> Tracks:
     shape, axis, start = equation.inputs[0].shape, equation.params["axis"], 0
+    found: dict[ir.Variable, dict[ir.Variable, Origin | None]] = {}
     for output, size in zip(equation.outputs, equation.params["sizes"], strict=True):
         starts = [start if d == axis else 0 for d in range(len(shape))]
         limits = [start + size if d == axis else n for d, n in enumerate(shape)]
-        _record(output, {v: track.sliced(starts, limits, shape) for v, track in known.items()}, tracks)
+        found[output] = {v: track.sliced(starts, limits, shape) for v, track in known.items()}
         start += size
+    return _known(found)
 
 
-def _record(output: ir.Variable, moved: "dict[ir.Variable, Origin | None]", tracks: Tracks) -> None:
-    found = {v: track for v, track in moved.items() if isinstance(track, Followed)}
-    if found:
-        tracks[output] = found
+def _known(moved: "dict[ir.Variable, dict[ir.Variable, Origin | None]]") -> Tracks:
+    """Those of the values whose elements can still be told apart."""
+    found = {
+        output: {v: track for v, track in tracks.items() if isinstance(track, Followed)}
+        for output, tracks in moved.items()
+    }
+    return {output: tracks for output, tracks in found.items() if tracks}
 
 
 def site_start(site: Site) -> ir.Variable:

@@ -58,9 +58,9 @@ class Structure:
     biases: dict[int, tuple[Portion, ...]]
 
 
-def structure(analysis: Analysis) -> Structure:
+def structure(flow: Flow) -> Structure:
     """Finds attention and recurrent cells, and what they make of every weight."""
-    flow = Flow(analysis)
+    analysis = flow.analysis
     heads, recurrent = attentions(flow), cells(flow)
     weights: dict[Unit, tuple[Portion, ...]] = {}
     named = _named_blocks(heads, recurrent)

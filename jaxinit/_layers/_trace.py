@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._activated import Meeting, meetings
 from jaxinit._layers._analysis import analyse
+from jaxinit._layers._flow import Flow
 from jaxinit._layers._following import following_activation
 from jaxinit._layers._portions import Structure, structure
 from jaxinit._layers._residual import Membership, Skip, memberships, skips
@@ -27,9 +29,19 @@ class Traced:
     leaves: tuple[Any, ...]
 
     @functools.cached_property
+    def flow(self) -> Flow:
+        """What every value is computed from."""
+        return Flow(self.analysis)
+
+    @functools.cached_property
     def structure(self) -> Structure:
         """Attention and recurrent cells."""
-        return structure(self.analysis)
+        return structure(self.flow)
+
+    @functools.cached_property
+    def meetings(self) -> dict[Unit, list[Meeting]]:
+        """Where activations take what the units make."""
+        return meetings(self.flow)
 
     @functools.cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -1,153 +1,124 @@
-"""Signals and gradients over depth, and the distribution of activations in each layer."""
+"""Signals and gradients over depth: of one start, or of several on the same axes."""
 
-import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._diagnose import DiagnoseReport
-from jaxinit._layers._evaluate import Evaluation
-from jaxinit._layers._place import Place
-from jaxinit._layers._trace import layers_of, trace
-from jaxinit._layers._units import Unit
 from jaxinit._plots._style import COLORS, GREY, axes_or_new, name_layers
-from jaxinit._typing import Array
 
-_BINS = 81
+_MARKERS = "os^DvPX"
+_OUTPUTS, _GRADIENTS = "std of layers' outputs", "root mean square of gradients"
+_MANY = 40
+"""So many layers have a marker each; of more, some have."""
 
 
-def signals(report: DiagnoseReport, ax: Any = None) -> Any:
+def signals(report: DiagnoseReport | Mapping[str, DiagnoseReport] | Sequence[DiagnoseReport], ax: Any = None) -> Any:
     """Scale of signals and of gradients over depth, on a logarithmic axis, with the verdict.
 
-    A report over seeds is drawn as its median, and a band from the smallest to the largest.
+    A report over seeds is drawn as its median, and a band from the smallest to the largest. Of several reports each
+    has its colour and marker, and the legend beside the axes says what is wrong with it.
 
     Args:
-      report: what `jaxinit.diagnose` returned.
+      report: what `jaxinit.diagnose` returned; or several of these, name → report or a sequence.
       ax: axes to draw on; new ones by default.
 
     Returns:
       The axes.
 
+    Raises:
+      TypeError: something is no report.
+      ValueError: there is no report.
+
     Example:
       >>> import jax, jaxinit.plot
-      >>> w = jax.numpy.eye(8)
-      >>> report = jaxinit.diagnose([w, w], lambda p, x: (x @ p[0]) @ p[1], jax.numpy.ones((4, 8)))
-      >>> ax = jaxinit.plot.signals(report)
+      >>> def report(w):
+      ...     return jaxinit.diagnose([w, w], lambda p, x: (x @ p[0]) @ p[1], jax.numpy.ones((4, 8)))
+      >>> ax = jaxinit.plot.signals({"identity": report(jax.numpy.eye(8)), "ones": report(jax.numpy.ones((8, 8)))})
       >>> ax.get_yscale()
       'log'
     """
+    named = _named(report)
     ax = axes_or_new(ax)
+    known = np.concatenate([_draw(ax, i, name, one, len(named)) for i, (name, one) in enumerate(named.items())])
+    ax.set_yscale("log")
+    known = known[np.isfinite(known)]
+    if known.size and known.max() / known.min() < 100:  # a healthy net should look like one
+        middle = np.sqrt(known.max() * known.min())
+        ax.set_ylim(middle / 100, middle * 100)
+    rows = [[row.name for row in one.rows] for one in named.values()]
+    longest = max(rows, key=len)
+    name_layers(ax, longest if all(names == longest for names in rows) else [str(i + 1) for i in range(len(longest))])
+    ax.grid(axis="y", color=GREY, alpha=0.25)
+    if len(named) == 1:
+        ax.legend(frameon=False, fontsize=8, loc="best")
+        (only,) = named.values()
+        ax.set_title(textwrap.fill(only.verdict.splitlines()[0], 64), fontsize=8, loc="left")
+        return ax
+    for label, style in ((_OUTPUTS, "-"), (_GRADIENTS, "--")):
+        ax.plot([], [], color=GREY, linestyle=style, label=textwrap.fill(label, 24))
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def _named(report: Any) -> dict[str, DiagnoseReport]:
+    """The reports by name."""
+    if isinstance(report, DiagnoseReport):
+        return {"": report}
+    if isinstance(report, Mapping):
+        named = {str(name): one for name, one in report.items()}
+    else:
+        listed = isinstance(report, Sequence) and not isinstance(report, str)
+        named = {str(i + 1): one for i, one in enumerate(report)} if listed else {"": report}
+    for name, one in named.items():
+        if not isinstance(one, DiagnoseReport):
+            which = f" for {name!r}" if name else ""
+            raise TypeError(
+                "signals draws what jaxinit.diagnose(params, apply_fn, batch) returns, or several of these as "
+                f"{{name: report}} or [report, ...], got {type(one).__name__}{which}"
+            )
+    if not named:
+        raise ValueError("signals draws one report or more, got none; jaxinit.diagnose makes them")
+    return named
+
+
+def _draw(ax: Any, index: int, name: str, report: DiagnoseReport, count: int) -> np.ndarray:
+    """Draws one report of several; returns the numbers that were drawn."""
     depth = np.arange(len(report.rows))
-    series = [("std of layers' outputs", report.pre_std, "o", "-")]
+    series = [(_OUTPUTS, report.pre_std, "-")]
     if report.gradient_std is not None:
-        series.append(("root mean square of gradients", report.gradient_std, "s", "--"))
-    drawn = []
-    for (label, values, marker, style), color in zip(series, COLORS, strict=False):
-        seeds = np.asarray(values, float).reshape(-1, len(depth))
+        series.append((_GRADIENTS, report.gradient_std, "--"))
+    drawn = [np.zeros(0)]
+    for which, (label, values, style) in enumerate(series):
+        place = which if count == 1 else index
+        seeds = np.asarray(values, float).reshape(-1, len(depth)) if len(depth) else np.zeros((1, 0))
         seeds = np.where(np.isfinite(seeds) & (seeds > 0), seeds, np.nan)
         middle = np.full(len(depth), np.nan)
         some = ~np.isnan(seeds).all(axis=0)
         middle[some] = np.nanmedian(seeds[:, some], axis=0)
         drawn.append(middle)
-        size = 4 if len(depth) <= 40 else 0
-        ax.plot(depth, middle, color=color, linestyle=style, marker=marker, markersize=size, label=label)
+        color = COLORS[place % len(COLORS)]
+        few = len(depth) <= _MANY
+        ax.plot(
+            depth,
+            middle,
+            color=color,
+            linestyle=style,
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=4 if few or count > 1 else 0,
+            markevery=1 if few else (3 * index % 10, 10),
+            linewidth=1.5 if count == 1 else 1.1,
+            label=label if count == 1 else None if which else _label(name, report),
+        )
         if len(seeds) > 1 and some.any():
             low, high = np.nanmin(seeds[:, some], axis=0), np.nanmax(seeds[:, some], axis=0)
             ax.fill_between(depth[some], low, high, color=color, alpha=0.2, linewidth=0)
-    ax.set_yscale("log")
-    known = np.concatenate(drawn) if drawn else np.zeros(0)
-    known = known[np.isfinite(known)]
-    if known.size and known.max() / known.min() < 100:  # a healthy net should look like one
-        middle = np.sqrt(known.max() * known.min())
-        ax.set_ylim(middle / 100, middle * 100)
-    name_layers(ax, [row.name for row in report.rows])
-    ax.grid(axis="y", color=GREY, alpha=0.25)
-    ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.set_title(textwrap.fill(report.verdict.splitlines()[0], 64), fontsize=8, loc="left")
-    return ax
+    return np.concatenate(drawn)
 
 
-class _Histogram:
-    """A visitor that counts in which bin the activations of each layer lie."""
-
-    def __init__(self, activations: dict[Unit, Any], limit: float):
-        self.activations, self.limit = activations, limit
-
-    def initial(self, unit: Unit) -> Array:
-        """Nothing counted yet."""
-        return jnp.zeros(_BINS)
-
-    def is_final(self, state: Array) -> bool:
-        """Every use counts."""
-        return False
-
-    def scale(self, state: Array) -> Array:
-        """Weights stay as they are."""
-        return jnp.ones(())
-
-    def use(self, place: Place, state: Array | None, u: Array, bias: Array | None) -> tuple[Array, Array]:
-        """Counts, and lets the output pass."""
-        output = u if bias is None else u + bias
-        activation = self.activations[place.unit]
-        post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
-        edges = jnp.linspace(-self.limit, self.limit, _BINS + 1)
-        counts, _ = jnp.histogram(jnp.clip(post, -self.limit, self.limit), edges)
-        return (self.initial(place.unit) if state is None else state) + counts / post.size, output
-
-
-def activations(
-    params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any, ax: Any = None, *, limit: float = 3.0
-) -> Any:
-    """Histograms of the activations of each layer, one above the other, the first layer on top.
-
-    Args:
-      params, apply_fn, batch: as for `jaxinit.diagnose`.
-      ax: axes to draw on; new ones by default.
-      limit: the histograms go from −limit to limit; what lies beyond counts at the ends.
-
-    Returns:
-      The axes.
-
-    Example:
-      >>> import jax, jaxinit.plot
-      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
-      >>> ax = jaxinit.plot.activations([jax.numpy.eye(8)], lambda p, x: jax.numpy.tanh(x @ p[0]), x)
-      >>> [float(x) for x in ax.get_xlim()]
-      [-3.0, 3.0]
-    """
-    ax = axes_or_new(ax)
-    traced = trace(params, apply_fn, batch)
-    layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
-    visitor = _Histogram({unit: layer.activation for unit, layer in layers.items()}, limit)
-    evaluation = Evaluation(traced.analysis, visitor, dict.fromkeys(traced.analysis.units, ()), differentiable=True)
-    begin = {u: jnp.zeros((*(f.size for f in u.stack), _BINS)) for u in layers}
-    values = [*traced.leaves, *jax.tree.leaves(batch)]
-    run = jax.jit(lambda values: evaluation.run(values, begin)[1])
-    counts = run([jnp.asarray(x) for x in values])
-    rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
-    names = [
-        layer.name + "".join(f"[{i}]" for i in at)
-        for unit, layer in layers.items()
-        for at in itertools.product(*(range(f.size) for f in unit.stack))
-    ]
-    centres = np.linspace(-limit, limit, _BINS)
-    # Half the height for each layer of many: neighbours overlap a little, as ridges do.
-    heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
-    for i, height in enumerate(heights):
-        ax.fill_between(centres, -i, -i + height, color=COLORS[0], alpha=0.55, linewidth=0, zorder=i)
-        ax.plot(centres, -i + height, color=COLORS[0], linewidth=0.8, zorder=i)
-    _name_rows(ax, names)
-    ax.set_xlim(-limit, limit)
-    ax.set_ylim(-len(rows) + 0.5, 2)
-    ax.set_xlabel("activation")
-    ax.set_title("Activations, layer by layer", fontsize=9, loc="left")
-    return ax
-
-
-def _name_rows(ax: Any, names: list[str]) -> None:
-    name_layers(ax, names, axis="y")
-    ax.set_yticks([-tick for tick in ax.get_yticks()], [label.get_text() for label in ax.get_yticklabels()])
+def _label(name: str, report: DiagnoseReport) -> str:
+    """The name of a report, and what is wrong with it."""
+    faults = dict.fromkeys(finding.fault for finding in report.findings())
+    return textwrap.fill(f"{name}: {', '.join(faults) or ('healthy' if report.rows else 'no layers')}", 24)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._activations import NAMES, Activation, activation_function, canonical_activation
-from jaxinit._checks import check_choice
+from jaxinit._checks import check_choice, check_flag, check_number
 from jaxinit._critical import critical
 from jaxinit._gain import gain
 from jaxinit._initializers import (
@@ -133,6 +133,7 @@ def recommend(
 
     Raises:
       ValueError: an unknown architecture or activation, or a depth below 1.
+      TypeError: something is of another kind; parameters come without a function, or without a batch.
 
     Example:
       >>> import jaxinit
@@ -143,14 +144,32 @@ def recommend(
       >>> jaxinit.recommend(architecture="transformer", normalized=False).start
       t_fixup()
     """
-    if callable(architecture):
+    if callable(architecture) or _is_tree(activation):
+        if not callable(architecture) or depth is None:
+            raise TypeError(
+                "to read a program, recommend takes (params, apply_fn, batch), got "
+                f"({', '.join(type(x).__name__ for x in (activation, architecture, depth))}); to go by a description, "
+                "the name of an activation or an elementwise function, such as 'relu'"
+            )
         return _of_program(activation, architecture, depth)
     if architecture is not None:
         check_choice("architecture", architecture, ARCHITECTURES)
+    if depth is not None:
+        check_number("depth", depth)
     if depth is not None and not depth >= 1:
         raise ValueError(f"depth is a number of layers, at least 1, got {depth!r}")
+    if normalized is not None:
+        check_flag("normalized", normalized)
     by_architecture = _by_architecture(activation, architecture, depth, normalized)
     return by_architecture or _by_activation(activation)
+
+
+def _is_tree(x: Any) -> bool:
+    """Whether it is a pytree of parameters; one may be callable, but no activation holds arrays."""
+    leaves = jax.tree.leaves(x)
+    return not (x is None or isinstance(x, str)) and all(
+        hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves
+    )
 
 
 def _name(activation: Activation | None) -> str | None:

@@ -22,12 +22,21 @@ def as_metrics(metrics_fn: Callable[[Any, Any], Any] | None, loss_fn: Callable[[
         found = metrics_fn(params, data)
         if not isinstance(found, Mapping):
             found = {getattr(metrics_fn, "__name__", "metric"): found}
-        arrays = {str(name): jax.numpy.asarray(values) for name, values in found.items()}
+        arrays = {str(name): _array(str(name), values) for name, values in found.items()}
         if LOSS in arrays:
             raise ValueError("metrics_fn returns 'loss', the name of the training loss; call it something else")
         return arrays
 
     return measured
+
+
+def _array(name: str, values: Any) -> jax.Array:
+    try:
+        return jax.numpy.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"metrics_fn must return a number or a dictionary of arrays, but its {name!r} is {values!r:.80}"
+        ) from error
 
 
 def chosen_metric(shapes: Mapping[str, Any], metric: str | None, maximize: bool | None) -> tuple[str, bool]:

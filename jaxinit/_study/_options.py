@@ -1,7 +1,10 @@
 """What the user of a study chose: numbers, samples, optimizer, loss and key, checked."""
 
+import numbers
+import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,15 +18,19 @@ from jaxinit._typing import Array
 
 def seed_numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """The numbers of the seeds."""
-    if isinstance(seeds, Sequence | np.ndarray):
+    if isinstance(seeds, jax.Array):
+        seeds = np.asarray(seeds)
+    if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str) and np.ndim(seeds) == 1:
         for seed in seeds:
             check_integer("a seed", seed, 0)
-        numbers = tuple(int(seed) for seed in seeds)
-        if not numbers or len(set(numbers)) < len(numbers) or max(numbers) >= 2**32:
-            raise ValueError(f"seeds must be one or more different integers below 2**32, got {numbers}")
-        return numbers
+        listed = tuple(int(seed) for seed in seeds)
+        if not listed or len(set(listed)) < len(listed) or max(listed) >= 2**32:
+            raise ValueError(f"seeds must be one or more different integers below 2**32, got {listed}")
+        return listed
+    if isinstance(seeds, bool) or not isinstance(seeds, numbers.Integral):
+        raise TypeError(f"seeds must be how many, or a sequence of different non-negative integers, got {seeds!r}")
     check_integer("seeds", seeds, 1)
-    return tuple(range(seeds))
+    return tuple(range(int(seeds)))
 
 
 def rate_numbers(learning_rates: Sequence[float]) -> tuple[float, ...]:
@@ -31,9 +38,9 @@ def rate_numbers(learning_rates: Sequence[float]) -> tuple[float, ...]:
     listed = isinstance(learning_rates, (Sequence, np.ndarray, jax.Array)) and not isinstance(learning_rates, str)
     if not listed or np.size(learning_rates) == 0:
         raise TypeError(f"learning_rates must be a sequence of one number or more, got {learning_rates!r}")
-    rates = tuple(float(rate) for rate in learning_rates)
-    for rate in rates:
+    for rate in learning_rates:
         check_number("a learning rate", rate, nonnegative=True)
+    rates = tuple(float(rate) for rate in learning_rates)
     if len(set(rates)) < len(rates):
         raise ValueError(f"learning_rates must be different from one another, got {rates}")
     return rates
@@ -51,13 +58,80 @@ def sample_count(data: Any) -> int:
     return int(counts.pop())  # type: ignore[arg-type]
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Raises for what is no function of a learning rate."""
+def check_functions(loss_fn: Any, apply_fn: Any, metrics_fn: Any) -> None:
+    """Raises for what is no function."""
+    expected = {
+        "loss_fn": (loss_fn, "a function of (params, batch) that returns the mean loss of the batch"),
+        "apply_fn": (apply_fn, "a function of (params, batch), for a Flax module module.apply, or None for loss_fn"),
+        "metrics_fn": (
+            metrics_fn,
+            "a function of (params, test_data) that returns a number or a dictionary of arrays, or None; by which of "
+            "them to compare, metric= says",
+        ),
+    }
+    for name, (function, what) in expected.items():
+        if not callable(function) and (function is not None or name == "loss_fn"):
+            raise TypeError(f"{name} must be {what}, got {function!r}")
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Raises for leaves that are no numbers."""
+    for at, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
+            path = "/".join([name, *filter(None, [jax.tree_util.keystr(at, simple=True, separator="/")])])
+            raise TypeError(f"{name} must be made of arrays of numbers, but {path} is {leaf!r:.80}")
+
+
+def check_params(params: Any) -> None:
+    """Raises for what is neither a pytree of arrays or shapes nor a function of a key."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    strange = [
+        (jax.tree_util.keystr(at, simple=True, separator="/"), leaf)
+        for at, leaf in leaves
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) and not isinstance(leaf, complex | float)
+    ]
+    if not callable(params) and (strange or not leaves):
+        got = f"{strange[0][1]!r:.80} at {strange[0][0]!r}" if strange and strange[0][0] else f"{params!r:.80}"
+        raise TypeError(
+            "params must be a pytree of arrays or of jax.ShapeDtypeStructs, such as jax.eval_shape(model.init, key, x) "
+            f"gives, or the function of a key that makes it, got {got}"
+        )
+
+
+def device_list(devices: Any) -> list[Any]:
+    """The devices, by default all local ones."""
+    if devices is None:
+        return jax.local_devices()
+    listed = list(devices) if isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str) else []
+    if not listed or not all(isinstance(device, jax.Device) for device in listed):
+        raise TypeError(
+            f"devices must be a sequence of one device or more, such as jax.devices()[:1], or None for all, got "
+            f"{devices!r}"
+        )
+    return listed
+
+
+def check_path(path: Any) -> None:
+    """Raises for what names no file."""
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be the name of a file, as a string or a pathlib.Path, or None, got {path!r}")
+    if path is not None and Path(path).is_dir():
+        raise ValueError(f"path must name a file, but {path} is a directory; give it a name, such as {path}/study.npz")
+
+
+def check_optimizer(optimizer: Any, rate: float) -> None:
+    """Raises for what is no function of a learning rate, or does not return a transformation."""
     if not callable(optimizer):
         hint = "; it is called with each of learning_rates" if hasattr(optimizer, "update") else ""
         raise TypeError(
             "optimizer must be a function of a learning rate, such as optax.adam or "
             f"lambda rate: optax.sgd(rate, momentum=0.9), got {type(optimizer).__name__}{hint}"
+        )
+    made = optimizer(rate)
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise TypeError(
+            "optimizer must return an optax transformation, as optax.adam does, but of the learning rate "
+            f"{rate} it made {made!r:.80}"
         )
 
 

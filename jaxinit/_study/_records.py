@@ -107,10 +107,16 @@ class Records:
         """Takes the entries of an earlier study over.
 
         Raises:
-          ValueError: it is another study, or has starts or seeds that would be lost.
+          ValueError: it is another study, or does not tell which, or has starts or seeds that would be lost.
         """
         if not other.holds_something():
             return
+        if not other.plan.programs:
+            raise ValueError(
+                f"{path} is the saved result of a study without path=. To tell whether two studies are the same, the "
+                "programs that draw and train every start must be traced once more, which only a study with path= "
+                "does: so this file can be loaded, but not continued. Give another path"
+            )
         theirs, mine = (dataclasses.asdict(records.plan) for records in (other, self))
         for name, value in {**theirs, **theirs["settings"]}.items():
             wanted = {**mine, **mine["settings"]}.get(name)

@@ -220,7 +220,11 @@ class StudyResult(Tabular):
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the result to a file, an npz, which is there whole or not at all."""
+        """Writes the result to a file, an npz, which is there whole or not at all.
+
+        `load` reads it. It can be given as `path=`, to go on with more seeds or starts, if the study had a path, too:
+        only such a study records which programs made the numbers.
+        """
         records = Records(self._plan, self.starts, self.seeds)
         records.done[:] = True
         records.losses = self.losses

@@ -11,10 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import check_integer, check_number
+from jaxinit._checks import check_flag, check_integer, check_number
 from jaxinit._study._digest import data_digest, program_digest
 from jaxinit._study._metrics import as_metrics, chosen_metric
-from jaxinit._study._options import check_loss, check_optimizer, rate_numbers, sample_count, seed_numbers, typed_key
+from jaxinit._study._options import (
+    check_arrays,
+    check_functions,
+    check_loss,
+    check_optimizer,
+    check_params,
+    check_path,
+    device_list,
+    rate_numbers,
+    sample_count,
+    seed_numbers,
+    typed_key,
+)
 from jaxinit._study._programs import Compiler, Inputs
 from jaxinit._study._progress import progress_bar
 from jaxinit._study._records import Plan, Records
@@ -93,7 +105,8 @@ def study(
         where memory would not hold them.
       devices: where to run; by default on all local devices of the default backend.
       path: a file for the study, written as it goes. If the study is interrupted, the same call goes on from there;
-        more seeds and starts may be asked for later.
+        more seeds and starts may be asked for later. A result of a study without a path, which `save` wrote, is no such
+        file: it does not tell which model, loss and data made it.
       progress: whether to show a progress bar.
 
     Returns:
@@ -122,17 +135,29 @@ def study(
     named = named_starts(starts)
     numbers = seed_numbers(seeds)
     rates = rate_numbers(learning_rates)
+    check_functions(loss_fn, apply_fn, metrics_fn)
+    check_params(params)
+    check_path(path)
+    places = device_list(devices)
+    for name, flag in {"stochastic": stochastic, "progress": progress}.items():
+        check_flag(name, flag)
+    if maximize is not None:
+        check_flag("maximize", maximize)
     check_integer("steps", steps, 1)
     check_integer("start_samples", start_samples, 1)
     if chunk is not None:
         check_integer("chunk", chunk, 1)
     samples = sample_count(data)
+    check_arrays("data", data)
+    check_arrays("test_data", test_data)
+    if test_data is not None and not jax.tree.leaves(test_data):
+        raise ValueError(f"test_data must hold an array or more, or be None for the training data, got {test_data!r}")
     check_integer("batch_size", batch_size, 1)
     if batch_size > samples:
         raise ValueError(f"batch_size must be at most the number of samples, {samples}, got {batch_size}")
     if diverged_above is not None:
         check_number("diverged_above", diverged_above)
-    check_optimizer(optimizer)
+    check_optimizer(optimizer, rates[0])
     key = typed_key(key, chunk)
 
     def noisy_loss(params: Any, batch: Any, key: Array) -> Any:
@@ -164,7 +189,6 @@ def study(
         measured = jax.eval_shape(training.measure, drawn, inputs.test_data)
     metric, maximize = chosen_metric(measured, metric, maximize)
 
-    places = list(devices) if devices is not None else jax.local_devices()
     settings = {
         "batch_size": training.batch_size,
         "samples": samples,

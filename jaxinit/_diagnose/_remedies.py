@@ -1,0 +1,103 @@
+"""What would mend a fault: the call that does, or, where no start can, what else would.
+
+A start can give each layer any scale, so it mends signals; but where an activation f keeps them, at E[f(z)²] times the
+variance of the weights = 1, gradients change by the factor sqrt(E[f'(z)²] / E[f(z)²]) a layer. Where that is below 1 a
+start can only trade vanishing gradients for saturation, and no call is named.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxinit._activations import NAMES
+from jaxinit._critical import critical
+from jaxinit._diagnose._rows import Row
+
+DEEP = 30
+"""From so many layers on random kernels of any scale lose the signal, and only some schemes keep it."""
+LOST = 30.0
+"""A change of scale by so much over all layers."""
+LSUV = "jaxinit.lsuv(params, apply_fn, batch)"
+
+
+def start(scheme: str) -> str:
+    """The call for a scheme."""
+    return f'jaxinit.initialize(key, params, apply_fn, batch, "{scheme}")'
+
+
+def for_size(rows: Sequence[Row]) -> str:
+    """What mends signals or gradients that change their size from layer to layer."""
+    if any(row.residual for row in rows):
+        return f'{start("auto")}, or "fixup" without normalization'
+    if any(row.recurrent for row in rows):
+        return start("recurrent")
+    chain = [row for row in rows if row.kind != "embed"]
+    if any(row.normalized for row in chain):
+        return f"{start('auto')} or {LSUV}"
+    factor = float(np.prod([row.gradient_factor for row in chain]))
+    if factor < 1 / LOST:
+        return _another_activation(chain)
+    if len(chain) <= DEEP and factor < LOST:
+        return f"{start('auto')} or {LSUV}"
+    if _looks_linear(chain):
+        return start("looks_linear")
+    grows = all(row.gradient_factor > 1.01 for row in chain if row.activation)
+    if (factor > LOST or grows) and _is_critical(chain):
+        return start("orthogonal_critical")
+    return LSUV if factor < LOST else _NORMALIZE
+
+
+def for_likeness(rows: Sequence[Row]) -> str:
+    """What mends samples that come to look alike."""
+    chain = [row for row in rows if row.kind != "embed"]
+    plain = not any(row.residual or row.recurrent or row.normalized for row in chain)
+    kept = all(row.gradient_factor <= 1.01 for row in chain)
+    if plain and kept and len(chain) > DEEP and not _looks_linear(chain):
+        return f"{_NORMALIZE}: no start mends this, because rectified layers draw samples together at any scale"
+    return for_size(rows)
+
+
+def for_dead(rows: Sequence[Row], row: Row, similarity: float) -> str:
+    """What mends units that no sample reaches."""
+    if row.normalized:
+        return f"{start('auto')}, which has gains of one and offsets of zero"
+    if row.recurrent:
+        return start("recurrent")
+    if similarity > 0.9:  # no bias does: for a unit all samples are one
+        return for_likeness(rows)
+    return f"zero or positive biases, and {LSUV}"
+
+
+def for_saturated(row: Row) -> str:
+    """What mends activations that are flat where the signal is."""
+    if row.normalized:
+        return f"{start('auto')}, which has gains of one and offsets of zero"
+    return start("recurrent") if row.recurrent else LSUV
+
+
+_NORMALIZE = "normalization or skip connections"
+
+
+def _another_activation(chain: Sequence[Row]) -> str:
+    worst = min(chain, key=lambda row: row.gradient_factor)
+    return (
+        f"another activation, such as jax.nn.tanh, or {_NORMALIZE}: no start mends this, because where "
+        f"{worst.activation} keeps signals at one size it shrinks gradients by {worst.gradient_factor:.2g} a layer"
+    )
+
+
+def _looks_linear(chain: Sequence[Row]) -> bool:
+    *hidden, last = chain
+    return bool(hidden) and last.activation is None and all(row.activation == "relu" for row in hidden)
+
+
+def _is_critical(chain: Sequence[Row]) -> bool:
+    """Whether every activation is known to have a critical point."""
+    try:
+        for name in {row.activation for row in chain if row.activation}:
+            if name not in NAMES:
+                return False
+            critical(name)
+    except ValueError:
+        return False
+    return True

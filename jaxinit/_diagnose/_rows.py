@@ -1,0 +1,77 @@
+"""The rows of a report: what tracing knows of each layer, one row for each slice of a scanned stack."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+from jaxinit._diagnose._curves import curve
+from jaxinit._layers import Layer
+from jaxinit._layers._portions import Portion
+from jaxinit._layers._trace import Traced
+from jaxinit._layers._units import Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What tracing knows of a row.
+
+    Attributes:
+      name: the layer, and the slice of a scanned stack.
+      kind: of the layer.
+      activation: name of the activation that follows, beyond a normalization too; several for gates; or None.
+      expected_saturation: the share of elements without slope for standard normal pre-activations; all those of gates
+        that keep the state of a recurrent cell or let into it, which may be open or shut by design (a chrono start).
+      gradient_factor: by how much gradients grow through the activation if the weights keep signals; 1 without one.
+      residual: whether the layer sits in a residual branch.
+      role: of the layer, such as "query", or None.
+      normalized: whether a normalization stands between the layer and its activation.
+      recurrent: whether the layer is part of a recurrent cell.
+    """
+
+    name: str
+    kind: str
+    activation: str | None
+    expected_saturation: float
+    gradient_factor: float
+    residual: bool
+    role: str | None
+    normalized: bool
+    recurrent: bool
+
+
+def rows(unit: Unit, layer: Layer, traced: Traced) -> list[Row]:
+    """The rows of one unit."""
+    meetings, structure = traced.meetings[unit], traced.structure
+    cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
+    gates = _gates(structure.weights.get(unit, ()))
+    sizes = [range(f.size) for f in unit.stack]
+    names = dict.fromkeys(m.activation.name for m in meetings if m.activation is not None)
+    weights = [math.prod(m.value.shape) for m in meetings]
+    curves = [curve(m.activation) for m in meetings]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
+
+    flat = mean([c.flat if c else 0.0 for c in curves])
+    factor = mean([c.gradient_factor if c else 1.0 for c in curves])
+    return [
+        Row(
+            layer.name + "".join(f"[{i}]" for i in at),
+            layer.kind,
+            ", ".join(names) or None,
+            gates + (1 - gates) * flat,
+            factor,
+            layer.skip is not None,
+            layer.role,
+            any(m.normalized for m in meetings),
+            not cells.isdisjoint(unit.sites),
+        )
+        for at in itertools.product(*sizes)
+    ]
+
+
+def _gates(portions: Sequence[Portion]) -> float:
+    """The share of a unit's columns that make gates of the state."""
+    sizes = [(p.role in ("forget", "input"), len(p.places or (0,))) for p in portions]
+    return sum(size for gate, size in sizes if gate) / max(sum(size for _, size in sizes), 1)

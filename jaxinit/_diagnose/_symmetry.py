@@ -1,0 +1,72 @@
+"""Layers whose units are all the same and stay so: equal weights and equal gradients into every one of them.
+
+Units that start equal learn apart if what comes back to them differs. A layer to which nothing comes back yet may wait
+for a zero layer above that is about to move, as below a readout or a branch that starts at zero: it is not counted if
+some layer of zeros has a gradient that tells its inputs and its units apart.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit._layers._units import Unit
+from jaxinit._layers._views import View, part_of, view
+from jaxinit._typing import Array
+
+_SAME = 1e-3
+"""Deviations of so much of the size of a weight or gradient are rounding."""
+_LOOKED_AT = {"in": 64, "out": 16}
+"""So many inputs and units are compared, evenly spaced; of all other axes some."""
+_OTHERS = 4
+
+
+def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
+    """How far a weight, or its gradient, varies over its units and over its inputs, of its size, slice by slice.
+
+    None where the roles of its axes are not known, and for lookups; one along what there is only one of.
+    """
+    axes = view(unit)
+    if axes is None:
+        return None
+    x = _some(part_of(leaf, unit).reshape(axes.shape), axes)
+    rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
+    peak = jnp.max(jnp.abs(x), rest)
+    order = sorted(unit.stack, key=lambda f: (f.axis, -f.stride))
+    turned = [order.index(f) for f in unit.stack]
+
+    def over(along: Sequence[int]) -> Array:
+        if all(x.shape[d] == 1 for d in along):
+            return jnp.ones(peak.size)
+        first = x
+        for axis in along:
+            first = lax.slice_in_dim(first, 0, 1, axis=axis)
+        found = jnp.max(jnp.abs(x - first), rest) / jnp.where(peak > 0, peak, 1)
+        return jnp.transpose(found, turned).reshape(-1).astype(jnp.float32)
+
+    return over(axes.out_axes), over(axes.in_axes)
+
+
+def _some(x: Array, axes: View) -> Array:
+    for along, most in ((axes.out_axes, _LOOKED_AT["out"]), (axes.in_axes, _LOOKED_AT["in"])):
+        for axis in along:
+            x = lax.slice_in_dim(x, 0, x.shape[axis], stride=-(-x.shape[axis] // most), axis=axis)
+    for axis in set(range(x.ndim)) - {*axes.out_axes, *axes.in_axes, *axes.stack_axes}:
+        x = lax.slice_in_dim(x, 0, x.shape[axis], stride=-(-x.shape[axis] // _OTHERS), axis=axis)
+    return x
+
+
+def equal_units(
+    weight_norm: Array, gradient_norm: Array, weights_over_units: Array, over_units: Array, over_inputs: Array
+) -> Array:
+    """For each row, whether its units are equal and stay so.
+
+    Args:
+      weight_norm, gradient_norm: of each row.
+      weights_over_units: the variety of each weight over its units.
+      over_units, over_inputs: that of its gradient.
+    """
+    moved = gradient_norm > 0
+    about_to_move = (weight_norm == 0) & moved & (over_units > _SAME) & (over_inputs > _SAME)
+    equal = (weights_over_units < _SAME) & (over_units < _SAME)
+    return equal & (moved | ~jnp.any(about_to_move))

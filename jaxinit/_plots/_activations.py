@@ -1,0 +1,100 @@
+"""The distribution of activations in each layer."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._layers._evaluate import Evaluation
+from jaxinit._layers._place import Place
+from jaxinit._layers._trace import layers_of, trace
+from jaxinit._layers._units import Unit
+from jaxinit._plots._style import COLORS, axes_or_new, name_layers
+from jaxinit._typing import Array
+
+_BINS = 81
+
+
+class _Histogram:
+    """A visitor that counts in which bin the activations of each layer lie."""
+
+    def __init__(self, activations: dict[Unit, Any], limit: float):
+        self.activations, self.limit = activations, limit
+
+    def initial(self, unit: Unit) -> Array:
+        """Nothing counted yet."""
+        return jnp.zeros(_BINS)
+
+    def is_final(self, state: Array) -> bool:
+        """Every use counts."""
+        return False
+
+    def scale(self, state: Array) -> Array:
+        """Weights stay as they are."""
+        return jnp.ones(())
+
+    def use(self, place: Place, state: Array | None, u: Array, bias: Array | None) -> tuple[Array, Array]:
+        """Counts, and lets the output pass."""
+        output = u if bias is None else u + bias
+        activation = self.activations[place.unit]
+        post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
+        edges = jnp.linspace(-self.limit, self.limit, _BINS + 1)
+        counts, _ = jnp.histogram(jnp.clip(post, -self.limit, self.limit), edges)
+        return (self.initial(place.unit) if state is None else state) + counts / post.size, output
+
+
+def activations(
+    params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any, ax: Any = None, *, limit: float = 3.0
+) -> Any:
+    """Histograms of the activations of each layer, one above the other, the first layer on top.
+
+    Args:
+      params, apply_fn, batch: as for `jaxinit.diagnose`.
+      ax: axes to draw on; new ones by default.
+      limit: the histograms go from −limit to limit; what lies beyond counts at the ends.
+
+    Returns:
+      The axes.
+
+    Example:
+      >>> import jax, jaxinit.plot
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> ax = jaxinit.plot.activations([jax.numpy.eye(8)], lambda p, x: jax.numpy.tanh(x @ p[0]), x)
+      >>> [float(x) for x in ax.get_xlim()]
+      [-3.0, 3.0]
+    """
+    ax = axes_or_new(ax)
+    traced = trace(params, apply_fn, batch)
+    layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
+    visitor = _Histogram({unit: layer.activation for unit, layer in layers.items()}, limit)
+    evaluation = Evaluation(traced.analysis, visitor, dict.fromkeys(traced.analysis.units, ()), differentiable=True)
+    begin = {u: jnp.zeros((*(f.size for f in u.stack), _BINS)) for u in layers}
+    values = [*traced.leaves, *jax.tree.leaves(batch)]
+    run = jax.jit(lambda values: evaluation.run(values, begin)[1])
+    counts = run([jnp.asarray(x) for x in values])
+    rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
+    names = [
+        layer.name + "".join(f"[{i}]" for i in at)
+        for unit, layer in layers.items()
+        for at in itertools.product(*(range(f.size) for f in unit.stack))
+    ]
+    centres = np.linspace(-limit, limit, _BINS)
+    # Half the height for each layer of many: neighbours overlap a little, as ridges do.
+    heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
+    for i, height in enumerate(heights):
+        ax.fill_between(centres, -i, -i + height, color=COLORS[0], alpha=0.55, linewidth=0, zorder=i)
+        ax.plot(centres, -i + height, color=COLORS[0], linewidth=0.8, zorder=i)
+    _name_rows(ax, names)
+    ax.set_xlim(-limit, limit)
+    ax.set_ylim(-len(rows) + 0.5, 2)
+    ax.set_xlabel("activation")
+    ax.set_title("Activations, layer by layer", fontsize=9, loc="left")
+    return ax
+
+
+def _name_rows(ax: Any, names: list[str]) -> None:
+    name_layers(ax, names, axis="y")
+    ax.set_yticks([-tick for tick in ax.get_yticks()], [label.get_text() for label in ax.get_yticklabels()])
