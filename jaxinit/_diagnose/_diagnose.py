@@ -22,6 +22,7 @@ from jaxinit._layers._following import TracedActivation
 from jaxinit._layers._trace import Traced, layers_of, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import part_of, per_slice
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 Loss = Callable[[Any, Any], Array]
@@ -280,7 +281,8 @@ def _gradient_columns(
 
 def _slices(leaf: Any, unit: Unit) -> Array:
     """A unit's part of its leaf or of the gradient there, one row a slice of a stack."""
-    return per_slice(part_of(jnp.asarray(leaf), unit), unit)
+    found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, unit), unit), jnp.asarray(leaf))
+    return found
 
 
 def _norm(x: Array) -> Array:

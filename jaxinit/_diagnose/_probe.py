@@ -19,6 +19,7 @@ from jaxinit._dtypes import drawing_dtype
 from jaxinit._layers._following import TracedActivation
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 VECTORS = 64
@@ -73,7 +74,7 @@ def _probed_forward(x: Array, probe: Array, samples: int) -> tuple[Array, None]:
 
 
 def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Array]:
-    size = rms(gradient, tuple(range(gradient.ndim)))
+    size = with_automatic_axes(lambda x: rms(x, tuple(range(x.ndim))), gradient)
     return gradient, jnp.stack([size, jnp.ones(()), jnp.full((), samples, jnp.float32)])
 
 
@@ -106,7 +107,7 @@ class Probe:
         """Measures a layer's output, and lets it pass."""
         state = empty() if state is None else state
         output = u if bias is None else u + bias
-        found = self._measured(place, jax.lax.stop_gradient(output))
+        found = with_automatic_axes(functools.partial(self._measured, place), jax.lax.stop_gradient(output))
         measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
         samples = math.prod(output.shape[d] for d in self._axes(place, output)[0])
         return ProbeState(state.probe, measured), _probed(output, state.probe, samples)

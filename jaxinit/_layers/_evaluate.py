@@ -9,6 +9,7 @@ State flows through control flow as its values do: carried by a scan if a unit i
 scan walks along the unit.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._scaling import Scaling, State
 from jaxinit._layers._units import Analysis, Part, Site, Unit
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -160,9 +162,8 @@ class Evaluation:
             if jnp.ndim(bias) == 0:
                 bias = jnp.reshape(bias, (1,) * u.ndim)
             # Once along each dimension in which it does not vary: what is not repeated need not be stored.
-            for axis in range(u.ndim):
-                if axis not in site.bias_dims:
-                    bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
+            repeated = [axis for axis in range(u.ndim) if axis not in site.bias_dims]
+            bias = with_automatic_axes(functools.partial(_once, repeated), bias)
             if equation.primitive is ir.sub_p:
                 bias = -bias
         outputs = []
@@ -296,6 +297,13 @@ class Evaluation:
 def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
     """States as loops and branches hand them on."""
     return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
+
+
+def _once(axes: Sequence[int], bias: Array) -> Array:
+    """The first of each axis along which a bias does not vary."""
+    for axis in axes:
+        bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
+    return bias
 
 
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:

@@ -72,9 +72,13 @@ class Equation:
 
     def bind(self, *values: Array) -> list[Array]:
         """The outputs for these inputs, computed as the traced function would."""
-        params = self.primitive.get_bind_params(self.params)
         with self.context.manager:
-            results = self.primitive.bind(*values, **params)
+            return self.bind_here(*values)
+
+    def bind_here(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, whatever mesh the function was traced on."""
+        params = self.primitive.get_bind_params(self.params)
+        results = self.primitive.bind(*values, **params)
         return list(results) if self.primitive.multiple_results else [results]
 
 
@@ -273,6 +277,17 @@ exp_p, exp2_p = jexp.exp_p, jexp.exp2_p
 convert_p = jexp.convert_element_type_p
 iota_p, eq_p = jexp.iota_p, jexp.eq_p
 
+
+def _reshard_p() -> Any:
+    """The primitive of `jax.sharding.reshard`, which the extension API does not name."""
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    (equation,) = jax.make_jaxpr(lambda x: jax.sharding.reshard(x, sharding))(
+        jax.ShapeDtypeStruct((), jnp.float32)
+    ).jaxpr.eqns
+    return equation.primitive
+
+
 # What layers are made of.
 CONTRACTIONS = {dot_general_p, conv_p, gather_p}
 
@@ -282,6 +297,7 @@ IDENTITIES = {
     jexp.copy_p,
     jexp.reduce_precision_p,
     jexp.sharding_constraint_p,
+    _reshard_p(),
     jexp.device_put_p,
     jexp.name_p,
     jexp.stop_gradient_p,
