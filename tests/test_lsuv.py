@@ -133,6 +133,30 @@ def test_biases_are_exact_and_large_ones_converge():
         np.testing.assert_array_equal(new["b"], params["b"])
 
 
+@pytest.mark.parametrize("method", ["fused", "scan"])
+def test_all_biases_of_a_layer_count(method):
+    params = {
+        "w": jax.random.normal(KEYS[0], (12, 40)),
+        "first": jax.random.normal(KEYS[1], (40,)),
+        "second": jax.random.normal(KEYS[2], (64, 1)),
+        "third": jnp.float32(5),
+    }
+
+    def apply_fn(p, x):
+        return (x @ p["w"]).reshape(8, 8, 40) + p["first"] - p["second"].reshape(8, 8, 1) + p["third"]
+
+    new, report = lsuv(params, apply_fn, VECTORS, target=3.0, method=method, tolerance=1e-4, return_report=True)
+    assert float(jnp.std(apply_fn(new, VECTORS))) == pytest.approx(3, abs=1e-3)
+    assert float(report.after[0]) == pytest.approx(3, abs=1e-3)
+
+    def per_channel(p, x):
+        return x @ p["w"] + p["first"] + p["third"]
+
+    centred = lsuv(params, per_channel, VECTORS, target=3.0, center=True)
+    np.testing.assert_allclose(jnp.mean(per_channel(centred, VECTORS), 0), 0, atol=1e-4)
+    np.testing.assert_array_equal(centred["third"], params["third"])
+
+
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
     new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)

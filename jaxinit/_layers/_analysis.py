@@ -212,7 +212,9 @@ class _Walk:
         segment_dim = placed[segments.dimension] if segments else None
         walked = {part.unit.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
-        site = Site(equation, weight, shape, parts, end.equation, end.bias, end.bias_dims, placed, segment_dim, repeats)
+        site = Site(
+            equation, weight, shape, parts, end.equation, end.biases, end.bias_dims, placed, segment_dim, repeats
+        )
         if self.recording:
             self.sites[end.equation] = site
             for part in parts:

@@ -66,6 +66,13 @@ class Part:
         return self.dependence.origins.get(self.unit.leaf)
 
 
+class Bias(NamedTuple):
+    """A parameter that is added to a layer's output, or subtracted, and where."""
+
+    value: ir.Atom
+    equation: ir.Equation
+
+
 @dataclasses.dataclass(eq=False)
 class Site:
     """One operation between data and a weight.
@@ -74,9 +81,9 @@ class Site:
       equation, weight: the operation, and which of its inputs is the weight.
       geometry: the roles of the weight's dimensions.
       parts: the units that the weight is made of.
-      finish: the equation whose output is the pre-activation: the operation itself, or the addition of a bias to it.
-      bias: the bias, if one is added.
-      bias_dims: the dimensions of that output along which the bias varies.
+      finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
+      biases: what is added to the output before anything else happens to it, in order.
+      bias_dims: the dimensions of that output along which their sum varies.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       repeats: how often one pass through the program executes it for each of its unit's scales.
@@ -87,11 +94,16 @@ class Site:
     geometry: Geometry
     parts: list[Part]
     finish: ir.Equation
-    bias: ir.Atom | None
+    biases: "tuple[Bias, ...]"
     bias_dims: frozenset[int]
     placed: dict[int, int]
     segment_dim: int | None
     repeats: int
+
+    @property
+    def bias(self) -> ir.Atom | None:
+        """The first bias, if there is one."""
+        return self.biases[0].value if self.biases else None
 
     @property
     def data(self) -> ir.Atom:

@@ -40,7 +40,7 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
         return None
     ((leaf, origin),) = dependence.origins.items()
     feature_dims = set(site.placed.values())
-    if site.finish.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
+    if site.biases[0].equation.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
         return None
     reads = [read for read in traced.analysis.reads if read.leaf == leaf]
     whole = all(
