@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from models import MODELS, TOKENS, VECTORS, LinenMlp
 
@@ -267,6 +268,54 @@ def test_scan_agrees_with_fused_where_no_weight_is_shared():
         scan = lsuv(params, apply_fn, batch, method="scan", tolerance=1e-5)
         for a, b in zip(jax.tree.leaves(fused), jax.tree.leaves(scan), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+def step_of(params, x, i):
+    """One layer of a stack, picked by a counter."""
+    return jnp.tanh(x @ params["w"][i] + params["b"][i])
+
+
+PICKED = {
+    "fori_loop": lambda p, x: lax.fori_loop(0, 6, lambda i, x: step_of(p, x, i), x),
+    "scan over numbers": lambda p, x: lax.scan(lambda x, i: (step_of(p, x, i), None), x, jnp.arange(6))[0],
+    "scan over known numbers": lambda p, x: lax.scan(lambda x, i: (step_of(p, x, i), None), x, np.arange(6))[0],
+    "recomputed": lambda p, x: lax.fori_loop(0, 6, jax.checkpoint(lambda i, x: step_of(p, x, i)), x),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_a_stack_that_a_loop_picks_from_by_its_counter_has_a_scale_for_each_slice(name):
+    params, apply_fn, batch = MODELS["plain_scan"]()
+    new, report = lsuv(params, PICKED[name], batch, return_report=True)
+    for a, b in zip(*map(jax.tree.leaves, (new, lsuv(params, apply_fn, batch))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert report.scale[0].shape == (6,)
+    assert report.problems() == {}
+
+
+@pytest.mark.parametrize("bounds", [(1, 6), (0, 5)])
+def test_a_loop_over_a_part_of_a_stack_has_one_scale_and_says_so(bounds):
+    params, _, batch = MODELS["plain_scan"]()
+
+    def apply_fn(p, x):
+        return lax.fori_loop(*bounds, lambda i, x: step_of(p, x, i), x)
+
+    new, report = lsuv(params, apply_fn, batch, orthonormalize=False, return_report=True)
+    ratio = new["w"] / params["w"]
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
+    assert "one scale for all of it" in report.problems()["w"][0]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_slices_of_a_stack_take_turns_in_the_order_of_execution(reverse):
+    params, _, batch = MODELS["plain_scan"]()
+
+    def apply_fn(p, x):
+        return lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"]), None), x, p, reverse=reverse)[0]
+
+    new = lsuv(params, apply_fn, batch, method="scan", tolerance=1e-4)
+    for a, b in zip(*map(jax.tree.leaves, (new, lsuv(params, apply_fn, batch))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("method", ["auto", "scan"])

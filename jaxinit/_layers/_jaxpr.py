@@ -92,13 +92,21 @@ class Call(Equation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan(Equation):
-    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order."""
+    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order.
+
+    The last stacked inputs, as many as `appended`, are constants of the scan that was traced: see `_stacks`.
+    """
 
     body: Program
     num_consts: int
     num_carry: int
     length: int
     reverse: bool
+    appended: int = 0
+
+    def bind(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, computed by the scan that was traced."""
+        return super().bind(*values[: len(values) - self.appended])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -275,7 +283,7 @@ split_p = lax.split_p
 stack_p, unstack_p = getattr(lax, "stack_p", None), getattr(lax, "unstack_p", None)
 exp_p, exp2_p = jexp.exp_p, jexp.exp2_p
 convert_p = jexp.convert_element_type_p
-iota_p, eq_p = jexp.iota_p, jexp.eq_p
+iota_p, eq_p, lt_p = jexp.iota_p, jexp.eq_p, jexp.lt_p
 
 
 def _reshard_p() -> Any:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._dependence import INDEPENDENT, Dependence
 from jaxinit._layers._geometry import Geometry
@@ -17,6 +19,7 @@ class Unit:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
       stack: factors of the leaf that enclosing scans walk along; the unit has a scale for each step.
+      order: along these factors, which slice's turn comes when.
       sites: the operations that use it, in execution order.
       refused: why it must keep its scale, or None.
       index: its place in order of first use; units sort by it, so that they can be keys of a pytree.
@@ -25,6 +28,7 @@ class Unit:
     leaf: int
     region: tuple[tuple[int, int], ...]
     stack: tuple[Factor, ...]
+    order: np.ndarray
     sites: "list[Site]" = dataclasses.field(default_factory=list)
     refused: str | None = None
     index: int = 0
