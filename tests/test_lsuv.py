@@ -242,7 +242,32 @@ def test_centring_moves_biases(statistic, method):
         assert float(jnp.std(z)) == pytest.approx(1, abs=1e-3)
         x = jnp.tanh(z)
     report = lsuv(square_weights(1), tanh_net, batch, center=True, return_report=True)[1]
-    assert report.problems() == {"0": ["not centred: it has no bias of its own"]}
+    assert report.problems() == {"0": ["not centred: it has no real bias of its own"]}
+
+
+def test_complex_layers_are_scaled_and_not_centred():
+    params = {
+        name: jax.random.normal(key, s, jnp.complex64)
+        for name, key, s in zip("wb", KEYS, [(12, 8), (8,)], strict=False)
+    }
+    new, report = lsuv(
+        params,
+        lambda p, x: x.astype(jnp.complex64) @ p["w"] + p["b"],
+        VECTORS,
+        target=3.0,
+        center=True,
+        return_report=True,
+    )
+    assert float(jnp.std(VECTORS.astype(jnp.complex64) @ new["w"] + new["b"])) == pytest.approx(3, abs=1e-3)
+    np.testing.assert_array_equal(new["b"], params["b"])
+    assert "no real bias" in report.problems()["w"][0]
+
+
+def test_layers_without_units_are_left_alone():
+    params = [jnp.zeros((12, 0)), jnp.ones((0, 4))]
+    new, report = lsuv(params, tanh_net, VECTORS, return_report=True)
+    assert [w.shape for w in new] == [(12, 0), (0, 4)]
+    assert all("weights kept" in texts[0] for texts in report.problems().values())
 
 
 def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():

@@ -251,7 +251,7 @@ class _Walk:
         weights = {part.unit.leaf for part in site.parts} if site else set()
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if ir.holds_program(equation):
+            if ir.is_opaque(equation):
                 reason = f"it enters {equation.primitive}, whose program is not read"
                 self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
             if site is None and equation.primitive in ir.CONTRACTIONS:

@@ -175,6 +175,11 @@ def holds_program(equation: Equation) -> bool:
     return not subprograms(equation) and any(True for _ in jex.jaxprs_in_params(equation.params))
 
 
+def is_opaque(equation: Equation) -> bool:
+    """Whether nothing is known of what a primitive computes: it holds a jaxpr, or is a callback, a foreign call, ..."""
+    return holds_program(equation) or not (subprograms(equation) or equation.primitive in _NAMED)
+
+
 def _program(closed: Any) -> Program:
     jaxpr = getattr(closed, "jaxpr", closed)
     inputs = tuple(_variable(v) for v in jaxpr.invars)
@@ -311,6 +316,10 @@ IDENTITIES = {
     jexp.stop_gradient_p,
     lax.optimization_barrier_p,
 }
+
+# All that the extension API or `jax.lax` names, but for solvers, whose matrix is no kernel.
+_NAMED = {getattr(module, name) for module in (jexp, lax) for name in dir(module) if name.endswith("_p")}
+_NAMED = (_NAMED | IDENTITIES) - {jexp.triangular_solve_p}
 
 # Linear in the first operand, elements mixed or moved.
 LINEAR = {

@@ -36,6 +36,8 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
         return None
     dependence = traced.analysis.of(site.bias)
+    if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
+        return None
     if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
         return None
     ((leaf, origin),) = dependence.origins.items()
