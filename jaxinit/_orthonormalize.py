@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxinit._axes import layout
 from jaxinit._dtypes import drawing_dtype
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, Axis
 from jaxinit.haar._dispatch import panel_width
 from jaxinit.haar._panels import cut
@@ -65,6 +66,12 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
 
 @functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes"))
 def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...]) -> Array:
+    convert = functools.partial(_converted, out_axes=out_axes, batch_axes=batch_axes)
+    result: Array = with_automatic_axes(convert, w, like=w)
+    return result
+
+
+def _converted(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...]) -> Array:
     in_axes = tuple(a for a in range(w.ndim) if a not in out_axes + batch_axes)
     order = batch_axes + in_axes + out_axes
     moved = jnp.transpose(w, order)

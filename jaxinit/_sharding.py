@@ -1,4 +1,4 @@
-"""Draws that are born sharded, on meshes whose axes are explicit or automatic."""
+"""Draws that are born sharded, and arithmetic that knows nothing of meshes, whether axes are explicit or automatic."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,3 +30,24 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
     if mesh.explicit_axes:
         return auto_axes(draw, axes=mesh.explicit_axes, out_sharding=out_sharding)(key)
     return jax.jit(draw, out_shardings=out_sharding)(key)
+
+
+def with_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Any = None) -> Any:
+    """`function(*arguments)`, where the compiler decides how the values on the way are sharded.
+
+    On a mesh with explicit axes each operation must know how its result is sharded, and products, reshapes and slices
+    of sharded axes often do not. Results are sharded as the arrays in `like`, a pytree of their structure, or
+    replicated. Elsewhere this is the plain call. What `function` closes over must not be sharded.
+    """
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves((arguments, like)))
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return function(*arguments)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def sharding_of(x: Any) -> NamedSharding:
+        found = jax.typeof(x).sharding
+        return replicated if found.mesh.empty else found
+
+    wanted = replicated if like is None else jax.tree.map(sharding_of, like)
+    return auto_axes(function, axes=mesh.explicit_axes, out_sharding=wanted)(*arguments)

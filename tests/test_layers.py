@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from models import MODELS
@@ -239,6 +240,20 @@ def test_what_cannot_be_entered_is_listed_with_the_reason():
     new, report = jaxinit.lsuv(params, apply_fn, x, return_report=True)
     assert float(jnp.std(jax.jit(apply_fn)(new, x))) == pytest.approx(1, abs=1e-3)
     assert report.unvisited == (("inside", layers.unvisited[0].reason),)
+
+
+@pytest.mark.parametrize(
+    ("product", "name"),
+    [
+        (lambda w, x: jax.pure_callback(np.matmul, struct(16, 12), x, w[0]), "pure_callback"),
+        (lambda w, x: lax.ragged_dot(x, w, jnp.array([4, 12], jnp.int32)), "ragged_dot"),
+        (lambda w, x: jax.scipy.linalg.solve_triangular(w[0], x.T).T, "triangular_solve"),
+    ],
+)
+def test_a_product_of_a_kind_that_is_not_read_is_listed(product, name):
+    layers = trace_layers(struct(2, 12, 12), product, struct(16, 12))
+    assert len(layers) == 0
+    assert name in layers.unvisited[0].reason
 
 
 def test_a_weight_that_is_used_inhomogeneously_elsewhere_is_refused_and_named():

@@ -21,6 +21,7 @@ from jaxinit._layers._evaluate import Evaluation
 from jaxinit._layers._trace import Traced, layers_of, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import part_of, per_slice, stacked_size
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 Loss = Callable[[Any, Any], Array]
@@ -242,9 +243,12 @@ _VARIETIES = ("weights over units", "gradients over units", "gradients over inpu
 
 def _varieties(unit: Unit, weight: Any, gradient: Array | None) -> dict[str, Array]:
     unknown = jnp.ones(stacked_size(unit))
-    (weights, _), gradients = (
-        (None if x is None else variety(jnp.asarray(x), unit)) or (unknown, unknown) for x in (weight, gradient)
-    )
+
+    def of(x: Any) -> tuple[Array, Array]:
+        found = None if x is None else with_automatic_axes(lambda x: variety(x, unit), jnp.asarray(x))
+        return found or (unknown, unknown)
+
+    (weights, _), gradients = of(weight), of(gradient)
     return dict(zip(_VARIETIES, (weights, *gradients), strict=True))
 
 
@@ -263,7 +267,8 @@ def _gradient_columns(
 
 def _slices(leaf: Any, unit: Unit) -> Array:
     """A unit's part of its leaf or of the gradient there, one row a slice of a stack."""
-    return per_slice(part_of(jnp.asarray(leaf), unit), unit)
+    found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, unit), unit), jnp.asarray(leaf))
+    return found
 
 
 def _norm(x: Array) -> Array:

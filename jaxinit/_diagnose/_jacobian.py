@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 SHARE = 64
@@ -50,10 +51,10 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
         return None
 
     def forward(x: Array) -> Array:
-        return _flat(push(_like(x, inputs)))
+        return _joined(push(_cut(x, inputs)))
 
     def backward(y: Array) -> Array:
-        return _flat(pull(_like(y, outputs)))
+        return _joined(pull(_cut(y, outputs)))
 
     small = min(sizes)
     first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
@@ -111,7 +112,7 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
     some = max(1, count // SHARE)
     if before != {count} or count <= some:
         return batch
-    fewer = jax.tree.map(lambda x: x[:some], batch)
+    fewer = with_automatic_axes(lambda batch: jax.tree.map(lambda x: x[:some], batch), batch)
     try:
         outputs = [jax.eval_shape(apply_fn, params, x) for x in (batch, fewer)]
     except Exception:  # whatever a function raises that was written for this batch alone
@@ -119,13 +120,25 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
     return fewer if [counts(y) for y in outputs] == [{count}, {some}] else batch
 
 
-def _flat(arrays: list[Array]) -> Array:
-    return jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in arrays])
+def _joined(arrays: list[Array]) -> Array:
+    """All numbers of some arrays as one vector."""
+
+    def join(arrays: list[Array]) -> Array:
+        return jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in arrays])
+
+    vector: Array = with_automatic_axes(join, arrays)
+    return vector
 
 
-def _like(vector: Array, arrays: list[Array]) -> list[Array]:
-    parts, start = [], 0
-    for x in arrays:
-        parts.append(vector[start : start + x.size].reshape(x.shape).astype(x.dtype))
-        start += x.size
-    return parts
+def _cut(vector: Array, like: list[Array]) -> list[Array]:
+    """The vector as arrays like these."""
+
+    def cut(vector: Array) -> list[Array]:
+        parts, start = [], 0
+        for x in like:
+            parts.append(vector[start : start + x.size].reshape(x.shape).astype(x.dtype))
+            start += x.size
+        return parts
+
+    arrays: list[Array] = with_automatic_axes(cut, vector, like=like)
+    return arrays

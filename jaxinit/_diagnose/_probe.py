@@ -18,6 +18,7 @@ from jaxinit._diagnose._activity import Activity, no_activity
 from jaxinit._diagnose._sizes import mean_and_std, real, rms
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -60,7 +61,7 @@ def _probed_forward(x: Array, probe: Array, samples: int) -> tuple[Array, None]:
 
 
 def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Array]:
-    size = rms(gradient, tuple(range(gradient.ndim)))
+    size = with_automatic_axes(lambda x: rms(x, tuple(range(x.ndim))), gradient)
     return gradient, jnp.stack([size, jnp.ones(()), jnp.full((), samples, jnp.float32)])
 
 
@@ -87,7 +88,7 @@ class Probe:
         """Measures a layer's output, and lets it pass."""
         state = empty() if state is None else state
         output = u if bias is None else u + bias
-        found = mean_and_std(real(lax.stop_gradient(output)))
+        found = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
         measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones(()), *found), strict=True)))
         units = place.site.placed.values()
         samples = math.prod(n for d, n in enumerate(output.shape) if d not in units)

@@ -1,5 +1,6 @@
 """What is watched beside the layers themselves: the inputs of activations, and the probabilities of attention."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxinit._layers._attention import Attention
 from jaxinit._layers._evaluate import Watch
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -41,7 +43,7 @@ def _at_activation(meetings: Sequence[Meeting]) -> Watch:
         for meeting in meetings:
             what = meeting.samples, meeting.segment
             if what not in known:
-                known[what] = activity(meeting, value)
+                known[what] = with_automatic_axes(functools.partial(activity, meeting), value)
             state = states[meeting.unit]
             found[meeting.unit] = state._replace(activity=state.activity.plus(known[what]))
         return found
@@ -53,8 +55,11 @@ def _at_attention(attention: Attention, units: Sequence[Unit]) -> Watch:
     sites = {block.site for block in (*attention.query, *attention.key)}
     concerned = [unit for unit in units if not sites.isdisjoint(unit.sites)]
 
+    def largest(probabilities: Array) -> Array:
+        return jnp.mean(jnp.max(real(probabilities), attention.summed)).astype(jnp.float32)
+
     def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
-        peak = jnp.mean(jnp.max(real(lax.stop_gradient(value)), attention.summed)).astype(jnp.float32)
+        peak = with_automatic_axes(largest, lax.stop_gradient(value))
         entry = jnp.stack([peak, jnp.ones(())])
         return {unit: states[unit]._replace(attention=states[unit].attention + entry) for unit in concerned}
 

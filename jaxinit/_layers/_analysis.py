@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from jaxinit._layers import _dependence as dependence
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers import _rules as rules
@@ -16,6 +18,7 @@ from jaxinit._layers._bias import finish_of
 from jaxinit._layers._dependence import DATA, INDEPENDENT, Dependence
 from jaxinit._layers._geometry import weight_operand
 from jaxinit._layers._grouping import grouped
+from jaxinit._layers._origin import Factor
 from jaxinit._layers._units import Analysis, Part, Read, Site, Unit
 
 _UNSCALABLE = (
@@ -26,10 +29,11 @@ _UNSCALABLE = (
 
 @dataclasses.dataclass
 class _Loop:
-    """An enclosing scan: its length, and the leaves it walks along."""
+    """An enclosing scan: its length, the leaves it walks along, and whether from their end."""
 
     length: int
     leaves: frozenset[int]
+    reverse: bool = False
 
 
 def analyse(program: ir.Program, leaf_count: int) -> Analysis:
@@ -127,7 +131,7 @@ class _Walk:
         stacked = arguments[equation.num_consts + equation.num_carry :]
         slices = [dependence.unstacked(x) for x in stacked]
         leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
-        inner = (*loops, _Loop(equation.length, leaves))
+        inner = (*loops, _Loop(equation.length, leaves, equation.reverse))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
             return self.program(equation.body, [*consts, *carry, *slices], inner)
@@ -212,7 +216,9 @@ class _Walk:
         segment_dim = placed[segments.dimension] if segments else None
         walked = {part.unit.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
-        site = Site(equation, weight, shape, parts, end.equation, end.bias, end.bias_dims, placed, segment_dim, repeats)
+        site = Site(
+            equation, weight, shape, parts, end.equation, end.biases, end.bias_dims, placed, segment_dim, repeats
+        )
         if self.recording:
             self.sites[end.equation] = site
             for part in parts:
@@ -226,13 +232,13 @@ class _Walk:
 
     def unit(self, leaf: int, value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
         origin = value.origins.get(leaf)
-        walked = any(leaf in loop.leaves for loop in loops)
+        walks = [loop for loop in loops if leaf in loop.leaves]
         region = origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
         stack = origin.stack if origin else ()
         unit = next((u for u in self.units if (u.leaf, u.region, u.stack) == (leaf, region, stack)), None)
         if unit is None:
-            unit = Unit(leaf, region, stack)
-            if origin is None and walked:
+            unit = Unit(leaf, region, stack, _order(stack, walks))
+            if origin is None and walks:
                 unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
             if self.recording:
                 self.units.append(unit)
@@ -245,7 +251,7 @@ class _Walk:
         weights = {part.unit.leaf for part in site.parts} if site else set()
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if ir.holds_program(equation):
+            if ir.is_opaque(equation):
                 reason = f"it enters {equation.primitive}, whose program is not read"
                 self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
             if site is None and equation.primitive in ir.CONTRACTIONS:
@@ -266,6 +272,14 @@ class _Walk:
                 self.reads.extend(
                     Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
                 )
+
+
+def _order(stack: Sequence[Factor], walks: Sequence[_Loop]) -> np.ndarray:
+    """The turn of each slice of a stack in the order of execution."""
+    order = np.arange(math.prod(loop.length for loop in walks)).reshape([loop.length for loop in walks])
+    order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
+    sizes = [f.size for f in stack]
+    return order.reshape(sizes) if order.size == math.prod(sizes) else np.arange(math.prod(sizes)).reshape(sizes)
 
 
 def _consumers(program: ir.Program) -> dict[ir.Atom, list[ir.Equation | None]]:

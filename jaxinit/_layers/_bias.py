@@ -1,4 +1,4 @@
-"""Where a layer ends: at its operation, or where a bias is added to the output."""
+"""Where a layer ends: at its operation, or where the last of its biases is added to the output."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,20 +8,21 @@ from jaxinit._layers._dependence import Dependence
 from jaxinit._layers._geometry import Geometry
 from jaxinit._layers._origin import FOREIGN, Origin
 from jaxinit._layers._rules import rearrangement
+from jaxinit._layers._units import Bias
 
 
 class End(NamedTuple):
     """The end of a layer.
 
     Attributes:
-      equation: the operation itself, or the addition of a bias to its output.
-      bias: the bias, if one is added.
-      bias_dims: the dimensions of the end's output along which the bias varies.
+      equation: the operation itself, or the last addition of a bias to its output.
+      biases: what is added, in order.
+      bias_dims: the dimensions of the end's output along which the sum of the biases varies.
       places: dimension of the operation's output → dimension of the end's, for those that are kept whole.
     """
 
     equation: ir.Equation
-    bias: ir.Atom | None
+    biases: tuple[Bias, ...]
     bias_dims: frozenset[int]
     places: Mapping[int, int]
 
@@ -34,33 +35,37 @@ def finish_of(
     segmented: int | None,
 ) -> End:
     """The end of a layer, whose weight is concatenated along the dimension `segmented`, if at all."""
-    plain = End(equation, None, frozenset(), {d: d for d in range(len(equation.outputs[0].shape))})
+    end = End(equation, (), frozenset(), {d: d for d in range(len(equation.outputs[0].shape))})
     if shape.kind == "embed":
-        return plain
-    value, following = equation.outputs[0], equation
+        return end
+    value = equation.outputs[0]
     origin: Origin | None = Origin.of_leaf(0, value.shape)
     while origin is not None:
         readers = consumers.get(value, [])
         if len(readers) != 1 or readers[0] is None:
-            return plain
+            return end
         following = readers[0]
         if following.primitive is ir.add_p or (following.primitive is ir.sub_p and following.inputs[0] is value):
-            break
-        move = rearrangement(following)
-        if move is None or following.inputs[0] is not value:
-            return plain
-        origin, value = move(origin), following.outputs[0]
-    if origin is None:
-        return plain
-    bias = next((atom for atom in following.inputs if atom is not value), None)
-    varying = None if bias is None else _varying(of(bias))
-    sizes = equation.outputs[0].shape
-    places = {
-        dim[0].axis: d for d, dim in enumerate(origin.dims) if len(dim) == 1 and dim[0].size == sizes[dim[0].axis]
-    }
-    if varying is None or (segmented is not None and shape.placed[segmented] not in places):
-        return plain
-    return End(following, bias, varying, places)
+            bias = next((atom for atom in following.inputs if atom is not value), None)
+            varying = None if bias is None else _varying(of(bias))
+            places = _places(origin, equation.outputs[0].shape)
+            if bias is None or varying is None or (segmented is not None and shape.placed[segmented] not in places):
+                return end
+            end = End(following, (*end.biases, Bias(bias, following)), end.bias_dims | varying, places)
+        elif end.biases:  # of a sum that is moved, the dimensions are others
+            return end
+        else:
+            move = rearrangement(following)
+            if move is None or following.inputs[0] is not value:
+                return end
+            origin = move(origin)
+        value = following.outputs[0]
+    return end
+
+
+def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
+    """Dimension of the operation's output → dimension of a value made of it, for those that are kept whole."""
+    return {dim[0].axis: d for d, dim in enumerate(origin.dims) if len(dim) == 1 and dim[0].size == sizes[dim[0].axis]}
 
 
 def _varying(value: Dependence) -> frozenset[int] | None:

@@ -9,6 +9,7 @@ State flows through control flow as its values do: carried by a scan if a unit i
 scan walks along the unit.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -22,6 +23,7 @@ from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._scaling import Scaling, State
 from jaxinit._layers._units import Analysis, Part, Site, Unit
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -70,6 +72,8 @@ class Evaluation:
         self.watched = watched
         self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
         self._started = {site.equation: site for site in analysis.sites.values()}
+        # Of several biases all are added with the last.
+        self._postponed = {b.equation: b for site in analysis.sites.values() for b in site.biases[:-1]}
         self._holding_sites: dict[ir.Equation, bool] = {}
 
     def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
@@ -107,6 +111,8 @@ class Evaluation:
                 made = call.results
             else:
                 arguments = [read(atom) for atom in equation.inputs]
+                if equation in self.analysis.sites:
+                    arguments += [read(bias.value) for bias in self.analysis.sites[equation].biases]
                 results = self._equation(equation, arguments, states)
                 environment.update(zip(equation.outputs, results, strict=True))
                 made = equation.outputs
@@ -120,12 +126,12 @@ class Evaluation:
         """Equation → the call that is made in its place, for calls without layers inside."""
         if not self.differentiable:
             return {}
-        whole = [
-            call
-            for call in program.calls
-            if not any(e in self.analysis.sites or e in self._started or self._sites_within(e) for e in call.inlined)
-        ]
+        whole = [call for call in program.calls if not any(self._is_of_layer(e) for e in call.inlined)]
         return {equation: call for call in whole for equation in call.inlined}
+
+    def _is_of_layer(self, equation: ir.Equation) -> bool:
+        ends = equation in self.analysis.sites or equation in self._postponed
+        return ends or equation in self._started or self._sites_within(equation)
 
     def _meets_data(self, equation: ir.Equation) -> bool:
         return (
@@ -144,6 +150,12 @@ class Evaluation:
         site = self.analysis.sites.get(equation)
         if site is not None:
             return [self._site(site, equation, arguments, states)]
+        if equation in self._postponed:
+            return [
+                x
+                for x, atom in zip(arguments, equation.inputs, strict=True)
+                if atom is not self._postponed[equation].value
+            ]
         if self._sites_within(equation):
             match equation:
                 case ir.Scan():
@@ -163,26 +175,18 @@ class Evaluation:
     # Layers
 
     def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
-        dependences = [self.analysis.of(atom) for atom in equation.inputs]
+        operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
         own = frozenset(part.unit for part in site.parts)
-        if site.bias is None:
+        bias = None
+        if site.biases:
+            u = next(x for x, atom in zip(operands, equation.inputs, strict=True) if atom is not site.biases[-1].value)
+            bias = self._bias(site, added, jnp.ndim(u), states)
+        else:
             inputs = [
-                self._scaling.applied(x, d, states, but=own if i == site.weight else frozenset())
-                for i, (x, d) in enumerate(zip(arguments, dependences, strict=True))
+                self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == site.weight else frozenset())
+                for i, (x, atom) in enumerate(zip(operands, equation.inputs, strict=True))
             ]
             (u,) = equation.bind(*inputs)
-            bias = None
-        else:
-            at = equation.inputs.index(site.bias)
-            u, bias = arguments[1 - at], self._scaling.applied(arguments[at], dependences[at], states)
-            if jnp.ndim(bias) == 0:
-                bias = jnp.reshape(bias, (1,) * u.ndim)
-            # Once along each dimension in which it does not vary: what is not repeated need not be stored.
-            for axis in range(u.ndim):
-                if axis not in site.bias_dims:
-                    bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
-            if equation.primitive is ir.sub_p:
-                bias = -bias
         outputs = []
         start = 0
         for part in site.parts:
@@ -200,6 +204,21 @@ class Evaluation:
         if site.segment_dim is not None and start < u.shape[site.segment_dim]:
             outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
         return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=site.segment_dim)
+
+    def _bias(self, site: Site, values: Sequence[Array], rank: int, states: dict[Unit, State]) -> Array:
+        """The sum of a site's biases, scaled; of size 1 along each dimension in which it does not vary."""
+        total = None
+        for bias, value in zip(site.biases, values, strict=True):
+            term = self._scaling.applied(value, self.analysis.of(bias.value), states)
+            if jnp.ndim(term) == 0:
+                term = jnp.reshape(term, (1,) * rank)
+            # What is not repeated need not be stored.
+            repeated = [axis for axis in range(rank) if axis not in site.bias_dims]
+            term = with_automatic_axes(functools.partial(_once, repeated), term)
+            term = -term if bias.equation.primitive is ir.sub_p else term
+            total = term if total is None else total + term
+        assert total is not None
+        return total
 
     def place(self, site: Site, part: Part, rank: int) -> Place:
         """How the output of a site, of this rank, belongs to the scales of one of its units."""
@@ -314,6 +333,13 @@ class Evaluation:
 def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
     """States as loops and branches hand them on."""
     return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
+
+
+def _once(axes: Sequence[int], bias: Array) -> Array:
+    """The first of each axis along which a bias does not vary."""
+    for axis in axes:
+        bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
+    return bias
 
 
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:

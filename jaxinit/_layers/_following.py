@@ -42,11 +42,12 @@ class TracedActivation:
             return jnp.broadcast_to(jnp.asarray(value, dtype_of(atom)), x.shape)
 
         for equation in self.equations:
-            if equation.primitive in (ir.broadcast_p, ir.convert_p):
+            if _keeps_numbers(equation):
                 (result,) = equation.outputs
                 environment[result] = read(equation.inputs[0]).astype(dtype_of(result))
             else:
-                environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
+                results = equation.bind_here(*map(read, equation.inputs))
+                environment.update(zip(equation.outputs, results, strict=True))
         return environment[self.result]
 
     def __eq__(self, other: object) -> bool:
@@ -68,8 +69,8 @@ class TracedActivation:
 
         steps = []
         for equation in self.equations:
-            shaped = equation.primitive in (ir.broadcast_p, ir.convert_p)
-            params = () if shaped else tuple((name, _hashable(equation.params[name])) for name in equation.params)
+            names = () if _keeps_numbers(equation) else equation.params
+            params = tuple((name, _hashable(equation.params[name])) for name in names)
             kinds = tuple("f" if ir.is_floating(v) else str(v.dtype) for v in equation.outputs)
             steps.append((str(equation.primitive), params, tuple(map(read, equation.inputs)), kinds))
             numbered.update((v, len(numbered) + i) for i, v in enumerate(equation.outputs))
@@ -90,6 +91,11 @@ class TracedActivation:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+def _keeps_numbers(equation: ir.Equation) -> bool:
+    """Whether an equation changes no number, but where it lies or how it is stored."""
+    return equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
 
 
 def _hashable(value: Any) -> Any:

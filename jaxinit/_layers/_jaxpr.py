@@ -72,9 +72,13 @@ class Equation:
 
     def bind(self, *values: Array) -> list[Array]:
         """The outputs for these inputs, computed as the traced function would."""
-        params = self.primitive.get_bind_params(self.params)
         with self.context.manager:
-            results = self.primitive.bind(*values, **params)
+            return self.bind_here(*values)
+
+    def bind_here(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, whatever mesh the function was traced on."""
+        params = self.primitive.get_bind_params(self.params)
+        results = self.primitive.bind(*values, **params)
         return list(results) if self.primitive.multiple_results else [results]
 
 
@@ -88,13 +92,21 @@ class Call(Equation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan(Equation):
-    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order."""
+    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order.
+
+    The last stacked inputs, as many as `appended`, are constants of the scan that was traced: see `_stacks`.
+    """
 
     body: Program
     num_consts: int
     num_carry: int
     length: int
     reverse: bool
+    appended: int = 0
+
+    def bind(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, computed by the scan that was traced."""
+        return super().bind(*values[: len(values) - self.appended])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,6 +173,11 @@ def subprograms(equation: Equation) -> tuple[Program, ...]:
 def holds_program(equation: Equation) -> bool:
     """Whether a primitive that is not read into a program holds a jaxpr nevertheless (`shard_map`, kernels)."""
     return not subprograms(equation) and any(True for _ in jex.jaxprs_in_params(equation.params))
+
+
+def is_opaque(equation: Equation) -> bool:
+    """Whether nothing is known of what a primitive computes: it holds a jaxpr, or is a callback, a foreign call, ..."""
+    return holds_program(equation) or not (subprograms(equation) or equation.primitive in _NAMED)
 
 
 def _program(closed: Any) -> Program:
@@ -272,7 +289,18 @@ stack_p, unstack_p = getattr(lax, "stack_p", None), getattr(lax, "unstack_p", No
 exp_p, exp2_p = jexp.exp_p, jexp.exp2_p
 reduce_max_p = jexp.reduce_max_p
 convert_p = jexp.convert_element_type_p
-iota_p, eq_p = jexp.iota_p, jexp.eq_p
+iota_p, eq_p, lt_p = jexp.iota_p, jexp.eq_p, jexp.lt_p
+
+
+def _reshard_p() -> Any:
+    """The primitive of `jax.sharding.reshard`, which the extension API does not name."""
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    (equation,) = jax.make_jaxpr(lambda x: jax.sharding.reshard(x, sharding))(
+        jax.ShapeDtypeStruct((), jnp.float32)
+    ).jaxpr.eqns
+    return equation.primitive
+
 
 # What layers are made of.
 CONTRACTIONS = {dot_general_p, conv_p, gather_p}
@@ -283,11 +311,16 @@ IDENTITIES = {
     jexp.copy_p,
     jexp.reduce_precision_p,
     jexp.sharding_constraint_p,
+    _reshard_p(),
     jexp.device_put_p,
     jexp.name_p,
     jexp.stop_gradient_p,
     lax.optimization_barrier_p,
 }
+
+# All that the extension API or `jax.lax` names, but for solvers, whose matrix is no kernel.
+_NAMED = {getattr(module, name) for module in (jexp, lax) for name in dir(module) if name.endswith("_p")}
+_NAMED = (_NAMED | IDENTITIES) - {jexp.triangular_solve_p}
 
 # Linear in the first operand, elements mixed or moved.
 LINEAR = {

@@ -15,6 +15,7 @@ from jaxinit._layers._flow import Flow
 from jaxinit._layers._following import following_activation
 from jaxinit._layers._portions import Structure, structure
 from jaxinit._layers._residual import Membership, Skip, memberships, skips
+from jaxinit._layers._stacks import with_stacks
 from jaxinit._layers._table import Layer, Layers, Unvisited
 from jaxinit._layers._units import Analysis, Site, Unit
 from jaxinit._layers._views import part_name, stacked_size, view
@@ -64,7 +65,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
     leaves = tuple(leaf for _, leaf in with_paths)
-    return Traced(analyse(ir.trace(apply_fn, params, batch), len(leaves)), paths, leaves)
+    return Traced(analyse(with_stacks(ir.trace(apply_fn, params, batch)), len(leaves)), paths, leaves)
 
 
 def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._dependence import INDEPENDENT, Dependence
 from jaxinit._layers._geometry import Geometry
@@ -17,6 +19,7 @@ class Unit:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
       stack: factors of the leaf that enclosing scans walk along; the unit has a scale for each step.
+      order: along these factors, which slice's turn comes when.
       sites: the operations that use it, in execution order.
       refused: why it must keep its scale, or None.
       index: its place in order of first use; units sort by it, so that they can be keys of a pytree.
@@ -25,6 +28,7 @@ class Unit:
     leaf: int
     region: tuple[tuple[int, int], ...]
     stack: tuple[Factor, ...]
+    order: np.ndarray
     sites: "list[Site]" = dataclasses.field(default_factory=list)
     refused: str | None = None
     index: int = 0
@@ -66,6 +70,13 @@ class Part:
         return self.dependence.origins.get(self.unit.leaf)
 
 
+class Bias(NamedTuple):
+    """A parameter that is added to a layer's output, or subtracted, and where."""
+
+    value: ir.Atom
+    equation: ir.Equation
+
+
 @dataclasses.dataclass(eq=False)
 class Site:
     """One operation between data and a weight.
@@ -74,9 +85,9 @@ class Site:
       equation, weight: the operation, and which of its inputs is the weight.
       geometry: the roles of the weight's dimensions.
       parts: the units that the weight is made of.
-      finish: the equation whose output is the pre-activation: the operation itself, or the addition of a bias to it.
-      bias: the bias, if one is added.
-      bias_dims: the dimensions of that output along which the bias varies.
+      finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
+      biases: what is added to the output before anything else happens to it, in order.
+      bias_dims: the dimensions of that output along which their sum varies.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       repeats: how often one pass through the program executes it for each of its unit's scales.
@@ -87,11 +98,16 @@ class Site:
     geometry: Geometry
     parts: list[Part]
     finish: ir.Equation
-    bias: ir.Atom | None
+    biases: "tuple[Bias, ...]"
     bias_dims: frozenset[int]
     placed: dict[int, int]
     segment_dim: int | None
     repeats: int
+
+    @property
+    def bias(self) -> ir.Atom | None:
+        """The first bias, if there is one."""
+        return self.biases[0].value if self.biases else None
 
     @property
     def data(self) -> ir.Atom:

@@ -83,7 +83,7 @@ def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:
     """An axis cut into the known factors that lie on it, and what is left between them."""
     result = []
     for factor in sorted((f for f in known if f.axis == axis), key=lambda f: -f.stride):
-        outer = extent // (factor.stride * factor.size)
+        outer = extent // max(factor.stride * factor.size, 1)
         if outer > 1:
             result.append(Factor(axis, outer, factor.stride * factor.size))
         result.append(factor)

@@ -1,7 +1,7 @@
 """From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormalize
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -35,11 +36,13 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
         return None
     dependence = traced.analysis.of(site.bias)
+    if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
+        return None
     if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
         return None
     ((leaf, origin),) = dependence.origins.items()
     feature_dims = set(site.placed.values())
-    if site.finish.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
+    if site.biases[0].equation.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
         return None
     reads = [read for read in traced.analysis.reads if read.leaf == leaf]
     whole = all(
@@ -56,6 +59,11 @@ def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
     Units of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
     times as long to compile.
     """
+    found: list[Any] = with_automatic_axes(functools.partial(_with_orthonormal, units), list(leaves), like=list(leaves))
+    return found
+
+
+def _with_orthonormal(units: Iterable[Unit], leaves: Sequence[Any]) -> list[Any]:
     new = list(leaves)
     alike: dict[Any, list[Unit]] = {}
     for unit in units:
@@ -75,16 +83,25 @@ def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:
     """The leaves multiplied by the scales found, and the biases moved."""
+    change = functools.partial(_with_scales, problem)
+    found = {unit: (states[unit].scale, states[unit].shift) for unit in problem.selected}
+    new: list[Any] = with_automatic_axes(change, list(leaves), found, like=list(leaves))
+    return new
+
+
+def _with_scales(
+    problem: Problem, leaves: Sequence[Any], found: Mapping[Unit, tuple[Array, Array | None]]
+) -> list[Any]:
     new = list(leaves)
     for unit in problem.analysis.units:
         if unit not in problem.selected:
             continue
         part = part_of(new[unit.leaf], unit)
-        scales = spread_over_leaf(unit, problem.factors[unit], states[unit].scale)
+        scale, shift = found[unit]
+        scales = spread_over_leaf(unit, problem.factors[unit], scale)
         wide = drawing_dtype(part.dtype)
         scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
         new[unit.leaf] = with_part(new[unit.leaf], unit, scaled)
-        shift = states[unit].shift
         if shift is not None:
             _move_bias(new, problem, unit, shift)
     return new

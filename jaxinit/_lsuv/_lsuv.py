@@ -162,7 +162,7 @@ def _lsuv(
     )
     for unit in selected:
         if options.center and unit not in problem.channels:
-            notes[unit] = "not centred: it has no bias of its own"
+            notes[unit] = "not centred: it has no real bias of its own"
     for unit in selected:
         notes[unit] = notes[unit] or _caveat(traced, unit)
     for unit in problem.shared:

@@ -125,7 +125,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
         start[unit] = state._replace(
             known=jnp.ones(shapes[unit].known.shape, bool), scale=jnp.ones_like(state.scale), shift=state.shift
         )
-    groups, count = _groups(units, start)
+    groups, count = _groups(units)
 
     def layer(carry: Any, group: Array) -> Any:
         masks = {u: _aligned(groups[u] == group, start[u].scale) for u in units}
@@ -168,7 +168,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
     return states, attempts
 
 
-def _groups(units: Sequence[Unit], states: States) -> tuple[dict[Unit, Array], int]:
+def _groups(units: Sequence[Unit]) -> tuple[dict[Unit, Array], int]:
     """The number of each layer in execution order: one for a unit, or one for each of its slices in a scan."""
     numbers: dict[Unit, Array] = {}
     count, i = 0, 0
@@ -179,8 +179,7 @@ def _groups(units: Sequence[Unit], states: States) -> tuple[dict[Unit, Array], i
         while size > 1 and i + len(together) < len(units) and stacked_size(units[i + len(together)]) == size:
             together.append(units[i + len(together)])
         for j, unit in enumerate(together):
-            shape = states[unit].known.shape  # type: ignore[union-attr]
-            numbers[unit] = count + j + len(together) * jnp.arange(size).reshape(shape)
+            numbers[unit] = jnp.asarray(count + j + len(together) * unit.order)
         count += size * len(together)
         i += len(together)
     return numbers, count

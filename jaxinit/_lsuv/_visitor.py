@@ -1,6 +1,7 @@
 """What LSUV does at each layer: measure, decide the scale at the first use, keep to it afterwards."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
 from jaxinit._lsuv._moments import NOT_REACHED, Moments, merged, moments, scaled, solve, std, wide
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
@@ -148,6 +150,11 @@ class ScaleVisitor:
 
 def _measured(place: Place, u: Array, bias: Array | None) -> Moments:
     """Moments for each scale of the unit, in the order of its factors."""
+    found: Moments = with_automatic_axes(functools.partial(_arranged_moments, place), u, bias)
+    return found
+
+
+def _arranged_moments(place: Place, u: Array, bias: Array | None) -> Moments:
     found = moments(place.split(u), None if bias is None else place.split(bias), place.pooled_axes())
     order = [f for dim in place.dims for f in dim if f in place.factors]
     back = [order.index(f) for f in place.factors]

@@ -79,7 +79,7 @@ def _layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> lis
             continue
         leaves: dict[int, None] = {}
         for site in unit.sites:
-            parts = traced.analysis.of(site.bias).parts if site.bias is not None else ()
+            parts = [part for bias in site.biases for part in traced.analysis.of(bias.value).parts]
             leaves |= dict.fromkeys(leaf for part in parts for leaf in part.degrees)
         biases = [np.asarray(traced.leaves[leaf], float) for leaf in leaves]
         weight = np.asarray(part_of(jnp.asarray(traced.leaves[unit.leaf]), unit), float)

@@ -71,7 +71,8 @@ def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Stor
     if site.bias is not None:
         features = tuple(site.placed[d] for d in site.geometry.out_dims if d in site.placed)
         bias = slot_of(analysis, site.bias, features)
-        if bias is None or len(features) < len(site.geometry.out_dims) or site.finish.primitive is not ir.add_p:
+        plain = len(site.biases) == 1 and site.finish.primitive is ir.add_p
+        if bias is None or len(features) < len(site.geometry.out_dims) or not plain:
             return "has a bias that is not a vector of its own, added to its output"
     if below and _source(analysis.program, site.data) is not _output(analysis.program, below[-1].layer):
         return f"does not take the output of {below[-1].layer.name} as it is"

@@ -191,8 +191,8 @@ def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int
     biases: dict[int, Layer | None] = {}
     for layer, unit in layers:
         for site in unit.sites:
-            if site.bias is not None:
-                for part in analysis.of(site.bias).parts:
+            for bias in site.biases:
+                for part in analysis.of(bias.value).parts:
                     biases |= {leaf: layer for leaf in part.degrees if leaf not in biases}
     structure = traced.structure
     unit_cells = {layer: found[0].cell for layer, unit in layers if (found := structure.weights.get(unit))}
