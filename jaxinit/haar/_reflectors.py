@@ -98,9 +98,11 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
             product = jnp.concatenate([product, -matmul(v[..., width:, :].conj().mT, q)], axis=-1)
         reflected = matmul(v, matmul(u_inverse, product))
     else:
-        # The barrier keeps XLA from taking the transpose for an operand Aᵀ of the next product.
-        product = lax.optimization_barrier(phase[..., None] * top.mT)
-        if q is not None:
+        product = phase[..., None] * top.mT
+        if q is None:
+            # The barrier keeps XLA from taking the transpose for an operand Aᵀ of the next product.
+            product = lax.optimization_barrier(product)
+        else:
             product = jnp.concatenate([product, -matmul(q, v[..., width:].conj().mT)], axis=-2)
         reflected = matmul(matmul(product, u_inverse.mT), v)
     border = _diagonal_matrix(-phase, *reflected.shape[-2:])
