@@ -13,9 +13,9 @@ from jaxinit._diagnose._sizes import real
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._activated import Meeting
 from jaxinit._layers._attention import Attention
-from jaxinit._layers._evaluate import Watch
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
+from jaxinit._layers._visitor import Watch
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

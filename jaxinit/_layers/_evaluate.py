@@ -4,46 +4,25 @@ A visitor sees the output of every layer, decides by what its weight is multipli
 Values that depend on no data are computed from the parameters as they came; where data meets them they are multiplied
 by the scales decided so far, to the power of their degree. So every use of a leaf sees the scale that its first use
 decided, and what is computed is what the scaled parameters compute.
-
-State flows through control flow as its values do: carried by a scan if a unit is used in each step, stacked if the
-scan walks along the unit.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers._control_flow import ControlFlow
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._scaling import Scaling, State
 from jaxinit._layers._units import Analysis, Part, Site, Unit
+from jaxinit._layers._visitor import Visitor, Watch
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
-
-
-class Visitor(Protocol):
-    """What happens at a layer."""
-
-    def initial(self, unit: Unit) -> State:
-        """The state of a unit that no layer has used yet, without stacked dimensions."""
-
-    def is_final(self, state: State) -> bool:
-        """Whether a state is known, while tracing, to stay as it is at further uses."""
-
-    def scale(self, state: State) -> Array:
-        """What the unit is multiplied by, of the unit's `scale_factors`."""
-
-    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
-        """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
-
-
-Watch: TypeAlias = Callable[[Array, dict[Unit, State]], Mapping[Unit, State]]
 
 
 class Evaluation:
@@ -71,6 +50,7 @@ class Evaluation:
         self.differentiable = differentiable
         self.watched = watched
         self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
+        self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
         self._started = {site.equation: site for site in analysis.sites.values()}
         # Of several biases all are added with the last.
         self._postponed = {b.equation: b for site in analysis.sites.values() for b in site.biases[:-1]}
@@ -157,13 +137,9 @@ class Evaluation:
                 if atom is not self._postponed[equation].value
             ]
         if self._sites_within(equation):
-            match equation:
-                case ir.Scan():
-                    return self._scan(equation, arguments, states)
-                case ir.Switch():
-                    return self._switch(equation, arguments, states)
-                case ir.While():
-                    return self._while(equation, arguments, states)
+            outputs = self._control_flow.bind(equation, arguments, states)
+            if outputs is not None:
+                return outputs
         # The weight of a layer that ends later, at the addition of its bias, is scaled there.
         started = self._started.get(equation)
         scaled = [
@@ -228,111 +204,6 @@ class Evaluation:
             for source, target in site.placed.items():
                 dims[target] = part.origin.dims[source]
         return Place(part.unit, site, part, factors, tuple(dims))
-
-    # Control flow
-
-    def _touched(self, *programs: ir.Program) -> list[Unit]:
-        equations = {e for program in programs for e in ir.equations_of(program)}
-        return [u for u in self.analysis.units if any(s.finish in equations for s in u.sites)]
-
-    def _carried(self, units: Sequence[Unit], states: dict[Unit, State]) -> dict[Unit, State]:
-        """The states that must pass through a loop or a branch, as arrays."""
-        return {
-            unit: jax.tree.map(jnp.asarray, states.get(unit, self.visitor.initial(unit)))
-            for unit in units
-            if unit not in states or not self.visitor.is_final(states[unit])
-        }
-
-    def _as_taken(
-        self,
-        values: Sequence[Any],
-        atoms: Sequence[ir.Atom],
-        taken_as: Sequence[ir.Variable],
-        states: dict[Unit, State],
-    ) -> list[Any]:
-        """Values that enter or leave a program: parameters that go on as data are multiplied by their scales."""
-        return [
-            self._scaling.applied(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
-            for x, atom, variable in zip(values, atoms, taken_as, strict=True)
-        ]
-
-    def _scan(self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
-        first, second = equation.num_consts, equation.num_consts + equation.num_carry
-        arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
-        consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
-        walked_leaves = {leaf for atom in equation.inputs[second:] for leaf in self.analysis.of(atom).degrees}
-        touched = self._touched(equation.body)
-        walked = [u for u in touched if u.leaf in walked_leaves and u.stack]
-        carried = self._carried([u for u in touched if u not in walked], states)
-        given = {u: states[u] for u in walked if u in states}
-        outside = {u: s for u, s in states.items() if u not in carried and u not in given}
-
-        def body(carry: Any, slices: Any) -> Any:
-            values, passing = carry
-            inputs, own = slices
-            inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
-            results = self._program(equation.body, [*consts, *values, *inputs], inner)
-            values, outputs = results[: equation.num_carry], results[equation.num_carry :]
-            ends = equation.body.outputs[: equation.num_carry], equation.outputs[: equation.num_carry]
-            values = self._as_taken(values, *ends, inner)
-            passing = _arrays(inner, carried)
-            return (values, passing), (outputs, _arrays(inner, walked))
-
-        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
-        (values, passing), (outputs, own) = lax.scan(
-            body, start, (stacked, list(given.values())), length=equation.length, reverse=equation.reverse
-        )
-        states.update(zip(carried, passing, strict=True))
-        states.update(zip(walked, own, strict=True))
-        return [*values, *outputs]
-
-    def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
-        index, *operands = arguments
-        carried = self._carried(self._touched(*equation.branches), states)
-
-        def branch(program: ir.Program) -> Any:
-            def run(passing: Any, *operands: Any) -> Any:
-                inner = states | dict(zip(carried, passing, strict=True))
-                results = self._program(program, operands, inner)
-                results = self._as_taken(results, program.outputs, equation.outputs, inner)
-                return results, _arrays(inner, carried)
-
-            return run
-
-        branches = [branch(program) for program in equation.branches]
-        results, passing = lax.switch(jnp.asarray(index, jnp.int32), branches, list(carried.values()), *operands)
-        states.update(zip(carried, passing, strict=True))
-        return list(results)
-
-    def _while(self, equation: ir.While, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
-        first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
-        carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
-        arguments[second:] = self._as_taken(arguments[second:], *carries, states)
-        condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
-        carried = self._carried(self._touched(equation.body), states)
-
-        def condition(carry: Any) -> Array:
-            values, passing = carry
-            inner = states | dict(zip(carried, passing, strict=True))
-            (result,) = self._program(equation.condition, [*condition_consts, *values], inner)
-            return result
-
-        def body(carry: Any) -> Any:
-            values, passing = carry
-            inner = states | dict(zip(carried, passing, strict=True))
-            results = self._program(equation.body, [*consts, *values], inner)
-            results = self._as_taken(results, equation.body.outputs, equation.outputs, inner)
-            return results, _arrays(inner, carried)
-
-        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
-        values, passing = lax.while_loop(condition, body, start)
-        states.update(zip(carried, passing, strict=True))
-        return list(values)
-
-
-def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
-    """States as loops and branches hand them on."""
-    return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:
