@@ -267,10 +267,10 @@ REMEDIES = {
         ("sigmoid", 6, jaxinit.normal(3.0)),
         ("softplus", 20, jaxinit.lecun_normal()),
         ("tanh", 20, jaxinit.normal(2.0)),
-        ("tanh", 50, jaxinit.variance_scaling(4.0, "fan_in", "normal")),
+        pytest.param("tanh", 50, jaxinit.variance_scaling(4.0, "fan_in", "normal"), marks=pytest.mark.slow),
         ("relu", 20, jaxinit.normal(0.01)),
-        ("relu", 50, jaxinit.lecun_normal()),
-        ("silu", 50, jaxinit.lecun_normal()),
+        pytest.param("relu", 50, jaxinit.lecun_normal(), marks=pytest.mark.slow),
+        pytest.param("silu", 50, jaxinit.lecun_normal(), marks=pytest.mark.slow),
     ],
 )
 def test_remedies_mend_the_fault_they_are_named_for_and_do_not_go_in_circles(activation, depth, init):

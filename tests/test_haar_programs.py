@@ -24,7 +24,7 @@ def run(program, devices=1, timeout=120):
         os.environ,
         PYTHONPATH=str(ROOT),
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
