@@ -12,6 +12,7 @@ from scipy import integrate
 
 import jaxinit
 from jaxinit import diagnose
+from jaxinit._diagnose._jacobian import _some
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (128, 64))
@@ -226,6 +227,30 @@ def test_the_jacobian_is_of_the_whole_batch_where_samples_are_not_along_the_firs
         report = diagnose(matrix, apply_fn, batch)
         assert np.isfinite(report.jacobian_mean_square), name
         assert mean_square is None or float(report.jacobian_mean_square) == pytest.approx(mean_square), name
+
+
+def test_the_jacobian_is_of_the_whole_batch_where_samples_meet():
+    keys = jax.random.split(KEY, 2)
+    params, x = jax.random.normal(keys[0], (4, 5)) / 2, jax.random.normal(keys[1], (128, 4))
+
+    def with_batch_statistics(w, x):
+        h = x @ w
+        return (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-5)
+
+    def with_own_statistics(w, x):
+        h = x @ w
+        return (h - h.mean(1, keepdims=True)) / jnp.sqrt(h.var(1, keepdims=True) + 1e-5)
+
+    def with_one_another(w, x):
+        return jax.nn.softmax(x @ x.T) @ x @ w
+
+    seen = {f: _some(f, params, x).shape[0] for f in (with_batch_statistics, with_one_another, with_own_statistics)}
+    assert list(seen.values()) == [128, 128, 2]
+    jacobian = jax.jacobian(lambda x: with_batch_statistics(params, x))(x).reshape(640, 512)
+    singular = np.linalg.svd(np.asarray(jacobian, np.float64), compute_uv=False)
+    report = diagnose(params, with_batch_statistics, x)
+    # By one random sign vector: within five of its standard deviations, which are less than 2 / sqrt(512) here.
+    assert float(report.jacobian_mean_square) == pytest.approx(np.mean(singular**2), rel=10 / np.sqrt(512))
 
 
 def test_functions_with_derivatives_of_their_own_keep_them():

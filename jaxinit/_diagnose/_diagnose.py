@@ -24,6 +24,9 @@ from jaxinit._layers._views import part_of, per_slice, stacked_size
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
+_APART = 0x6A61786E
+"""A number that nobody else is likely to fold into a key."""
+
 Loss = Callable[[Any, Any], Array]
 
 
@@ -129,7 +132,8 @@ def _diagnose(
             columns.setdefault(name, []).append(values.reshape(-1))
     found = None
     if lanczos_steps and gradients is not None:
-        found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, 1), lanczos_steps)
+        # The batch may have been drawn from the same key, and random signs that are its signs are not random.
+        found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps)
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
     for name in (*_columns(empty()), "weight_norm"):
         joined.setdefault(name, jnp.zeros(0))

@@ -1,11 +1,12 @@
 """The singular values of the input–output Jacobian, from products with it alone.
 
-J is block-diagonal over samples, so some samples show the spectrum. Lanczos on J Jᵀ or Jᵀ J, whichever is smaller,
+J is block-diagonal over samples unless the function lets them meet, as batch statistics do; where it is, some samples
+show the spectrum. Lanczos on J Jᵀ or Jᵀ J, whichever is smaller,
 finds the ends of the spectrum; from a start of random signs ε its first product shows the trace too, because
 E|J ε|² = tr Jᵀ J.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -101,23 +102,44 @@ def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tu
 
 
 def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
-    """The first samples, if the first axis of all inputs and outputs is theirs; the whole batch otherwise."""
-
-    def counts(tree: Any) -> set[int]:
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(tree)]
-        return {shape[0] if shape else 0 for shape in shapes}
-
-    before = counts(batch)
-    count = max(before, default=0)
-    some = max(1, count // SHARE)
-    if before != {count} or count <= some:
+    """The first samples, if samples lie along the first axis and do not meet; the whole batch otherwise."""
+    counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(batch)}
+    count = max(counts, default=())
+    if len(counts) != 1 or not count or count[0] <= max(1, count[0] // SHARE):
         return batch
-    fewer = with_automatic_axes(lambda batch: jax.tree.map(lambda x: x[:some], batch), batch)
+    some = max(1, count[0] // SHARE)
+
+    def resized(samples: int) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *jnp.shape(x)[1:]), jnp.result_type(x)), batch)
+
     try:
-        outputs = [jax.eval_shape(apply_fn, params, x) for x in (batch, fewer)]
+        two, three = (ir.trace(apply_fn, params, resized(samples)) for samples in (2, 3))
+        outputs = [y.shape[:1] for y in jax.tree.leaves(jax.eval_shape(apply_fn, params, resized(some)))]
     except Exception:  # whatever a function raises that was written for this batch alone
         return batch
-    return fewer if [counts(y) for y in outputs] == [{count}, {some}] else batch
+    if set(outputs) != {(some,)} or _samples_meet(two, three):
+        return batch
+    return with_automatic_axes(lambda batch: jax.tree.map(lambda x: x[:some], batch), batch)
+
+
+def _samples_meet(two: ir.Program, three: ir.Program) -> bool:
+    """Whether a function makes one of several samples: some step has their number in its inputs, and not in its output.
+
+    Or has it once in its inputs and twice in its output, as the products of all samples with one another. The number
+    is what differs between the programs for two and for three samples.
+    """
+    pairs = list(zip(ir.equations_of(two), ir.equations_of(three), strict=False))
+    lengths = {sum(1 for _ in ir.equations_of(program)) for program in (two, three)}
+    if len(lengths) > 1 or any(a.primitive is not b.primitive for a, b in pairs):
+        return True
+
+    def most(before: Sequence[ir.Atom], after: Sequence[ir.Atom]) -> int:
+        shapes = zip(before, after, strict=True)
+        return max((sum(m != n for m, n in zip(x.shape, y.shape, strict=True)) for x, y in shapes), default=0)
+
+    steps = [(most(a.inputs, b.inputs), most(a.outputs, b.outputs)) for a, b in pairs if not ir.subprograms(a)]
+    ends = most(two.outputs, three.outputs)
+    return ends > 1 or any(given and given != made for given, made in steps)
 
 
 def _joined(arrays: list[Array]) -> Array:
