@@ -1,9 +1,9 @@
 """jaxinit.haar against its peers: python benchmarks/haar.py [--seconds 3] [--quick]
 
 Run time, compile time and peak memory of one jitted program per shape, float32, interleaved in one process.
-The floor is what no method of reflectors can go below: the Gaussians that are needed, drawn as fast as this
-package can, and one product of as many flops as the reflectors of an N × k frame take, 2Nk² − 2k³/3. A peer that
-takes less than four times the floor cannot be beaten by four. Rows are written to
+The floor is a yardstick: the Gaussians that are needed, drawn as fast as this package can and written to memory, and
+one product of as many flops as the reflectors of an N × k frame take, 2Nk² − 2k³/3. It is no strict bound: other
+shapes of products run at other speeds, and large squares have come out a little below it. Rows are written to
 benchmarks/results/haar-<platform>.json, with the load of the machine at that moment.
 """
 

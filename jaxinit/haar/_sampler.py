@@ -1,6 +1,6 @@
 """The public samplers: arguments checked, a method chosen, the result cast and placed.
 
-A method draws a tall frame in the working dtype; a wide matrix is its transpose, which is Haar as well.
+A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows.
 """
 
 import functools
