@@ -47,7 +47,7 @@ def _gaussian_vectors(key: Array, batch: tuple[int, ...], rows: int, columns: in
 
 
 def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
-    """Q of shape (rows, columns, *batch), each column times the norm of its vector, and an array that begins with these.
+    """Q of shape (rows, columns, *batch), each column times the norm of its vector; then these norms, and more.
 
     Column j starts as its vector x, and is turned by the reflectors of the columns before it. The reflector
     of x is I − v vᴴ / h with v = x + φν e₁ and h = ν (ν + |x₁|). A zero vector counts as e₁.
