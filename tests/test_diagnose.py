@@ -316,7 +316,7 @@ def test_the_report_is_data_text_and_html():
     report = diagnose(init(KEY, init=jaxinit.normal(0.01)), apply_fn, X)
     data = json.loads(json.dumps(report.to_dict()))
     assert data["rows"][0]["activation"] == "relu"
-    assert data["verdict"][0].startswith("Signals shrink by 0.0")
+    assert data["verdict"][0].startswith("Signals shrink (×0.0")
     assert "<pre>" in report._repr_html_()
     assert "a layer on their way back" in str(report)
 
@@ -418,7 +418,9 @@ def test_what_is_not_finite_zero_or_missing_is_said():
     params = he_net(KEY)
     assert faults(diagnose(params, lambda p, x: jnp.log(-jnp.abs(relu_net(p, x)) - 1), x)).keys() == {"not finite"}
     assert faults(diagnose(params, relu_net, x, loss_fn=lambda output, batch: 3.0)).keys() == {"no gradient"}
-    assert "no gradient" in faults(diagnose([0 * w for w in params], relu_net, x))
+    assert faults(diagnose([0 * w for w in params], relu_net, x)).keys() == {"zero weights"}
+    assert faults(diagnose(params, relu_net, 0 * x)).keys() == {"blank batch"}
+    assert faults(diagnose(params, relu_net, jnp.ones_like(x))).keys() == {"equal samples"}
     nothing = diagnose(params, lambda p, x: x @ jnp.tanh(p[0]), x)
     assert "no layer" in nothing.verdict
     assert not nothing.healthy

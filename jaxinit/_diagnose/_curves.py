@@ -27,12 +27,14 @@ class Curve:
       steepest: its largest slope.
       flat: the share of standard normal numbers at which it has next to no slope.
       gradient_factor: by how much gradients grow on their way back through a layer that keeps signals.
+      straight: whether it only multiplies by a number, as attention divides its queries.
     """
 
     activation: TracedActivation
     steepest: float
     flat: float
     gradient_factor: float
+    straight: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,4 +56,5 @@ def curve(activation: TracedActivation | None) -> Curve | None:
     weights = np.exp(-(points.astype(np.float64) ** 2) / 2)
     flat = float((weights * (slopes < FLAT * steepest)).sum() / weights.sum())
     size, slope = ((weights * x**2).sum() for x in (values, slopes))
-    return Curve(activation, steepest, flat, float(np.sqrt(slope / size)) if size > 0 else 1.0)
+    factor = float(np.sqrt(slope / size)) if size > 0 else 1.0
+    return Curve(activation, steepest, flat, factor, straight=bool(slopes.min() > 0.999 * steepest))

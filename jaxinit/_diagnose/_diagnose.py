@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._checks import check_finite, check_integer
+from jaxinit._diagnose._depth import depths
 from jaxinit._diagnose._jacobian import spectrum
 from jaxinit._diagnose._probe import Probe, ProbeState, empty
 from jaxinit._diagnose._report import DiagnoseReport
@@ -119,11 +120,12 @@ def _diagnose(
 ) -> DiagnoseReport:
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
+    deep = depths(traced.flow)
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
     found_rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
-        found_rows.extend(rows(unit, layer, traced))
+        found_rows.extend(rows(unit, layer, traced, deep[unit]))
         measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
         if gradients is not None:
             measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])

@@ -31,10 +31,10 @@ def for_size(rows: Sequence[Row]) -> str:
         return f'{start("auto")}, or "fixup" without normalization'
     if any(row.recurrent for row in rows):
         return start("recurrent")
-    chain = [row for row in rows if row.kind != "embed"]
+    chain = _dense(rows)
     if any(row.normalized for row in chain):
         return f"{start('auto')} or {LSUV}"
-    factor = float(np.prod([row.gradient_factor for row in chain]))
+    factor = _factor(chain)
     if factor < 1 / LOST:
         return _another_activation(chain)
     if len(chain) <= DEEP and factor < LOST:
@@ -49,7 +49,9 @@ def for_size(rows: Sequence[Row]) -> str:
 
 def for_likeness(rows: Sequence[Row]) -> str:
     """What mends samples that come to look alike."""
-    chain = [row for row in rows if row.kind != "embed"]
+    chain = _dense(rows)
+    if not any(row.residual or row.recurrent for row in chain) and _factor(chain) < 1 / LOST:
+        return _another_activation(chain)
     plain = not any(row.residual or row.recurrent or row.normalized for row in chain)
     kept = all(row.gradient_factor <= 1.01 for row in chain)
     if plain and kept and len(chain) > DEEP and not _looks_linear(chain):
@@ -65,24 +67,38 @@ def for_dead(rows: Sequence[Row], row: Row, similarity: float) -> str:
         return start("recurrent")
     if similarity > 0.9:  # no bias does: for a unit all samples are one
         return for_likeness(rows)
-    return f"zero or positive biases, and {LSUV}"
+    return f"{start('auto')}, which has biases of zero"
 
 
-def for_saturated(row: Row) -> str:
+def for_saturated(rows: Sequence[Row], row: Row) -> str:
     """What mends activations that are flat where the signal is."""
     if row.normalized:
         return f"{start('auto')}, which has gains of one and offsets of zero"
-    return start("recurrent") if row.recurrent else LSUV
+    if row.recurrent:
+        return start("recurrent")
+    plain = not any(other.residual or other.normalized for other in rows)
+    return _another_activation(_dense(rows)) if plain and _factor(_dense(rows)) < 1 / LOST else LSUV
 
 
 _NORMALIZE = "normalization or skip connections"
 
 
+def _dense(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.kind != "embed"]
+
+
+def _factor(chain: Sequence[Row]) -> float:
+    """By how much gradients change through all activations if the weights keep signals."""
+    return float(np.prod([row.gradient_factor for row in chain]))
+
+
 def _another_activation(chain: Sequence[Row]) -> str:
     worst = min(chain, key=lambda row: row.gradient_factor)
+    batch = "batch " if any(row.normalized for row in chain) else ""
     return (
-        f"another activation, such as jax.nn.tanh, or {_NORMALIZE}: no start mends this, because where "
-        f"{worst.activation} keeps signals at one size it shrinks gradients by {worst.gradient_factor:.2g} a layer"
+        f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no start mends this, because where weights "
+        f"keep the outputs of layers at unit variance, {worst.activation} multiplies gradients by "
+        f"{worst.gradient_factor:.2g} a layer, and where they are larger it saturates"
     )
 
 

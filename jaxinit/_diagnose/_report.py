@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxinit._checks import check_number
 from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._rows import Row
-from jaxinit._diagnose._verdict import findings, gradient_scale, growth
+from jaxinit._diagnose._verdict import chain, findings, gradient_scale, praise
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
@@ -94,14 +95,14 @@ class DiagnoseReport(Tabular):
 
     @property
     def signal_growth(self) -> np.ndarray:
-        """The factor by which the scale of the layers' outputs grows from layer to layer, fitted."""
-        return growth(self.pre_std, self._chain())
+        """The factor by which the scale of the layers' outputs changes from layer to layer, fitted over depth."""
+        return growth(self.pre_std, self.rows, chain(self))
 
     @property
     def gradient_growth(self) -> np.ndarray | None:
-        """The factor by which gradients grow from layer to layer on their way back, fitted."""
+        """The factor by which gradients change from layer to layer on their way back, fitted over depth."""
         scale = gradient_scale(self)
-        return None if scale is None else growth(scale[..., ::-1], self._chain()[::-1])
+        return None if scale is None else growth(scale, self.rows, chain(self), backwards=True)
 
     def findings(self) -> list[Finding]:
         """What is wrong, most serious first; for a report over seeds, what is wrong with its median."""
@@ -118,10 +119,7 @@ class DiagnoseReport(Tabular):
         if not self.rows:
             return "Nothing was measured: the program has no layer, no product of data with a weight as it is stored."
         found = self.findings()
-        if found:
-            return "\n".join(map(str, found))
-        kept = "Signals" if self.gradient_std is None else "Signals and gradients"
-        return f"{kept} keep their size through all layers."
+        return "\n".join(map(str, found)) if found else praise(self._median())
 
     def summary(self, confidence: float = 0.95) -> "Summary":
         """Mean and interval over seeds of every column, for a report that was vmapped over seeds.
@@ -160,10 +158,6 @@ class DiagnoseReport(Tabular):
             "verdict": self.verdict.splitlines(),
         }
 
-    def _chain(self) -> np.ndarray:
-        """The rows that count for growth over depth: no lookups, no queries and keys."""
-        return np.array([row.kind != "embed" and row.role not in ("query", "key") for row in self.rows], bool)
-
     def _median(self) -> "DiagnoseReport":
         if np.ndim(self.pre_std) < 2:
             return self
@@ -189,9 +183,10 @@ class DiagnoseReport(Tabular):
             values = [_number(name, np.asarray(getattr(middle, name))[i]) for name, _ in shown]
             table.add_row(row.name, row.activation or "–", *values)
         yield table
-        grown = f"outputs grow by {float(growth(middle.pre_std, self._chain())):.3g} a layer"
         back = middle.gradient_growth
-        yield grown + ("" if back is None else f", gradients by {float(back):.3g} a layer on their way back")
+        yield f"outputs are multiplied by {float(middle.signal_growth):.3g} a layer" + (
+            "" if back is None else f", gradients by {float(back):.3g} a layer on their way back"
+        )
         if middle.jacobian_mean_square is not None and middle.jacobian_condition is not None:
             yield (
                 f"input–output Jacobian: mean squared singular value {float(middle.jacobian_mean_square):.3g}, "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from jaxinit._diagnose._curves import curve
+from jaxinit._diagnose._depth import Depth
 from jaxinit._layers import Layer
 from jaxinit._layers._portions import Portion
 from jaxinit._layers._trace import Traced
@@ -27,6 +28,8 @@ class Row:
       role: of the layer, such as "query", or None.
       normalized: whether a normalization stands between the layer and its activation.
       recurrent: whether the layer is part of a recurrent cell.
+      depth: how many layers data go through before this one.
+      tower: number of the tower: rows of one tower come one after another, those of others beside them.
     """
 
     name: str
@@ -38,17 +41,20 @@ class Row:
     role: str | None
     normalized: bool
     recurrent: bool
+    depth: int
+    tower: int
 
 
-def rows(unit: Unit, layer: Layer, traced: Traced) -> list[Row]:
-    """The rows of one unit."""
+def rows(unit: Unit, layer: Layer, traced: Traced, depths: Sequence[Depth]) -> list[Row]:
+    """The rows of one unit, whose slices lie so deep."""
     meetings, structure = traced.meetings[unit], traced.structure
     cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
     gates = _gates(structure.weights.get(unit, ()))
     sizes = [range(f.size) for f in unit.stack]
-    names = dict.fromkeys(m.activation.name for m in meetings if m.activation is not None)
     weights = [math.prod(m.value.shape) for m in meetings]
     curves = [curve(m.activation) for m in meetings]
+    bent = [m.activation for m, c in zip(meetings, curves, strict=True) if not (c and c.straight)]
+    names = dict.fromkeys(activation.name for activation in bent if activation is not None)
 
     def mean(values: Sequence[float]) -> float:
         return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
@@ -66,8 +72,10 @@ def rows(unit: Unit, layer: Layer, traced: Traced) -> list[Row]:
             layer.role,
             any(m.normalized for m in meetings),
             not cells.isdisjoint(unit.sites),
+            depth.layers,
+            depth.tower,
         )
-        for at in itertools.product(*sizes)
+        for at, depth in zip(itertools.product(*sizes), depths, strict=True)
     ]
 
 

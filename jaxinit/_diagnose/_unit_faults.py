@@ -22,9 +22,10 @@ def unit_faults(report: "DiagnoseReport") -> Iterator[Finding]:
     """What is wrong with the units of layers; of each fault the first layer that has it."""
     rows = report.rows
     if report.equal_units is not None and (equal := np.asarray(report.equal_units, float) > 0.5).any():
-        first = rows[int(np.argmax(equal))].name
-        what = f"All units of {first} have equal weights and equal gradients, so that they learn the same."
-        yield Finding("equal units", first, what, start("auto"))
+        i = int(np.argmax(equal))
+        weights = "weights of zero" if float(np.asarray(report.weight_norm)[i]) == 0 else "equal weights"
+        what = f"All units of {rows[i].name} have {weights} and equal gradients, so that they learn the same."
+        yield Finding("equal units", rows[i].name, what, start("auto"))
     dead, saturated = np.asarray(report.dead, float), np.asarray(report.saturated, float)
     if (dead > DEAD).any():
         i = int(np.argmax(dead > DEAD))
@@ -40,7 +41,7 @@ def unit_faults(report: "DiagnoseReport") -> Iterator[Finding]:
         i = int(np.argmax(excess))
         where = "after normalization" if rows[i].normalized else f"std {float(np.asarray(report.pre_std)[i]):.3g}"
         what = f"{saturated[i]:.0%} of the outputs of {rows[i].name} lie where {rows[i].activation} is flat ({where})."
-        yield Finding("saturated", rows[i].name, what, for_saturated(rows[i]))
+        yield Finding("saturated", rows[i].name, what, for_saturated(rows, rows[i]))
     peak = np.asarray(report.attention_peak, float)
     if (peak > ONE_HOT).any():
         i = int(np.argmax(peak > ONE_HOT))

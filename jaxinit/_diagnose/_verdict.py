@@ -1,11 +1,14 @@
 """What is wrong with a start, in words: which fault, from which layer on, and what would mend it."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxinit._diagnose._finding import Finding
-from jaxinit._diagnose._remedies import LOST, LSUV, for_likeness, for_size
+from jaxinit._diagnose._growth import TINY, growth, inner, towers
+from jaxinit._diagnose._remedies import LOST, LSUV, for_likeness, for_size, start
+from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._unit_faults import unit_faults
 
 if TYPE_CHECKING:
@@ -20,22 +23,14 @@ CUT_OFF = 0.95
 LARGEST = 1e3
 """Outputs of layers that are usually larger than this, or smaller than one over it, are of the wrong size."""
 ALIKE = 0.995
+"""A mean cosine between samples at which a layer hardly tells them apart."""
+EQUAL = 1 - 1e-6
+"""A mean cosine of samples that are the same."""
 STEEP = 1e4
 """A root mean square of the Jacobian's singular values that no start is meant to have."""
-TINY = 1e-30
-
-
-def growth(scales: object, chosen: np.ndarray) -> np.ndarray:
-    """exp of the slope of log scale over depth, by least squares over the chosen rows but the ends."""
-    values = np.asarray(scales, float)[..., chosen]
-    if values.shape[-1] > 4:
-        values = values[..., 1:-1]  # the read-in and the readout have fans of their own
-    count = values.shape[-1]
-    if count < 2:
-        return np.ones(values.shape[:-1])
-    logs = np.log(np.clip(np.nan_to_num(values, nan=TINY, posinf=1e38), TINY, 1e38))
-    depth = np.arange(count) - (count - 1) / 2
-    return np.exp((logs * depth).sum(-1) / (depth**2).sum())
+KEPT = 3.0
+"""A change of scale by less over all layers is none to speak of."""
+_BATCH = "a batch of data as the model will see them"
 
 
 def gradient_scale(report: "DiagnoseReport") -> np.ndarray | None:
@@ -48,151 +43,205 @@ def gradient_scale(report: "DiagnoseReport") -> np.ndarray | None:
     return np.asarray(report.gradient_std, float) * np.sqrt(np.asarray(report.gradient_samples, float))
 
 
+def chain(report: "DiagnoseReport") -> np.ndarray:
+    """The rows that count for growth over depth: no lookups, no queries and keys.
+
+    Weights that are zero are meant to be: readouts and last layers of branches. Nothing is to be learned of them.
+    """
+    counts = [row.kind != "embed" and row.role not in ("query", "key") for row in report.rows]
+    norms = np.asarray(report.weight_norm, float)
+    return np.array(counts, bool) & (norms > 0).any(axis=tuple(range(norms.ndim - 1)))
+
+
 def findings(report: "DiagnoseReport") -> list[Finding]:
     """What is wrong with one start."""
-    names = np.array([row.name for row in report.rows], object)
-    # Weights that are zero are meant to be: readouts and last layers of branches. Nothing is to be learned of them.
-    chain = report._chain() & (np.asarray(report.weight_norm) > 0)
-    found = _broken(report, names)
+    found = _broken(report) or _blank(report)
     if found:
         return found
     found = list(unit_faults(report))
+    if not any(finding.fault == "equal units" for finding in found):  # samples are alike for them, too
+        found = _equal_samples(report) or found
     if np.max(report.dead, initial=0) > CUT_OFF:
         return found  # nothing passes: all else follows from it
-    found += _signal(report, names, chain) + _gradient(report, names, chain) + _alike(report, names, chain)
+    alike = _alike(report)
+    found += _signal(report) + _gradient(report, for_likeness if alike else for_size) + alike
     if not any("gradient" in finding.fault for finding in found):
-        found += _jacobian(report, names)
+        found += _jacobian(report)
     return found
 
 
-def _broken(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
+def praise(report: "DiagnoseReport") -> str:
+    """What to say where nothing is wrong: by how much scales change over all layers."""
+    changes = {"signals": (np.asarray(report.pre_std, float), 1)}
+    gradient = gradient_scale(report)
+    if gradient is not None:
+        changes["gradients"] = gradient, -1
+    said = {}
+    members = next(iter(towers(report.rows, chain(report))), np.zeros(0, int))
+    for name, (scale, direction) in changes.items():
+        along = scale[inner(members)][::direction]
+        factor = float(along[-1] / along[0]) if len(along) and along[0] > 0 else 1.0
+        said[name] = "" if 1 / KEPT <= factor <= KEPT else f"{name} are multiplied by {factor:.2g}"
+    if not any(said.values()):
+        return f"{' and '.join(said).capitalize()} keep their size through all layers."
+    changed = ", ".join(words or f"{name} keep their size" for name, words in said.items())
+    return f"No fault was found; from one end of the model to the other {changed}."
+
+
+def _broken(report: "DiagnoseReport") -> list[Finding]:
+    names = [row.name for row in report.rows]
     bad = ~np.isfinite(np.asarray(report.pre_std, float))
     if bad.any():
-        first = names[np.argmax(bad)]
-        return [Finding("overflow", first, f"The output of {first} is not finite.", for_size(report.rows))]
+        first = min(np.flatnonzero(bad), key=lambda i: report.rows[i].depth)
+        what = f"The output of {names[first]} is not finite."
+        return [Finding("overflow", names[first], what, for_size(report.rows))]
     if len(names) and not report.finite_output:
         what = f"All layers have finite outputs, but what the model makes of them is not: look after {names[-1]}."
         return [Finding("not finite", names[-1], what, "logarithms, roots and divisions of numbers kept off zero")]
     return []
 
 
-def _signal(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
-    scale, layers = np.asarray(report.pre_std, float)[chain], names[chain]
-    if len(scale) == 0:
+def _blank(report: "DiagnoseReport") -> list[Finding]:
+    """What is wrong with the batch, or with all weights, so that nothing can be said of the start."""
+    dense = [i for i, row in enumerate(report.rows) if row.kind != "embed"]
+    norms = np.asarray(report.weight_norm, float)[dense]
+    if len(dense) > 1 and not norms.any():
+        name = report.rows[dense[0]].name
+        what = (
+            f"The weights of all layers are zero, from {name} on, so that no signal passes and no gradient comes back."
+        )
+        return [Finding("zero weights", name, what, start("auto"))]
+    size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))[dense]
+    if len(dense) and not size.any() and norms[0] > 0:
+        name = report.rows[dense[0]].name
+        what = f"The output of {name} is zero though its weights are not: what comes in is zero."
+        return [Finding("blank batch", name, what, _BATCH)]
+    return []
+
+
+def _equal_samples(report: "DiagnoseReport") -> list[Finding]:
+    counts = chain(report)
+    if not counts.any() or not (np.asarray(report.similarity, float)[counts] > EQUAL).all():
         return []
-    found = _outliers(scale, layers)
-    if found:
+    what = "All samples of the batch are equal, so that nothing can be said of how units tell them apart."
+    return [Finding("equal samples", report.rows[int(np.argmax(counts))].name, what, _BATCH)]
+
+
+def _signal(report: "DiagnoseReport") -> list[Finding]:
+    rows, counts = report.rows, chain(report)
+    scale = np.asarray(report.pre_std, float)
+    found = _outliers(report)
+    if found or not counts.any():
         return found
-    reference = max(scale[0], TINY)
     # What a branch adds to its skip connection may be as little as one likes.
-    through = ~np.array([row.residual for row in report.rows], bool)[chain]
-    for fault, beyond, word in (
-        ("vanishing signal", (scale < reference / TOTAL) & through, "shrink"),
-        ("exploding signal", scale > reference * TOTAL, "grow"),
-    ):
-        beyond[0] = False  # it is what the others are compared with
-        if beyond.any():
-            first = layers[np.argmax(beyond)]
-            factor = float(growth(scale, np.ones(len(scale), bool)))
-            share = f"less than 1/{TOTAL:g} of" if fault.startswith("vanishing") else f"more than {TOTAL:g} times"
-            what = f"Signals {word}{_by(factor, word)}; from {first} on they are {share} the first layer's."
-            found.append(Finding(fault, str(first), what, for_size(report.rows)))
-    several = np.ones(len(names)) if report.gradient_samples is None else np.asarray(report.gradient_samples)
-    still = (scale < 1e-6) & through & (several[chain] != 1)
-    if not found and still.any():
-        first = layers[np.argmax(still)]
-        what = f"The output of {first} hardly varies (std {scale[np.argmax(still)]:.1g})."
-        found.append(Finding("vanishing signal", str(first), what, for_size(report.rows)))
-    return found or _absolute(report, names, chain, through)
+    through = np.array([not row.residual for row in rows], bool)
+    for members in towers(rows, counts):
+        reference = max(scale[members[0]], TINY)
+        for fault, beyond, word in (
+            ("vanishing signal", (scale < reference / TOTAL) & through, "shrink"),
+            ("exploding signal", scale > reference * TOTAL, "grow"),
+        ):
+            reached = [i for i in members[1:] if beyond[i]]
+            if reached and not any(finding.fault == fault for finding in found):
+                name = rows[reached[0]].name
+                factor = float(growth(scale, rows, counts))
+                share = f"less than 1/{TOTAL:g} of" if word == "shrink" else f"more than {TOTAL:g} times"
+                what = f"Signals {word}{_by(factor, word)}; from {name} on they are {share} the first layer's."
+                found.append(Finding(fault, name, what, for_size(rows)))
+    several = np.ones(len(rows)) if report.gradient_samples is None else np.asarray(report.gradient_samples)
+    still = np.flatnonzero((scale < 1e-6) & counts & through & (several != 1))
+    if not found and len(still):
+        first = min(still, key=lambda i: rows[i].depth)
+        what = f"The output of {rows[first].name} hardly varies (std {scale[first]:.1g})."
+        found.append(Finding("vanishing signal", rows[first].name, what, for_size(rows)))
+    return found or _absolute(report, counts & through)
 
 
-def _absolute(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray, through: np.ndarray) -> list[Finding]:
+def _absolute(report: "DiagnoseReport", chosen: np.ndarray) -> list[Finding]:
     """Outputs that keep their size from layer to layer, but a wrong one."""
-    size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))[chain][through]
-    usual = float(np.median(size)) if len(size) else 1.0
+    size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))
+    usual = float(np.median(size[chosen])) if chosen.any() else 1.0
     if 1 / LARGEST <= usual <= LARGEST:
         return []
-    wrong = size > LARGEST if usual > 1 else size < 1 / LARGEST
-    first = str(names[chain][through][np.argmax(wrong)])
+    wrong = np.flatnonzero(chosen & (size > LARGEST if usual > 1 else size < 1 / LARGEST))
+    first = report.rows[min(wrong, key=lambda i: report.rows[i].depth)].name
     what = f"The outputs of layers have a size of {usual:.1g}, from {first} on, though they neither grow nor shrink."
     return [Finding("scale", first, what, LSUV)]
 
 
 def _by(factor: float, word: str) -> str:
     """The fitted rate, if the change is spread over the layers."""
-    return f" by {factor:.3g} a layer" if (factor > 1) == (word == "grow") else ""
+    return f" (×{factor:.3g} a layer)" if (factor > 1) == (word == "grow") else ""
 
 
-def _outliers(scale: np.ndarray, layers: np.ndarray) -> list[Finding]:
-    """Layers that stand out from the trend of their neighbours."""
-    logs = np.log(np.clip(scale, TINY, 1e38))
-    if len(logs) < 3:
-        return []
-    steps = np.diff(logs)
-    usual = np.median(steps)
-    odd = (np.abs(steps - usual) > np.log(JUMP)) & (np.abs(steps) > np.log(JUMP))
-    if not odd.any() or odd.mean() > 0.3:
-        return []
-    first = int(np.argmax(odd)) + 1
-    ratio = float(np.exp(logs[first] - logs[first - 1]))
-    if ratio < 1 and scale[first] == 0:
-        return []
-    what = f"The output of {layers[first]} has {ratio:.3g} times the scale of the layer before it."
-    return [Finding("outlier", str(layers[first]), what, LSUV)]
-
-
-def _gradient(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
-    spread = gradient_scale(report)
-    if spread is None or report.gradient_norm is None:
-        return []
-    if len(names) and not np.asarray(report.gradient_norm).any():
-        remedy = "a loss that depends on the parameters, and a start whose weights are not all zero"
-        return [Finding("no gradient", names[0], "The gradients of all weights are zero.", remedy)]
-    scale, layers = spread[chain], names[chain]
-    if len(scale) < 2:
-        return []
-    if not np.isfinite(scale).all():
-        last = layers[len(scale) - 1 - np.argmax(~np.isfinite(scale[::-1]))]
-        return [Finding("exploding gradient", last, f"The gradient at {last} is not finite.", for_size(report.rows))]
-    factor = float(growth(scale[::-1], np.ones(len(scale), bool)))
-    if len(scale) > 4:
-        scale, layers = scale[:-1], layers[:-1]  # the readout's fans are its own
-    back = scale[::-1]
-    if back[0] == 0:
-        return []
-    ratio = back / back[0]
-    for fault, beyond, word, share in (
-        ("exploding gradient", ratio > TOTAL, "grow", f"more than {TOTAL:g} times"),
-        ("vanishing gradient", ratio < 1 / TOTAL, "shrink", f"less than 1/{TOTAL:g} of"),
-    ):
-        if beyond[-1]:
-            first = layers[::-1][np.argmax(beyond)]
-            what = (
-                f"Gradients {word}{_by(factor, word)} on their way back; at {first} they are {share} those of the "
-                "last layer."
-            )
-            return [Finding(fault, str(first), what, for_size(report.rows))]
+def _outliers(report: "DiagnoseReport") -> list[Finding]:
+    """Layers that stand out from the trend of their neighbours; where signals are lost there is no trend."""
+    scale = np.asarray(report.pre_std, float)
+    for members in towers(report.rows, chain(report)):
+        held = members[np.logical_and.accumulate(scale[members] > TINY)]
+        if len(held) < 3:
+            continue
+        steps = np.diff(np.log(scale[held]))
+        usual = np.median(steps)
+        odd = (np.abs(steps - usual) > np.log(JUMP)) & (np.abs(steps) > np.log(JUMP))
+        if odd.any() and odd.mean() <= 0.3:
+            first = int(np.argmax(odd))
+            name, ratio = report.rows[held[first + 1]].name, float(np.exp(steps[first]))
+            what = f"The output of {name} has {ratio:.3g} times the scale of the layer before it."
+            return [Finding("outlier", name, what, LSUV)]
     return []
 
 
-def _jacobian(report: "DiagnoseReport", names: np.ndarray) -> list[Finding]:
+def _gradient(report: "DiagnoseReport", remedy: Callable[[Sequence[Row]], str]) -> list[Finding]:
+    rows, counts, scale = report.rows, chain(report), gradient_scale(report)
+    if scale is None or report.gradient_norm is None or not counts.any():
+        return []
+    if not scale.any():
+        loss = "a loss that depends on the output of the model"
+        return [Finding("no gradient", rows[0].name, "No gradient reaches any layer.", loss)]
+    factor = float(growth(scale, rows, counts, backwards=True))
+    for members in towers(rows, counts):
+        back = members[::-1]
+        lost = [i for i in back if not np.isfinite(scale[i])]
+        if lost:
+            name = rows[lost[0]].name
+            return [Finding("exploding gradient", name, f"The gradient at {name} is not finite.", remedy(rows))]
+        back = back[1:] if len(back) > 4 else back  # the readout's fans are its own
+        if len(back) < 2 or scale[back[0]] == 0:
+            continue
+        ratio = scale[back] / scale[back[0]]
+        for fault, beyond, word, share in (
+            ("exploding gradient", ratio > TOTAL, "grow", f"more than {TOTAL:g} times"),
+            ("vanishing gradient", ratio < 1 / TOTAL, "shrink", f"less than 1/{TOTAL:g} of"),
+        ):
+            if beyond[-1]:
+                name = rows[back[np.argmax(beyond)]].name
+                what = (
+                    f"Gradients {word}{_by(factor, word)} on their way back; at {name} they are {share} those of the "
+                    "last layer."
+                )
+                return [Finding(fault, name, what, remedy(rows))]
+    return []
+
+
+def _jacobian(report: "DiagnoseReport") -> list[Finding]:
     """What layers by themselves do not show, such as a recurrent cell that runs away from step to step."""
-    if report.jacobian_mean_square is None or len(names) == 0:
+    if report.jacobian_mean_square is None or not report.rows:
         return []
     size = float(np.sqrt(np.asarray(report.jacobian_mean_square, float)))
     if size < STEEP:
         return []
     what = f"Small changes of the input come out {size:.1g} times as large, though no layer alone stands out."
-    return [Finding("exploding gradient", str(names[0]), what, for_size(report.rows))]
+    return [Finding("exploding gradient", report.rows[0].name, what, for_size(report.rows))]
 
 
-def _alike(report: "DiagnoseReport", names: np.ndarray, chain: np.ndarray) -> list[Finding]:
-    similarity, layers = np.asarray(report.similarity, float)[chain], names[chain]
-    scale = np.asarray(report.pre_std, float)[chain]
-    alike = (similarity > ALIKE) & (scale > 0)
+def _alike(report: "DiagnoseReport") -> list[Finding]:
+    members = sorted(np.flatnonzero(chain(report)), key=lambda i: report.rows[i].depth)
+    similarity = np.asarray(report.similarity, float)[members]
+    alike = (similarity > ALIKE) & (np.asarray(report.pre_std, float)[members] > 0)
     # Averages over an image are alike for all images, too: it takes several layers to make a phase.
     if len(alike) < 3 or not alike[-3:].all() or similarity[0] > ALIKE:
         return []
-    first = layers[len(alike) - np.argmin(alike[::-1])] if not alike.all() else layers[0]
+    first = report.rows[members[0 if alike.all() else len(alike) - np.argmin(alike[::-1])]].name
     what = f"From {first} on all samples look alike (mean cosine {similarity[-1]:.4f}): the ordered phase."
-    return [Finding("ordered", str(first), what, for_likeness(report.rows))]
+    return [Finding("ordered", first, what, for_likeness(report.rows))]

@@ -254,7 +254,7 @@ def _by_activation(activation: Activation | None) -> Recommendation:
     if name in _SATURATING:
         reason = f"{name} is linear around zero, where a compromise between both fans keeps signals and gradients"
         if name == "sigmoid":
-            reason += "; over many layers gradients shrink all the same, by 4 a layer or more"
+            reason += "; gradients are multiplied by 1/4 a layer or less all the same"
         return Recommendation(glorot_uniform(), reason, _GLOROT)
     if name == "linear":
         return Recommendation(glorot_uniform(), "nothing is squashed: both fans count alike", _GLOROT)
