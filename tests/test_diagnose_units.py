@@ -306,3 +306,42 @@ def test_what_mends_sigmoids_is_what_the_verdict_says():
 
     found = faults(diagnose(drawn(6, jaxinit.lecun_normal()), skipping, X, lanczos_steps=0))
     assert not {"vanishing gradient", "ordered"} & set(found)
+
+
+def test_queries_divided_by_a_number_have_no_activation():
+    module = nn.MultiHeadDotProductAttention(4)
+    x = jax.random.normal(KEY, (4, 6, 32))
+    report = diagnose(module.init(KEY, x), module.apply, x, lanczos_steps=0)
+    assert [row.activation for row in report.rows] == [None] * 4
+
+
+def test_sigmoids_at_their_critical_point_and_behind_layer_norm_get_no_start_for_remedy():
+    apply_fn = mlp(jax.nn.sigmoid)
+    params = jaxinit.initialize(KEY, drawn(6), apply_fn, X, "orthogonal_critical")
+    finding, *_ = diagnose(params, apply_fn, X, lanczos_steps=0).findings()
+    assert finding.fault == "saturated"
+    assert "no start mends this" in finding.remedy
+
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(8):
+                x = nn.sigmoid(nn.LayerNorm()(nn.Dense(32)(x)))
+            return nn.Dense(4)(x)
+
+    report = diagnose(Deep().init(KEY, X), Deep().apply, X, lanczos_steps=0)
+    assert {finding.fault for finding in report.findings()} == {"vanishing gradient", "ordered"}
+    assert all("or batch normalization" in finding.remedy for finding in report.findings())
+
+
+def test_units_that_biases_killed_are_revived_by_the_remedy():
+    def apply_fn(params, x):
+        for w, b in params:
+            x = jax.nn.relu(x @ w + b)
+        return x
+
+    params = [(w, jnp.full(32, -20.0)) for w in drawn(4)]
+    finding, *_ = diagnose(params, apply_fn, X, lanczos_steps=0).findings()
+    assert (finding.fault, "biases of zero" in finding.remedy) == ("dead", True)
+    mended = jaxinit.initialize(KEY, params, apply_fn, X, "auto")
+    assert diagnose(mended, apply_fn, X, lanczos_steps=0).healthy
