@@ -105,7 +105,7 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype) -> Array:
     keep = (scale > 0) & (deviation <= tolerance * scale)
 
     panels = []
-    for offset, _, width in cut(rows, columns, panel_width(columns)):
+    for offset, _, width in cut(rows, columns, panel_width(matrix.shape[:-2], rows, columns)):
         if tall:
             panels.append(jnp.tril(matrix[..., offset:, offset : offset + width]))
         else:

@@ -37,7 +37,7 @@ def for_size(rows: Sequence[Row]) -> str:
     factor = _factor(chain)
     if factor < 1 / LOST:
         return _another_activation(chain)
-    if len(chain) <= DEEP and factor < LOST:
+    if _length(chain) <= DEEP and factor < LOST:
         return f"{start('auto')} or {LSUV}"
     if _looks_linear(chain):
         return start("looks_linear")
@@ -54,7 +54,7 @@ def for_likeness(rows: Sequence[Row]) -> str:
         return _another_activation(chain)
     plain = not any(row.residual or row.recurrent or row.normalized for row in chain)
     kept = all(row.gradient_factor <= 1.01 for row in chain)
-    if plain and kept and len(chain) > DEEP and not _looks_linear(chain):
+    if plain and kept and _length(chain) > DEEP and not _looks_linear(chain):
         return f"{_NORMALIZE}: no start mends this, because rectified layers draw samples together at any scale"
     return for_size(rows)
 
@@ -87,18 +87,25 @@ def _dense(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.kind != "embed"]
 
 
+def _length(chain: Sequence[Row]) -> int:
+    """How many layers come one after another."""
+    return max((row.depth + 1 for row in chain), default=0)
+
+
 def _factor(chain: Sequence[Row]) -> float:
     """By how much gradients change through all activations if the weights keep signals."""
-    return float(np.prod([row.gradient_factor for row in chain]))
+    by_depth: dict[int, list[float]] = {}
+    for row in chain:
+        by_depth.setdefault(row.depth, []).append(float(np.log(max(row.gradient_factor, 1e-9))))
+    return float(np.exp(sum(map(np.mean, by_depth.values()))))
 
 
 def _another_activation(chain: Sequence[Row]) -> str:
     worst = min(chain, key=lambda row: row.gradient_factor)
     batch = "batch " if any(row.normalized for row in chain) else ""
     return (
-        f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no start mends this, because where weights "
-        f"keep the outputs of layers at unit variance, {worst.activation} multiplies gradients by "
-        f"{worst.gradient_factor:.2g} a layer, and where they are larger it saturates"
+        f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no start mends this at unit variance, where "
+        f"{worst.activation} multiplies gradients by {worst.gradient_factor:.2g} a layer"
     )
 
 

@@ -14,6 +14,8 @@ SMALL_BATCH = 8
 PANEL_WIDTHS = ((64, 16), (256, 64), (1024, 128), (math.inf, 256))
 """(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
 inverse of U, too narrow a one on thin products; and each panel adds to the time of compiling."""
+BATCHED_WIDTHS = ((32, 8), (64, 16), (128, 32), (512, 64), (1024, 128), (math.inf, 256))
+"""The same for batches, whose products are made one matrix after another: thin ones cost them less."""
 
 
 def method_for(batch: tuple[int, ...], columns: int) -> str:
@@ -23,6 +25,7 @@ def method_for(batch: tuple[int, ...], columns: int) -> str:
     return "reflectors"
 
 
-def panel_width(columns: int) -> int:
-    """Columns a panel of the "reflectors" method has."""
-    return next(width for most, width in PANEL_WIDTHS if columns <= most)
+def panel_width(batch: tuple[int, ...], rows: int, columns: int) -> int:
+    """Columns a panel of the "reflectors" method has, for matrices of rows ≥ columns."""
+    square_batch = math.prod(batch) > 1 and rows < 4 * columns
+    return next(width for most, width in (BATCHED_WIDTHS if square_batch else PANEL_WIDTHS) if columns <= most)

@@ -12,5 +12,5 @@ from jaxinit.haar._reflectors import frame
 def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
     """(*batch, n, m) matrices with orthonormal columns, or rows if n < m; det +1 if `special`, then n == m."""
     rows, columns = max(n, m), min(n, m)
-    panels = draw(key, batch, cut(rows, columns, panel_width(columns)), n > m, dtype)
+    panels = draw(key, batch, cut(rows, columns, panel_width(batch, rows, columns)), n > m, dtype)
     return frame(with_determinant_one(panels) if special else panels, n > m)
