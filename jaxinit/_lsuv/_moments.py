@@ -138,11 +138,11 @@ def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root, which is not
     # a number where there is no root.
     total = jnp.abs(c) + jnp.sqrt(c * c - a * d)
-    below, falls = d < 0, c <= 0
-    found = (below | falls) & (jnp.minimum(jnp.abs(d), total) > 0) & (total < jnp.inf)
+    below, falls, distance = d < 0, c <= 0, jnp.abs(d)
+    found = (below | falls) & (jnp.minimum(distance, total) > 0) & (total < jnp.inf)
     known, grows = found & ~dead, below & falls
     # The division comes last: what follows one the compiler repeats wherever s is used.
-    s = jnp.where(known, jnp.where(grows, total, jnp.abs(d)), 1.0) / jnp.where(known, jnp.where(grows, a, total), 1.0)
+    s = jnp.where(known, jnp.where(grows, total, distance), 1.0) / jnp.where(known, jnp.where(grows, a, total), 1.0)
     finite = jnp.isfinite(a + c + d)
     flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(found, 0, NO_ROOT)))
     return s, flags.astype(jnp.int32)
