@@ -451,6 +451,57 @@ def plain_lora():
     return params, apply_fn, VECTORS
 
 
+def experts():
+    """A router, experts of two layers of which the sixth is never chosen, and the choice of each sample."""
+    k1, k2, k3 = keys(3)
+    params = {
+        "router": jax.random.normal(k1, (12, 6)),
+        "inner": 3 * jax.random.normal(k2, (6, 12, 8)),
+        "outer": 0.2 * jax.random.normal(k3, (6, 8, 5)),
+    }
+    return params, lambda params, x: jnp.argmax((x @ params["router"])[:, :5], axis=1)
+
+
+@model
+def plain_picked_experts():
+    """Each sample takes the weights of its expert; in the second layer as the batch of a function of one sample."""
+    params, choose = experts()
+
+    def apply_fn(params, x):
+        chosen = choose(params, x)
+        x = jax.nn.relu(jnp.einsum("ti,tio->to", x, params["inner"][chosen]))
+        return jax.vmap(lambda x, expert: x @ params["outer"][expert])(x, chosen)
+
+    return params, apply_fn, VECTORS
+
+
+@model
+def plain_best_two_experts():
+    params, _ = experts()
+
+    def apply_fn(params, x):
+        gates, chosen = lax.top_k(jax.nn.softmax(x @ params["router"]), 2)
+        x = jax.nn.relu(jnp.einsum("ti,tkiab->tkab", x, 0.5 * params["inner"][chosen].reshape(64, 2, 12, 4, 2)))
+        x = jnp.einsum("tko,toik->tki", jax.lax.collapse(x, 2), jnp.transpose(params["outer"][chosen], (0, 2, 3, 1)))
+        return jnp.einsum("tki,tk->ti", x, gates)
+
+    return params, apply_fn, VECTORS
+
+
+@model
+def plain_grouped_experts():
+    """Samples sorted by expert, and a matrix for each group of them."""
+    params, choose = experts()
+
+    def apply_fn(params, x):
+        chosen = choose(params, x)
+        order, sizes = jnp.argsort(chosen), jnp.bincount(chosen, length=6)
+        x = jax.nn.relu(lax.ragged_dot(x[order], params["inner"], sizes))
+        return lax.ragged_dot(x, params["outer"], sizes)[jnp.argsort(order)]
+
+    return params, apply_fn, VECTORS
+
+
 @model
 def plain_fused_attention():
     """A fused kernel that the program cuts in three, einsums with the weight first, and one-hot tokens."""

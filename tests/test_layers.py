@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,64 @@ def test_lookups_and_one_hot_products_are_embeddings():
     ):
         (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
         assert (layer.kind, layer.fan_in, layer.fan_out) == ("embed", 1, 8)
+
+
+@pytest.mark.parametrize("name", ["plain_picked_experts", "plain_best_two_experts", "plain_grouped_experts"])
+def test_experts_that_data_chooses_are_dense_layers_with_an_axis_of_experts(name):
+    layers = traced(name)
+    assert rows(layers, "path", "kind", "fan_in", "fan_out", "uses")[1:] == [
+        ("inner", "einsum", 12, 8, 1),
+        ("outer", "einsum", 8, 5, 1),
+    ]
+    for layer in layers[1:]:
+        assert [layer.view[a] for a in layer.batch_axes] == [6]
+        assert [layer.view[a] for a in layer.in_axes] == [layer.fan_in]
+        assert math.prod(layer.view[a] for a in layer.out_axes) == layer.fan_out
+    assert layers["inner"].activation.name == "relu"
+
+
+def test_one_expert_for_all_samples_is_a_dense_layer_too():
+    def apply_fn(w, x):
+        return x @ w[jnp.argmax(x.sum(0))] + x @ jnp.take(w, jnp.argmin(x.sum(0)), axis=0)
+
+    (layer,) = trace_layers(struct(4, 4, 8), apply_fn, struct(5, 4))
+    assert (layer.fan_in, layer.fan_out, layer.batch_axes, layer.uses) == (4, 8, (0,), 2)
+
+
+@pytest.mark.parametrize(
+    "apply_fn",
+    [
+        lambda w, x: w[jnp.argmax(x, 1)] + x[:, :, None],  # only added
+        lambda w, x: jnp.einsum("tio,ijo->tj", w[jnp.argmax(x, 1)], jnp.ones((4, 3, 8))),  # no other data
+        lambda w, x: jnp.einsum("ti,tio->to", x, jnp.tanh(w[jnp.argmax(x, 1)])),  # not linear
+        lambda w, x: jnp.einsum("tio,tj->tijo", w[jnp.argmax(x, 1)], x),  # nothing contracted
+        lambda w, x: jnp.einsum("tio,tio->t", w[jnp.argmax(x, 1)], x[:, :, None] * jnp.ones(8)),  # nothing free
+        lambda w, x: [jnp.einsum("ti,tio->to", x, v := w[jnp.argmax(x, 1)]), v],  # read elsewhere
+    ],
+    ids=["added", "constant", "tanh", "outer", "inner", "output"],
+)
+def test_other_tables_of_matrices_are_looked_up(apply_fn):
+    (layer,) = trace_layers(struct(20, 4, 8), apply_fn, struct(5, 4))
+    assert (layer.kind, layer.fan_in, layer.fan_out) == ("embed", 1, 32)
+
+
+def test_a_batch_of_slices_is_a_lookup_of_rows():
+    def apply_fn(w, t):
+        return jax.vmap(lambda i: w[i])(t), jnp.take(w, t[0], axis=0)
+
+    (layer,) = trace_layers(struct(20, 8), apply_fn, struct(5, dtype=jnp.int32))
+    assert (layer.kind, layer.fan_in, layer.fan_out, layer.uses) == ("embed", 1, 8, 2)
+
+
+def test_a_product_in_groups_of_inputs_is_listed():
+    numbers = lax.RaggedDotDimensionNumbers((((1,), (0,)), ((), ())), (1,), ())
+
+    def apply_fn(w, x):
+        return lax.ragged_dot_general(x, w, jnp.array([4, 8], jnp.int32), numbers)
+
+    layers = trace_layers(struct(12, 8), apply_fn, struct(16, 12))
+    assert len(layers) == 0
+    assert "takes it mixed with others" in layers.unvisited[0].reason
 
 
 def test_a_tied_embedding_is_one_row_with_two_uses():
@@ -246,7 +305,6 @@ def test_what_cannot_be_entered_is_listed_with_the_reason():
     ("product", "name"),
     [
         (lambda w, x: jax.pure_callback(np.matmul, struct(16, 12), x, w[0]), "pure_callback"),
-        (lambda w, x: lax.ragged_dot(x, w, jnp.array([4, 12], jnp.int32)), "ragged_dot"),
         (lambda w, x: jax.scipy.linalg.solve_triangular(w[0], x.T).T, "triangular_solve"),
     ],
 )

@@ -122,6 +122,24 @@ def test_orthonormal_matrices_of_convolutions_heads_experts_and_stacks():
         np.testing.assert_allclose(gram, gram[0, 0] * np.eye(4), atol=1e-5 * gram[0, 0])
 
 
+@pytest.mark.parametrize("method", ["fused", "scan"])
+@pytest.mark.parametrize("name", ["plain_picked_experts", "plain_best_two_experts", "plain_grouped_experts"])
+def test_experts_that_data_chooses_have_one_scale_and_orthonormal_matrices(name, method):
+    params, apply_fn, batch = MODELS[name]()
+    scaled, report = lsuv(params, apply_fn, batch, method=method, orthonormalize=False, return_report=True)
+    assert report.problems() == {}
+    # The sixth expert, which no sample chooses, grows with the others.
+    for leaf, scale in zip(("inner", "outer"), report.scale[1:], strict=True):
+        np.testing.assert_allclose(scaled[leaf], scale * params[leaf], rtol=1e-6)
+    new = lsuv(params, apply_fn, batch, method=method)
+    for matrix in np.asarray(new["outer"]):
+        gram = matrix.T @ matrix
+        np.testing.assert_allclose(gram, float(gram[0, 0]) * np.eye(5), atol=1e-5 * float(gram[0, 0]))
+    # Gates, where there are any, make the output of two experts smaller.
+    if name != "plain_best_two_experts":
+        assert float(jnp.std(apply_fn(new, batch))) == pytest.approx(1, abs=1e-3 if method == "fused" else 1e-2)
+
+
 def test_biases_are_exact_and_large_ones_converge():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 0.7 * jax.random.normal(KEYS[1], (40,)) + 1000.0}
 

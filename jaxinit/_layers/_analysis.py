@@ -7,7 +7,7 @@ parameters that can be scaled by itself (see `_grouping`).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers import _rules as rules
 from jaxinit._layers._bias import finish_of
 from jaxinit._layers._dependence import DATA, INDEPENDENT, Dependence
+from jaxinit._layers._experts import Picked, picked_weight
 from jaxinit._layers._geometry import weight_operand
 from jaxinit._layers._grouping import grouped
 from jaxinit._layers._origin import Factor
@@ -67,6 +68,7 @@ class _Walk:
         self.shapes = shapes
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.sites: dict[ir.Equation, Site] = {}
+        self.picked: dict[ir.Equation, Picked] = {}
         self.units: list[Unit] = []
         self.opaque: list[tuple[int, str]] = []
         self.read_leaves: set[int] = set()
@@ -115,10 +117,17 @@ class _Walk:
                 return self.switch(equation, arguments, loops)
             case ir.While():
                 return self.loop(equation, arguments, loops)
+        picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weight_leaf)
+        if picked is not None:
+            self.picked[picked.product] = picked
+            self.note_reads(equation, arguments, 0, {picked.leaf})
+            return [DATA]
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
-        if site or any(x.data for x in arguments):
-            self.note_reads(equation, arguments, site)
+        if site:
+            self.note_reads(equation, arguments, site.weight, {part.unit.leaf for part in site.parts})
+        elif any(x.data for x in arguments):
+            self.note_reads(equation, arguments)
         if site:
             return [DATA] * len(equation.outputs)
         return results
@@ -189,27 +198,29 @@ class _Walk:
         loops: tuple[_Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> Site | None:
-        found = weight_operand(equation, arguments)
+        picked = self.picked.pop(equation, None)
+        found = (picked.weight, picked.geometry) if picked else weight_operand(equation, arguments)
         if found is None:
             return None
         weight, shape = found
-        segments = arguments[weight].segments
+        value = picked.value if picked else arguments[weight]
+        segments = value.segments
         if segments and segments.dimension not in shape.out_dims:
             return None
         end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
         placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
         parts = []
         start = 0
-        for i, value in enumerate(arguments[weight].parts):
+        for i, share in enumerate(value.parts):
             size = segments.sizes[i] if segments else None
-            leaf = self.weight_leaf(value)
+            leaf = self.weight_leaf(share)
             if leaf is not None:
-                unit = self.unit(leaf, value, loops)
+                unit = self.unit(leaf, share, loops)
                 fan_out = shape.fan_out
                 if segments and size is not None:
                     whole = equation.inputs[weight].shape[segments.dimension]
                     fan_out = fan_out * size // whole
-                parts.append(Part(unit, value, fan_out, start, size))
+                parts.append(Part(unit, share, fan_out, start, size))
             start += size or 0
         if not parts:
             return None
@@ -217,7 +228,17 @@ class _Walk:
         walked = {part.unit.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
         site = Site(
-            equation, weight, shape, parts, end.equation, end.biases, end.bias_dims, placed, segment_dim, repeats
+            equation,
+            weight,
+            shape,
+            parts,
+            end.equation,
+            end.biases,
+            end.bias_dims,
+            placed,
+            segment_dim,
+            repeats,
+            picked.lookup if picked else None,
         )
         if self.recording:
             self.sites[end.equation] = site
@@ -244,21 +265,26 @@ class _Walk:
                 self.units.append(unit)
         return unit
 
-    def note_reads(self, equation: ir.Equation, arguments: list[Dependence], site: Site | None) -> None:
-        """Remembers which leaves data meets here, other than as the weight of a layer."""
+    def note_reads(
+        self,
+        equation: ir.Equation,
+        arguments: list[Dependence],
+        weight: int | None = None,
+        weights: Set[int] = frozenset(),
+    ) -> None:
+        """Remembers which leaves data meets here, other than these as the weight of a layer."""
         if not self.recording:
             return
-        weights = {part.unit.leaf for part in site.parts} if site else set()
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
             if ir.is_opaque(equation):
                 reason = f"it enters {equation.primitive}, whose program is not read"
                 self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
-            if site is None and equation.primitive in ir.CONTRACTIONS:
+            if weight is None and equation.primitive in ir.CONTRACTIONS:
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
                 for leaf, degree in part.degrees.items():
-                    is_weight = site is not None and i == site.weight and leaf in weights and degree == 1
+                    is_weight = i == weight and leaf in weights and degree == 1
                     if degree != 0 and not is_weight:
                         self.reads.append(
                             Read(leaf, part.origins.get(leaf), degree, len(self.sites), equation.primitive)

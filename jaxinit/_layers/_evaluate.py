@@ -51,7 +51,13 @@ class Evaluation:
         self.watched = watched
         self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
         self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
-        self._started = {site.equation: site for site in analysis.sites.values()}
+        # Where weights are taken: which input is one, and the units whose scale the layer's output gets in its place.
+        self._weights: dict[ir.Equation, tuple[int, frozenset[Unit]]] = {}
+        for site in analysis.sites.values():
+            own = frozenset(part.unit for part in site.parts)
+            self._weights[site.equation] = site.weight, own
+            if site.lookup is not None:
+                self._weights[site.lookup] = 0, own
         # Of several biases all are added with the last.
         self._postponed = {b.equation: b for site in analysis.sites.values() for b in site.biases[:-1]}
         self._holding_sites: dict[ir.Equation, bool] = {}
@@ -111,7 +117,7 @@ class Evaluation:
 
     def _is_of_layer(self, equation: ir.Equation) -> bool:
         ends = equation in self.analysis.sites or equation in self._postponed
-        return ends or equation in self._started or self._sites_within(equation)
+        return ends or equation in self._weights or self._sites_within(equation)
 
     def _meets_data(self, equation: ir.Equation) -> bool:
         return (
@@ -140,10 +146,13 @@ class Evaluation:
             outputs = self._control_flow.bind(equation, arguments, states)
             if outputs is not None:
                 return outputs
-        # The weight of a layer that ends later, at the addition of its bias, is scaled there.
-        started = self._started.get(equation)
+        return self._bound(equation, arguments, states)
+
+    def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Unit, State]) -> list[Any]:
+        """The outputs for scaled leaves; the scale of a layer's own weight comes at the layer's end."""
+        weight, own = self._weights.get(equation, (None, frozenset[Unit]()))
         scaled = [
-            x if started and i == started.weight else self._scaling.applied(x, self.analysis.of(atom), states)
+            self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == weight else frozenset())
             for i, (x, atom) in enumerate(zip(arguments, equation.inputs, strict=True))
         ]
         return equation.bind(*scaled)
@@ -152,17 +161,12 @@ class Evaluation:
 
     def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
-        own = frozenset(part.unit for part in site.parts)
         bias = None
         if site.biases:
             u = next(x for x, atom in zip(operands, equation.inputs, strict=True) if atom is not site.biases[-1].value)
             bias = self._bias(site, added, jnp.ndim(u), states)
         else:
-            inputs = [
-                self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == site.weight else frozenset())
-                for i, (x, atom) in enumerate(zip(operands, equation.inputs, strict=True))
-            ]
-            (u,) = equation.bind(*inputs)
+            (u,) = self._bound(equation, operands, states)
         outputs = []
         start = 0
         for part in site.parts:
@@ -209,7 +213,7 @@ class Evaluation:
 def _once(axes: Sequence[int], bias: Array) -> Array:
     """The first of each axis along which a bias does not vary."""
     for axis in axes:
-        bias = lax.slice_in_dim(bias, 0, 1, axis=axis)
+        bias = lax.slice_in_dim(bias, 0, 1, axis=axis) if bias.shape[axis] > 1 else bias
     return bias
 
 

@@ -1,11 +1,12 @@
 """The operations that make a layer, and which dimension of the weight does what in them.
 
-A layer is a `dot_general` or a convolution between data and a weight, or a lookup of rows of a weight.
+A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup of rows of a weight.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from jaxinit._fans import fans
 from jaxinit._layers import _jaxpr as ir
@@ -17,10 +18,10 @@ class Geometry:
     """One operation seen from its weight.
 
     Attributes:
-      kind: "dense", "einsum" (batched or contracting several dimensions), "conv" or "embed".
+      kind: "dense", "einsum" (batched, grouped, picked by data, or contracting several dimensions), "conv" or "embed".
       in_dims, out_dims, batch_dims: dimensions of the weight that are contracted, that become features of the output,
         and along which independent weights lie. All others are the receptive field.
-      placed: dimension of the weight → dimension of the output, for out_dims and batch_dims.
+      placed: dimension of the weight → dimension of the output, for out_dims and those of batch_dims that it has.
       fan_in, fan_out: as `jaxinit.fans` counts them; a lookup reads one row, so its fan-in is 1.
       receptive_field: number of taps of a convolution.
       feature_group_count: groups of a convolution.
@@ -54,7 +55,9 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
 def _geometry(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
     """The geometry of an equation whose input number `weight` is a weight; None if it makes no layer."""
     if equation.primitive is ir.dot_general_p:
-        return _product(equation, weight, other)
+        return _product(equation, weight, other, equation.params["dimension_numbers"])
+    if equation.primitive is ir.ragged_dot_p and weight == 1:
+        return _grouped_product(equation, other)
     if equation.primitive is ir.conv_p and weight == 1 and equation.params["batch_group_count"] == 1:
         return _convolution(equation)
     if equation.primitive is ir.gather_p and weight == 0:
@@ -64,21 +67,32 @@ def _geometry(equation: ir.Equation, weight: int, other: Dependence) -> Geometry
     return None
 
 
-def _product(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
-    (contracted, batched) = equation.params["dimension_numbers"]
+def _product(
+    equation: ir.Equation, weight: int, other: Dependence, numbers: Any, groups: tuple[int, ...] = ()
+) -> Geometry | None:
+    """Of a product with these dimension numbers; rows of data choose along the dimensions `groups` of the weight."""
+    (contracted, batched) = numbers
     in_dims, batch_dims = tuple(contracted[weight]), tuple(batched[weight])
     shape, data_shape = equation.inputs[weight].shape, equation.inputs[1 - weight].shape
     if not in_dims:
         return None
-    out_dims = tuple(d for d in range(len(shape)) if d not in in_dims + batch_dims)
+    out_dims = tuple(d for d in range(len(shape)) if d not in in_dims + batch_dims + groups)
     data_free = len(data_shape) - len(contracted[1 - weight]) - len(batch_dims)
     first = len(batch_dims) + (data_free if weight == 1 else 0)
     placed = {d: first + i for i, d in enumerate(out_dims)} | {d: i for i, d in enumerate(batch_dims)}
     fan_in, fan_out = (math.prod(shape[d] for d in dims) for dims in (in_dims, out_dims))
     if other.one_hot and len(in_dims) == 1:
         return Geometry("embed", in_dims, out_dims, batch_dims, placed, 1, fan_out)
+    batch_dims += groups
     kind = "dense" if len(in_dims) == 1 and len(out_dims) <= 1 and not batch_dims else "einsum"
     return Geometry(kind, in_dims, out_dims, batch_dims, placed, fan_in, fan_out)
+
+
+def _grouped_product(equation: ir.Equation, other: Dependence) -> Geometry | None:
+    """A matrix for each group of the rows of data; other kinds of groups make products of weights with themselves."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    groups = tuple(numbers.rhs_group_dimensions)
+    return _product(equation, 1, other, numbers.dot_dimension_numbers, groups) if groups else None
 
 
 def _convolution(equation: ir.Equation) -> Geometry:
@@ -96,9 +110,10 @@ def _convolution(equation: ir.Equation) -> Geometry:
 def _lookup(equation: ir.Equation) -> Geometry | None:
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     shape, out_rank = equation.inputs[0].shape, len(equation.outputs[0].shape)
-    rows = tuple(numbers.start_index_map)
-    looked_up = any(sizes[d] != shape[d] for d in rows) and len(numbers.offset_dims) < out_rank
-    if not looked_up or numbers.operand_batching_dims:
+    # A batch of dynamic slices names the dimensions too that it takes whole.
+    rows = tuple(d for d in numbers.start_index_map if d in numbers.collapsed_slice_dims or sizes[d] != shape[d])
+    single = all(sizes[d] == 1 for d in rows)
+    if not rows or not (single or len(numbers.offset_dims) < out_rank) or numbers.operand_batching_dims:
         return None
     kept = [d for d in range(len(shape)) if d not in numbers.collapsed_slice_dims]
     placed = dict(zip(kept, numbers.offset_dims, strict=True))

@@ -292,6 +292,16 @@ convert_p = jexp.convert_element_type_p
 iota_p, eq_p, lt_p = jexp.iota_p, jexp.eq_p, jexp.lt_p
 
 
+def _ragged_dot_p() -> Any:
+    """The primitive of `jax.lax.ragged_dot`, which neither the extension API nor `jax.lax` names."""
+    shapes = (jax.ShapeDtypeStruct((1, 1), jnp.float32), jax.ShapeDtypeStruct((1, 1, 1), jnp.float32))
+    (equation,) = jax.make_jaxpr(lax.ragged_dot)(*shapes, jax.ShapeDtypeStruct((1,), jnp.int32)).jaxpr.eqns
+    return equation.primitive
+
+
+ragged_dot_p = _ragged_dot_p()
+
+
 def _reshard_p() -> Any:
     """The primitive of `jax.sharding.reshard`, which the extension API does not name."""
     mesh = jax.sharding.AbstractMesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
@@ -303,7 +313,7 @@ def _reshard_p() -> Any:
 
 
 # What layers are made of.
-CONTRACTIONS = {dot_general_p, conv_p, gather_p}
+CONTRACTIONS = {dot_general_p, ragged_dot_p, conv_p, gather_p}
 
 # One operand in, the same numbers out.
 IDENTITIES = {
@@ -320,7 +330,7 @@ IDENTITIES = {
 
 # All that the extension API or `jax.lax` names, but for solvers, whose matrix is no kernel.
 _NAMED = {getattr(module, name) for module in (jexp, lax) for name in dir(module) if name.endswith("_p")}
-_NAMED = (_NAMED | IDENTITIES) - {jexp.triangular_solve_p}
+_NAMED = (_NAMED | IDENTITIES | CONTRACTIONS) - {jexp.triangular_solve_p}
 
 # Linear in the first operand, elements mixed or moved.
 LINEAR = {

@@ -6,7 +6,7 @@ transposing moves them, slicing narrows the region of the leaf that is left. Wha
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 FOREIGN = -1
@@ -31,6 +31,7 @@ class Origin:
       dims: the factors of each dimension, outermost first.
       stack: factors that a surrounding `scan` has taken away, outermost loop first.
       exact: whether the elements are the leaf's own, multiplied by nothing.
+      picked: factors along which data has picked a place for each sample.
     """
 
     leaf: int
@@ -38,6 +39,7 @@ class Origin:
     dims: tuple[tuple[Factor, ...], ...]
     stack: tuple[Factor, ...] = ()
     exact: bool = True
+    picked: tuple[Factor, ...] = ()
 
     @classmethod
     def of_leaf(cls, leaf: int, shape: Sequence[int]) -> "Origin":
@@ -101,6 +103,12 @@ class Origin:
                 region[factor.axis] = (first + start * factor.stride, first + limit * factor.stride)
             dims[d] = _factors(factor.axis, limit - start, factor.stride)
         return dataclasses.replace(self, region=tuple(region), dims=tuple(dims))
+
+    def picked_along(self, rows: Sequence[int], placed: Mapping[int, int], shape: Sequence[int]) -> "Origin":
+        """After a lookup along the dimensions `rows`, of this shape, with what each place holds where `placed` says."""
+        kept = {place: self.dims[d] for d, place in placed.items()}
+        dims = tuple(kept[d] if d in kept else _factors(FOREIGN, size) for d, size in enumerate(shape))
+        return dataclasses.replace(self, dims=dims, picked=self.picked + tuple(f for d in rows for f in self.dims[d]))
 
     def unstacked(self) -> "Origin | None":
         """One slice along the first dimension, as the body of a `scan` sees it."""

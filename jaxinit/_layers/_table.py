@@ -17,7 +17,8 @@ class Layer:
     Attributes:
       path: path of the leaf, "/"-separated.
       name: the path, and the region of the leaf if the layer is not all of it.
-      kind: "dense", "einsum", "conv" or "embed" (rows looked up by data, or by a product with a comparison).
+      kind: "dense", "einsum" (batched or grouped, picked by data, or of several dimensions), "conv" or "embed" (rows
+        looked up by data, or by a product with a comparison).
       shape: shape of the part of the leaf that is meant, `region` of it.
       region: (start, stop) along each axis of the leaf.
       fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched

@@ -71,9 +71,10 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
 def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
     """The layers of `apply_fn(params, batch)`, read from the program that JAX traces it to.
 
-    A layer is a `dot_general` or a convolution between data and a weight, or a lookup in one. A weight is a value W
-    that depends on no data and is homogeneous of degree one in a leaf θ of the parameters, W(s·θ) = s·W(θ) for s > 0:
-    the leaf itself, rearranged, cast, or multiplied by anything independent of it.
+    A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup in one. A weight
+    is a value W that depends on no data and is homogeneous of degree one in a leaf θ of the parameters, W(s·θ) = s·W(θ)
+    for s > 0: the leaf itself, rearranged, cast, or multiplied by anything independent of it. A lookup of matrices that
+    a product with data takes, as in a mixture of experts, is half of that layer: its experts lie along a batch axis.
 
     Nothing is computed: shapes are enough. Any framework whose models are functions of a pytree will do.
 

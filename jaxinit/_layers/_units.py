@@ -83,6 +83,7 @@ class Site:
 
     Attributes:
       equation, weight: the operation, and which of its inputs is the weight.
+      lookup: the equation in which data picks that input from the weight, or None.
       geometry: the roles of the weight's dimensions.
       parts: the units that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
@@ -103,6 +104,7 @@ class Site:
     placed: dict[int, int]
     segment_dim: int | None
     repeats: int
+    lookup: ir.Equation | None = None
 
     @property
     def bias(self) -> ir.Atom | None:

@@ -55,7 +55,7 @@ def view(unit: Unit) -> View | None:
     origin, roles = unit.first_part.origin, unit.sites[0].geometry
     if origin is None or origin.region != unit.region or roles.kind == "embed":
         return None
-    role: dict[Factor, str] = dict.fromkeys(unit.stack, "stack")
+    role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(unit.stack, "stack")
     for d, dim in enumerate(origin.dims):
         name = (
             "in" if d in roles.in_dims else "out" if d in roles.out_dims else "batch" if d in roles.batch_dims else ""

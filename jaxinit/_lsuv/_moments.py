@@ -47,41 +47,50 @@ def wide(x: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=2)
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     """Moments of u over these axes, and of a bias that has size 1 where it does not vary."""
-    # First along the axes in which the bias is the same, and there in two passes, because squares of a large mean
-    # would swamp the variance; then over what is left, the means and variances of each channel, which is little.
+    # First along the axes in which the bias is the same, then over the sums of each channel, which are few. In as few
+    # operations as will do, since each costs compile time; but centred before squaring, because squares of a large
+    # mean would swamp the variance.
     u = wide(u)
     size = math.prod(u.shape[axis] for axis in axes)
     first = tuple(axis for axis in axes if bias is None or bias.shape[axis] == 1)
     if bias is None and len(first) > 1:
         first = first[:-1]  # sums along the last axis are slower
-    second = tuple(axis for axis in axes if axis not in first)
-    count = math.prod(u.shape[axis] for axis in first)
-    means = jnp.sum(u, first, keepdims=True) / count
-    centred = u - means
-    within = jnp.sum(jnp.real(centred * centred.conj()), first, keepdims=True) / count
+    left = [axis for axis in range(u.ndim) if axis not in first]
+    second = tuple(i for i, axis in enumerate(left) if axis in axes)
+    kept = tuple(axis for axis in range(u.ndim) if axis not in axes)
+    kept_of_left = tuple(i for i in range(len(left)) if i not in second)
+
+    shares = _sum([u], first)[0] / size  # of each channel in the mean
     if bias is None:
-        (mean_u,) = _means([means], second)
-        off = means - mean_u
-        (var_u,) = _means([within + jnp.real(off * off.conj())], second)
-        zero = jnp.zeros_like(var_u)
-        found = (mean_u, jnp.zeros_like(mean_u), var_u, zero, zero)
+        (mean_u,) = _sum([shares], second)
     else:
-        b = jnp.broadcast_to(wide(bias).astype(u.dtype), means.shape)
-        mean_u, mean_b = _means([means, b], second)
-        off, off_b = means - mean_u, b - mean_b
-        squares = [within + jnp.real(off * off.conj()), jnp.real(off * off_b.conj()), jnp.real(off_b * off_b.conj())]
-        var_u, cov, var_b = _means(squares, second)
-        found = (mean_u, mean_b, var_u, cov, var_b)
-    kept = [n for axis, n in enumerate(u.shape) if axis not in axes]
-    return Moments(jnp.asarray(size, jnp.float32), *(jnp.broadcast_to(x.squeeze(axes), kept) for x in found))
+        b = jnp.broadcast_to(wide(bias).astype(u.dtype).squeeze(first), shares.shape)
+        mean_u, total_b = _sum([shares, b], second)
+    off = u - lax.broadcast_in_dim(mean_u, u.shape, kept)
+    (squares,) = _sum([jnp.real(off * off.conj())], first)
+    if bias is None:
+        (var_u,) = _sum([squares], second)
+        zero = jnp.zeros_like(var_u)
+        return _as_real(size, mean_u, zero, var_u / size, zero, zero)
+    channels = math.prod(u.shape[left[i]] for i in second)
+    mean_b = total_b / channels
+    off_u = shares - lax.broadcast_in_dim(mean_u / channels, shares.shape, kept_of_left)
+    off_b = b - lax.broadcast_in_dim(mean_b, shares.shape, kept_of_left)
+    products = [squares, jnp.real(off_u * off_b.conj()), jnp.real(off_b * off_b.conj())]
+    var_u, cov, var_b = _sum(products, second)
+    return _as_real(size, mean_u, mean_b, var_u / size, cov, var_b / channels)
 
 
-def _means(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
-    """Means over these axes, which stay with size 1; one reduction for all arrays, since each costs compile time."""
+def _as_real(size: int, *found: Array) -> Moments:
+    return Moments(jnp.float32(size), *(jnp.real(x).astype(jnp.float32) for x in found))
+
+
+def _sum(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
+    """Sums over these axes, in one reduction for all arrays."""
+    if not axes:
+        return arrays
     zeros = [jnp.zeros((), x.dtype) for x in arrays]
-    sums = lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
-    count = math.prod(arrays[0].shape[axis] for axis in axes)
-    return [lax.expand_dims(x, axes) / count for x in sums]
+    return list(lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes))
 
 
 def nothing(like: Moments) -> Moments:
@@ -109,11 +118,13 @@ def merged(a: Moments, b: Moments) -> Moments:
     )
 
 
+@jax.jit
 def scaled(m: Moments, s: Array) -> Moments:
     """Moments of s·u and b."""
     return m._replace(mean_u=s * m.mean_u, var_u=s * s * m.var_u, cov=s * m.cov)
 
 
+@jax.jit
 def std(m: Moments) -> Array:
     """Standard deviation of u + b."""
     return jnp.sqrt(jnp.maximum(m.var_u + 2 * m.cov + m.var_b, 0))
@@ -123,18 +134,17 @@ def std(m: Moments) -> Array:
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 where there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target
+    dead = a < jnp.maximum(_SMALLEST_VARIANCE, _CONSTANT * m.mean_u * m.mean_u)
+    # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root, which is not
+    # a number where there is no root.
+    total = jnp.abs(c) + jnp.sqrt(c * c - a * d)
+    below, falls, distance = d < 0, c <= 0, jnp.abs(d)
+    found = (below | falls) & (jnp.minimum(distance, total) > 0) & (total < jnp.inf)
+    known, grows = found & ~dead, below & falls
+    # The division comes last: what follows one the compiler repeats wherever s is used.
+    s = jnp.where(known, jnp.where(grows, total, distance), 1.0) / jnp.where(known, jnp.where(grows, a, total), 1.0)
     finite = jnp.isfinite(a + c + d)
-    dead = (a < _SMALLEST_VARIANCE) | (a < _CONSTANT * jnp.square(jnp.abs(m.mean_u)))
-    discriminant = c * c - a * d
-    # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root.
-    total = jnp.abs(c) + jnp.sqrt(jnp.maximum(discriminant, 0))
-    grows = (d < 0) & (c <= 0)
-    s = jnp.where(grows, total, jnp.abs(d)) / jnp.where(grows, a, total)
-    exists = (d < 0) | ((d > 0) & (c < 0) & (discriminant >= 0))
-    s = jnp.where(finite & ~dead & exists & (s > 0) & (s < jnp.inf), s, 1)
-    # Without the barrier the compiler repeats all this wherever s is used.
-    s = lax.optimization_barrier(s)  # type: ignore[no-untyped-call]
-    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(exists, 0, NO_ROOT)))
+    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(found, 0, NO_ROOT)))
     return s, flags.astype(jnp.int32)
 
 

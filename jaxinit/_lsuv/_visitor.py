@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
@@ -60,13 +61,15 @@ class ScaleVisitor:
     def initial(self, unit: Unit) -> ScaleState:
         """A unit that no layer has used yet."""
         shape = tuple(f.size for f in self.factors[unit])
-        ones = jnp.ones(shape, jnp.float32)
-        zeros = jnp.zeros(shape, jnp.float32)
-        shift = None
+        # In NumPy, because most of it is replaced at once, and each JAX array would be an operation to trace.
+        ones: Any = np.ones(shape, np.float32)
+        zeros: Any = np.zeros(shape, np.float32)
+        not_reached: Any = np.full(shape, NOT_REACHED, np.int32)
+        shift: Any = None
         if unit in self.channels:
-            shift = jnp.zeros(tuple(f.size for f in self.channels[unit]), jnp.float32)
-        pooled = Moments(jnp.zeros((), jnp.float32), *[zeros] * 5) if unit in self.refined else None
-        return ScaleState(False, ones, shift, zeros, zeros, jnp.full(shape, NOT_REACHED, jnp.int32), pooled)
+            shift = np.zeros(tuple(f.size for f in self.channels[unit]), np.float32)
+        pooled = Moments(jnp.float32(0), *[zeros] * 5) if unit in self.refined else None
+        return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
     def is_final(self, state: ScaleState) -> bool:
         """Whether further uses leave the state alone."""
@@ -114,8 +117,7 @@ class ScaleVisitor:
     ) -> ScaleState:
         """The state after a use that suggests this scale."""
         # An output that is all zero, as that of a recurrent kernel in the first step, leaves the decision to the next.
-        silent = jnp.all((found.var_u == 0) & (found.mean_u == 0))
-        known = ~silent if unit in self.reused else True
+        known = jnp.any((found.var_u != 0) | (found.mean_u != 0)) if unit in self.reused else True
         new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled)
         if state.known is not False:
             new = _where(state.known, state, new)
@@ -159,11 +161,9 @@ def _arranged_moments(place: Place, u: Array, bias: Array | None) -> Moments:
     order = [f for dim in place.dims for f in dim if f in place.factors]
     back = [order.index(f) for f in place.factors]
 
-    def arranged(x: Array) -> Array:
-        moved = jnp.transpose(x, back) if x.ndim == len(back) and back != sorted(back) else x
-        return jnp.real(moved).astype(jnp.float32)
-
-    return jax.tree.map(arranged, found)
+    if back == sorted(back):
+        return found
+    return jax.tree.map(lambda x: jnp.transpose(x, back) if x.ndim == len(back) else x, found)
 
 
 def _where(known: bool | Array, old: ScaleState, new: ScaleState) -> ScaleState:
