@@ -108,3 +108,19 @@ def test_what_changes_without_fault_is_said():
     assert rates == pytest.approx((0.8, 0.8), abs=0.1)
     assert "No fault was found; from one end of the model to the other signals are multiplied by 0." in report.verdict
     assert diagnose(drawn(9), relu_net, X, lanczos_steps=0).verdict.startswith("Signals and gradients keep their size")
+
+
+def test_a_router_whose_gradient_ends_at_an_argmax_is_no_vanishing_gradient():
+    def apply_fn(params, x):
+        x = relu_net(params["first"], x)
+        chosen = jnp.argmax(x @ params["router"], axis=-1)
+        x = jax.nn.relu(jnp.einsum("bi,bio->bo", x, params["experts"][chosen]))
+        return relu_net(params["last"], x)
+
+    router = jaxinit.lecun_normal()(KEY, (32, 4))
+    params = {"first": drawn(2), "router": router, "experts": jnp.stack(drawn(4)), "last": drawn(2, seed=1)}
+    report = diagnose(params, apply_fn, X, lanczos_steps=0)
+    gradients = zip(report.rows, report.gradient_std.tolist(), strict=True)
+    assert [row.name for row, gradient in gradients if gradient == 0] == ["router"]
+    assert report.healthy, report.verdict
+    assert report.gradient_growth == pytest.approx(1, abs=0.3)

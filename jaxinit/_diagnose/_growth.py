@@ -34,29 +34,21 @@ def inner(members: np.ndarray) -> np.ndarray:
 def growth(scales: object, rows: Sequence[Row], chosen: np.ndarray, *, backwards: bool = False) -> np.ndarray:
     """exp of the slope of log scale over depth, by least squares, with one intercept for each tower.
 
-    A scale that float32 does not hold ends the fit, as nothing is known of what comes after; if so little is left that
+    Scales that float32 does not hold are left out, and zeros, as of gradients behind an argmax; if so few are left that
     there is no slope, the factor is 0 or infinite.
     """
     values = np.nan_to_num(np.asarray(scales, float), nan=np.inf)
     rise, run = np.zeros(values.shape[:-1]), np.zeros(values.shape[:-1])
     ends = np.ones(values.shape[:-1])
     for members in towers(rows, chosen):
-        along = inner(members)
-        depth = np.array([rows[i].depth for i in along], float)
-        if backwards:
-            along, depth = along[::-1], -depth[::-1]
-        some = values[..., along]
-        held = np.logical_and.accumulate((some > TINY) & np.isfinite(some), axis=-1)
+        some = values[..., inner(members)]
+        depth = np.array([rows[i].depth for i in inner(members)], float)
+        held = (some > TINY) & np.isfinite(some)
         count = np.maximum(held.sum(-1, keepdims=True), 1)
-        logs = np.log(np.where(held, some, 1.0))
         x = np.where(held, depth - (held * depth).sum(-1, keepdims=True) / count, 0.0)
-        rise += (x * logs).sum(-1)
+        rise += (x * np.log(np.where(held, some, 1.0))).sum(-1)
         run += (x**2).sum(-1)
-        lost = ~held.all(-1)
-        ends = np.where(lost, np.where(_first_lost(some, held) > 1, np.inf, 0.0), ends)
-    return np.where(run > 0, np.exp(rise / np.where(run > 0, run, 1.0)), ends)
-
-
-def _first_lost(values: np.ndarray, held: np.ndarray) -> np.ndarray:
-    at = np.argmin(held, axis=-1)[..., None]
-    return np.take_along_axis(values, at, -1)[..., 0] if values.shape[-1] else np.zeros(values.shape[:-1])
+        largest = np.where(held, 0.0, some).max(-1, initial=0.0)
+        ends = np.where(held.all(-1), ends, np.where(largest > 1, np.inf, 0.0))
+    slope = rise / np.where(run > 0, run, 1.0)
+    return np.where(run > 0, np.exp(-slope if backwards else slope), ends)

@@ -201,7 +201,9 @@ def _gradient(report: "DiagnoseReport", remedy: Callable[[Sequence[Row]], str]) 
         return [Finding("no gradient", rows[0].name, "No gradient reaches any layer.", loss)]
     factor = float(growth(scale, rows, counts, backwards=True))
     for members in towers(rows, counts):
-        back = members[::-1]
+        # Nothing comes back through an argmax, or to a branch that ends in zeros, while it does to layers beside it.
+        alive = min((rows[i].depth for i in members if scale[i] != 0), default=0)
+        back = np.array([i for i in members[::-1] if scale[i] != 0 or rows[i].depth < alive], int)
         lost = [i for i in back if not np.isfinite(scale[i])]
         if lost:
             name = rows[lost[0]].name
