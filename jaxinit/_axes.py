@@ -6,8 +6,10 @@ The layout is the one that Flax stores: a kernel of shape (*spatial, in, out) ha
 
 import math
 import operator
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
+from jaxinit._checks import shown
 from jaxinit._typing import Axis, Shape
 
 
@@ -60,7 +62,7 @@ def canonical_axis(name: str, axis: Axis) -> int | tuple[int, ...]:
     if type(axis) is int:
         return axis
     try:
-        if isinstance(axis, (str, bytes, bool)):
+        if isinstance(axis, (str, bytes, bool, Mapping, Set)):
             raise TypeError
         if hasattr(axis, "__index__"):
             return operator.index(axis)
@@ -68,7 +70,7 @@ def canonical_axis(name: str, axis: Axis) -> int | tuple[int, ...]:
             raise TypeError
         return tuple(operator.index(entry) for entry in axis)
     except TypeError:
-        raise TypeError(f"{name} must be an integer or a sequence of integers, got {axis!r}") from None
+        raise TypeError(f"{name} must be an integer or a sequence of integers, got {shown(axis)}") from None
 
 
 def axis_indices(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:

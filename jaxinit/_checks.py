@@ -3,6 +3,7 @@
 import math
 import numbers
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,13 +24,13 @@ def check_number(
     """
     if isinstance(value, jax.Array):
         if value.shape != () or not jnp.issubdtype(value.dtype, np.floating):
-            raise TypeError(f"{name} must be a real number or a floating JAX scalar, got {value!r}")
+            raise TypeError(f"{name} must be a real number or a floating JAX scalar, got {shown(value)}")
         try:
             value = float(value)
         except jax.errors.ConcretizationTypeError:
             return
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
+        raise TypeError(f"{name} must be a real number, got {shown(value)}")
     if minimum is not None:
         fits, kind = value >= minimum, f"a finite number, {minimum:g} or more"
     elif positive:
@@ -65,7 +66,7 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
       ValueError: it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     if value < minimum:
         raise ValueError(f"{name} must be {minimum} or more, got {value}")
 
@@ -77,7 +78,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
       ValueError: it is none of them.
     """
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -86,8 +87,8 @@ def check_flag(name: str, value: Any) -> None:
     Raises:
       TypeError: it is neither.
     """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: str) -> None:
@@ -100,22 +101,69 @@ def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: st
         raise ValueError(f"{caller} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")
 
 
-def check_finite(caller: str, tree: Any, name: str) -> None:
-    """Names the first leaf that holds an infinity or a NaN."""
-    with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for path, leaf in with_paths:
-        at = "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])])
+def check_initializer(name: str, value: Any) -> None:
+    """Accept what may be an initializer, a function of (key, shape, dtype), but none that has yet to be made.
+
+    Raises:
+      TypeError: it is a class, or no function.
+    """
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name} must be an initializer such as jaxinit.he_normal(), got the class {value.__name__}; "
+            f"call it first: {value.__name__}()"
+        )
+    if not callable(value):
+        is_value = isinstance(value, (numbers.Number, jax.Array, np.ndarray))
+        remedy = "; for a fixed value pass jaxinit.constant(value)" if is_value else ""
+        raise TypeError(f"{name} must be an initializer such as jaxinit.he_normal(), got {shown(value)}{remedy}")
+
+
+def check_values(caller: str, tree: Any, name: str) -> None:
+    """Accept a pytree of arrays and numbers.
+
+    Raises:
+      TypeError: a leaf is a shape without values, or something else.
+    """
+    for at, leaf in _named_leaves(tree, name):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{caller} computes with values, but {at} is a ShapeDtypeStruct, a shape without any; make arrays of "
+                "them, parameters with jaxinit.initialize for instance, or compile for the shapes with "
+                "jax.jit(...).lower(...)"
+            )
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
                 f"{caller} needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
                 "keep what is no array out of the tree, for instance with equinox.partition"
             )
+
+
+def check_finite(caller: str, tree: Any, name: str) -> None:
+    """Names the first leaf that holds an infinity or a NaN."""
+    for at, leaf in _named_leaves(tree, name):
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
             raise ValueError(
                 f"{caller} needs finite {name}, but {at} of shape {np.shape(leaf)} holds an "
                 "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
             )
+
+
+def shown(value: Any) -> str:
+    """A value in one line of a message: arrays by dtype and shape, anything else in 80 characters at most."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return f"{value.dtype}{list(value.shape)}"
+    leaves = jax.tree.leaves(value)
+    if any(leaf is not value and hasattr(leaf, "dtype") for leaf in leaves):
+        return f"a {type(value).__name__} of arrays"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _named_leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Each leaf with its path below a name."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])]), leaf
 
 
 @jax.jit

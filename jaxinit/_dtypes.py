@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import shown
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -34,9 +35,12 @@ def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
     if isinstance(dtype, np.dtype):
         return dtype
     try:
-        return jnp.dtype(dtype)
+        found = jnp.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype must be a dtype such as 'float32' or jnp.bfloat16, got {dtype!r}") from None
+        found = None
+    if found is None or issubclass(found.type, np.void):  # NumPy makes a dtype without fields of an empty dictionary
+        raise TypeError(f"dtype must be a dtype such as 'float32' or jnp.bfloat16, got {shown(dtype)}")
+    return found
 
 
 def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 
 def check_patterns(option: str, patterns: Iterable[str], paths: Sequence[str], one: str, many: str) -> None:
-    """Raises for the first pattern that matches no path.
+    """Raises for the first pattern that is none, or matches no path.
 
     Args:
       option: what the patterns were given as.
@@ -17,6 +17,10 @@ def check_patterns(option: str, patterns: Iterable[str], paths: Sequence[str], o
       one, many: what a path stands for, in singular and plural.
     """
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"{option} takes patterns of paths, as strings, got {pattern!r}; the {many} are {list(paths)}"
+            )
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
             raise ValueError(f"{option} names {pattern!r}, which matches no {one}; the {many} are {list(paths)}")
 

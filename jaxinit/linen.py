@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxinit import _diagnose, _layers, _lsuv, _schemes
+from jaxinit._checks import shown
 from jaxinit._modules._linen import FixupResidual as FixupResidual
 from jaxinit._modules._linen import ScalarBias as ScalarBias
 from jaxinit._modules._linen import ScalarMultiplier as ScalarMultiplier
@@ -46,10 +47,10 @@ def _split(
     """The parameters among the variables, and the function of them and the batch."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}; for NNX see jaxinit.nnx")
-    if "params" not in variables:
+    if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError(
-            f"variables must be those of module.init, with a collection 'params', got {sorted(variables)}; "
-            "write {'params': params}"
+            "variables must be those of module.init, with a collection 'params', got "
+            f"{sorted(variables) if isinstance(variables, Mapping) else shown(variables)}; write {{'params': params}}"
         )
     mutable = tuple(mutable) if isinstance(mutable, list) else mutable
     others = {name: collection for name, collection in variables.items() if name != "params"}

@@ -1,11 +1,17 @@
 """Bad input: what was expected, what came, what to do."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxinit
+import jaxinit.linen
+import jaxinit.nnx
+from jaxinit import schemes
+from jaxinit._initializers._base import REGISTRY
 
 WHEN_MADE = [
     (lambda: jaxinit.normal(-1.0), ValueError, "stddev must be a finite number, zero or more, got -1"),
@@ -40,6 +46,11 @@ WHEN_MADE = [
     (lambda: jaxinit.normal(10**400), ValueError, "stddev must be a finite number"),
     (lambda: jaxinit.chrono(1.5), ValueError, "max_timescale must be a finite number, 2 or more"),
     (lambda: jaxinit.constant("one"), TypeError, "value must be a number"),
+    (lambda: jaxinit.constant((1, (2,))), TypeError, r"value must be a number or an array.*got .1, .2,.."),
+    (lambda: jaxinit.normal(dtype={}), TypeError, "dtype must be a dtype.*got {}"),
+    (lambda: jaxinit.he_normal(in_axis={}), TypeError, "in_axis must be an integer or a sequence.*got {}"),
+    (lambda: jaxinit.blocked("he", -1, 2), TypeError, "init must be an initializer such as .* got 'he'"),
+    (lambda: jaxinit.scaled(0.1, 2.0), TypeError, r"got 0.1; for a fixed value pass jaxinit.constant\(value\)"),
     (lambda: jaxinit.orthogonal("tan"), ValueError, "no activation is called 'tan'"),
     (lambda: jaxinit.orthogonal(float("nan")), ValueError, "scale must be a finite number"),
     (lambda: jaxinit.orthogonal(column_axis=(0, 1)), TypeError, "column_axis must be an integer"),
@@ -94,6 +105,10 @@ WHEN_CALLED = [
     (lambda: jaxinit.hippo_legs()(KEY, (3, 4)), ValueError, "fills square matrices"),
     (lambda: jaxinit.lstm_bias()(KEY, (6,)), ValueError, "fuses 4 gates, which must divide"),
     (lambda: jaxinit.constant([1.0, 2.0])(KEY, (3,)), ValueError, "does not broadcast"),
+    (lambda: jaxinit.constant(1j)(KEY, (3,)), TypeError, "makes complex numbers, got dtype float32"),
+    (lambda: jaxinit.scaled(jax.nn.initializers.he_normal, 2.0)(KEY, (3, 3)), TypeError, "makes initializers and is"),
+    (lambda: jaxinit.scaled(lambda key: 0.0, 2.0)(KEY, (3, 3)), TypeError, "a function of .key, shape, dtype., got"),
+    (lambda: jaxinit.scaled(lambda *_: 1.0, 2.0)(KEY, (3, 3)), ValueError, r"given, \(3, 3\), but .* of shape \(\)"),
     (lambda: jaxinit.blocked(jaxinit.normal(), -1, 4)(KEY, (3, 6)), ValueError, "does not fill axis -1"),
     (lambda: jaxinit.blocked(jaxinit.normal(), 2, 2)(KEY, (3, 6)), ValueError, "axis=2 is out of range"),
     (lambda: jaxinit.orthogonal()(KEY, (3,)), ValueError, "of 2 dimensions or more"),
@@ -158,3 +173,157 @@ def test_nothing_overflows_in_small_floats():
     for dtype in (jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2):
         assert np.isfinite(jaxinit.normal(1e6)(KEY, (100,), dtype).astype(jnp.float32)).all()
     assert (jaxinit.normal(0.0)(KEY, (10,)) == 0).all()
+
+
+@pytest.mark.parametrize("draw", [(KEY, (3, 4), jnp.float32), (jax.random.PRNGKey(0), (3, 4))], ids=["typed", "raw"])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_factory_that_is_called_as_an_initializer_says_so(name, draw):
+    factory = REGISTRY[name]
+    own = factory.__name__  # of an alias, that of what it stands for
+    with pytest.raises(TypeError, match=rf"{own} makes an initializer, .* call it first, as in {own}\(.*\)\(key, sh"):
+        factory(*draw)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Dense(4, kernel_init=jaxinit.he_normal).init(KEY, jnp.ones((2, 3))),
+        lambda: nnx.Linear(3, 4, kernel_init=jaxinit.normal, rngs=nnx.Rngs(0)),
+        lambda: jax.jit(lambda key: jaxinit.orthogonal(key, (3, 3)))(KEY),
+        lambda: jaxinit.truncated_normal(key=KEY, shape=(3, 4)),
+    ],
+    ids=["Linen", "NNX", "jit", "by name"],
+)
+def test_layers_that_are_given_a_factory_say_so(make):
+    with pytest.raises(TypeError, match=r"call it first, as in .*\(\)\(key, shape\), or kernel_init="):
+        make()
+
+
+def test_the_numbers_of_a_raw_key_may_be_a_constant():
+    numbers = np.array([3, 4], np.uint32)
+    np.testing.assert_array_equal(jaxinit.constant(numbers, jnp.float32)(KEY, (2,)), [3, 4])
+
+
+PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4)}
+SHAPES = jax.eval_shape(lambda: PARAMS)
+X = jnp.ones((5, 3))
+
+
+def apply_fn(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"])
+
+
+def initialized(*arguments, **options):
+    return lambda: jaxinit.initialize(KEY, PARAMS, apply_fn, X, *arguments, **options)
+
+
+def scaled_to(**options):
+    return lambda: jaxinit.lsuv(PARAMS, apply_fn, X, **options)
+
+
+WHOLE_MODELS = [
+    (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from patterns.*he_normal'>"),
+    (initialized(overrides=jaxinit.he_normal()), TypeError, r"such as {'\*kernel': .*, got he_normal\(\)"),
+    (initialized(overrides=0.1), TypeError, "overrides must be a mapping.*got 0.1"),
+    (initialized(overrides="he_normal"), TypeError, "overrides must be a mapping.*got 'he_normal'"),
+    (initialized(overrides={"w": jaxinit.he_normal}), TypeError, r"overrides\['w'\] must .* the class he_normal; call"),
+    (initialized(overrides={"w": jnp.ones((3, 4))}), TypeError, r"got float32\[3, 4\]; for a fixed value pass"),
+    (initialized(overrides={"w": "he_normal"}), TypeError, r"overrides\['w'\] must be an initializer.*'he_normal'"),
+    (initialized(overrides={0: jaxinit.zeros}), TypeError, r"patterns of paths, as strings, got 0; the leaves are"),
+    (initialized(overrides={"w": jax.nn.initializers.he_normal}), TypeError, "makes initializers and is none"),
+    (initialized(overrides={"b": lambda *_: jnp.ones(3)}), ValueError, r"given, \(4,\), but .* of shape \(3,\)"),
+    (initialized(overrides=lambda path, layer: 0.1), TypeError, "what overrides returns for '.' must be an init"),
+    (initialized(overrides=lambda path: None), TypeError, r"function of \(path, layer\), got <lambda>\(path\)"),
+    (initialized(jaxinit.schemes.auto), TypeError, r"got <class '.*auto'>; call the class first: auto\(\)"),
+    (initialized(jaxinit.he_normal()), TypeError, r"got he_normal\(\), an init.*overrides={'\*kernel': jaxinit.he_no"),
+    (initialized(jaxinit.orthogonal), TypeError, r"overrides={'\*kernel': jaxinit.orthogonal\(\)}"),
+    (initialized("he_normal"), ValueError, r"overrides={'\*kernel': jaxinit.he_normal\(\)}"),
+    (initialized(jaxinit.lsuv), TypeError, "jaxinit.lsuv changes parameters that are there, so call it with what"),
+    (initialized("lsuv"), ValueError, "jaxinit.lsuv changes parameters that are there"),
+    (initialized(3), TypeError, "or a value of jaxinit.schemes, got 3$"),
+    (initialized("mup"), schemes.MisfitError, r"pass jaxinit.schemes.mup\(base\), for instance with base = "),
+    (initialized(schemes.mup()), schemes.MisfitError, "mup needs the parameters of a base model"),
+    (
+        lambda: jaxinit.initialize(PARAMS, KEY, apply_fn, X),
+        TypeError,
+        r"initialize\(key, params, apply_fn, batch\) takes a key .* first argument, got a dict of arrays",
+    ),
+    (lambda: jaxinit.initialize(0, PARAMS, apply_fn, X), TypeError, "takes a key such as .*, got 0"),
+    (lambda: jaxinit.initialize(jax.random.split(KEY), PARAMS, apply_fn, X), TypeError, "use jax.vmap over the keys"),
+    (lambda: jaxinit.diagnose(PARAMS, apply_fn, X, key=3), TypeError, r"jax.random.key\(0\) as key=, got 3"),
+    (scaled_to(target="1"), TypeError, "target must be a real number, got '1'"),
+    (scaled_to(target=None), TypeError, "target must be a real number, got None"),
+    (scaled_to(target=float("inf")), ValueError, "target must be a positive finite number, got inf"),
+    (scaled_to(target=["1"]), TypeError, r"target\[0\] must be a real number, got '1'"),
+    (scaled_to(target={"w": 1j}), TypeError, r"target\['w'\] must be a real number, got 1j"),
+    (scaled_to(target={0: 1.0}), TypeError, "target takes patterns of paths, as strings, got 0; the layers are"),
+    (scaled_to(target=jnp.ones((2, 2))), TypeError, r"target must be a real number.*got float32\[2, 2\]"),
+    (scaled_to(where=3), TypeError, r"where must be a pattern of paths such as '\*/kernel', a sequence.*got 3"),
+    (scaled_to(where=[3]), TypeError, r"where must be a pattern.*got \[3\]"),
+    (scaled_to(where={"w": True}), TypeError, "where must be a pattern.*got {'w': True}"),
+    (scaled_to(where=lambda: True), TypeError, r"where must be a function of \(layer\), got <lambda>\(\)"),
+    (scaled_to(where=lambda layer: False), ValueError, r"where chooses no layer.*the layers are \['w'\]"),
+    (scaled_to(where=()), ValueError, "where chooses no layer"),
+    (scaled_to(tolerance="1%"), TypeError, "tolerance must be a real number, got '1%'"),
+    (scaled_to(max_attempts=1.5), TypeError, "max_attempts must be an integer, got 1.5"),
+    (scaled_to(orthonormalize="no"), TypeError, "orthonormalize must be True or False, got 'no'"),
+    (scaled_to(return_report="yes"), TypeError, "return_report must be True or False, got 'yes'"),
+    (lambda: jaxinit.lsuv(SHAPES, apply_fn, X), TypeError, r"params/b is a ShapeDtypeStruct.*jax.jit\(...\).lower"),
+    (lambda: jaxinit.diagnose(PARAMS, apply_fn, X, loss_fn=lambda y: 0.0), TypeError, r"of \(output, batch\), got <l"),
+    (lambda: jaxinit.lsuv(apply_fn, PARAMS, X), TypeError, r"lsuv\(params, apply_fn, batch\) needs params made of arr"),
+    (
+        lambda: jaxinit.linen.initialize(KEY, nn.Dense(4), X, PARAMS),
+        ValueError,
+        r"variables must be those of module.init, .* got float32\[5, 3\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WHOLE_MODELS, ids=[row[2] for row in WHOLE_MODELS])
+def test_bad_calls_for_whole_models(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("method", [jaxinit.lsuv, jaxinit.diagnose], ids=["lsuv", "diagnose"])
+def test_a_batch_of_shapes_has_no_values_even_within_jit(method):
+    with pytest.raises(TypeError, match="computes with values, but batch is a ShapeDtypeStruct"):
+        jax.jit(lambda params: method(params, apply_fn, jax.ShapeDtypeStruct((5, 3), jnp.float32)))(PARAMS)
+
+
+PROGRAMS = {
+    "lsuv": jaxinit.lsuv,
+    "diagnose": jaxinit.diagnose,
+    "trace_layers": jaxinit.trace_layers,
+    "initialize": lambda *arguments: jaxinit.initialize(KEY, *arguments),
+}
+LINEAR = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("read", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda params: params,
+            r"a function of \(params, batch\), got <lambda>\(params\); wrap it: lambda params, bat",
+        ),
+        (lambda params, x, key: x, r"got <lambda>\(params, x, key\); wrap it"),
+        (nn.Dense(4), "got a Dense module; pass its method `apply`"),
+        (nn.Dense, "got the class Dense; for a Linen module pass the method `apply`"),
+        (LINEAR, "got a Linear module of NNX; jaxinit.nnx has functions"),
+    ],
+    ids=["too few arguments", "too many", "Linen module", "class", "NNX module"],
+)
+def test_functions_of_the_wrong_kind(read, function, message):
+    with pytest.raises(TypeError, match=message):
+        read(PARAMS, function, X)
+
+
+def test_what_fails_within_a_function_of_the_user_says_how_it_was_called():
+    with pytest.raises(ZeroDivisionError) as caught:
+        jaxinit.trace_layers(PARAMS, lambda params, x: 1 / 0, X)
+    assert any("in the call apply_fn(params, batch), with <function" in note for note in caught.value.__notes__)
+    with pytest.raises(TypeError) as caught:  # the second argument of jnp.mean is an axis
+        jaxinit.diagnose(PARAMS, apply_fn, X, loss_fn=jnp.mean)
+    assert any("in the call loss_fn(output, batch), with" in note for note in caught.value.__notes__)

@@ -123,6 +123,14 @@ def test_critical_tanh(bias_variance):
     assert math.isclose(sigma_b**2, bias_variance, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize(("target", "chi"), [(1.0, 1.178), (0.3, 1.0071), (0.1, 1.0001)])
+def test_plain_tanh_layers_of_smaller_variance_are_less_chaotic(target, chi):
+    # Weights that keep the standard deviation at `target` have the variance target² / E[tanh(target z)²].
+    kept = jaxinit.gain(lambda z: jnp.tanh(target * z))
+    slope = jaxinit.gain(lambda z: 1 / jnp.cosh(target * z) ** 2)
+    assert (target * kept / slope) ** 2 == pytest.approx(chi, abs=5e-4)
+
+
 def test_critical_tanh_with_large_biases():
     for bias_variance, sigma_w in ((1e3, 7.823575), (1e4, 13.7754), (1e6, 43.379)):
         assert math.isclose(jaxinit.critical("tanh", bias_variance).sigma_w, sigma_w, rel_tol=1e-5)

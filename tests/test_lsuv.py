@@ -19,6 +19,7 @@ from jaxinit import lsuv
 from jaxinit._layers import _jaxpr as ir
 
 KEYS = jax.random.split(jax.random.key(0), 8)
+REPORT = {"return_report": True}
 
 
 def tanh_net(params, x):
@@ -209,13 +210,20 @@ def test_targets_by_number_by_layer_and_by_path():
         h = x @ p["a"]
         return jnp.std(h), jnp.std(jnp.tanh(h) @ p["b"])
 
-    for target, expected in ((2.0, (2, 2)), ([0.5, 3.0], (0.5, 3)), ({"b": 0.1}, (1, 0.1)), ({"*": 4.0}, (4, 4))):
+    for target, expected in (
+        (2.0, (2, 2)),
+        ([0.5, 3.0], (0.5, 3)),
+        (np.array([1, 3]), (1, 3)),
+        ({"b": 0.1}, (1, 0.1)),
+        ({"*": 4.0}, (4, 4)),
+        ({"b": 0.1, "*": 4.0}, (4, 0.1)),
+    ):
         np.testing.assert_allclose(
             apply_fn(lsuv(params, apply_fn, VECTORS, target=target), VECTORS), expected, rtol=1e-4
         )
     with pytest.raises(ValueError, match="one for each of the 2 layers, got 3"):
         lsuv(params, apply_fn, VECTORS, target=[1, 2, 3])
-    with pytest.raises(ValueError, match="must be positive, got -1"):
+    with pytest.raises(ValueError, match="must be a positive finite number, got -1"):
         lsuv(params, apply_fn, VECTORS, target=-1)
     with pytest.raises(ValueError, match="'c', which matches no layer; the layers are"):
         lsuv(params, apply_fn, VECTORS, target={"c": 1.0})
@@ -285,7 +293,7 @@ def test_layers_without_units_are_left_alone():
     params = [jnp.zeros((12, 0)), jnp.ones((0, 4))]
     new, report = lsuv(params, tanh_net, VECTORS, return_report=True)
     assert [w.shape for w in new] == [(12, 0), (0, 4)]
-    assert all("weights kept" in texts[0] for texts in report.problems().values())
+    assert all("not scaled" in texts[0] for texts in report.problems().values())
 
 
 def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():
@@ -480,8 +488,70 @@ def test_dead_layers_keep_their_weights_and_are_named():
         new, report = lsuv(params, tanh_net, VECTORS, method=method, orthonormalize=False, return_report=True)
         for old, kept in zip(params, new, strict=True):
             np.testing.assert_array_equal(old, kept)
-        assert all("dead" in report.problems()[str(i)][0] for i in range(3))
+        assert [texts[0].split(":")[0] for texts in report.problems().values()] == ["zero weights", "dead", "dead"]
         assert "dead" in str(report)
+
+
+def residual_stack(params, x):
+    x, _ = lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, params["stack"])
+    routed = x * jnp.array([1.0, 2.0, 3.0])[:, None, None]
+    return jnp.einsum("ebi,eio->ebo", routed, params["experts"]), x @ params["readout"]
+
+
+@pytest.mark.parametrize("orthonormalize", [True, False])
+@pytest.mark.parametrize("method", ["fused", "scan"])
+def test_zero_matrices_stay_zero_and_are_named(method, orthonormalize):
+    stack, experts = (jax.random.normal(key, (3, 12, 12)) for key in KEYS[:2])
+    params = {"stack": stack.at[1].set(0), "experts": experts.at[2].set(0), "readout": jnp.zeros((12, 4))}
+    run = jax.jit(lambda p, x: lsuv(p, residual_stack, x, method=method, orthonormalize=orthonormalize, **REPORT))
+    new, report = run(params, VECTORS)
+    assert not np.any(new["stack"][1])
+    assert not np.any(new["experts"][2])
+    assert not np.any(new["readout"])
+    words = ["zero weights: kept as they are"]
+    assert report.problems() == {"stack": words, "experts": words, "readout": words}
+    flags = dict(zip(report.paths, report.flags, strict=True))
+    np.testing.assert_array_equal(np.flatnonzero(flags["stack"]), 1)
+    np.testing.assert_array_equal(np.flatnonzero(flags["experts"]), 2)
+    np.testing.assert_allclose(jnp.std(VECTORS @ new["stack"][0]), 1, atol=1e-2)
+    np.testing.assert_allclose(jnp.std(residual_stack(new, VECTORS)[0], (1, 2)), [1, 1, 0], atol=1e-2)
+    for matrix in (new["stack"][2], new["experts"][0]):
+        gram = matrix.T @ matrix
+        is_orthonormal = np.allclose(gram, gram[0, 0] * np.eye(12), atol=1e-4 * float(gram[0, 0]))
+        assert is_orthonormal == orthonormalize
+
+
+def test_zero_channels_are_named_where_each_channel_has_its_scale():
+    params = [square_weights(1)[0].at[:, 3].set(0)]
+    report = lsuv(params, tanh_net, VECTORS, statistic="channel", orthonormalize=False, return_report=True)[1]
+    np.testing.assert_array_equal(np.flatnonzero(report.flags[0]), 3)
+    assert report.problems() == {"0": ["zero weights: kept as they are"]}
+
+
+def entered(params, x):
+    return jax.pure_callback(lambda w, x: x @ w, jax.ShapeDtypeStruct((64, 3), jnp.float32), params["w"], x)
+
+
+def read_before(params, x):
+    return jnp.tanh(x + params["w"][0]) @ params["w"]
+
+
+@pytest.mark.parametrize(
+    ("params", "apply_fn", "reason"),
+    [
+        ({"w": jnp.ones((12, 3), jnp.int32)}, lambda p, x: x @ p["w"].astype(x.dtype), "no floating-point numbers"),
+        ({}, lambda p, x: x, "params holds no floating-point numbers"),
+        ({"w": jnp.ones(12)}, lambda p, x: x * p["w"], "apply_fn multiplies no data with a weight"),
+        ({"w": jnp.ones((12, 3))}, entered, "w: it enters pure_callback, whose program is not read"),
+        ({"w": jnp.ones((12, 12))}, read_before, "w: skipped: .* before the first layer"),
+    ],
+    ids=["integers", "nothing", "no product", "not read", "refused"],
+)
+def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reason):
+    for _ in range(2):  # the second call traces nothing
+        with pytest.warns(UserWarning, match=f"lsuv leaves all parameters as they are: .*{reason}"):
+            new = lsuv(params, apply_fn, VECTORS)
+    jax.tree.map(np.testing.assert_array_equal, new, params)
 
 
 def test_a_batch_of_one_sample_gives_finite_parameters():
@@ -514,7 +584,7 @@ def test_options_are_checked():
     for options, message in [
         ({"method": "fast"}, "method must be"),
         ({"statistic": "row"}, "statistic must be"),
-        ({"tolerance": 0.0}, "tolerance must be positive"),
+        ({"tolerance": 0.0}, "tolerance must be a positive finite number"),
         ({"max_attempts": 0}, "max_attempts must be 1"),
     ]:
         with pytest.raises(ValueError, match=message):

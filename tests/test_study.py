@@ -401,6 +401,15 @@ def test_starts_are_checked(starts, error, message):
         study(starts)
 
 
+def test_all_samples_are_a_batch_where_there_are_fewer_than_64_and_the_user_names_no_size():
+    data = jax.tree.map(lambda x: x[:20], DATA)
+    options = {"optimizer": momentum, "learning_rates": [0.1], "steps": 1, "seeds": 1, "progress": False}
+    result = jaxinit.study([fresh], PARAMS, loss_fn, data, **options)
+    assert result.settings["batch_size"] == 20
+    with pytest.raises(ValueError, match="at most the number of samples, 20, got 64"):
+        jaxinit.study([fresh], PARAMS, loss_fn, data, batch_size=64, **options)
+
+
 def test_data_and_loss_are_checked():
     options = {"optimizer": momentum, "learning_rates": [0.1], "steps": 1}
     with pytest.raises(ValueError, match=r"equally many samples.*'0': \(70, 4\), '1': \(3,\)"):

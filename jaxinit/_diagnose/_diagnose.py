@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit._checks import check_finite, check_integer
+from jaxinit._calls import calling
+from jaxinit._checks import check_finite, check_integer, check_values
 from jaxinit._diagnose._depth import depths
 from jaxinit._diagnose._jacobian import spectrum
 from jaxinit._diagnose._probe import Probe, ProbeState, empty
@@ -63,7 +64,8 @@ def diagnose(
 
     Raises:
       ValueError: parameters or batch are not finite, the batch is empty, or `lanczos_steps` is negative.
-      TypeError: `apply_fn` or `loss_fn` is not callable, or `lanczos_steps` is no integer.
+      TypeError: `apply_fn` or `loss_fn` is no function of two arguments, parameters or batch are shapes without values,
+        or `lanczos_steps` is no integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -86,7 +88,9 @@ def diagnose(
             "loss_fn must be a function of (output of apply_fn, batch) that returns one number, or None for a random "
             f"projection of the output, got {loss_fn!r}"
         )
-    key = jax.random.key(0) if key is None else check_key("diagnose", key)
+    key = jax.random.key(0) if key is None else check_key("diagnose", key, "as key=")
+    check_values("diagnose(params, apply_fn, batch)", params, "params")
+    check_values("diagnose(params, apply_fn, batch)", batch, "batch")
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
         return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
     if any(jnp.size(x) == 0 for x in jax.tree.leaves(batch)):
@@ -182,7 +186,12 @@ def _passes(
             values[i] = x
         start = {unit: begin[unit]._replace(probe=probe) for unit, probe in probes.items()}
         outputs, states = evaluation.run([*values, *data], start)
-        loss = (loss_fn or functools.partial(_projected, key=key))(jax.tree.unflatten(structure, outputs), batch)
+        output = jax.tree.unflatten(structure, outputs)
+        if loss_fn is None:
+            loss = _projected(output, batch, key)
+        else:
+            with calling("loss_fn", loss_fn, "output", "batch"):
+                loss = loss_fn(output, batch)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(y)) for y in outputs if _is_inexact(y)]))
         return _number(loss), (states, finite)
 

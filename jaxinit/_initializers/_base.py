@@ -7,16 +7,19 @@ equality, printing and pickling. A subclass names its hyperparameters, checks th
 import abc
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._axes import canonical_axis, canonical_shape
+from jaxinit._calls import calling
+from jaxinit._checks import shown
 from jaxinit._dtypes import canonical_dtype, drawing_dtype, output_dtype, round_to
-from jaxinit._keys import check_key
+from jaxinit._keys import check_key, is_raw_key, is_typed_key
 from jaxinit._sharding import sharded
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
@@ -62,6 +65,17 @@ class Initializer(abc.ABC):
 
     dtype: DTypeLike
     """Default dtype of the result; a field of every subclass, in the place where JAX has it."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Refuses what can only be meant for an initializer that has been made."""
+        if _is_draw(arguments, options):
+            fields = getattr(cls, "__dataclass_fields__", {}).values()
+            made = f"{cls.__name__}({'...' if any(f.default is dataclasses.MISSING for f in fields) else ''})"
+            raise TypeError(
+                f"{cls.__name__} makes an initializer, but was called as if it were one, with a key or a shape; call "
+                f"it first, as in {made}(key, shape), or kernel_init={made}"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -150,7 +164,37 @@ class Initializer(abc.ABC):
 
 def draw_with(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A draw for a combinator, in full precision: unrounded where `init` is one of this package's."""
-    return init._draw(key, shape, dtype) if isinstance(init, Initializer) else init(key, shape, dtype)
+    return init._draw(key, shape, dtype) if isinstance(init, Initializer) else draw_from(init, key, shape, dtype)
+
+
+def draw_from(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """A draw from an initializer of whatever origin.
+
+    Raises:
+      TypeError: it returns a function, so it makes initializers and is none; or it takes other arguments.
+      ValueError: it returns an array of another shape.
+    """
+    if isinstance(init, Initializer):
+        return init(key, shape, dtype)
+    with calling("an initializer", init, "key", "shape", "dtype"):
+        drawn = init(key, shape, dtype)
+    if callable(drawn):
+        raise TypeError(f"{shown(init)} returned a function, so it makes initializers and is none; call it first")
+    found = getattr(drawn, "shape", () if isinstance(drawn, numbers.Number) else shape)
+    if tuple(found) != tuple(shape):
+        raise ValueError(
+            f"an initializer must return an array of the shape that it is given, {shape}, but {shown(init)} returned "
+            f"one of shape {tuple(found)}"
+        )
+    return drawn
+
+
+def _is_draw(arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    """Whether these are the arguments of a draw: hyperparameters are no keys."""
+    if any(map(is_typed_key, arguments)) or not options.keys().isdisjoint(("key", "shape")):
+        return True
+    # The numbers of a raw key may be the values of a constant, but what follows these is no shape.
+    return len(arguments) > 1 and is_raw_key(arguments[0]) and isinstance(arguments[1], (tuple, list))
 
 
 def _values(init: Initializer) -> list[Any]:

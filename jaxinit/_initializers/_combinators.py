@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._axes import axis_indices
-from jaxinit._checks import check_integer, check_number
+from jaxinit._checks import check_initializer, check_integer, check_number
 from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, draw_with, initializer
 from jaxinit._typing import Array, DTypeLike, Scalar
@@ -20,11 +20,7 @@ class Combinator(Initializer):
     init: Callable[..., Array]
 
     def _check(self) -> None:
-        if not callable(self.init) or isinstance(self.init, type):
-            raise TypeError(
-                f"init must be an initializer such as jaxinit.he_normal(), got {self.init!r}"
-                f"{'; call it first' if isinstance(self.init, type) else ''}"
-            )
+        check_initializer("init", self.init)
         if getattr(self.init, "boxes", False) and not self.boxes:
             raise TypeError(f"{self.init!r} must be outermost: put what it holds into {type(self).__name__}")
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._checks import shown
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._typing import Array, DTypeLike
 
@@ -41,7 +42,10 @@ class constant(Initializer):
     def __post_init__(self) -> None:
         value = self.value
         if isinstance(value, (list, tuple, np.ndarray)):
-            value = np.array(value)
+            try:
+                value = np.array(value)
+            except ValueError:
+                raise TypeError(f"value must be a number or an array of numbers, got {shown(value)}") from None
             value.setflags(write=False)
             object.__setattr__(self, "value", value)
         super().__post_init__()
@@ -53,9 +57,13 @@ class constant(Initializer):
             else np.result_type(type(self.value) if isinstance(self.value, (bool, int, float, complex)) else object)
         )
         if not (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)):
-            raise TypeError(f"value must be a number or an array of numbers, got {self.value!r}")
+            raise TypeError(f"value must be a number or an array of numbers, got {shown(self.value)}")
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        if jnp.iscomplexobj(self.value) and not jnp.issubdtype(dtype, np.complexfloating):
+            raise TypeError(
+                f"{self!r} makes complex numbers, got dtype {dtype.name}; pass a dtype such as jnp.complex64"
+            )
         try:
             return jnp.full(shape, self.value, dtype)
         except ValueError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxinit._calls import calling
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._activated import Meeting, meetings
 from jaxinit._layers._analysis import analyse
@@ -52,20 +53,32 @@ class Traced:
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
     """Traces and analyses `apply_fn(params, batch)`."""
-    if callable(getattr(apply_fn, "apply", None)) and callable(getattr(apply_fn, "init", None)):
-        raise TypeError(
-            f"apply_fn must be a function of (params, batch), got a {type(apply_fn).__name__} module; pass its method "
-            "`apply`, or see jaxinit.linen for modules with state and random numbers"
-        )
-    if not callable(apply_fn):
-        raise TypeError(
-            f"apply_fn must be a function of (params, batch), got {type(apply_fn).__name__}; "
-            "for a Flax module pass module.apply, or use jaxinit.linen or jaxinit.nnx"
-        )
+    _check_apply_fn(apply_fn)
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
     leaves = tuple(leaf for _, leaf in with_paths)
-    return Traced(analyse(with_stacks(ir.trace(apply_fn, params, batch)), len(leaves)), paths, leaves)
+    with calling("apply_fn", apply_fn, "params", "batch"):
+        program = ir.trace(apply_fn, params, batch)
+    return Traced(analyse(with_stacks(program), len(leaves)), paths, leaves)
+
+
+def _check_apply_fn(apply_fn: Any) -> None:
+    """Raises for what is no function of parameters and a batch, as modules and their classes are not."""
+    kind = type(apply_fn)
+    if isinstance(apply_fn, type):
+        received = f"the class {apply_fn.__name__}; for a Linen module pass the method `apply` of one that it makes"
+    elif callable(getattr(apply_fn, "apply", None)) and callable(getattr(apply_fn, "init", None)):
+        received = (
+            f"a {kind.__name__} module; pass its method `apply`, or see jaxinit.linen for modules with state and "
+            "random numbers"
+        )
+    elif any(base.__name__ == "Module" and base.__module__.startswith("flax.nnx") for base in kind.__mro__):
+        received = f"a {kind.__name__} module of NNX; jaxinit.nnx has functions that take the model itself"
+    elif not callable(apply_fn):
+        received = f"{kind.__name__}; for a Flax module pass module.apply, or use jaxinit.linen or jaxinit.nnx"
+    else:
+        return
+    raise TypeError(f"apply_fn must be a function of (params, batch), got {received}")
 
 
 def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
@@ -88,7 +101,7 @@ def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -
       `Layers`: a sequence of `Layer` in execution order, with `unvisited` and `unused`; print it for a table.
 
     Raises:
-      TypeError: `apply_fn` is not callable.
+      TypeError: `apply_fn` is no function of two arguments.
 
     Example:
       >>> import jax, jax.numpy as jnp

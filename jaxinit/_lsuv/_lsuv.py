@@ -7,6 +7,7 @@ with two evaluations a layer.
 
 import functools
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,24 +15,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import check_finite
+from jaxinit._checks import check_finite, check_flag, check_values
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_name, scale_factors
-from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
-from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
+from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales, zero_weights
+from jaxinit._lsuv._moments import DEAD, NOT_REPRODUCIBLE, ZERO
 from jaxinit._lsuv._options import (
+    SKIPPED,
     Options,
     Target,
     Where,
+    canonical_target,
     canonical_where,
-    check_target,
     selected_units,
     unit_targets,
 )
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
+from jaxinit._lsuv._visitor import ScaleState
 from jaxinit._typing import Array
 
 
@@ -67,9 +70,10 @@ def lsuv(
         `jit` it is compiled once and kept, as by `jax.jit`: what it closes over is that of the first call.
       batch: pytree of arrays; more samples give steadier statistics.
       target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
-        patterns to numbers, where layers that match none get 1.
+        patterns to numbers, of which the first that matches counts, and layers that match none get 1.
       orthonormalize: first replace each weight by the orthonormal factor of itself in its (fan-in, fan-out) layout,
-        as `jaxinit.orthonormalize` does. Lookup tables are only scaled.
+        as `jaxinit.orthonormalize` does. Lookup tables are only scaled, and a matrix of zeros, such as a readout or a
+        branch that is meant to start at zero, stays zero.
       method: "fused" is one evaluation, in which the first use of a weight decides. "scan" is the classical algorithm:
         a scan over layers, each evaluated until it is within the tolerance, statistics pooled over all uses of the
         weight. "auto" is "fused", repeated until weights that are used more than once are within the tolerance.
@@ -89,12 +93,14 @@ def lsuv(
       The new parameters, of the same structure and dtypes; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `apply_fn` is not callable.
-      ValueError: an option is unknown, a pattern matches no layer, `target` has the wrong length or is not positive,
-        or, outside `jit`, the parameters or the batch are not finite.
+      TypeError: `apply_fn` is no function of two arguments, an option is of the wrong type, or a leaf of the parameters
+        or the batch is no array, or a shape without values.
+      ValueError: an option is unknown, a pattern matches no layer, `where` chooses none, `target` has the wrong length
+        or is not positive, or, outside `jit`, the parameters or the batch are not finite.
 
-    Layers whose output does not vary keep their weights and are named in the report; so are weights that the program
-    uses in ways that no single scale keeps consistent.
+    Layers whose output does not vary are not scaled and are named in the report; so are weights that are zero, and
+    those that the program uses in ways that no single scale keeps consistent. Where no layer is found that could be
+    scaled, a `UserWarning` says why.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -112,25 +118,45 @@ def lsuv(
 
     Reference: Mishkin & Matas, 2015, "All you need is a good init" (arXiv:1511.06422).
     """
+    check_flag("return_report", return_report)
+    patterns, targets = canonical_target(target)
     options = Options(
         method,
-        bool(orthonormalize),
+        orthonormalize,
         tolerance,
-        operator.index(max_attempts),
+        max_attempts,
         canonical_where(where),
         statistic,
-        bool(center),
-        bool(verify),
+        center,
+        verify,
+        patterns,
     )
-    check_target(target)
-    if any(is_traced(x) for x in jax.tree.leaves((params, batch, target))):
+    check_values("lsuv(params, apply_fn, batch)", params, "params")
+    check_values("lsuv(params, apply_fn, batch)", batch, "batch")
+    if any(is_traced(x) for x in jax.tree.leaves((params, batch, targets))):
         run: Callable[..., Any] = functools.partial(_lsuv, apply_fn=apply_fn, options=options)
     else:
         check_finite("lsuv", params, "params")
         check_finite("lsuv", batch, "batch")
         run = _compiled(apply_fn, options)
-    new, report = run(params, batch, target)
+    new, report = run(params, batch, targets)
+    if all(note.startswith(SKIPPED) for note in report.notes):
+        warnings.warn(f"lsuv leaves all parameters as they are: {_reason(params, report)}", UserWarning, stacklevel=2)
     return (new, report) if return_report else new
+
+
+def _reason(params: Any, report: LsuvReport) -> str:
+    """Why no layer of a program is scaled."""
+    if report.paths:
+        return "; ".join(f"{path}: {note}" for path, note in zip(report.paths, report.notes, strict=True))
+    if not any(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in jax.tree.leaves(params)):
+        return "params holds no floating-point numbers"
+    if report.unvisited:
+        return "; ".join(f"{path}: {reason}" for path, reason in report.unvisited)
+    return (
+        "apply_fn multiplies no data with a weight, by no product, convolution or lookup on which its output depends; "
+        "jaxinit.trace_layers(params, apply_fn, batch) shows what it does with the parameters"
+    )
 
 
 def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
@@ -146,7 +172,7 @@ def _cached(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[.
 
 
 def _lsuv(
-    params: Any, batch: Any, target: Target, *, apply_fn: Callable[[Any, Any], Any], options: Options
+    params: Any, batch: Any, targets: Any, *, apply_fn: Callable[[Any, Any], Any], options: Options
 ) -> tuple[Any, LsuvReport]:
     traced = trace(params, apply_fn, batch)
     units = traced.analysis.units
@@ -155,10 +181,10 @@ def _lsuv(
         traced.analysis,
         factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in units},
         channels=centred_channels(traced, selected) if options.center else {},
-        targets=dict(zip(units, unit_targets(traced, target), strict=True)),
+        targets=dict(zip(units, unit_targets(traced, options.target_patterns, targets), strict=True)),
         selected=selected,
         tolerance=options.tolerance,
-        max_attempts=options.max_attempts,
+        max_attempts=operator.index(options.max_attempts),
     )
     for unit in selected:
         if options.center and unit not in problem.channels:
@@ -171,11 +197,13 @@ def _lsuv(
     leaves = list(traced.leaves)
     if options.orthonormalize:
         leaves = with_orthonormal(leaves, sorted(selected))
+    zero = zero_weights(leaves, problem.factors)
     data = jax.tree.leaves(batch)
     states, attempts = _scales(problem, options.method, [*leaves, *data])
     leaves = with_scales(leaves, problem, states)
     if options.verify:
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
+    states = {unit: _marked(state, zero[unit]) for unit, state in states.items()}
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return new, _report(traced, notes, problem, states, attempts)
 
@@ -218,6 +246,11 @@ def _verified(
         flags = state.flags | jnp.where(missed & (state.flags == 0), NOT_REPRODUCIBLE, 0)
         result[unit] = state._replace(after=after[unit], scale=state.scale * second[unit].scale, flags=flags)
     return leaves, result, {unit: attempts[unit] + more[unit] for unit in states}
+
+
+def _marked(state: ScaleState, zero: Array) -> ScaleState:
+    """With the flag of zero weights in the place of that of a dead output, which they cannot but have."""
+    return state._replace(flags=jnp.where(zero.reshape(state.flags.shape), state.flags & ~DEAD | ZERO, state.flags))
 
 
 def _report(

@@ -1,19 +1,23 @@
 """What the user of LSUV chose: options checked, layers selected, targets assigned."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._jaxpr import is_traced
+from jaxinit._calls import calling
+from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
 from jaxinit._layers._table import Layer
 from jaxinit._layers._trace import Traced, layers_of
 from jaxinit._layers._units import Unit
 from jaxinit._patterns import check_patterns, first_match, matches
 from jaxinit._typing import Array, Scalar
+
+SKIPPED = "skipped"
+"""How the note of a layer begins that is measured alone."""
 
 Where: TypeAlias = Callable[[Layer], bool] | str | Sequence[str] | None
 Target: TypeAlias = Scalar | Sequence[Scalar] | Mapping[str, Scalar]
@@ -31,63 +35,99 @@ class Options:
     statistic: str
     center: bool
     verify: bool
+    target_patterns: tuple[str, ...] | None
 
     def __post_init__(self) -> None:
-        if self.method not in ("auto", "fused", "scan"):
-            raise ValueError(f"method must be 'auto', 'fused' or 'scan', got {self.method!r}")
-        if self.statistic not in ("layer", "channel"):
-            raise ValueError(f"statistic must be 'layer' or 'channel', got {self.statistic!r}")
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance must be positive, got {self.tolerance!r}")
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be 1 or more, got {self.max_attempts!r}")
+        check_choice("method", self.method, ("auto", "fused", "scan"))
+        check_choice("statistic", self.statistic, ("layer", "channel"))
+        check_number("tolerance", self.tolerance, positive=True)
+        check_integer("max_attempts", self.max_attempts, 1)
+        for name in ("orthonormalize", "center", "verify"):
+            check_flag(name, getattr(self, name))
 
 
-def canonical_where(where: Where) -> Callable[[Layer], bool] | tuple[str, ...] | None:
-    """A predicate, a tuple of patterns, or None."""
-    if where is None or callable(where):
+def canonical_where(where: Any) -> Callable[[Layer], bool] | tuple[str, ...] | None:
+    """A predicate, a tuple of patterns, or None.
+
+    Raises:
+      TypeError: it is none of them.
+    """
+    if where is None or (callable(where) and not isinstance(where, type)):
         return where
-    return (where,) if isinstance(where, str) else tuple(where)
+    if isinstance(where, str):
+        return (where,)
+    patterns = tuple(where) if isinstance(where, Iterable) and not isinstance(where, Mapping) else (None,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            "where must be a pattern of paths such as '*/kernel', a sequence of them, or a function of a Layer that "
+            f"returns True or False, got {shown(where)}"
+        )
+    return patterns
 
 
 def selected_units(
     traced: Traced, where: Callable[[Layer], bool] | tuple[str, ...] | None
 ) -> tuple[frozenset[Unit], dict[Unit, str]]:
-    """The units to scale, and a note for each of the others."""
+    """The units to scale, and a note for each of the others.
+
+    Raises:
+      ValueError: `where` chooses none of them.
+    """
     units = traced.analysis.units
+    paths = [traced.paths[unit.leaf] for unit in units]
     if where is None:
         chosen = [True] * len(units)
     elif callable(where):
-        chosen = [bool(where(row)) for row in layers_of(traced)]
+        with calling("where", where, "layer"):
+            chosen = [bool(where(row)) for row in layers_of(traced)]
     else:
-        paths = [traced.paths[unit.leaf] for unit in units]
         check_patterns("where", where, paths, "layer", "layers")
         chosen = [matches(where, path) for path in paths]
+    if units and not any(chosen):
+        raise ValueError(f"where chooses no layer, so there is nothing to scale; the layers are {paths}")
     notes = {}
     for unit, wanted in zip(units, chosen, strict=True):
-        notes[unit] = f"skipped: {unit.refused}" if unit.refused else "" if wanted else "skipped: not in `where`"
+        reason = unit.refused or ("" if wanted else "not in `where`")
+        notes[unit] = f"{SKIPPED}: {reason}" if reason else ""
     return frozenset(u for u, wanted in zip(units, chosen, strict=True) if wanted and not u.refused), notes
 
 
-def unit_targets(traced: Traced, target: Target) -> list[Array]:
+def canonical_target(target: Any) -> tuple[tuple[str, ...] | None, Any]:
+    """The patterns of targets that go by path, in the user's order, or None; and the number or numbers.
+
+    Raises:
+      TypeError: a number is none.
+      ValueError: a number is not positive and finite.
+    """
+    if isinstance(target, Mapping):
+        return tuple(target), tuple(_deviation(f"target[{at!r}]", number) for at, number in target.items())
+    is_array = isinstance(target, jax.Array | np.ndarray) and target.ndim == 1
+    if is_array or (isinstance(target, Sequence) and not isinstance(target, str)):
+        return None, tuple(_deviation(f"target[{i}]", number) for i, number in enumerate(target))
+    return None, _deviation("target", target)
+
+
+def _deviation(name: str, number: Any) -> Any:
+    """A standard deviation, checked; integers of NumPy and JAX as floats."""
+    if isinstance(number, jax.Array | np.ndarray) and jnp.issubdtype(number.dtype, np.integer):
+        number = number.astype(np.float32)
+    if isinstance(number, np.ndarray) and number.ndim == 0:
+        number = number.item()
+    check_number(name, number, positive=True)
+    return number
+
+
+def unit_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any) -> list[Array]:
     """The standard deviation wanted of each unit."""
     paths = [traced.paths[unit.leaf] for unit in traced.analysis.units]
-    if isinstance(target, Mapping):
-        check_patterns("target", target, paths, "layer", "layers")
-        numbers = [first_match(target, path, 1.0) for path in paths]
-    elif isinstance(target, Sequence) or np.ndim(target) > 0:
-        numbers = list(target)  # type: ignore[arg-type]
-        if len(numbers) != len(paths):
-            raise ValueError(
-                f"target must be one number or one for each of the {len(paths)} layers, got {len(numbers)}: {paths}"
-            )
-    else:
-        numbers = [target] * len(paths)
+    if patterns is not None:
+        check_patterns("target", patterns, paths, "layer", "layers")
+        table = dict(zip(patterns, numbers, strict=True))
+        numbers = [first_match(table, path, 1.0) for path in paths]
+    elif not isinstance(numbers, tuple):
+        numbers = [numbers] * len(paths)
+    elif len(numbers) != len(paths):
+        raise ValueError(
+            f"target must be one number or one for each of the {len(paths)} layers, got {len(numbers)}: {paths}"
+        )
     return [jnp.asarray(number, jnp.float32) for number in numbers]
-
-
-def check_target(target: Target) -> None:
-    """Raises for standard deviations that are not positive."""
-    for number in jax.tree.leaves(target):
-        if not is_traced(number) and not bool(np.all(np.asarray(number) > 0)):
-            raise ValueError(f"a target is a standard deviation and must be positive, got {number}")

@@ -8,16 +8,17 @@ import jax
 import numpy as np
 
 from jaxinit._layers._jaxpr import is_traced
-from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE
+from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE, ZERO
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
 
 MEANINGS = {
-    DEAD: "dead: its output does not vary, or by less than 1e-18; weights kept",
-    NO_ROOT: "no scale reaches the target: the bias alone varies more; weights kept",
-    NOT_FINITE: "its output, or the square of it, is not finite in float32; weights kept",
+    DEAD: "dead: its output does not vary, or by less than 1e-18; not scaled",
+    NO_ROOT: "no scale reaches the target: the bias alone varies more; not scaled",
+    NOT_FINITE: "its output, or the square of it, is not finite in float32; not scaled",
     NOT_CONVERGED: "not within the tolerance after the last attempt",
-    NOT_REACHED: "not reached on this batch; weights kept",
+    NOT_REACHED: "not reached on this batch; not scaled",
+    ZERO: "zero weights: kept as they are",
     NOT_REPRODUCIBLE: "a fresh evaluation misses the tolerance: the net amplifies rounding",
 }
 

@@ -91,7 +91,7 @@ def rbm_pretrain(
     2006, "Reducing the dimensionality of data with neural networks"; Hinton, 2010, "A practical guide to training
     restricted Boltzmann machines".
     """
-    key = check_key("rbm_pretrain", key)
+    key = check_key("rbm_pretrain(key, params, apply_fn, batch)", key)
     for name, count in (("steps", steps), ("minibatch", minibatch), ("cd_steps", cd_steps)):
         check_integer(name, count, 1)
     check_number("learning_rate", learning_rate, positive=True)

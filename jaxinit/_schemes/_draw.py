@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._initializers import scaled
+from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
 from jaxinit._layers import Layer
 from jaxinit._schemes._roles import Piece, matrix_fan_in
@@ -37,9 +38,9 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     if layer.view is None and layer.kind != "embed" and len(layer.shape) > 2:
         count = math.prod(layer.shape[:-2])
         keys = jax.random.split(first.key, count)
-        return jax.vmap(lambda key: first.init(key, layer.shape[-2:], dtype))(keys).reshape(layer.shape)
+        return jax.vmap(lambda key: draw_from(first.init, key, layer.shape[-2:], dtype))(keys).reshape(layer.shape)
     if layer.view is None or layer.in_axes is None or layer.out_axes is None:
-        return first.init(first.key, layer.shape, dtype)
+        return draw_from(first.init, first.key, layer.shape, dtype)
     assert layer.batch_axes is not None
     assert layer.stack_axes is not None
     view = layer.view
@@ -52,12 +53,12 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
 
     def matrix(keys: Sequence[Array]) -> Array:
         if len(draws) == 1 and first.piece.rows is None and first.piece.columns is None:
-            return _seen(first.init, layer)(keys[0], kernel, dtype)
+            return draw_from(_seen(first.init, layer), keys[0], kernel, dtype)
         result = jnp.zeros(kernel, dtype)
         for draw, key in zip(draws, keys, strict=True):
             rows = np.arange(*(draw.piece.rows or (0, n_in)))
             columns = np.arange(n_out) if draw.piece.columns is None else np.array(draw.piece.columns)
-            part = _seen(draw.init, layer)(key, (*kernel[:-2], len(rows), len(columns)), dtype)
+            part = draw_from(_seen(draw.init, layer), key, (*kernel[:-2], len(rows), len(columns)), dtype)
             result = result.at[..., rows[:, None], columns].set(part)
         return result
 

@@ -1,28 +1,27 @@
 """`initialize`: every leaf of the parameters drawn by a scheme's rules, and a table of what was drawn and why."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._initializers import zeros
+from jaxinit._initializers._base import draw_from
+from jaxinit._keys import check_key
 from jaxinit._layers import Layer
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, with_part
-from jaxinit._patterns import check_patterns, first_match
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
+from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
-from jaxinit._schemes._scheme import REGISTRY, Rule, Scheme
+from jaxinit._schemes._scheme import Rule, Scheme, as_scheme
 from jaxinit._tabular import Tabular
 from jaxinit._typing import Array
-
-Init: TypeAlias = Callable[..., Array]
-Overrides: TypeAlias = Mapping[str, Init] | Callable[[str, Layer | None], Init | None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +93,8 @@ def initialize(
       The new parameters; with `return_report=True` a pair with the report.
 
     Raises:
+      TypeError: `key` is no key, `apply_fn` no function of two arguments, `scheme` no scheme, or an override no
+        initializer.
       ValueError: an unknown scheme, a scheme that does not fit the model (the layer that breaks its assumption is
         named), or a pattern that matches no leaf.
 
@@ -108,12 +109,12 @@ def initialize(
       >>> [(row.path, row.role, row.reason) for row in report.rows]
       [('b', 'bias', 'bias'), ('w', 'dense', 'gain of relu')]
     """
-    chosen = _scheme(scheme)
+    key = check_key("initialize(key, params, apply_fn, batch)", key)
+    chosen = as_scheme(scheme)
     model = roles(trace(params, apply_fn, batch), chosen.fused)
     chosen.check(model)
     traced = model.traced
-    if isinstance(overrides, Mapping):
-        check_patterns("overrides", overrides, traced.paths, "leaf", "leaves")
+    check_overrides(overrides, traced.paths)
     _check_products(model, overrides)
     draw = _Drawing(key, chosen, model, overrides)
     leaves = [draw.leaf(i, old) for i, old in enumerate(traced.leaves)]
@@ -137,7 +138,7 @@ def _check_products(model: Model, overrides: Overrides) -> None:
         shape = np.shape(traced.leaves[unit.leaf])
         for other in other_factors(unit):
             paths = traced.paths[unit.leaf], traced.paths[other]
-            told = any(_overridden(overrides, path, layer) is not None for path in paths)
+            told = any(overridden(overrides, path, layer) is not None for path in paths)
             if layer.view is not None and np.shape(traced.leaves[other]) == shape and not told:
                 raise ValueError(
                     f"{paths[0]} and {paths[1]} are multiplied element by element, so the program does not say which "
@@ -171,7 +172,7 @@ class _Drawing:
         return zeros(self.key, shape, dtype) if is_shape else old
 
     def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], dtype: Any) -> Array:
-        override = _overridden(self.overrides, path, layer)
+        override = overridden(self.overrides, path, layer)
         if override is not None:
             whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
             self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
@@ -186,7 +187,7 @@ class _Drawing:
         return draw_weight(draws, layer, dtype)
 
     def _vector(self, index: int, vector: Vector, dtype: Any) -> Array:
-        override = _overridden(self.overrides, vector.path, vector.layer)
+        override = overridden(self.overrides, vector.path, vector.layer)
         gates = self.model.traced.structure.biases.get(index, ()) if override is None else ()
         size = vector.shape[-1] if vector.shape else 1
         if len(gates) == 1 and len(gates[0].places or ()) == size:
@@ -204,7 +205,7 @@ class _Drawing:
 
     def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
         self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
-        return rule.init(key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
+        return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
 
 
 def _placed(new: Array, old: Any) -> Array:
@@ -227,17 +228,3 @@ def _weight_rule(scheme: Scheme, piece: Piece, model: Model) -> Rule:
             reason=f"{rule.reason}; in the layout (..., in, out), since the program mixes its elements"
         )
     return rule
-
-
-def _scheme(scheme: str | Scheme) -> Scheme:
-    if isinstance(scheme, Scheme):
-        return scheme
-    if not isinstance(scheme, str) or scheme not in REGISTRY:
-        raise ValueError(f"scheme must be one of {sorted(REGISTRY)} or a value of jaxinit.schemes, got {scheme!r}")
-    return REGISTRY[scheme]()
-
-
-def _overridden(overrides: Overrides, path: str, layer: Layer | None) -> Init | None:
-    if overrides is None:
-        return None
-    return first_match(overrides, path, None) if isinstance(overrides, Mapping) else overrides(path, layer)

@@ -77,6 +77,11 @@ class mup(auto):
             object.__setattr__(self, "base", shapes)
 
     def check(self, model: Model) -> None:
+        if not self.base:
+            raise MisfitError(
+                "mup needs the parameters of a base model, arrays or shapes of the same model with smaller widths; "
+                "pass jaxinit.schemes.mup(base), for instance with base = jax.eval_shape(narrow_model.init, key, batch)"
+            )
         base, traced = dict(self.base), model.traced
         shapes = {path: tuple(jnp.shape(x)) for path, x in zip(traced.paths, traced.leaves, strict=True)}
         if base.keys() != shapes.keys():

@@ -8,7 +8,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from jaxinit._initializers import lecun_normal, normal, ones, zeros
+from jaxinit._checks import shown
+from jaxinit._initializers import Initializer, lecun_normal, normal, ones, zeros
+from jaxinit._initializers._base import REGISTRY as INITIALIZERS
 from jaxinit._layers import Layer
 from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._typing import Array
@@ -79,3 +81,38 @@ class Scheme:
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
         """Leaves that the data decide, by index, with the reason, once all others are drawn."""
         return {}
+
+
+def as_scheme(scheme: Any) -> Scheme:
+    """The scheme of a name; a scheme as it is.
+
+    Raises:
+      TypeError: it is neither.
+      ValueError: no scheme has that name.
+    """
+    if isinstance(scheme, Scheme):
+        return scheme
+    if isinstance(scheme, str) and scheme in REGISTRY:
+        return REGISTRY[scheme]()
+    error = ValueError if isinstance(scheme, str) else TypeError
+    raise error(
+        f"scheme must be one of {sorted(REGISTRY)} or a value of jaxinit.schemes, got {shown(scheme)}{_remedy(scheme)}"
+    )
+
+
+def _remedy(scheme: Any) -> str:
+    """What to do with something that is no scheme, but has its place elsewhere."""
+    name = scheme if isinstance(scheme, str) else getattr(scheme, "__name__", None)
+    if isinstance(scheme, type) and issubclass(scheme, Scheme):
+        return f"; call the class first: {name}()"
+    if isinstance(scheme, Initializer) or name in INITIALIZERS:
+        init = repr(scheme) if isinstance(scheme, Initializer) else f"{name}()"
+        return (
+            ", an initializer of single arrays; give it to leaves by their paths: "
+            f"overrides={{'*kernel': jaxinit.{init}}}"
+        )
+    if callable(scheme) or name in ("lsuv", "rbm_pretrain"):
+        return (
+            "; a method such as jaxinit.lsuv changes parameters that are there, so call it with what initialize returns"
+        )
+    return ""

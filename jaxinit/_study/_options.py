@@ -143,7 +143,7 @@ def check_loss(loss: Any) -> None:
 
 def typed_key(key: Any, chunk: int | None) -> Array:
     """A typed key; warns of one whose draws depend on what runs beside."""
-    key = jax.random.key(0) if key is None else check_key("study", key)
+    key = jax.random.key(0) if key is None else check_key("study", key, "as key=")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     name = str(jax.random.key_impl(key))

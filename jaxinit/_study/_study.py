@@ -48,7 +48,7 @@ def study(
     learning_rates: Sequence[float],
     steps: int,
     seeds: int | Sequence[int] = 16,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     apply_fn: Callable[[Any, Any], Any] | None = None,
     test_data: Any = None,
     metrics_fn: Callable[[Any, Any], Any] | None = None,
@@ -88,7 +88,7 @@ def study(
       learning_rates: each start is trained at each of them.
       steps: number of training steps.
       seeds: how many, or which: non-negative integers.
-      batch_size: samples of a step.
+      batch_size: samples of a step; by default 64, or all of them where there are fewer.
       apply_fn: function of (params, batch) whose program is read for the layers of the model; by default `loss_fn`.
       test_data: pytree of arrays for `metrics_fn`; by default `data`.
       metrics_fn: function of (params, test_data) that returns a number, or a dictionary of arrays, measured before and
@@ -152,6 +152,7 @@ def study(
     check_arrays("test_data", test_data)
     if test_data is not None and not jax.tree.leaves(test_data):
         raise ValueError(f"test_data must hold an array or more, or be None for the training data, got {test_data!r}")
+    batch_size = min(64, samples) if batch_size is None else batch_size
     check_integer("batch_size", batch_size, 1)
     if batch_size > samples:
         raise ValueError(f"batch_size must be at most the number of samples, {samples}, got {batch_size}")
