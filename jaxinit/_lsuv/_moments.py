@@ -135,7 +135,8 @@ def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     s = jnp.where(finite & ~dead & exists & (s > 0) & (s < jnp.inf), s, 1)
     # Without the barrier the compiler repeats all this wherever s is used.
     s = lax.optimization_barrier(s)  # type: ignore[no-untyped-call]
-    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(exists, 0, NO_ROOT)))
+    silent = jnp.where((a == 0) & (m.mean_u == 0), ZERO, DEAD)
+    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, silent, jnp.where(exists, 0, NO_ROOT)))
     return s, flags.astype(jnp.int32)
 
 
