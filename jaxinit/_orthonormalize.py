@@ -52,6 +52,11 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
       Stewart, 1980, "The efficient generation of random orthogonal matrices with an application to condition
       estimators", SIAM J. Numer. Anal. 17(3).
     """
+    return orthonormal_or_zero(w, in_axis, out_axis, batch_axis, zeros_stay=False)
+
+
+def orthonormal_or_zero(w: Array, in_axis: Axis, out_axis: Axis, batch_axis: Axis, *, zeros_stay: bool = True) -> Array:
+    """As `orthonormalize`, but a matrix of zeros, which tells no direction from another, stays zero if asked for."""
     w = jnp.asarray(w)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
         raise TypeError(f"orthonormalize expects a floating or complex weight, got dtype {w.dtype}; cast it first")
@@ -60,18 +65,18 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
         raise ValueError("orthonormalize needs an input axis apart from the output axis")
     if w.size == 0:
         return w
-    orthonormal: Array = _orthonormalized(w, out_axes=axes.out_axes, batch_axes=axes.batch_axes)
+    orthonormal: Array = _orthonormalized(w, out_axes=axes.out_axes, batch_axes=axes.batch_axes, zeros_stay=zeros_stay)
     return orthonormal
 
 
-@functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes"))
-def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...]) -> Array:
-    convert = functools.partial(_converted, out_axes=out_axes, batch_axes=batch_axes)
+@functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes", "zeros_stay"))
+def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...], zeros_stay: bool) -> Array:
+    convert = functools.partial(_converted, out_axes=out_axes, batch_axes=batch_axes, zeros_stay=zeros_stay)
     result: Array = with_automatic_axes(convert, w, like=w)
     return result
 
 
-def _converted(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...]) -> Array:
+def _converted(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...], zeros_stay: bool) -> Array:
     in_axes = tuple(a for a in range(w.ndim) if a not in out_axes + batch_axes)
     order = batch_axes + in_axes + out_axes
     moved = jnp.transpose(w, order)
@@ -79,13 +84,13 @@ def _converted(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ..
     fan_in, fan_out = (math.prod(w.shape[a] for a in axes) for axes in (in_axes, out_axes))
     matrix = moved.reshape(*batch, fan_in, fan_out).astype(drawing_dtype(w.dtype))
 
-    frames = _orthonormal(matrix, w.dtype)
+    frames = _orthonormal(matrix, w.dtype, zeros_stay)
     back = tuple(order.index(a) for a in range(w.ndim))
     result: Array = jnp.transpose(frames.reshape(moved.shape), back).astype(w.dtype)
     return result
 
 
-def _orthonormal(matrix: Array, dtype: jnp.dtype) -> Array:
+def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
     """Orthonormal columns if the matrices are tall, else orthonormal rows."""
     tall = matrix.shape[-2] > matrix.shape[-1]
     rows, columns = max(matrix.shape[-2:]), min(matrix.shape[-2:])
@@ -102,7 +107,9 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype) -> Array:
     deviation = jnp.max(jnp.abs(gram - isotropic), axis=(-2, -1), keepdims=True)
     # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
     tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
-    keep = (scale > 0) & (deviation <= tolerance * scale)
+    keep = deviation <= tolerance * scale
+    if not zeros_stay:
+        keep &= scale > 0
 
     panels = []
     for offset, _, width in cut(rows, columns, panel_width(matrix.shape[:-2], rows, columns)):

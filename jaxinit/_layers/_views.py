@@ -99,13 +99,14 @@ def spread_over_leaf(unit: Unit, factors: tuple[Factor, ...], scales: Array) -> 
     return spread(scales, known, dims)
 
 
-def per_slice(part: Array, unit: Unit, along: Sequence[Factor] = ()) -> Array:
-    """A unit's part of its leaf with the stacked dimensions first, then these factors, and all others as one."""
-    known = [*unit.stack, *along]
-    factors = [f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, known)]
-    order = [factors.index(f) for f in known]
+def per_slice(part: Array, unit: Unit) -> Array:
+    """A unit's part of its leaf with the stacked dimensions first, and all others as one."""
+    factors = [
+        f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, list(unit.stack))
+    ]
+    order = [factors.index(f) for f in unit.stack]
     order += [i for i in range(len(factors)) if i not in order]
-    sizes = [f.size for f in known]
+    sizes = [f.size for f in unit.stack]
     return jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
 
 

@@ -13,18 +13,9 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._origin import Factor, Origin
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import (
-    View,
-    other_factors,
-    part_of,
-    per_slice,
-    scale_factors,
-    spread_over_leaf,
-    view,
-    with_part,
-)
+from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
 from jaxinit._lsuv._passes import Problem, States
-from jaxinit._orthonormalize import orthonormalize
+from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -65,7 +56,7 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
     """The leaves, each of these units replaced by the orthonormal factor of itself in its layout of use.
 
-    A matrix of zeros has no such factor, and stays as it is: a readout or a branch may be meant to start at zero.
+    Matrices of zeros have none, and stay: a readout or a branch may be meant to start at zero.
 
     Units of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
     times as long to compile.
@@ -84,31 +75,14 @@ def _with_orthonormal(units: Iterable[Unit], leaves: Sequence[Any]) -> list[Any]
     for (axes, _), group in alike.items():
         parts = [part_of(new[unit.leaf], unit) for unit in group]
         batch_axes = axes.batch_axes + axes.stack_axes
-        make = functools.partial(_orthonormal_or_zero, axes=axes, batch_axes=batch_axes)
+        make = functools.partial(
+            orthonormal_or_zero, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes
+        )
         views = [part.reshape(axes.shape) for part in parts]
         matrices = [make(views[0])] if len(group) == 1 else list(jax.lax.map(make, jnp.stack(views)))
         for unit, part, matrix in zip(group, parts, matrices, strict=True):
             new[unit.leaf] = with_part(new[unit.leaf], unit, matrix.reshape(part.shape))
     return new
-
-
-def _orthonormal_or_zero(w: Array, *, axes: View, batch_axes: tuple[int, ...]) -> Array:
-    made = orthonormalize(w, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes)
-    matrix_axes = tuple(axis for axis in range(w.ndim) if axis not in batch_axes)
-    return jnp.where(jnp.any(w != 0, matrix_axes, keepdims=True), made, w)
-
-
-def zero_weights(leaves: Sequence[Any], factors: Mapping[Unit, tuple[Factor, ...]]) -> dict[Unit, Array]:
-    """Of each scale of each unit, whether all that it would multiply is zero; stacked dimensions first."""
-
-    def is_zero(unit: Unit, leaves: Sequence[Any]) -> Array:
-        part = part_of(leaves[unit.leaf], unit)
-        if part.size == 0:
-            return jnp.zeros([f.size for f in (*unit.stack, *factors[unit])], bool)
-        return jnp.all(per_slice(part, unit, factors[unit]) == 0, -1)
-
-    found = with_automatic_axes(lambda leaves: [is_zero(unit, leaves) for unit in factors], list(leaves))
-    return dict(zip(factors, found, strict=True))
 
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:

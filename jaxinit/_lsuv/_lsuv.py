@@ -20,8 +20,8 @@ from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_name, scale_factors
-from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales, zero_weights
-from jaxinit._lsuv._moments import DEAD, NOT_REPRODUCIBLE, ZERO
+from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
     SKIPPED,
     Options,
@@ -34,7 +34,6 @@ from jaxinit._lsuv._options import (
 )
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
-from jaxinit._lsuv._visitor import ScaleState
 from jaxinit._typing import Array
 
 
@@ -98,8 +97,8 @@ def lsuv(
       ValueError: an option is unknown, a pattern matches no layer, `where` chooses none, `target` has the wrong length
         or is not positive, or, outside `jit`, the parameters or the batch are not finite.
 
-    Layers whose output does not vary are not scaled and are named in the report; so are weights that are zero, and
-    those that the program uses in ways that no single scale keeps consistent. Where no layer is found that could be
+    Layers whose output does not vary are not scaled and are named in the report; so are weights that
+    the program uses in ways that no single scale keeps consistent. Where no layer is found that could be
     scaled, a `UserWarning` says why.
 
     Example:
@@ -197,13 +196,11 @@ def _lsuv(
     leaves = list(traced.leaves)
     if options.orthonormalize:
         leaves = with_orthonormal(leaves, sorted(selected))
-    zero = zero_weights(leaves, problem.factors)
     data = jax.tree.leaves(batch)
     states, attempts = _scales(problem, options.method, [*leaves, *data])
     leaves = with_scales(leaves, problem, states)
     if options.verify:
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
-    states = {unit: _marked(state, zero[unit]) for unit, state in states.items()}
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return new, _report(traced, notes, problem, states, attempts)
 
@@ -246,11 +243,6 @@ def _verified(
         flags = state.flags | jnp.where(missed & (state.flags == 0), NOT_REPRODUCIBLE, 0)
         result[unit] = state._replace(after=after[unit], scale=state.scale * second[unit].scale, flags=flags)
     return leaves, result, {unit: attempts[unit] + more[unit] for unit in states}
-
-
-def _marked(state: ScaleState, zero: Array) -> ScaleState:
-    """With the flag of zero weights in the place of that of a dead output, which they cannot but have."""
-    return state._replace(flags=jnp.where(zero.reshape(state.flags.shape), state.flags & ~DEAD | ZERO, state.flags))
 
 
 def _report(

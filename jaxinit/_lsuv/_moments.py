@@ -145,7 +145,8 @@ def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     # The division comes last: what follows one the compiler repeats wherever s is used.
     s = jnp.where(known, jnp.where(grows, total, distance), 1.0) / jnp.where(known, jnp.where(grows, a, total), 1.0)
     finite = jnp.isfinite(a + c + d)
-    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, DEAD, jnp.where(found, 0, NO_ROOT)))
+    silent = jnp.where((a == 0) & (m.mean_u == 0), ZERO, DEAD)
+    flags = jnp.where(~finite, NOT_FINITE, jnp.where(dead, silent, jnp.where(found, 0, NO_ROOT)))
     return s, flags.astype(jnp.int32)
 
 

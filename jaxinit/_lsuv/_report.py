@@ -18,7 +18,7 @@ MEANINGS = {
     NOT_FINITE: "its output, or the square of it, is not finite in float32; not scaled",
     NOT_CONVERGED: "not within the tolerance after the last attempt",
     NOT_REACHED: "not reached on this batch; not scaled",
-    ZERO: "zero weights: kept as they are",
+    ZERO: "dead: zero weights, or zero input; not scaled",
     NOT_REPRODUCIBLE: "a fresh evaluation misses the tolerance: the net amplifies rounding",
 }
 

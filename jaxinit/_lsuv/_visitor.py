@@ -12,7 +12,7 @@ import numpy as np
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
-from jaxinit._lsuv._moments import NOT_REACHED, Moments, merged, moments, scaled, solve, std, wide
+from jaxinit._lsuv._moments import DEAD, NOT_REACHED, ZERO, Moments, merged, moments, scaled, solve, std, wide
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -137,6 +137,8 @@ class ScaleVisitor:
         spread_of_means = jnp.var(per_channel.mean_u + per_channel.mean_b, pooled_axes)
         found = Moments(per_channel.size, zero, zero, pooled_var, zero, zero)
         scale, flags = solve(found, self.targets[place.unit])
+        constant = jnp.any(per_channel.mean_u != 0, pooled_axes)
+        flags = jnp.where(constant & (flags == ZERO), DEAD, flags)
         if place.unit not in self.selected:
             scale = jnp.ones_like(scale)
         if state.known is not False:
