@@ -1,5 +1,7 @@
 """Small models of every kind, each as (params, apply_fn, batch): what the tests of layers and LSUV run on."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -12,8 +14,19 @@ MODELS = {}
 """Name → function without arguments that builds (params, apply_fn, batch)."""
 
 
+def shared(build):
+    """Builds once, so that tests of one model share what is compiled for it; each gets containers of its own."""
+    built = functools.cache(build)
+
+    def fresh():
+        params, apply_fn, batch = built()
+        return jax.tree.map(lambda leaf: leaf, params), apply_fn, batch
+
+    return fresh
+
+
 def model(build):
-    MODELS[build.__name__] = build
+    MODELS[build.__name__] = shared(build)
     return build
 
 
@@ -28,7 +41,7 @@ SERIES = jax.random.normal(jax.random.key(4), (32, 5, 6))
 
 
 def linen(module, batch, **kwargs):
-    variables = module.init(jax.random.key(0), batch)
+    variables = jax.jit(module.init)(jax.random.key(0), batch)
 
     def apply_fn(variables, batch):
         return module.apply(variables, batch, **kwargs)
@@ -175,7 +188,7 @@ for name, module, batch, options in [
     ("linen_half", LinenHalf(), VECTORS, {}),
     ("linen_weight_norm", LinenWeightNorm(), VECTORS, {}),
 ]:
-    MODELS[name] = lambda module=module, batch=batch, options=options: linen(module, batch, **options)
+    MODELS[name] = shared(functools.partial(linen, module, batch, **options))
 
 
 def from_nnx(module, batch):

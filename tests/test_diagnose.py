@@ -81,7 +81,7 @@ def test_what_is_measured_is_what_a_plain_forward_and_backward_pass_give():
 
 def test_rows_of_a_scanned_stack_are_those_of_the_unrolled_network():
     init, apply_fn = TANH
-    params = init(KEY, depth=4)
+    params = init(KEY, depth=3)
 
     def unrolled(params, x):
         for w, b in zip(params["hidden"]["w"], params["hidden"]["b"], strict=True):
@@ -93,13 +93,13 @@ def test_rows_of_a_scanned_stack_are_those_of_the_unrolled_network():
             x = jnp.tanh(x @ layer["w"] + layer["b"])
         return x @ params["out"]
 
-    layers = [jax.tree.map(lambda a, i=i: a[i], params["hidden"]) for i in range(4)]
+    layers = [jax.tree.map(lambda a, i=i: a[i], params["hidden"]) for i in range(3)]
     scanned = diagnose(params, apply_fn, X)
     plain = diagnose({"hidden": layers, "out": params["out"]}, separate, X)
-    assert [row.name for row in scanned.rows] == [*(f"hidden/w[{i}]" for i in range(4)), "out"]
+    assert [row.name for row in scanned.rows] == [*(f"hidden/w[{i}]" for i in range(3)), "out"]
     for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
-    assert len(diagnose(params, unrolled, X)) == 5
+    assert len(diagnose(params, unrolled, X, lanczos_steps=0)) == 4
 
 
 @pytest.mark.parametrize(("net", "name"), [(RELU, "relu"), (TANH, "tanh")])
@@ -200,11 +200,11 @@ def test_the_jacobian_of_a_linear_network_is_known():
     q = jaxinit.orthogonal()(keys[0], (8, 8))
     matrix = q * jnp.array([1.0, 2, 3, 4, 5, 6, 7, 8])
     x = jax.random.normal(keys[1], (16, 8))
-    conditions = [diagnose(matrix, lambda w, x: x @ w, x, lanczos_steps=n).jacobian_condition for n in (1, 2, 4, 8)]
+    conditions = [diagnose(matrix, lambda w, x: x @ w, x, lanczos_steps=n).jacobian_condition for n in (1, 2, 8)]
     assert conditions == sorted(conditions)
     assert conditions[0] == pytest.approx(1)
     assert conditions[1] > 1.5
-    assert conditions[3] == pytest.approx(8, rel=1e-2)
+    assert conditions[2] == pytest.approx(8, rel=1e-2)
     # The mean square is 25.5; that of one random sign vector has this standard deviation about it (Hutchinson 1990).
     gram = np.asarray(matrix @ matrix.T, np.float64)
     deviation = np.sqrt(2 * (np.sum(gram**2) - np.sum(np.diag(gram) ** 2))) / 8
@@ -278,8 +278,8 @@ def test_functions_with_derivatives_of_their_own_keep_them():
     [
         "linen_resnet",
         "linen_decoder",
-        "linen_lstm",
-        "nnx_convnet",
+        pytest.param("linen_lstm", marks=pytest.mark.slow),
+        pytest.param("nnx_convnet", marks=pytest.mark.slow),
         "plain_while_loop",
     ],
 )
@@ -361,7 +361,7 @@ def test_readouts_and_branches_that_start_at_zero_are_no_fault():
         return x @ params["out"]
 
     w = jax.ShapeDtypeStruct((32, 32), jnp.float32)
-    shapes = {"in": w, "blocks": [(w, w)] * 12, "out": w}
+    shapes = {"in": w, "blocks": [(w, w)] * 6, "out": w}
     for scheme in ("fixup", "auto", "gpt2"):
         report = diagnose(jaxinit.initialize(KEY, shapes, residual, x, scheme), residual, x)
         assert report.healthy, (scheme, report.verdict)
@@ -380,8 +380,10 @@ def test_gradients_that_pooling_spreads_over_positions_do_not_vanish():
 
     # Smooth images: white noise would be averaged away.
     x = jax.image.resize(jax.random.normal(KEY, (32, 4, 4, 3)), (32, 32, 32, 3), "cubic")
+    net = Net()
+    init = jax.jit(net.init)
     for key in jax.random.split(KEY, 3):
-        report = diagnose(Net().init(key, x), Net().apply, x, lanczos_steps=0)
+        report = diagnose(init(key, x), net.apply, x, lanczos_steps=0)
         assert not {"vanishing gradient", "exploding gradient"} & set(faults(report)), report.verdict
 
 
@@ -407,15 +409,16 @@ def test_recurrent_cells_are_judged_by_all_their_steps():
             return nn.Dense(4)(nn.RNN(nn.LSTMCell(32))(x)[:, -1])
 
     x = jax.random.normal(KEY, (64, 40, 8))
-    params = Memory().init(KEY, x)
-    assert diagnose(params, Memory().apply, x).healthy
-    runaway = diagnose(jax.tree.map(lambda w: 50 * w, params), Memory().apply, x)
+    model = Memory()
+    params = jax.jit(model.init)(KEY, x)
+    assert diagnose(params, model.apply, x, lanczos_steps=0).healthy
+    runaway = diagnose(jax.tree.map(lambda w: 50 * w, params), model.apply, x)
     assert "exploding gradient" in faults(runaway)
 
 
 def test_what_is_not_finite_zero_or_missing_is_said():
     x = jax.random.normal(KEY, (64, 32))
-    params = he_net(KEY)
+    params = he_net(KEY, depth=4)
     assert faults(diagnose(params, lambda p, x: jnp.log(-jnp.abs(relu_net(p, x)) - 1), x)).keys() == {"not finite"}
     assert faults(diagnose(params, relu_net, x, loss_fn=lambda output, batch: 3.0)).keys() == {"no gradient"}
     assert faults(diagnose([0 * w for w in params], relu_net, x)).keys() == {"zero weights"}

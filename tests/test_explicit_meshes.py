@@ -70,7 +70,14 @@ def test_orthonormalize_of_a_sharded_weight(mesh, spec):
     assert tuple(q.sharding.spec) == (*spec, None, None)[:2]
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "scan"}, {"statistic": "channel", "center": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "scan", "orthonormalize": False},
+        {"statistic": "channel", "center": True, "orthonormalize": False},
+    ],
+)
 def test_lsuv(mesh, options):
     params, x = sharded(mesh)
     new = jaxinit.lsuv(params, eight_devices, x, **options)

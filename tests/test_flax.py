@@ -150,23 +150,34 @@ def _leaves(abstract, dtype):
     assert all(leaf.dtype == dtype for leaf in leaves)
 
 
+in_both_dtypes = pytest.mark.parametrize(
+    ("dtype", "kernels"),
+    [
+        (jnp.float32, KERNELS),
+        (jnp.bfloat16, KERNELS[::4]),
+        pytest.param(jnp.bfloat16, KERNELS, marks=pytest.mark.slow),
+    ],
+    ids=["float32", "bfloat16", "bfloat16, all"],
+)
+
+
 @pytest.mark.parametrize("name", LINEN)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_linen_layers_take_every_initializer(name, dtype):
+@in_both_dtypes
+def test_linen_layers_take_every_initializer(name, dtype, kernels):
     make, shape = LINEN[name]
     x = jnp.ones(shape, jnp.int32 if name == "Embed" else dtype)
-    cases = [(kernel, BIASES[i % len(BIASES)]) for i, kernel in enumerate(KERNELS)]
+    cases = [(kernel, BIASES[i % len(BIASES)]) for i, kernel in enumerate(kernels)]
     for kernel, bias in cases:
         module = make(kernel, bias, dtype)
         _leaves(jax.eval_shape(module.init, jax.random.key(0), x)["params"], dtype)
-    drawn = make(*cases[0], dtype).init(jax.random.key(0), x)
+    drawn = jax.jit(make(*cases[0], dtype).init)(jax.random.key(0), x)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(drawn))
 
 
 @pytest.mark.parametrize("name", NNX)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_nnx_layers_take_every_initializer(name, dtype):
-    for i, kernel in enumerate(KERNELS):
+@in_both_dtypes
+def test_nnx_layers_take_every_initializer(name, dtype, kernels):
+    for i, kernel in enumerate(kernels):
         bias = BIASES[i % len(BIASES)]
         model = nnx.eval_shape(functools.partial(NNX[name], kernel, bias, dtype))
         _leaves(nnx.state(model, nnx.Param), dtype)

@@ -24,7 +24,7 @@ def run(program, devices=1, timeout=120):
         os.environ,
         PYTHONPATH=str(ROOT),
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
@@ -38,8 +38,17 @@ def run(program, devices=1, timeout=120):
     return done.stdout
 
 
-@pytest.mark.parametrize("sampler", [haar.orthogonal, haar.unitary])
-@pytest.mark.parametrize("shape", [(5, 3), (40, 40), (9, 4, 4)])
+@pytest.mark.parametrize(
+    ("sampler", "shape"),
+    [
+        (haar.orthogonal, (5, 3)),
+        (haar.orthogonal, (40, 40)),
+        (haar.orthogonal, (9, 4, 4)),
+        (haar.unitary, (5, 3)),
+        pytest.param(haar.unitary, (40, 40), marks=pytest.mark.slow),
+        pytest.param(haar.unitary, (9, 4, 4), marks=pytest.mark.slow),
+    ],
+)
 def test_jit_vmap_and_scan_equal_the_loop(sampler, shape):
     keys = jax.random.split(jax.random.key(0), 3)
     loop = np.stack([sampler(key, shape) for key in keys])
@@ -92,7 +101,7 @@ def test_one_program_for_all_platforms():
     )
 
 
-@pytest.mark.parametrize("layers", [4, 12])
+@pytest.mark.parametrize("layers", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_many_batched_samplers_in_one_program_do_not_hang(layers):
     """16 seeds × `layers` kernels of 64 × 64: batched LAPACK calls deadlock here in jaxlib 0.10.2 on CPU."""
     program = f"""
@@ -106,9 +115,19 @@ def test_many_batched_samplers_in_one_program_do_not_hang(layers):
     assert run(program).strip() == str(layers)
 
 
-def test_sharded_over_the_batch_every_device_draws_its_own():
-    """8 devices: the program has no collective, one eighth of the work, and the numbers of one device."""
-    program = """
+@pytest.mark.parametrize(
+    "cases",
+    [
+        {(16, 70, 70): ["jit"], (80, 6, 6): ["jit", "sampler"]},
+        pytest.param({(16, 70, 70): ["sampler"]}, marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_over_the_batch_every_device_draws_its_own(cases):
+    """8 devices: the program has no collective, one eighth of the work, and the numbers of one device.
+
+    The sharding is asked for of `jax.jit` or of the sampler.
+    """
+    program = f"""
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from jaxinit import haar
@@ -116,25 +135,28 @@ def test_sharded_over_the_batch_every_device_draws_its_own():
         words = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
         mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
         sharding = NamedSharding(mesh, P("x"))
-        for shape in ((16, 70, 70), (80, 6, 6)):
+        for shape, ways in {cases}.items():
             draw = lambda k: haar.orthogonal(k, shape)
-            expected = draw(key)
-            whole = jax.jit(draw).lower(key).compile().cost_analysis()["flops"]
-            placed = lambda k: haar.orthogonal(k, shape, out_sharding=sharding)
-            for f, out in ((draw, sharding), (placed, None)):
-                compiled = (jax.jit(f, out_shardings=out) if out else jax.jit(f)).lower(key).compile()
+            one_device = jax.jit(draw).lower(key).compile()
+            expected, whole = one_device(key), one_device.cost_analysis()["flops"]
+            for way in ways:
+                if way == "jit":
+                    sharded = jax.jit(draw, out_shardings=sharding)
+                else:
+                    sharded = jax.jit(lambda k: haar.orthogonal(k, shape, out_sharding=sharding))
+                compiled = sharded.lower(key).compile()
                 assert not [w for w in words if w in compiled.as_text()], shape
                 assert compiled.cost_analysis()["flops"] < whole / 5, shape
                 result = compiled(key)
                 assert result.sharding.is_equivalent_to(sharding, 3)
                 np.testing.assert_allclose(result, expected, atol=2e-6)
-        mapped = jax.jit(jax.shard_map(
-            lambda k: jax.vmap(lambda q: haar.orthogonal(q, (20, 20)))(k),
-            mesh=mesh, in_specs=P("x"), out_specs=P("x")))
         keys = jax.random.split(key, 16)
-        loop = np.stack([haar.orthogonal(k, (20, 20)) for k in keys])
-        np.testing.assert_allclose(mapped(keys), loop, atol=2e-6)
-        assert not [w for w in words if w in mapped.lower(keys).compile().as_text()]
+        one = jax.jit(lambda k: haar.orthogonal(k, (20, 20)))
+        mapped = jax.jit(jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=P("x"), out_specs=P("x")))
+        mapped = mapped.lower(keys).compile()
+        loop = np.stack([one(k) for k in keys])
+        np.testing.assert_allclose(mapped(jax.device_put(keys, sharding)), loop, atol=2e-6)
+        assert not [w for w in words if w in mapped.as_text()]
         expected = haar.orthogonal(key, (16, 20, 12))
         with jax.set_mesh(jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))):
             q = haar.orthogonal(key, (16, 20, 12), out_sharding=P("x"))

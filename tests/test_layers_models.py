@@ -15,6 +15,7 @@ from jaxinit._lsuv._passes import Problem, measured
 RARER = {
     *("linen_ensemble", "linen_mixer", "linen_unet", "nnx_convnet", "nnx_scanned", "equinox_mlp", "haiku_mlp"),
     *("haiku_convnet", "plain_indexed", "plain_fori_loop", "plain_custom_derivatives", "plain_weights_in_carry"),
+    *("linen_mlp", "linen_vit", "linen_gru", "haiku_lstm"),
 }
 
 

@@ -413,7 +413,7 @@ BAD = [
     ({"learning_rate": 0.0}, ValueError, "learning_rate must be a positive finite number"),
     ({"momentum": 1.0}, ValueError, "momentum must be below 1"),
     ({"momentum": -0.1}, ValueError, "momentum must be a finite number, zero or more"),
-    ({"key": 3}, TypeError, "rbm_pretrain takes a key"),
+    ({"key": 3}, TypeError, "rbm_pretrain.* takes a key such as"),
     (
         {"batch": 2 * DATA},
         ValueError,

@@ -102,7 +102,7 @@ def test_random_walk_numeric_solution_matches_the_closed_forms():
 
 
 def _log_gradient_norm(init, activation, depth, width, key):
-    """Mean over 200 networks of the log-norm of the gradient, input against output, per layer."""
+    """Mean over 64 networks of the log-norm of the gradient, input against output, per layer."""
 
     def network(k):
         weights = jax.vmap(lambda k: init(k, (width, width)))(jax.random.split(k, depth))
@@ -115,8 +115,8 @@ def _log_gradient_norm(init, activation, depth, width, key):
         v = jax.random.normal(jax.random.fold_in(k, 2), (width,))
         return jnp.log(jnp.linalg.norm(pullback(v)[0]) / jnp.linalg.norm(v))
 
-    logs = jax.jit(jax.vmap(network))(jax.random.split(key, 200))
-    return float(logs.mean()), float(logs.std() / np.sqrt(200))
+    logs = jax.jit(jax.vmap(network))(jax.random.split(key, 64))
+    return float(logs.mean()), float(logs.std() / np.sqrt(64))
 
 
 def test_random_walk_on_tanh_networks(key):
