@@ -14,7 +14,7 @@ SMALL_BATCH = 8
 PANEL_WIDTHS = ((64, 16), (256, 64), (1024, 128), (math.inf, 256))
 """(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
 inverse of U, too narrow a one on thin products; and each panel adds to the time of compiling."""
-BATCHED_WIDTHS = ((32, 8), (64, 16), (128, 32), (512, 64), (1024, 128), (math.inf, 256))
+BATCHED_WIDTHS = ((32, 8), (64, 16), (128, 32), (1024, 128), (math.inf, 256))
 """The same for batches, whose products are made one matrix after another: thin ones cost them less."""
 
 
