@@ -346,7 +346,7 @@ def relu_net(params, x):
 
 def test_readouts_and_branches_that_start_at_zero_are_no_fault():
     x = jax.random.normal(KEY, (64, 32))
-    params = he_net(KEY)
+    params = he_net(KEY, depth=4)
     params[-1] = jnp.zeros_like(params[-1])
 
     def linear_readout(params, x):
@@ -444,7 +444,14 @@ def test_one_sample_and_one_number_are_enough_and_no_sample_is_not():
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_sizes_whose_squares_float32_does_not_hold(scale):
     w = jax.random.normal(KEY, (X.shape[1], 40))
-    report, scaled = (diagnose(s * w, lambda w, x: x @ w, X, loss_fn=lambda y, _: jnp.mean(y)) for s in (1, scale))
+
+    def apply_fn(w, x):
+        return x @ w
+
+    def loss_fn(output, x):
+        return jnp.mean(output)
+
+    report, scaled = (diagnose(s * w, apply_fn, X, loss_fn=loss_fn) for s in (1, scale))
     np.testing.assert_allclose(scaled.pre_std, scale * report.pre_std, rtol=1e-5)
     np.testing.assert_allclose(scaled.gradient_norm, report.gradient_norm, rtol=1e-5)
     np.testing.assert_allclose(scaled.update_ratio, report.update_ratio / scale, rtol=1e-5)
@@ -457,7 +464,7 @@ def test_modules_with_batch_statistics_and_dropout():
             x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(32)(x)))
             return nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(x))
 
-    variables = Net().init({"params": KEY, "dropout": KEY}, X)
+    variables = jax.jit(Net().init)({"params": KEY, "dropout": KEY}, X)
 
     def apply_fn(variables, x):
         return Net().apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])[0]
