@@ -72,7 +72,14 @@ def test_zero_sizes_give_empty_arrays(shape, method):
 
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    [(jnp.bfloat16, (20, 20)), (jnp.float16, (20, 20)), (jnp.float8_e4m3fn, (20, 20)), (jnp.bfloat16, (50, 4, 4))],
+    [
+        (jnp.bfloat16, (20, 20)),
+        (jnp.float16, (20, 20)),
+        (jnp.float8_e4m3fn, (20, 20)),
+        (jnp.bfloat16, (50, 4, 4)),
+        pytest.param(jnp.float16, (50, 4, 4), marks=pytest.mark.slow),
+        pytest.param(jnp.float8_e4m3fn, (50, 4, 4), marks=pytest.mark.slow),
+    ],
 )
 def test_half_dtypes_are_float32_rounded(dtype, shape):
     half = haar.orthogonal(jax.random.key(0), shape, dtype)
