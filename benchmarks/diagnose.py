@@ -2,7 +2,7 @@
 
 Run time, compile time and peak memory of `diagnose`, with and without the Jacobian, divided by those of a jitted
 `value_and_grad` of the same loss, the floor. Interleaved in one process, float32. Rows are written to
-benchmarks/results/diagnose-<platform>.json. `--quick` measures one model and writes nothing.
+benchmarks/results/diagnose-<hardware>.json. `--quick` measures one model and writes nothing.
 """
 
 import argparse
@@ -10,9 +10,9 @@ import json
 
 import jax
 import jax.numpy as jnp
-from _machine import description
+from _machine import description, results_file
 from _timing import interleaved, median_ratio
-from lsuv import RESULTS, compiled, models
+from lsuv import compiled, models
 from rich.console import Console
 from rich.table import Table
 
@@ -77,8 +77,7 @@ def main():
         table.add_row(name, *(f"{value:.2f}" for value in values))
     Console().print(table)
     if not arguments.quick:
-        path = RESULTS / f"diagnose-{jax.default_backend()}.json"
-        path.write_text(json.dumps({"machine": description(), "rows": rows}, indent=1) + "\n")
+        results_file("diagnose").write_text(json.dumps({"machine": description(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

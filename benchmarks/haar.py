@@ -4,26 +4,23 @@ Run time, compile time and peak memory of one jitted program per shape, float32,
 The floor is a yardstick: the Gaussians that are needed, drawn as fast as this package can and written to memory, and
 one product of as many flops as the reflectors of an N × k frame take, 2Nk² − 2k³/3. It is no strict bound: other
 shapes of products run at other speeds, and large squares have come out a little below it. Rows are written to
-benchmarks/results/haar-<platform>.json, with the load of the machine at that moment.
+benchmarks/results/haar-<hardware>.json, with the load of the machine at that moment.
 """
 
 import argparse
 import json
-import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _machine import description
+from _machine import description, results_file
 from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
 
 from jaxinit import haar
 from jaxinit.haar._pairs import normal_pairs
-
-RESULTS = pathlib.Path(__file__).parent / "results"
 
 SHAPES = {
     "k ≤ 16, batch ≥ 64": [(1000, 8, 8), (1000, 16, 16)],
@@ -166,7 +163,7 @@ def main():
 def save(rows):
     """The rows so far, with what they were measured on."""
     report = {**description(), "rows": rows}
-    (RESULTS / f"haar-{jax.default_backend()}.json").write_text(json.dumps(report, indent=1) + "\n")
+    results_file("haar").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Three tables: (1) run time, compile time and peak memory of the fused method, wi
 divided by those of one plain forward pass of the same model, the floor; (2) the classical algorithm in JAX (jitted
 capture_intermediates, a Python loop over layers) and the `lsuv` package of PyTorch on deep MLPs, with the number of
 forward passes of each; (3) 32 seeds side by side. All float32, interleaved in one process. Rows are written to
-benchmarks/results/lsuv-<platform>.json. `--quick` measures one model and writes nothing.
+benchmarks/results/lsuv-<hardware>.json. `--quick` measures one model and writes nothing.
 """
 
 import argparse
@@ -19,14 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _machine import description
+from _machine import description, results_file
 from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
 
 import jaxinit
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SEEDS = 32
 
 
@@ -299,8 +298,7 @@ def main():
             f"MLP {depth} × 128": against_classical(depth, 128, arguments.seconds) for depth in (10, 50, 100)
         }
         report["seeds"] = {f"MLP {depth} × 128": seeds(depth, 128, arguments.seconds) for depth in (10, 50)}
-        path = RESULTS / f"lsuv-{jax.default_backend()}.json"
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        results_file("lsuv").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import jaxlib
 import rich
 import rich.table
+from _machine import processor
 
 from jaxinit import _random
 
@@ -162,13 +163,6 @@ def save(rows: list[dict[str, Any]]) -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-
-
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def report(rows: list[dict[str, Any]]) -> None:

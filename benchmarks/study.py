@@ -3,21 +3,20 @@
 64 seeds of one start, as the study trains them (programs of the size that it chooses, and one program for all), a
 Python loop over a jitted training run of one seed, and one such run alone; with the peak memory of each program and the
 time that it takes to compile. Drawing and metrics are left out of all of them. Float32, interleaved in one process.
-Rows are written to benchmarks/results/study-<platform>.json. `--quick` measures one model with few steps and writes
+Rows are written to benchmarks/results/study-<hardware>.json. `--quick` measures one model with few steps and writes
 nothing.
 """
 
 import argparse
 import json
 import math
-import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _machine import description
+from _machine import description, results_file
 from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +25,6 @@ from jaxinit._study._programs import Compiler, Inputs
 from jaxinit._study._run import _padded
 from jaxinit._study._train import Training
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SEEDS, SAMPLES, FEATURES, CLASSES, BATCH = 64, 1024, 64, 10, 64
 MODELS = {"MLP 2 × 16": (2, 16), "MLP 4 × 64": (4, 64), "MLP 3 × 256": (3, 256), "MLP 50 × 32": (50, 32)}
 
@@ -170,8 +168,7 @@ def main():
         report["rows"][name] = measured(depth, width, steps, arguments.seconds)
         Console().print(name, report["rows"][name]["loop_over"], style="dim")
     if not arguments.quick:
-        path = RESULTS / f"study-{jax.default_backend()}.json"
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        results_file("study").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
 
 

@@ -2,7 +2,7 @@
 
 Both decide which Gaussian goes where, so they depend on the shape alone: a key gives the same matrix, up to
 rounding, on every platform. The figures are those of `benchmarks/haar.py`, kept in
-`benchmarks/results/haar-cpu.json`.
+`benchmarks/results/haar-cpu-*.json`.
 """
 
 import math
