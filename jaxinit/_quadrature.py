@@ -1,12 +1,14 @@
 """Gaussian means E[f(z)], z ~ N(0, variance), of elementwise functions, to near machine precision.
 
 Gauss-Hermite rules stall at 1e-3 on functions with a kink. Here Gauss-Legendre panels cover twelve
-standard deviations and are halved wherever two rules disagree, so kinks and steps anywhere are resolved.
+standard deviations and are halved wherever two rules disagree, or the polynomial that a rule stands for misses the
+function at an end of the panel, beyond the outermost nodes: so kinks and steps anywhere are resolved.
 """
 
 import functools
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ _REACH = 12.0
 _BATCH = 48
 _ROUNDS = 50
 _TOLERANCE = 1e-13
+# What a step or a kink between an end of a panel and its outermost node may take of the integral.
+_HIDDEN = 1e-10
 # A function with more unresolved places than these is noise, or none of a single variable.
 _MOST_PANELS = 2048
 # Where this share of an integral lies in a panel that cannot be resolved, or at the very end, the integral diverges.
@@ -42,16 +46,17 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
       ValueError: a function is too irregular to integrate.
     """
     pending = list(itertools.pairwise(np.linspace(-_REACH, _REACH, _BATCH // 2 + 1)))
-    whole = _integrate(integrand, pending, variance)
+    whole, _ = _integrate(integrand, pending, variance)
     ends = np.abs(whole[[0, -1]]).max(axis=0)
     total = np.zeros(whole.shape[1])
     for _ in range(_ROUNDS):
         halves = [half for left, right in pending for half in _halve(left, right)]
-        parts = _integrate(integrand, halves, variance)
+        parts, hidden = _integrate(integrand, halves, variance)
         refined = parts[0::2] + parts[1::2]
         scale = np.abs(total + refined.sum(axis=0)) + np.finfo(float).tiny
         # "not <=" keeps NaN out of the unresolved: halving will not mend it.
         unresolved = (np.abs(refined - whole) > _TOLERANCE * scale).any(axis=1)
+        unresolved |= (np.maximum(hidden[0::2], hidden[1::2]) > _HIDDEN * scale).any(axis=1)
         total += refined[~unresolved].sum(axis=0)
         if not unresolved.any():
             return np.where(ends > _DIVERGENT * np.abs(total), np.inf, total)
@@ -69,26 +74,46 @@ def _halve(left: float, right: float) -> tuple[tuple[float, float], tuple[float,
     return (left, middle), (middle, right)
 
 
-def _integrate(integrand: Integrand, panels: list[tuple[float, float]], variance: float) -> np.ndarray:
-    """The integral over each panel, in units of standard deviations: shape (panels, functions)."""
-    nodes, node_weights = _legendre_rule()
-    results = []
+def _integrate(
+    integrand: Integrand, panels: list[tuple[float, float]], variance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The integral over each panel, and a bound of what may hide at its ends: both of shape (panels, functions)."""
+    rule = _legendre_rule()
+    integrals, hidden = [], []
     for start in range(0, len(panels), _BATCH):
         batch = np.array(panels[start : start + _BATCH])
         padded = np.concatenate([batch, np.zeros((_BATCH - len(batch), 2))])
         middle, half = padded.mean(axis=1), (padded[:, 1] - padded[:, 0]) / 2
-        z = middle[:, None] + half[:, None] * nodes
-        weights = half[:, None] * node_weights * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        values = evaluate(integrand, np.sqrt(variance) * z.reshape(-1))
-        products = values.reshape(-1, *z.shape) * weights
-        results.append(products.sum(axis=-1).T[: len(batch)])
-    return np.concatenate(results)
+        z = middle[:, None] + half[:, None] * rule.points
+        density = half[:, None] * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        values = evaluate(integrand, np.sqrt(variance) * z.reshape(-1)).reshape(-1, *z.shape) * density
+        integrals.append((values @ rule.weights).T[: len(batch)])
+        hidden.append(np.abs(values @ rule.misses).max(axis=-1).T[: len(batch)])
+    return np.concatenate(integrals), np.concatenate(hidden)
+
+
+class _Rule(NamedTuple):
+    """Points on [-1, 1], the weights of an integral, and those of what may hide at either end.
+
+    The points are the nodes of Gauss and Legendre, and two as good as at the ends. A step from there to the outermost
+    node is worth no more than its height, which is how far the polynomial through the nodes is off, times the distance.
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+    misses: np.ndarray
 
 
 @functools.cache
-def _legendre_rule() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [-1, 1]; made on first use, which keeps importing the package light."""
-    return np.polynomial.legendre.leggauss(12)
+def _legendre_rule() -> _Rule:
+    """Made on first use, which keeps importing the package light."""
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    ends = np.array([-1.0, 1.0]) * (1 - 1e-9)
+    powers, at_ends = (np.polynomial.legendre.legvander(x, 11) for x in (nodes, ends))
+    through_nodes = np.linalg.solve(powers.T, at_ends.T)
+    distance = 1 - nodes[-1]
+    misses = distance * np.concatenate([through_nodes, -np.eye(2)])
+    return _Rule(np.concatenate([nodes, ends]), np.concatenate([weights, np.zeros(2)]), misses)
 
 
 def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ LLVM's optimizations are off: most of the time of these tests is compiling, and 
 Flags that are given come last and count: XLA_FLAGS=--xla_backend_optimization_level=3 runs what users run.
 """
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -21,6 +22,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
+
+# Programs are many small objects, and looking for cycles among them so often takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True)

@@ -111,6 +111,16 @@ def test_gain_keeps_the_pre_activations_at_unit_variance(activation, key):
         assert abs(float(jnp.mean(z**2)) - 1) < 0.08
 
 
+@pytest.mark.parametrize("place", [0.0, 0.003, 1.004, -1.9961, 0.4979, 2.31])
+def test_steps_and_kinks_anywhere_are_exact(place):
+    """Some of them lie between an end of a panel of the quadrature and its outermost node, where no node tells."""
+    above, density = stats.norm.sf(place), stats.norm.pdf(place)
+    step = jaxinit.gain(lambda x: jnp.where(x > place, 1.0, 0.0))
+    kink = jaxinit.gain(lambda x: jnp.maximum(x - place, 0))
+    np.testing.assert_allclose(step, above**-0.5, rtol=1e-9)
+    np.testing.assert_allclose(kink, ((1 + place**2) * above - place * density) ** -0.5, rtol=1e-9)
+
+
 CRITICAL_TANH = {0.0: 1.0, 2.01e-5: 1.0500, 1e-4: 1.0860, 1e-3: 1.1892, 1e-2: 1.4242, 0.05: 1.7610}
 
 

@@ -7,6 +7,7 @@ E log is below log E. A gain a little above He's, that depends on the width, cen
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +20,18 @@ from jaxinit._checks import check_integer
 from jaxinit._fans import fans
 from jaxinit._gain import elementwise
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._quadrature import Integrand, evaluate, gaussian_means
+from jaxinit._quadrature import evaluate, gaussian_means
 from jaxinit._typing import Array, Axis, DTypeLike
+
+Moments = Callable[[float], np.ndarray]
+"""From a variance q to E[f(√q z)²], E[f'(√q z)²] and E[f'(√q z)⁴]."""
+
+# They are interpolated over log q by polynomials of degree 7 through points an eighth apart: gains are right to
+# some 1e-9.
+_STEP = 1 / 8
+_DEGREE = 7
+# Here f is as good as linear.
+_SMALL_VARIANCE = 1e-9
 
 
 @initializer
@@ -113,12 +124,14 @@ def random_walk_gain(activation: Activation, fan_in: int | float, depth: int) ->
     )
 
 
-def _drift(moments: Integrand, gain_squared: float, fan_in: float, depth: int) -> float:
+def _drift(moments: Moments, gain_squared: float, fan_in: float, depth: int) -> float:
     """The expected change of the log-norm of a gradient over the layers."""
     total, mean_square = 0.0, 1.0
     for layer in range(depth):
         variance = gain_squared * mean_square
-        following, slope_2, slope_4 = map(float, gaussian_means(moments, variance))
+        if not math.isfinite(variance):
+            return math.nan
+        following, slope_2, slope_4 = map(float, moments(variance))
         if slope_2 <= 0:
             return -math.inf
         change = math.log(gain_squared * slope_2) - (3 * slope_4 / slope_2**2 - 1) / (2 * fan_in)
@@ -130,15 +143,40 @@ def _drift(moments: Integrand, gain_squared: float, fan_in: float, depth: int) -
 
 
 @functools.lru_cache(maxsize=64)
-def _moments(activation: Activation) -> Integrand:
+def _moments(activation: Activation) -> Moments:
+    """They serve every width, depth and gain: what is integrated once is kept."""
     function = elementwise(activation)
 
     @jax.jit
-    def moments(x: Array) -> tuple[Array, ...]:
+    def powers(x: Array) -> tuple[Array, ...]:
         value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
         return value**2, slope**2, slope**4
 
+    @functools.cache
+    def at(index: int) -> np.ndarray:
+        return gaussian_means(powers, math.exp(index * _STEP))
+
+    @functools.cache
+    def at_zero() -> float:
+        return float(gaussian_means(powers, 0.0)[0])
+
+    def moments(variance: float) -> np.ndarray:
+        place = math.log(max(variance, _SMALL_VARIANCE)) / _STEP
+        first = math.floor(place) - _DEGREE // 2
+        indices = np.arange(first, first + _DEGREE + 1)
+        found = _lagrange_weights(place - indices) @ np.stack([at(int(index)) for index in indices])
+        if variance < _SMALL_VARIANCE:
+            found[0] = at_zero() + (found[0] - at_zero()) * (variance / _SMALL_VARIANCE)
+        return found
+
     return moments
+
+
+def _lagrange_weights(offsets: np.ndarray) -> np.ndarray:
+    """The share of each value at unit distances in the polynomial through them, at `offsets` from each."""
+    distances = offsets[None, :] - offsets[:, None]  # of node i from node j, for the row i
+    ratios = np.divide(offsets[None, :], distances, out=np.ones_like(distances), where=distances != 0)
+    return ratios.prod(axis=1)
 
 
 @functools.lru_cache(maxsize=64)
