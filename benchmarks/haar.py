@@ -29,7 +29,10 @@ SHAPES = {
     "one square, 256–2048": [(256, 256), (512, 512), (1024, 1024), (2048, 2048)],
     "one tall or wide": [(4096, 512), (512, 4096)],
     "one of 64 or less": [(16, 16), (64, 64)],
+    "24 kernels in one program": [(512, 512)],
 }
+KERNELS = {"24 kernels in one program": 24}
+"""How many matrices the program of a regime draws one by one, as the start of a network does, where not one."""
 QUICK = {"k ≤ 16, batch ≥ 64": [(1000, 16, 16)], "one of 64 or less": [(64, 64)]}
 
 
@@ -57,6 +60,11 @@ def jax_contenders(shape):
         "jax.random": lambda key: jax.random.orthogonal(key, n, tuple(batch), m=m),
         "floor": floor,
     }
+
+
+def repeated(function, count):
+    """A function of a key that calls the given one with so many keys."""
+    return lambda key: [function(k) for k in jax.random.split(key, count)]
 
 
 def other_contenders(shape):
@@ -92,27 +100,29 @@ def other_contenders(shape):
     return contenders
 
 
-def measure(shape, seconds):
-    """One row of figures."""
+def measure(shape, seconds, count=1):
+    """One row of figures, of a program that draws so many matrices or batches of this shape."""
     key = jax.random.key(0)
     compile_seconds, peak, runs = {}, {}, {}
     for name, function in jax_contenders(shape).items():
-        jitted = jax.jit(function)
+        jitted = jax.jit(function if count == 1 else repeated(function, count))
         lowered = jitted.lower(key)
         before = time.perf_counter()
         compiled = lowered.compile()
         compile_seconds[name] = time.perf_counter() - before
         memory = compiled.memory_analysis()
-        output = 4 * float(np.prod(shape))
+        output = 4 * count * float(np.prod(shape))
         peak[name] = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / output
         # As users call it: what `compile` returns goes through Python at each call, for some 50 µs more.
         runs[name] = lambda jitted=jitted: jax.block_until_ready(jitted(key))
-    runs |= other_contenders(shape)
+    for name, function in other_contenders(shape).items():
+        runs[name] = lambda function=function: [function() for _ in range(count)]
     times = interleaved(runs, seconds)
     peers = [name for name in runs if name not in ("jaxinit", "floor")]
     ratios = {name: median_ratio(times["jaxinit"], times[name]) for name in peers}
     return {
         "shape": shape,
+        "count": count,
         "rounds": len(times["jaxinit"]),
         "median_ms": {name: float(np.median(t)) * 1e3 for name, t in times.items()},
         "peer_over_jaxinit": ratios,
@@ -133,7 +143,7 @@ def show(rows):
         times = [f"{row['median_ms'][n]:.2f}" if n in row["median_ms"] else "–" for n in names]
         compiling = row["compile_seconds"]["jaxinit"] / row["compile_seconds"]["jax.nn"]
         table.add_row(
-            " × ".join(map(str, row["shape"])),
+            (f"{row['count']} of " if row["count"] > 1 else "") + " × ".join(map(str, row["shape"])),
             *times,
             f"{row['against_best_peer']:.2f}×",
             f"{row['best_peer_over_floor']:.1f}×",
@@ -152,7 +162,7 @@ def main():
     rows = []
     for regime, members in shapes.items():
         for shape in members:
-            rows.append({"regime": regime, **measure(shape, arguments.seconds)})
+            rows.append({"regime": regime, **measure(shape, arguments.seconds, KERNELS.get(regime, 1))})
             Console().print(shape, f"{rows[-1]['against_best_peer']:.2f}×", style="dim")
             if not arguments.quick:
                 # After every row: a run on a busy machine that is cut short keeps what it has measured.
