@@ -14,7 +14,7 @@ from jaxinit._axes import layout
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, Axis
-from jaxinit.haar._dispatch import panel_width
+from jaxinit.haar._dispatch import fewest_panels_width
 from jaxinit.haar._panels import cut
 from jaxinit.haar._reflectors import frame
 from jaxinit.haar._triangular import matmul
@@ -112,7 +112,7 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
         keep &= scale > 0
 
     panels = []
-    for offset, _, width in cut(rows, columns, panel_width(matrix.shape[:-2], rows, columns)):
+    for offset, _, width in cut(rows, columns, fewest_panels_width(columns)):
         if tall:
             panels.append(jnp.tril(matrix[..., offset:, offset : offset + width]))
         else:

@@ -79,10 +79,20 @@ def _with_orthonormal(units: Iterable[Unit], leaves: Sequence[Any]) -> list[Any]
             orthonormal_or_zero, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes
         )
         views = [part.reshape(axes.shape) for part in parts]
-        matrices = [make(views[0])] if len(group) == 1 else list(jax.lax.map(make, jnp.stack(views)))
+        matrices = [make(views[0])] if len(group) == 1 else _entries(jax.lax.map(make, jnp.stack(views)))
         for unit, part, matrix in zip(group, parts, matrices, strict=True):
             new[unit.leaf] = with_part(new[unit.leaf], unit, matrix.reshape(part.shape))
     return new
+
+
+def _entries(stack: Array) -> list[Array]:
+    """stack[0], stack[1], ...
+
+    Each index goes through memory: with it written into the program, no two of these slices would be alike, and XLA's
+    CPU compiler, which makes code for equal operations once, would take eight milliseconds for each.
+    """
+    places = [jax.lax.optimization_barrier(np.array([i, 0], np.int32)) for i in range(len(stack))]
+    return [jax.lax.dynamic_index_in_dim(stack, place[0], keepdims=False) for place in places]
 
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:
