@@ -17,6 +17,8 @@ DEEP = 30
 """From so many layers on random kernels of any scale lose the signal, and only some schemes keep it."""
 LOST = 30.0
 """A change of scale by so much over all layers."""
+MARGIN = 3.0
+"""So far from lost must gradients be at the best of starts, for one to be named: draws vary."""
 LSUV = "jaxinit.lsuv(params, apply_fn, batch)"
 
 
@@ -35,7 +37,7 @@ def for_size(rows: Sequence[Row]) -> str:
     if any(row.normalized for row in chain):
         return f"{start('auto')} or {LSUV}"
     factor = _factor(chain)
-    if factor < 1 / LOST:
+    if factor < MARGIN / LOST:
         return _another_activation(chain)
     if _length(chain) <= DEEP and factor < LOST:
         return f"{start('auto')} or {LSUV}"

@@ -22,6 +22,8 @@ CUT_OFF = 0.95
 """A share of dead units behind which nothing passes."""
 LARGEST = 1e3
 """Outputs of layers that are usually larger than this, or smaller than one over it, are of the wrong size."""
+UNUSUAL = 30.0
+"""A last output that is larger than this is worth a word; many a scheme makes it small."""
 ALIKE = 0.995
 """A mean cosine between samples at which a layer hardly tells them apart."""
 EQUAL = 1 - 1e-6
@@ -71,21 +73,29 @@ def findings(report: "DiagnoseReport") -> list[Finding]:
 
 
 def praise(report: "DiagnoseReport") -> str:
-    """What to say where nothing is wrong: by how much scales change over all layers."""
-    changes = {"signals": (np.asarray(report.pre_std, float), 1)}
+    """What to say where nothing is wrong: by how much scales change over all layers, and how large the outputs are."""
+    changes = {"signals": (np.asarray(report.pre_std, float), False)}
     gradient = gradient_scale(report)
     if gradient is not None:
-        changes["gradients"] = gradient, -1
+        changes["gradients"] = gradient, True
     said = {}
     members = next(iter(towers(report.rows, chain(report))), np.zeros(0, int))
-    for name, (scale, direction) in changes.items():
-        along = scale[inner(members)][::direction]
-        factor = float(along[-1] / along[0]) if len(along) and along[0] > 0 else 1.0
+    depths = [report.rows[i].depth for i in inner(members)]
+    for name, (scale, backwards) in changes.items():
+        # Fitted, since blocks have layers of several sizes: the first and the last one may be unlike.
+        a_layer = growth(scale, report.rows, np.isin(np.arange(len(report.rows)), members), backwards=backwards)
+        factor = float(a_layer) ** (max(depths, default=0) - min(depths, default=0))
         said[name] = "" if 1 / KEPT <= factor <= KEPT else f"{name} are multiplied by {factor:.2g}"
     if not any(said.values()):
-        return f"{' and '.join(said).capitalize()} keep their size through all layers."
-    changed = ", ".join(words or f"{name} keep their size" for name, words in said.items())
-    return f"No fault was found; from one end of the model to the other {changed}."
+        words = f"{' and '.join(said).capitalize()} keep their size through all layers"
+    else:
+        changed = ", ".join(words or f"{name} keep their size" for name, words in said.items())
+        words = f"No fault was found; from one end of the model to the other {changed}"
+    size = float(np.hypot(report.pre_mean, report.pre_std)[members[-1]]) if len(members) else 1.0
+    if not size > UNUSUAL:
+        return f"{words}."
+    last = report.rows[members[-1]].name
+    return f"{words}. Yet the output of {last} has a size of {size:.1g}: look at the scale of the data, or at {LSUV}."
 
 
 def _broken(report: "DiagnoseReport") -> list[Finding]:

@@ -81,6 +81,19 @@ class TracedActivation:
         """The name of the activation it equals, or the primitives it is made of."""
         return _name(self)
 
+    @functools.cached_property
+    def only_multiplies(self) -> bool:
+        """Whether it is x → c x for some number c."""
+
+        def compare() -> bool:
+            try:
+                values = np.asarray(self(jnp.asarray(_POINTS)), np.float64)
+            except (TypeError, ValueError, NotImplementedError):
+                return False
+            return np.allclose(values, _POINTS * (values[-1] / _POINTS[-1]), rtol=1e-4, atol=0)
+
+        return outside_traces(compare)
+
     def _known_name(self) -> str | None:
         points = jnp.asarray(_POINTS)
         try:

@@ -13,7 +13,7 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._activated import Meeting, meetings
 from jaxinit._layers._analysis import analyse
 from jaxinit._layers._flow import Flow
-from jaxinit._layers._following import following_activation
+from jaxinit._layers._following import TracedActivation, following_activation
 from jaxinit._layers._portions import Structure, structure
 from jaxinit._layers._residual import Membership, Skip, memberships, skips
 from jaxinit._layers._stacks import with_stacks
@@ -153,7 +153,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         stack_axes=axes.stack_axes if axes else None,
         stacked=stacked_size(unit),
         uses=unit.uses,
-        activation=following_activation(traced.analysis, home[site.finish], site.finish.outputs[0]),
+        activation=_activation(traced, unit, home[site.finish]),
         skip=member.skip if member else None,
         position=member.position if member else None,
         branch_length=member.length if member else None,
@@ -163,9 +163,21 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
     )
 
 
+def _activation(traced: Traced, unit: Unit, program: ir.Program) -> TracedActivation | None:
+    site = unit.sites[0]
+    found = following_activation(traced.analysis, program, site.finish.outputs[0])
+    # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
+    if found is not None and {"query", "key"} & set(_roles(traced, unit)) and found.only_multiplies:
+        return None
+    return found
+
+
 def _role(traced: Traced, unit: Unit) -> str | None:
-    portions = traced.structure.weights.get(unit, ())
-    return ", ".join(dict.fromkeys(p.role for p in portions if p.role)) or None
+    return ", ".join(_roles(traced, unit)) or None
+
+
+def _roles(traced: Traced, unit: Unit) -> list[str]:
+    return list(dict.fromkeys(p.role for p in traced.structure.weights.get(unit, ()) if p.role))
 
 
 def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:

@@ -27,7 +27,8 @@ class auto(Scheme):
         \mathrm{Var}(W_\text{last}) = \frac{g^2}{L \, \text{fan\_in}}
 
     with g = E[f(z)²]^{-1/2}, and the second for the last layer of each of L residual branches, so that all branches
-    together add the variance of one. Embeddings have rows of unit variance, biases and offsets are zero, scales one.
+    together add the variance of one. Embeddings have rows of unit variance, or 1 / fan-in where they read out as well;
+    biases and offsets are zero, scales one.
 
     Example:
       >>> import jaxinit.schemes

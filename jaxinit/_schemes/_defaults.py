@@ -8,6 +8,7 @@ from jaxinit._initializers import (
     constant,
     glorot_uniform,
     lecun_normal,
+    normal,
     orthogonal,
     uniform,
     variance_scaling,
@@ -39,6 +40,9 @@ class torch_default(Scheme):
             bound = 1 / math.sqrt(model.hidden_size(piece.cell))
             return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({model.hidden_size(piece.cell)})): its hidden size")
         return Rule(variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))")
+
+    def embedding(self, layer: Layer, model: Model) -> Rule:
+        return Rule(normal(1.0), "N(0, 1), tied or not")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         n = vector.layer.fan_in if vector.layer is not None else None

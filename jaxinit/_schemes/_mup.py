@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._checks import check_choice
-from jaxinit._initializers import scaled, zeros
+from jaxinit._initializers import normal, scaled, zeros
 from jaxinit._layers import Layer
 from jaxinit._layers._trace import trace
 from jaxinit._schemes._auto import auto
@@ -107,6 +107,9 @@ class mup(auto):
             return Rule(scaled(init, grown_in**-0.5), f"{reason}; output weight: std / {grown_in:g}")
         kind = "hidden" if grown_in != 1 else "input"
         return Rule(init, f"{reason}; {kind} weight")
+
+    def embedding(self, layer: Layer, model: Model) -> Rule:
+        return Rule(normal(1.0), "rows of unit variance at every width")
 
     def learning_rates(
         self, params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any, *, optimizer: str = "adam"

@@ -117,6 +117,11 @@ class Model:
         site = next(unit.sites[0] for other, unit in self.layers if other is layer)
         return is_concatenated_relu(self.traced.analysis, site.finish.outputs[0])
 
+    def readout_fan_in(self, layer: Layer) -> int | float | None:
+        """For a lookup table that is a layer's weight as well, as tied embeddings are: the fan-in of that layer."""
+        sites = next(unit.sites for other, unit in self.layers if other is layer)
+        return next((site.geometry.fan_in for site in sites if site.geometry.kind != "embed"), None)
+
     def is_gated(self, cell: int) -> bool:
         """Whether a recurrent cell has a forget gate and an input gate, as an LSTM has."""
         found = self.traced.structure.cells[cell]

@@ -55,6 +55,9 @@ class Scheme:
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
         """The rule for a lookup table."""
+        fan_in = model.readout_fan_in(layer)
+        if fan_in is not None:
+            return Rule(normal(fan_in**-0.5), "reads out as well: variance 1 / fan-in of that layer")
         return Rule(normal(1.0), "rows of unit variance")
 
     def gain(self, layer: Layer, model: Model) -> Rule:
