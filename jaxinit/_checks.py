@@ -118,12 +118,28 @@ def check_initializer(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an initializer such as jaxinit.he_normal(), got {shown(value)}{remedy}")
 
 
+def check_no_module(caller: str, value: Any, name: str) -> None:
+    """A Flax module is none of the arguments of functions of (params, apply_fn, batch).
+
+    Raises:
+      TypeError: it is one, where parameters belong.
+    """
+    for library, remedy in (
+        ("flax.linen", "pass (params, module.apply, batch), or see jaxinit.linen for functions that take the module"),
+        ("flax.nnx", "see jaxinit.nnx for functions that take the model itself, or nnx.split it"),
+    ):
+        kind = type(value)
+        if any(base.__name__ == "Module" and base.__module__.startswith(library) for base in kind.__mro__):
+            raise TypeError(f"{caller} needs {name}, got a {kind.__name__} module; {remedy}")
+
+
 def check_values(caller: str, tree: Any, name: str) -> None:
     """Accept a pytree of arrays and numbers.
 
     Raises:
       TypeError: a leaf is a shape without values, or something else.
     """
+    check_no_module(caller, tree, name)
     for at, leaf in _named_leaves(tree, name):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(

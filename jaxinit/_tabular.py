@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 
+def add_path_column(table: Any, title: str) -> None:
+    """A column of a rich table for paths: what does not fit goes on below, since their ends tell them apart."""
+    table.add_column(title, overflow="fold", min_width=16)
+
+
 class Tabular(abc.ABC):
     """A report that shows itself as a table and lines below it."""
 

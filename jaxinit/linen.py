@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from jaxinit import _diagnose, _layers, _lsuv, _schemes
@@ -54,6 +55,13 @@ def _split(
         )
     mutable = tuple(mutable) if isinstance(mutable, list) else mutable
     others = {name: collection for name, collection in variables.items() if name != "params"}
+    for name, collection in others.items():
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(collection)):
+            raise ValueError(
+                f"the collection {name!r} holds shapes, but collections beside 'params' are constants here and need "
+                f"values: take them from module.init, or leave {name!r} out and name it in `mutable`, so that the "
+                "module makes them"
+            )
     return {"params": variables["params"]}, _Apply(
         module, mutable, tuple(sorted((kwargs or {}).items())), rngs or None, others or None
     )
@@ -72,7 +80,7 @@ def trace_layers(
 
     Args:
       module: a Linen module.
-      variables: its variables, arrays or shapes (`jax.eval_shape(module.init, key, batch)`).
+      variables: its variables; of the parameters, shapes are enough (`jax.eval_shape(module.init, key, batch)`).
       batch: the module's first argument.
       rngs: random keys by name, as for `module.apply`.
       mutable: collections that the call changes, as for `module.apply`; the changes are thrown away.
@@ -83,7 +91,7 @@ def trace_layers(
 
     Raises:
       TypeError: `module` is no Linen module.
-      ValueError: there is no collection "params".
+      ValueError: there is no collection "params", or another one holds shapes.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -163,8 +171,8 @@ def initialize(
     Args:
       key: a JAX key.
       module: a Linen module.
-      variables: its variables, or the shapes of its parameters (`jax.eval_shape(module.init, key, batch)`); collections
-        other than weights come back as they are.
+      variables: its variables; of the parameters, shapes are enough (`jax.eval_shape(module.init, key, batch)`).
+        Collections other than weights come back as they are.
       batch: the module's first argument, arrays or shapes.
       scheme: a name or a value of `jaxinit.schemes`.
       rngs, mutable, kwargs: as for `lsuv`.

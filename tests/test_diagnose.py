@@ -431,6 +431,22 @@ def test_what_is_not_finite_zero_or_missing_is_said():
         diagnose(params, relu_net, x, loss_fn=lambda output, batch: output)
 
 
+def test_large_outputs_are_worth_a_word_and_blocks_of_unlike_layers_are_none():
+    x = jax.random.normal(KEY, (64, 32))
+    verdict = diagnose(he_net(KEY, depth=2), relu_net, 100 * x, lanczos_steps=0).verdict
+    assert "the output of 1 has a size of 1e+02: look at the scale of the data" in verdict
+
+    def blocks(params, x):
+        for up, down in params:
+            x = x + jax.nn.relu(x @ up) @ down
+        return x
+
+    keys = jax.random.split(KEY, 3)
+    params = [tuple(factor * w for factor, w in zip((1, 0.01), he_net(k, depth=2), strict=True)) for k in keys]
+    verdict = diagnose(params, blocks, x, lanczos_steps=0).verdict
+    assert verdict == "Signals and gradients keep their size through all layers."
+
+
 def test_one_sample_and_one_number_are_enough_and_no_sample_is_not():
     w = jnp.arange(8.0)
     assert diagnose(w, lambda w, x: x @ w, jnp.ones(8)).healthy

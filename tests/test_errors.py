@@ -221,6 +221,7 @@ def scaled_to(**options):
     return lambda: jaxinit.lsuv(PARAMS, apply_fn, X, **options)
 
 
+LINEAR = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 WHOLE_MODELS = [
     (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from patterns.*he_normal'>"),
     (initialized(overrides=jaxinit.he_normal()), TypeError, r"such as {'\*kernel': .*, got he_normal\(\)"),
@@ -271,6 +272,15 @@ WHOLE_MODELS = [
     (lambda: jaxinit.lsuv(SHAPES, apply_fn, X), TypeError, r"params/b is a ShapeDtypeStruct.*jax.jit\(...\).lower"),
     (lambda: jaxinit.diagnose(PARAMS, apply_fn, X, loss_fn=lambda y: 0.0), TypeError, r"of \(output, batch\), got <l"),
     (lambda: jaxinit.lsuv(apply_fn, PARAMS, X), TypeError, r"lsuv\(params, apply_fn, batch\) needs params made of arr"),
+    (lambda: jaxinit.lsuv(nn.Dense(4), PARAMS, X), TypeError, "needs params, got a Dense module.*see jaxinit.linen"),
+    (lambda: jaxinit.diagnose(LINEAR, X, X), TypeError, "needs params, got a Linear module; see jaxinit.nnx"),
+    (lambda: jaxinit.trace_layers(nn.Dense(4), apply_fn, X), TypeError, "needs arrays as params, got a Dense module"),
+    (lambda: jaxinit.recommend(nn.Dense(4)), TypeError, "needs params or an activation, got a Dense module"),
+    (
+        lambda: jaxinit.linen.initialize(KEY, nn.Dense(4), PARAMS | {"params": {}, "batch_stats": SHAPES}, X),
+        ValueError,
+        "the collection 'batch_stats' holds shapes.*name it in `mutable`",
+    ),
     (
         lambda: jaxinit.linen.initialize(KEY, nn.Dense(4), X, PARAMS),
         ValueError,
@@ -297,7 +307,6 @@ PROGRAMS = {
     "trace_layers": jaxinit.trace_layers,
     "initialize": lambda *arguments: jaxinit.initialize(KEY, *arguments),
 }
-LINEAR = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("read", PROGRAMS.values(), ids=PROGRAMS)

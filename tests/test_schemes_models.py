@@ -45,6 +45,53 @@ def test_t_fixup_scales_values_outputs_and_feed_forward_weights_by_depth(stacked
     assert std(new["embed"]) == pytest.approx(64**-0.5 * 27**-0.25, rel=0.1)
 
 
+@pytest.mark.parametrize("scheme", ["auto", "random_walk", "orthogonal_critical"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_no_gain_makes_up_for_what_attention_divides_its_queries_by(scheme, by_hand):
+    """Scores of unit size are what the division is for: of a variance of one, not of the size of a head, 16."""
+    x = jax.random.normal(KEY, (2, 5, 64))
+
+    def attend(p, x):
+        q, k, v = ((x @ p[name]).reshape(2, 5, 4, 16) for name in "qkv")
+        scores = jax.nn.softmax(jnp.einsum("bihd,bjhd->bhij", 0.25 * q, k))
+        return jnp.einsum("bhij,bjhd->bihd", scores, v).reshape(2, 5, 64) @ p["o"]
+
+    if by_hand:
+        query = drawn({name: struct(64, 64) for name in "qkvo"}, attend, x, scheme)["q"]
+    else:
+        module = nn.MultiHeadDotProductAttention(4)
+        query = drawn(jax.eval_shape(module.init, KEY, x), module.apply, x, scheme)["params"]["query"]["kernel"]
+    assert 64 * float(jnp.var(query)) == pytest.approx(1, rel=0.12)  # 4,096 numbers: five standard errors
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("auto", 1), ("sparse", 1), ("random_walk", 1), ("torch_default", 8)])
+def test_a_table_that_reads_out_as_well_is_drawn_for_the_readout(scheme, size):
+    """Logits of unit size; PyTorch gives its own standard normal table, and logits of the root of the width."""
+
+    def tied(p, tokens):
+        x = p["table"][tokens]
+        x = x + jax.nn.relu(x @ p["up"]) @ p["down"]
+        x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
+        return x @ p["table"].T
+
+    shapes = {"table": struct(300, 64), "up": struct(64, 64), "down": struct(64, 64)}
+    tokens = jnp.arange(64) * 4
+    new = drawn(shapes, tied, tokens, scheme)
+    assert std(tied(new, tokens)) == pytest.approx(size, rel=0.25)
+
+
+def test_running_means_of_a_collection_among_the_parameters_stay_zero():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=True)(nn.Dense(8)(x))
+
+    net, x = Net(), jnp.ones((4, 3))
+    statistics = drawn(jax.eval_shape(net.init, KEY, x), net.apply, x, "torch_default")["batch_stats"]["BatchNorm_0"]
+    assert not statistics["mean"].any()
+    assert (statistics["var"] == 1).all()
+
+
 def fused(d=64):
     def apply_fn(p, x):
         q, k, v = (z.reshape(2, 5, 4, d // 4) for z in jnp.split(x @ p["qkv"], 3, axis=-1))

@@ -12,7 +12,7 @@ from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._verdict import chain, findings, gradient_scale, praise
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 COLUMNS = (
@@ -174,7 +174,7 @@ class DiagnoseReport(Tabular):
 
         middle = self._median()
         table = Table(title=f"{len(self.rows)} layers" + ("" if middle is self else ", medians over seeds"))
-        table.add_column("layer")
+        add_path_column(table, "layer")
         table.add_column("activation")
         shown = [(name, title) for name, title in zip(COLUMNS, _TITLES, strict=True) if getattr(self, name) is not None]
         for _, title in shown:
@@ -217,7 +217,7 @@ class Summary(Tabular):
         from rich.table import Table
 
         table = Table(title=f"mean ± half of the {self.confidence:.0%} interval")
-        table.add_column("layer")
+        add_path_column(table, "layer")
         for name, title in zip(COLUMNS, _TITLES, strict=True):
             if name in self.means:
                 table.add_column(title, justify="right")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxinit._layers._following import TracedActivation
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,6 @@ def _table(layers: Layers) -> Any:
 
     table = Table(title=f"{len(layers)} layers in execution order")
     columns = (
-        "layer",
         "kind",
         "shape",
         "fan-in",
@@ -145,8 +144,9 @@ def _table(layers: Layers) -> Any:
         "skip",
         "role",
     )
+    add_path_column(table, "layer")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("layer", "kind", "activation", "role") else "right")
+        table.add_column(column, justify="left" if column in ("kind", "activation", "role") else "right")
     for layer in layers:
         table.add_row(
             layer.name + (" *" if layer.note else ""),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._calls import calling
+from jaxinit._checks import check_no_module
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._activated import Meeting, meetings
 from jaxinit._layers._analysis import analyse
@@ -53,6 +54,7 @@ class Traced:
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
     """Traces and analyses `apply_fn(params, batch)`."""
+    check_no_module("a function of (params, apply_fn, batch)", params, "arrays as params")
     _check_apply_fn(apply_fn)
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)

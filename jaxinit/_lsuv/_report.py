@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE, ZERO
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 MEANINGS = {
@@ -78,7 +78,7 @@ class LsuvReport(Tabular):
         from rich.table import Table
 
         table = Table(title="LSUV: standard deviation of each layer's output")
-        table.add_column("layer")
+        add_path_column(table, "layer")
         for column in ("before", "after", "target", "scale", "attempts"):
             table.add_column(column, justify="right")
         table.add_column("remarks")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxinit._layers._jaxpr import is_traced
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 
@@ -50,7 +50,7 @@ class RbmReport(Tabular):
         from rich.table import Table
 
         table = Table(title="restricted Boltzmann machines: mean squared reconstruction error")
-        table.add_column("layer")
+        add_path_column(table, "layer")
         for column in ("visible", "hidden", "before", "after"):
             table.add_column(column, justify="right")
         for i, (path, (visible, hidden)) in enumerate(zip(self.paths, self.sizes, strict=True)):

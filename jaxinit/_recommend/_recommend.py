@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._activations import NAMES, Activation, activation_function, canonical_activation
-from jaxinit._checks import check_choice, check_flag, check_number
+from jaxinit._checks import check_choice, check_flag, check_no_module, check_number
 from jaxinit._critical import critical
 from jaxinit._gain import gain
 from jaxinit._initializers import (
@@ -144,6 +144,7 @@ def recommend(
       >>> jaxinit.recommend(architecture="transformer", normalized=False).start
       t_fixup()
     """
+    check_no_module("recommend(params, apply_fn, batch)", activation, "params or an activation")
     if callable(architecture) or _is_tree(activation):
         if not callable(architecture) or depth is None:
             raise TypeError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxinit._layers._trace import layers_of, trace
 from jaxinit._lsuv import measure
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 
@@ -43,7 +43,7 @@ class CoordinateReport(Tabular):
         from rich.table import Table
 
         table = Table(title=f"std of pre-activations after {self.stds.shape[1] - 1} steps")
-        table.add_column("layer")
+        add_path_column(table, "layer")
         for width in self.widths:
             table.add_column(f"width {width}", justify="right")
         table.add_column("slope", justify="right")

@@ -20,7 +20,7 @@ from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
 from jaxinit._schemes._scheme import Rule, Scheme, as_scheme
-from jaxinit._tabular import Tabular
+from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 
@@ -54,7 +54,8 @@ class InitializeReport(Tabular):
         from rich.table import Table
 
         table = Table(title=f"initialized by {self.scheme}")
-        for column in ("leaf", "role", "shape", "drawn from", "why"):
+        add_path_column(table, "leaf")
+        for column in ("role", "shape", "drawn from", "why"):
             table.add_column(column)
         for row in self.rows:
             table.add_row(row.path, row.role, "×".join(map(str, row.shape)) or "–", row.init, row.reason)

@@ -197,6 +197,8 @@ def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int
     for layer, unit in layers:
         for site in unit.sites:
             for bias in site.biases:
+                if bias.equation.primitive is ir.sub_p:  # a running mean that is taken off
+                    continue
                 for part in analysis.of(bias.value).parts:
                     biases |= {leaf: layer for leaf in part.degrees if leaf not in biases}
     structure = traced.structure
