@@ -74,17 +74,14 @@ def findings(report: "DiagnoseReport") -> list[Finding]:
 
 def praise(report: "DiagnoseReport") -> str:
     """What to say where nothing is wrong: by how much scales change over all layers, and how large the outputs are."""
-    changes = {"signals": (np.asarray(report.pre_std, float), False)}
+    changes = {"signals": (np.asarray(report.pre_std, float), 1)}
     gradient = gradient_scale(report)
     if gradient is not None:
-        changes["gradients"] = gradient, True
+        changes["gradients"] = gradient, -1
     said = {}
     members = next(iter(towers(report.rows, chain(report))), np.zeros(0, int))
-    depths = [report.rows[i].depth for i in inner(members)]
-    for name, (scale, backwards) in changes.items():
-        # Fitted, since blocks have layers of several sizes: the first and the last one may be unlike.
-        a_layer = growth(scale, report.rows, np.isin(np.arange(len(report.rows)), members), backwards=backwards)
-        factor = float(a_layer) ** (max(depths, default=0) - min(depths, default=0))
+    for name, (scale, direction) in changes.items():
+        factor = _change(scale, report.rows, inner(members)) ** direction
         said[name] = "" if 1 / KEPT <= factor <= KEPT else f"{name} are multiplied by {factor:.2g}"
     if not any(said.values()):
         words = f"{' and '.join(said).capitalize()} keep their size through all layers"
@@ -96,6 +93,25 @@ def praise(report: "DiagnoseReport") -> str:
         return f"{words}."
     last = report.rows[members[-1]].name
     return f"{words}. Yet the output of {last} has a size of {size:.1g}: look at the scale of the data, or at {LSUV}."
+
+
+def _change(scale: np.ndarray, rows: Sequence[Row], members: np.ndarray) -> float:
+    """By what factor a scale changes from the first of these rows to the last, as rows that are alike tell."""
+    alike: dict[object, list[int]] = {(): list(members)}
+    for i in members:
+        row = rows[i]
+        alike.setdefault((row.kind, row.activation, row.residual, row.role, row.normalized), []).append(i)
+    ends = {
+        kind: (same[0], same[-1]) for kind, same in alike.items() if same and rows[same[0]].depth < rows[same[-1]].depth
+    }
+    held = {kind: (i, j) for kind, (i, j) in ends.items() if min(scale[i], scale[j]) > 0}
+    whole = held.pop((), None)
+    if whole is None:
+        return 1.0
+    chosen = held.values() or [whole]
+    rise = sum(np.log(scale[j] / scale[i]) for i, j in chosen)
+    run = sum(rows[j].depth - rows[i].depth for i, j in chosen)
+    return float(np.exp(rise / run * (rows[whole[1]].depth - rows[whole[0]].depth)))
 
 
 def _broken(report: "DiagnoseReport") -> list[Finding]:
