@@ -162,7 +162,8 @@ class _Drawing:
         """A new leaf for an old one, or for its shape."""
         path, shape, dtype = self.model.traced.paths[index], tuple(jnp.shape(old)), jnp.result_type(old)
         if index in self.weights:
-            new = jnp.zeros(shape, dtype)
+            rest = self.model.vectors.get(index)
+            new = jnp.zeros(shape, dtype) if rest is None else self._vector(index, rest, dtype)
             for layer, unit, pieces in self.weights[index]:
                 new = with_part(new, unit, self._weight(path, layer, pieces, dtype))
             return new

@@ -69,7 +69,7 @@ class Model:
       traced: the program.
       layers: the layers in execution order, with their units.
       pieces: the matrices that are drawn, layer by layer.
-      vectors: index of a leaf → its role, for leaves that are no layer's weight.
+      vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
     """
 
     traced: Traced
@@ -192,7 +192,9 @@ def matrix_fan_in(layer: Layer) -> int:
 
 def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int, Vector]:
     analysis = traced.analysis
-    weights = {unit.leaf for unit in analysis.units}
+    covered: dict[int, set[tuple[tuple[int, int], ...]]] = {}
+    for unit in analysis.units:
+        covered.setdefault(unit.leaf, set()).add(unit.region)
     biases: dict[int, Layer | None] = {}
     for layer, unit in layers:
         for site in unit.sites:
@@ -212,7 +214,10 @@ def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int
     for leaf, path in enumerate(traced.paths):
         array = traced.leaves[leaf]
         shape = tuple(jnp.shape(array))
-        if leaf in weights or not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
+        of_layers = sum(math.prod(stop - start for start, stop in region) for region in covered.get(leaf, ()))
+        if (leaf in covered and of_layers >= math.prod(shape)) or not jnp.issubdtype(
+            jnp.result_type(array), jnp.inexact
+        ):
             continue
         if leaf in biases:
             vectors[leaf] = Vector(path, shape, "bias", biases[leaf], cells.get(leaf))
