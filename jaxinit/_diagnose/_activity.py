@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._diagnose._curves import FLAT, curve
-from jaxinit._diagnose._sizes import mean_and_std, real, size_of
+from jaxinit._diagnose._sizes import divisor, real, spread, totals
 from jaxinit._layers._activated import Meeting
 from jaxinit._typing import Array
 
@@ -57,31 +57,36 @@ def no_activity() -> Activity:
 def activity(meeting: Meeting, value: Array) -> Activity:
     """What is measured at one meeting."""
     z = real(lax.stop_gradient(meeting.of(value)))
-    known = curve(meeting.activation)
+    known, samples = curve(meeting.activation), meeting.samples
+    dead, saturated = jnp.zeros(()), jnp.zeros(())
     if known is None:
-        post, dead, saturated = z, jnp.zeros(()), jnp.zeros(())
+        post = z
+        mean, size = totals([z / z.size, jnp.abs(z) / z.size], samples)
     else:
         # Without the barrier the compiler repeats the activation in each of the statistics.
         post, slope = lax.optimization_barrier(jax.jvp(known.activation, (z,), (jnp.ones_like(z),)))  # type: ignore[no-untyped-call]
         slope = jnp.abs(slope)
-        dead = jnp.mean(jnp.sum(slope, meeting.samples) == 0, dtype=jnp.float32)
-        saturated = jnp.mean(slope < FLAT * known.steepest, dtype=jnp.float32)
-    values = (*mean_and_std(post), dead, saturated, *_between_samples(post, meeting.samples, meeting.features))
+        idle = (jnp.sum(slope, samples, keepdims=True) == 0).astype(z.dtype)
+        flat = (slope < FLAT * known.steepest).astype(z.dtype)
+        shares = (x / z.size for x in (post, jnp.abs(post), jnp.broadcast_to(idle, z.shape), flat))
+        mean, size, dead, saturated = totals(list(shares), samples)
+    std = spread(post, mean, size, samples)
+    values = (mean, std, dead, saturated, *_between_samples(post, divisor(size), samples, meeting.features))
     weight = float(z.size)
     return Activity(jnp.float32(weight), *(weight * x.astype(jnp.float32) for x in values))
 
 
-def _between_samples(x: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:
+def _between_samples(x: Array, size: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:
     """The mean cosine between pairs of some of the samples, and the participation ratio of their Gram matrix."""
     vectors = jnp.transpose(x, samples + features)
     vectors = vectors.reshape(math.prod(x.shape[d] for d in samples), math.prod(x.shape[d] for d in features))
     step = max(len(vectors) // VECTORS, 1)
-    some = vectors[::step][:VECTORS]
-    some = some / size_of(some, (0, 1))
+    some = vectors[::step][:VECTORS] / size
     gram = some @ some.T
-    norms = jnp.sqrt(jnp.diag(gram))
+    squares = jnp.sum(some * some, 1)
+    norms = jnp.sqrt(squares)
     cosines = gram / jnp.maximum(norms[:, None] * norms, 1e-30)
+    by_sample = [jnp.sum(cosines, 0), jnp.sum(gram**2, 0), squares, (squares > 0).astype(squares.dtype)]
+    all_cosines, square_sum, trace, own = totals(by_sample, ())
     pairs = max(len(some) * (len(some) - 1), 1)
-    similarity = (jnp.sum(cosines) - jnp.sum(jnp.diag(cosines))) / pairs
-    rank = jnp.trace(gram) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-30)
-    return similarity, rank
+    return (all_cosines - own) / pairs, trace**2 / jnp.maximum(square_sum, 1e-30)

@@ -6,6 +6,9 @@ from jax import lax
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._typing import Array
 
+_MOST = 4096
+"""So many numbers are added one after another without loss."""
+
 
 def real(x: Array) -> Array:
     """Real numbers of the size of x, in a precision to compute statistics in."""
@@ -20,16 +23,42 @@ def rms(x: Array, axes: tuple[int, ...]) -> Array:
     return (jnp.squeeze(scale, axes) * jnp.sqrt(jnp.mean((x * (1 / scale)) ** 2, axes))).astype(jnp.float32)
 
 
-def mean_and_std(x: Array) -> tuple[Array, Array]:
-    """Over all elements."""
-    mean = jnp.mean(x)
-    return mean.astype(jnp.float32), rms(x - mean, tuple(range(x.ndim)))
+def mean_and_std(x: Array, first: tuple[int, ...] | None = None) -> tuple[Array, Array]:
+    """Over all elements, along these axes first; by default along all but the last."""
+    mean, size = totals([x / x.size, jnp.abs(x) / x.size], first)
+    return mean.astype(jnp.float32), spread(x, mean, size, first)
+
+
+def spread(x: Array, mean: Array, size: Array, first: tuple[int, ...] | None = None) -> Array:
+    """The standard deviation, given the mean, and the mean of |x| to divide by."""
+    scale = divisor(size)
+    (squares,) = totals([((x - mean) * (1 / scale)) ** 2 / x.size], first)
+    return (scale * jnp.sqrt(squares)).astype(jnp.float32)
+
+
+def totals(arrays: list[Array], first: tuple[int, ...] | None = None) -> list[Array]:
+    """The sums over all elements of arrays of one shape, along these axes first; by default along all but the last.
+
+    Few operations, since each takes its time to compile: the second sums of all arrays are one reduction.
+    """
+    if first is None:
+        first = tuple(range(arrays[0].ndim - 1))
+    along = [jnp.sum(x, first) for x in arrays] if first else arrays
+    if len(along) == 1 or along[0].size > _MOST:
+        return [jnp.sum(x) for x in along]
+    zeros = [jnp.zeros((), x.dtype) for x in along]
+    axes = tuple(range(along[0].ndim))
+    return list(lax.reduce(along, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes))
 
 
 def size_of(x: Array, axes: tuple[int, ...]) -> Array:
     """Something of the size of x to divide by, also where x is zero, infinite, or its reciprocal is."""
-    peak = jnp.max(jnp.abs(x), axes, initial=0, keepdims=True)
-    return jnp.where((peak > 0) & jnp.isfinite(peak), jnp.maximum(peak, 1e-37), 1)
+    return divisor(jnp.max(jnp.abs(x), axes, initial=0, keepdims=True))
+
+
+def divisor(size: Array) -> Array:
+    """A size to divide by, or 1 where it is zero or infinite."""
+    return jnp.where((size > 0) & jnp.isfinite(size), jnp.maximum(size, 1e-37), 1)
 
 
 def _some(x: Array, axes: tuple[int, ...]) -> Array:
