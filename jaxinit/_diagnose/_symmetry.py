@@ -31,20 +31,28 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
         return None
     x = _some(part_of(leaf, unit).reshape(axes.shape), axes)
     rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
-    peak = jnp.max(jnp.abs(x), rest)
     order = sorted(unit.stack, key=lambda f: (f.axis, -f.stride))
     turned = [order.index(f) for f in unit.stack]
 
-    def over(along: Sequence[int]) -> Array:
-        if all(x.shape[d] == 1 for d in along):
-            return jnp.ones(peak.size)
+    def off_first(along: Sequence[int]) -> Array:
         first = x
         for axis in along:
             first = lax.slice_in_dim(first, 0, 1, axis=axis)
-        found = jnp.max(jnp.abs(x - first), rest) / jnp.where(peak > 0, peak, 1)
-        return jnp.transpose(found, turned).reshape(-1).astype(jnp.float32)
+        return jnp.abs(x - first)
 
-    return over(axes.out_axes), over(axes.in_axes)
+    def largest(a: list[Array], b: list[Array]) -> list[Array]:
+        return [jnp.maximum(x, y) for x, y in zip(a, b, strict=True)]
+
+    # In one reduction, since each takes its time to compile.
+    compared = [jnp.abs(x), off_first(axes.out_axes), off_first(axes.in_axes)]
+    peak, *found = lax.reduce(compared, [jnp.zeros((), y.dtype) for y in compared], largest, rest)
+
+    def of_size(found: Array, along: Sequence[int]) -> Array:
+        if all(x.shape[d] == 1 for d in along):
+            return jnp.ones(peak.size)
+        return jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned).reshape(-1).astype(jnp.float32)
+
+    return of_size(found[0], axes.out_axes), of_size(found[1], axes.in_axes)
 
 
 def _some(x: Array, axes: View) -> Array:
