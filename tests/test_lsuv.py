@@ -178,6 +178,27 @@ def test_all_biases_of_a_layer_count(method):
     np.testing.assert_array_equal(centred["third"], params["third"])
 
 
+@pytest.mark.parametrize(
+    ("shape", "table", "layer"),
+    [
+        ((12, 40), (5, 40), lambda p, x: (x @ p["w"])[:, None]),
+        ((12, 40), (64, 5, 1), lambda p, x: x[:, None] @ p["w"] + p["b"]),
+        ((12, 1), (7,), lambda p, x: x @ p["w"]),
+    ],
+    ids=["positions", "positions of samples", "one output"],
+)
+def test_a_table_to_each_row_of_which_an_output_is_added_is_no_bias(shape, table, layer):
+    params = {"w": jax.random.normal(KEYS[0], shape), "b": jnp.ones(shape[1]), "table": jnp.ones(table)}
+
+    def apply_fn(p, x):
+        return layer(p, x) + p["table"]
+
+    new, report = jax.jit(lambda p: lsuv(p, apply_fn, VECTORS, return_report=True))(params)
+    assert float(jnp.std(VECTORS @ new["w"])) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_array_equal(new["table"], params["table"])
+    assert report.problems() == {}
+
+
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
     new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)
