@@ -438,3 +438,48 @@ def test_a_stack_of_weights_may_be_walked_along_in_python():
     layers = trace_layers(struct(3, 8, 8), apply_fn, struct(4, 8))
     assert [layer.region[0] for layer in layers] == [(0, 1), (1, 2), (2, 3)]
     assert all(layer.fan_in == 8 and layer.activation.name == "tanh" for layer in layers)
+
+
+@pytest.mark.parametrize("hand_on", [lax.optimization_barrier, jax.device_put], ids=["barrier", "device_put"])
+def test_what_hands_on_several_values_as_they_are_mixes_none(hand_on):
+    def apply_fn(p, x):
+        p, x = hand_on((p, x))
+        return jnp.tanh(x @ p["a"]) @ p["b"]
+
+    params = {"a": struct(12, 16), "b": struct(16, 4), "c": struct(4)}
+    layers = trace_layers(params, apply_fn, struct(8, 12))
+    assert [(layer.path, layer.uses, layer.shape) for layer in layers] == [("a", 1, (12, 16)), ("b", 1, (16, 4))]
+    assert layers.unused == ("c",)
+    params = {"a": jnp.ones((12, 16)), "b": jnp.eye(16, 4), "c": jnp.ones(4)}
+    x = jax.random.normal(jax.random.key(0), (64, 12))
+    new, report = jaxinit.lsuv(params, jax.jit(apply_fn), x, return_report=True)
+    assert report.problems() == {}
+    assert float(jnp.std(apply_fn(new, x))) == pytest.approx(1, abs=1e-3)
+
+
+@jax.custom_vjp
+def straight_through(x, w):
+    return jnp.round(4 * jnp.tanh(x)) / 4, jnp.sum(w**2)
+
+
+straight_through.defvjp(
+    lambda x, w: (straight_through(x, w), x), lambda x, g: (g[0] * (1 - jnp.tanh(x) ** 2), jnp.zeros((8, 8)))
+)
+
+
+def test_of_a_function_with_its_own_derivative_an_output_may_be_unused():
+    def log_determinant(w, x):
+        return x @ w, jnp.linalg.slogdet(w)[1]
+
+    assert [layer.path for layer in trace_layers(struct(8, 8), log_determinant, struct(4, 8))] == [""]
+
+    def rounded(p, x):
+        # The matrix is an argument of the function alone: without it, the function could not be called.
+        return straight_through(x @ p["first"], p["other"].T)[0] @ p["second"]
+
+    params = {name: 0.4 * jnp.eye(8) for name in ("first", "other", "second")}
+    layers = trace_layers(params, rounded, struct(4, 8))
+    assert [layer.path for layer in layers] == ["first", "second"]
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    report = jaxinit.diagnose(params, rounded, x)
+    assert float(report.gradient_norm[0]) > 0  # that of the rounding itself would be zero

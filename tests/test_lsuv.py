@@ -178,6 +178,27 @@ def test_all_biases_of_a_layer_count(method):
     np.testing.assert_array_equal(centred["third"], params["third"])
 
 
+@pytest.mark.parametrize(
+    ("shape", "table", "layer"),
+    [
+        ((12, 40), (5, 40), lambda p, x: (x @ p["w"])[:, None]),
+        ((12, 40), (64, 5, 1), lambda p, x: x[:, None] @ p["w"] + p["b"]),
+        ((12, 1), (7,), lambda p, x: x @ p["w"]),
+    ],
+    ids=["positions", "positions of samples", "one output"],
+)
+def test_a_table_to_each_row_of_which_an_output_is_added_is_no_bias(shape, table, layer):
+    params = {"w": jax.random.normal(KEYS[0], shape), "b": jnp.ones(shape[1]), "table": jnp.ones(table)}
+
+    def apply_fn(p, x):
+        return layer(p, x) + p["table"]
+
+    new, report = jax.jit(lambda p: lsuv(p, apply_fn, VECTORS, return_report=True))(params)
+    assert float(jnp.std(VECTORS @ new["w"])) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_array_equal(new["table"], params["table"])
+    assert report.problems() == {}
+
+
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
     new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)
@@ -356,6 +377,71 @@ def test_a_loop_over_a_part_of_a_stack_has_one_scale_and_says_so(bounds):
     ratio = new["w"] / params["w"]
     np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
     assert "one scale for all of it" in report.problems()["w"][0]
+
+
+def counted_scan(w, x):
+    (x, steps), _ = lax.scan(lambda c, _: ((jnp.tanh(c[0] @ w), c[1] + 1), None), (x, 0), None, 3)
+    return x / (steps + 1)
+
+
+def counted_while(w, x):
+    steps, x = lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.tanh(c[1] @ w)), (0, x))
+    return x / (steps + 1)
+
+
+def with_penalty(w, x):
+    x, squares = lax.scan(lambda x, _: (jnp.tanh(x @ w), jnp.sum(w**2)), x, None, 3)
+    return x, squares.sum()
+
+
+def with_keys(w, x):
+    def step(carry, _):
+        key, x = carry
+        return (jax.random.split(key)[0], jnp.tanh(x @ w)), None
+
+    (key, x), _ = lax.scan(step, (jax.random.key(0), x), None, 3)
+    return x + jax.random.normal(key, x.shape)
+
+
+def with_branch(w, x):
+    x = lax.fori_loop(0, 2, lambda _, x: jnp.tanh(x @ w), x)
+    length = jnp.linalg.norm(jnp.arange(3.0))  # known from the program alone
+    x, factor = lax.cond(length > 0, lambda x: (jnp.tanh(x @ w), 2.0), lambda x: (x, 1.0), x)
+    return x * jnp.sqrt(factor)
+
+
+@pytest.mark.parametrize("apply_fn", [counted_scan, counted_while, with_penalty, with_keys, with_branch])
+def test_what_a_loop_or_branch_of_layers_yields_without_data_may_be_used_afterwards(apply_fn):
+    (w,) = square_weights(1)
+    new = jax.jit(lambda w: lsuv(w, apply_fn, VECTORS, method="fused"))(w)
+    np.testing.assert_allclose(new, lsuv(w, lambda w, x: tanh_net([w, w, w], x), VECTORS, method="fused"), rtol=1e-5)
+
+
+OVERLAPPING = {
+    "neighbours": lambda p, x: lax.scan(lambda x, w: (jnp.tanh(x @ w[0]) @ w[1], None), x, (p[:-1], p[1:]))[0],
+    "part, then all": lambda p, x: scanned(p, scanned(p[1:3], x)),
+    "all, then in pairs": lambda p, x: lax.scan(
+        lambda x, w: (scanned(w, x), None), scanned(p, x), p.reshape(2, 2, 12, 12)
+    )[0],
+    "one, then all": lambda p, x: scanned(p, x @ p[0]),
+}
+
+
+def scanned(stack, x):
+    return lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+
+@pytest.mark.parametrize("name", OVERLAPPING)
+def test_a_stack_that_is_not_always_walked_along_in_the_same_slices_stays_and_says_so(name):
+    params = {"stack": jnp.stack(square_weights(4)), "readout": jnp.ones((12, 4))}
+
+    def apply_fn(p, x):
+        return OVERLAPPING[name](p["stack"], x) @ p["readout"]
+
+    new, report = jax.jit(lambda p: lsuv(p, apply_fn, VECTORS, return_report=True))(params)
+    np.testing.assert_array_equal(new["stack"], params["stack"])
+    assert "slice" in report.problems()["stack"][0]
+    assert float(jnp.std(apply_fn(new, VECTORS))) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

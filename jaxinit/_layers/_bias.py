@@ -51,6 +51,8 @@ def finish_of(
             places = _places(origin, equation.outputs[0].shape)
             if bias is None or varying is None or (segmented is not None and shape.placed[segmented] not in places):
                 return end
+            if following.outputs[0].shape != value.shape:  # a table, to each row of which the output is added
+                return end
             end = End(following, (*end.biases, Bias(bias, following)), end.bias_dims | varying, places)
         elif end.biases:  # of a sum that is moved, the dimensions are others
             return end

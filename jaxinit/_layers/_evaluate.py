@@ -74,10 +74,13 @@ class Evaluation:
         def read(atom: ir.Atom) -> Any:
             return atom.value if isinstance(atom, ir.Constant) else environment[atom]
 
-        # What depends on no data comes first, so that a bias is there when its layer asks for it.
+        # What depends on no data comes first, so that a bias is there when its layer asks for it; but for what is
+        # computed from other outputs of an equation that meets data, such as the number of steps of a loop of layers.
         late = []
+        unknown: set[ir.Atom] = set()
         for equation in program.equations:
-            if self._meets_data(equation):
+            if self._meets_data(equation) or not unknown.isdisjoint(equation.inputs):
+                unknown.update(equation.outputs)
                 late.append(equation)
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))

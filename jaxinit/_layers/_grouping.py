@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from jaxinit._layers._origin import overlap
 from jaxinit._layers._units import Read, Site, Unit
 
@@ -13,8 +15,12 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
         clash = [u for u in units if u.leaf == unit.leaf and overlap(u.region, unit.region)]
         for other in clash:
             unit.refused = unit.refused or other.refused
-            if other.stack != unit.stack:
-                unit.refused = unit.refused or "it is used both as a whole and slice by slice"
+            if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
+                whole = "it is used both as a whole and slice by slice"
+                slices = "loops walk along slices of it that are not the same"
+                unit.refused = unit.refused or (slices if other.stack and unit.stack else whole)
+                # One state for all of it, since the states of one use's slices would be of no use to the other.
+                unit.stack, unit.order = (), np.zeros((), int)
             unit.region = tuple(
                 (min(a, c), max(b, d)) for (a, b), (c, d) in zip(unit.region, other.region, strict=True)
             )

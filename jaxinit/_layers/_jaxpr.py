@@ -218,8 +218,19 @@ def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation], c
             continue
         outputs = tuple(_variable(v) for v in eqn.outvars)
         environment.update(zip(eqn.outvars, outputs, strict=True))
-        equations.append(_equation(eqn, inputs, outputs))
+        if eqn.primitive in _IDENTITIES_OF_MANY:
+            equations.extend(_identities(eqn, inputs, outputs))
+        else:
+            equations.append(_equation(eqn, inputs, outputs))
     return tuple(read(v) for v in jaxpr.outvars)
+
+
+def _identities(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Iterator[Equation]:
+    """One equation for each operand of a primitive that hands on several values as they are: none depends on others."""
+    lists = _IDENTITIES_OF_MANY[eqn.primitive]
+    for i, (value, output) in enumerate(zip(inputs, outputs, strict=True)):
+        params = eqn.params | {name: eqn.params[name][i : i + 1] for name in lists}
+        yield Equation(eqn.primitive, params, (value,), (output,), eqn.ctx)
 
 
 def _equation(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Equation:
@@ -245,14 +256,20 @@ def _scan_sizes(params: dict[str, Any], inputs: tuple[Atom, ...]) -> tuple[int, 
 
 def _without_dead_code(program: Program) -> Program:
     """The equations that outputs depend on; what has effects (prints, callbacks) stays out of an initialization."""
+    call_of = {equation: call for call in program.calls for equation in call.inlined}
     needed: set[Atom] = set(program.outputs)
-    kept: list[Equation] = []
+    kept: dict[Equation, None] = {}
     for equation in reversed(program.equations):
         if needed.isdisjoint(equation.outputs):
             continue
         needed.update(equation.inputs)
-        kept.append(equation)
-    return dataclasses.replace(program, equations=tuple(reversed(kept)))
+        if equation in call_of:  # a call is made with all its arguments, whatever is asked of it
+            needed.update(call_of[equation].inputs)
+        kept[equation] = None
+    left = [dataclasses.replace(c, inlined=tuple(e for e in c.inlined if e in kept)) for c in program.calls]
+    return dataclasses.replace(
+        program, equations=tuple(reversed(kept)), calls=tuple(call for call in left if call.inlined)
+    )
 
 
 def goes_forwards(program: Program) -> bool:
@@ -326,6 +343,12 @@ IDENTITIES = {
     jexp.name_p,
     jexp.stop_gradient_p,
     lax.optimization_barrier_p,
+}
+
+# Those that take any number of operands, and their parameters with an entry for each.
+_IDENTITIES_OF_MANY: dict[Any, tuple[str, ...]] = {
+    jexp.device_put_p: ("devices", "srcs", "copy_semantics"),
+    lax.optimization_barrier_p: (),
 }
 
 # All that the extension API or `jax.lax` names, but for solvers, whose matrix is no kernel.
