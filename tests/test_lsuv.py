@@ -293,6 +293,90 @@ def test_centring_moves_biases(statistic, method):
     assert report.problems() == {"0": ["not centred: it has no real bias of its own"]}
 
 
+def affine(p, x):
+    return x @ p["w"] + p["b"]
+
+
+def by_head(p, x):
+    return jnp.einsum("bi,iho->bho", x, p["w"]) + p["b"]
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "weight", "bias"),
+    [
+        (affine, (12, 16), ()),
+        (affine, (12, 16), (1,)),
+        (by_head, (12, 4, 10), (10,)),
+        (by_head, (12, 4, 10), (4, 1)),
+        (lambda p, x: x @ p["w"] + jnp.repeat(p["b"], 10), (12, 40), (4,)),
+    ],
+)
+def test_a_bias_that_units_share_stays_and_the_report_says_so(apply_fn, weight, bias):
+    params = {"w": jax.random.normal(KEYS[0], weight), "b": jnp.full(bias, 0.5)}
+    new, report = lsuv(params, apply_fn, VECTORS, center=True, return_report=True)
+    np.testing.assert_array_equal(new["b"], params["b"])
+    assert report.problems() == {"w": ["not centred: its bias does not have one entry for each unit"]}
+    assert float(jnp.std(apply_fn(new, VECTORS))) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "weight", "bias"),
+    [
+        (affine, (12, 1), ()),
+        (by_head, (12, 4, 10), (1, 4, 10)),
+        (lambda p, x: x @ p["w"] + p["b"].reshape(4, 3).T.reshape(12), (12, 12), (12,)),
+        (
+            lambda p, x: x @ p["w"].reshape(12, 3, 4).transpose(0, 2, 1).reshape(12, 12) + p["b"].T.reshape(12),
+            (12, 12),
+            (2, 6),
+        ),
+    ],
+)
+def test_a_bias_may_have_another_layout_than_the_units_it_centres(apply_fn, weight, bias):
+    params = {"w": jax.random.normal(KEYS[0], weight), "b": jax.random.normal(KEYS[1], bias)}
+    new, report = lsuv(params, apply_fn, VECTORS, center=True, return_report=True)
+    assert report.problems() == {}
+    np.testing.assert_allclose(jnp.mean(apply_fn(new, VECTORS), 0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+def test_the_bias_of_a_layer_without_finite_statistics_stays(method):
+    params = {"w": jax.random.normal(KEYS[0], (12, 16)), "b": jax.random.normal(KEYS[1], (16,))}
+    for batch in (VECTORS[:0], 2e38 * jnp.sign(VECTORS), 1e20 * VECTORS):
+        new, report = lsuv(params, affine, batch, center=True, method=method, return_report=True)
+        np.testing.assert_array_equal(new["b"], params["b"])
+        assert "not scaled" in report.problems()["w"][0]
+
+
+def test_a_bias_that_is_also_a_weight_stays():
+    params = {"w": jax.random.normal(KEYS[0], (12, 12)), "v": 0.3 * jax.random.normal(KEYS[1], (12,))}
+    new, report = lsuv(
+        params, lambda p, x: jnp.tanh(x @ p["w"] + p["v"]) @ p["v"], VECTORS, center=True, return_report=True
+    )
+    np.testing.assert_array_equal(new["v"], params["v"])
+    assert report.problems()["w"] == ["not centred: it has no real bias of its own"]
+    assert float(report.after[0]) == pytest.approx(float(jnp.std(VECTORS @ new["w"] + new["v"])), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["auto", "fused", "scan"])
+def test_the_bias_of_a_layer_that_is_used_more_than_once_stays(method):
+    params = {"w": jax.random.normal(KEYS[0], (12, 12)), "b": jnp.ones(12)}
+
+    def apply_fn(p, x):
+        def step(x, _):
+            z = affine(p, x)
+            return jnp.tanh(z), z
+
+        return jax.lax.scan(step, x, length=4)[1]
+
+    new, report = lsuv(params, apply_fn, VECTORS, center=True, method=method, return_report=True)
+    np.testing.assert_array_equal(new["b"], params["b"])
+    assert report.problems() == {"w": ["not centred: shared by 4 uses"]}
+    outputs = apply_fn(new, VECTORS)
+    found = jnp.std(outputs[0] if method == "fused" else outputs)  # whose first use decides
+    assert float(report.after[0]) == pytest.approx(float(found), rel=1e-3)
+
+
 def test_complex_layers_are_scaled_and_not_centred():
     params = {
         name: jax.random.normal(key, s, jnp.complex64)

@@ -1,6 +1,7 @@
 """From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._origin import Factor, Origin
+from jaxinit._layers._origin import FOREIGN, Factor, Origin
+from jaxinit._layers._place import spread
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
@@ -20,17 +22,32 @@ from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
-def centred_channels(traced: Traced, selected: frozenset[Unit]) -> dict[Unit, tuple[Factor, ...]]:
-    """Along which factors each unit is centred; only units whose bias is a leaf of its own can be."""
-    channels = {}
+def centred_channels(
+    traced: Traced, selected: frozenset[Unit]
+) -> tuple[dict[Unit, tuple[Factor, ...]], dict[Unit, str]]:
+    """Along which factors each unit is centred; and why the others of those selected are not.
+
+    Only a unit that is used once can be, with a bias that is a leaf of its own and has an entry for each channel.
+    """
+    channels, refused = {}, {}
     for unit in selected:
-        if len(unit.sites) == 1 and _bias_leaf(traced, unit) is not None:
-            channels[unit] = scale_factors(traced.analysis, unit, per_channel=True)
-    return channels
+        factors = scale_factors(traced.analysis, unit, per_channel=True)
+        if unit.uses > 1:
+            # What centres one use does not centre the others.
+            refused[unit] = f"not centred: shared by {unit.uses} uses"
+        elif (bias := _bias_leaf(traced, unit)) is None:
+            refused[unit] = "not centred: it has no real bias of its own"
+        elif not _has_entry_for_each_channel(unit, factors, bias[1]):
+            refused[unit] = "not centred: its bias does not have one entry for each unit"
+        else:
+            channels[unit] = factors
+    return channels, refused
 
 
 def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     """The leaf that is a unit's bias and nothing else, and its origin."""
+    if len(unit.sites) != 1:
+        return None
     (site,) = unit.sites
     part = unit.first_part
     if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
@@ -48,9 +65,41 @@ def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
     whole = all(
         stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
     )
-    if not origin.exact or not whole or len(reads) != 1 or len(origin.stack) != len(unit.stack):
+    if not origin.exact or not whole or len(reads) != 1 or _is_in_a_weight(traced, leaf):
         return None
     return leaf, origin
+
+
+def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
+    """Whether the weight of any layer is made of this leaf, or a program that is not read takes it."""
+    weights = (part.dependence for site in traced.analysis.sites.values() for part in site.parts)
+    return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
+
+
+def _has_entry_for_each_channel(unit: Unit, factors: tuple[Factor, ...], bias: Origin) -> bool:
+    """Whether the bias has its own entry wherever the output has a channel of its own."""
+    if [f.size for f in unit.stack] != [f.size for f in bias.stack]:
+        return False
+    dims = _output_dims(unit)
+    for dim, own in zip(dims, bias.dims or [()] * len(dims), strict=True):
+        if not any(f in factors for f in dim) and all(f.axis == FOREIGN for f in own):
+            continue
+        if any(f not in factors for f in dim) or any(f.axis == FOREIGN for f in own):
+            return False
+        if math.prod(f.size for f in dim) != math.prod(f.size for f in own):
+            return False
+    return True
+
+
+def _output_dims(unit: Unit) -> list[tuple[Factor, ...]]:
+    """The factors of the weight along each dimension of the output of its only layer."""
+    (site,) = unit.sites
+    origin = site.parts[0].origin
+    assert origin is not None
+    dims: list[tuple[Factor, ...]] = [()] * len(site.finish.outputs[0].shape)
+    for source, target in site.placed.items():
+        dims[target] = origin.dims[source]
+    return dims
 
 
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
@@ -123,17 +172,15 @@ def _with_scales(
 
 def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) -> None:
     (site,) = unit.sites
-    part = site.parts[0]
     assert site.bias is not None
-    assert part.origin is not None
     ((leaf, origin),) = problem.analysis.of(site.bias).origins.items()
-    # The bias has the output's features; each of its factors lies where one of the weight's does.
-    at = {p: f for d, p in site.placed.items() for f in part.origin.dims[d]}
-    order = [*unit.stack, *problem.channels[unit]]
-    shift = shift.reshape([f.size for f in order])
-    names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis >= 0)]
-    source = [*unit.stack, *(at[p] for p, dim in enumerate(origin.dims) for f in dim if f.axis >= 0)]
+    # The bias has the output's features, stacked dimensions first, and each dimension may be made of factors in an
+    # order of its own.
+    known = [*unit.stack, *problem.channels[unit]]
+    dims = [*((f,) for f in unit.stack), *_output_dims(unit)]
+    shift = spread(shift.reshape([f.size for f in known]), known, dims)
+    names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis != FOREIGN)]
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
-    moved = jnp.transpose(shift, [order.index(source[i]) for i in by_axis])
+    moved = jnp.transpose(shift.reshape([f.size for f in names]), by_axis)
     bias = leaves[leaf]
     leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)

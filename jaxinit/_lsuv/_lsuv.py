@@ -82,8 +82,9 @@ def lsuv(
         ("*/kernel"). The others are measured and left alone.
       statistic: "layer" pools all units; "channel" gives every output channel its own scale (Krähenbühl et al. 2015; of
         weight-normalised layers, the initialization of Salimans & Kingma 2016).
-      center: also move each bias so that every unit has mean zero on the batch. Off by default: unit by unit
-        centring makes deep plain ReLU nets untrainable.
+      center: also move each bias so that every unit has mean zero on the batch; the report names layers whose bias
+        stays, such as those that are used more than once. Off by default: unit by unit centring makes deep plain ReLU
+        nets untrainable.
       verify: evaluate once more with the new parameters, refine once, and report what that evaluation sees.
         Very deep chaotic nets amplify rounding; the report names layers that no scale reproduces to the tolerance.
       return_report: also return an `LsuvReport`.
@@ -176,20 +177,18 @@ def _lsuv(
     traced = trace(params, apply_fn, batch)
     units = traced.analysis.units
     selected, notes = selected_units(traced, options.where)
+    channels, not_centred = centred_channels(traced, selected) if options.center else ({}, {})
     problem = Problem(
         traced.analysis,
         factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in units},
-        channels=centred_channels(traced, selected) if options.center else {},
+        channels=channels,
         targets=dict(zip(units, unit_targets(traced, options.target_patterns, targets), strict=True)),
         selected=selected,
         tolerance=options.tolerance,
         max_attempts=operator.index(options.max_attempts),
     )
     for unit in selected:
-        if options.center and unit not in problem.channels:
-            notes[unit] = "not centred: it has no real bias of its own"
-    for unit in selected:
-        notes[unit] = notes[unit] or _caveat(traced, unit)
+        notes[unit] = "; ".join(note for note in (not_centred.get(unit), _caveat(traced, unit)) if note)
     for unit in problem.shared:
         notes[unit] = notes[unit] or f"shared by {unit.uses} uses"
 

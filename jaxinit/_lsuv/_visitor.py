@@ -12,7 +12,19 @@ import numpy as np
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
-from jaxinit._lsuv._moments import DEAD, NOT_REACHED, ZERO, Moments, merged, moments, scaled, solve, std, wide
+from jaxinit._lsuv._moments import (
+    DEAD,
+    NOT_FINITE,
+    NOT_REACHED,
+    ZERO,
+    Moments,
+    merged,
+    moments,
+    scaled,
+    solve,
+    std,
+    wide,
+)
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -44,7 +56,8 @@ class ScaleVisitor:
 
     Attributes:
       factors: along which factors the scale of each unit varies.
-      channels: along which factors the output of each unit is centred; empty where biases stay.
+      channels: along which factors the output of each unit is centred, for units that are used once; empty where
+        biases stay.
       targets: the standard deviation wanted.
       selected: the units to scale; the others are measured.
       refined: the units whose uses are pooled.
@@ -143,8 +156,11 @@ class ScaleVisitor:
             scale = jnp.ones_like(scale)
         if state.known is not False:
             scale = jnp.where(state.known, state.scale, scale)
-        aligned = scale.reshape([f.size if f in place.factors else 1 for f in channels.factors])
-        shift = -(aligned * per_channel.mean_u) - per_channel.mean_b
+        sizes = [f.size if f in place.factors else 1 for f in channels.factors]
+        shift = -(scale.reshape(sizes) * per_channel.mean_u) - per_channel.mean_b
+        # Where there is no finite mean, the bias stays.
+        finite = (flags & NOT_FINITE).reshape(sizes) == 0
+        shift = jnp.where(finite & jnp.isfinite(shift), shift, 0)
         if place.unit not in self.selected:
             shift = jnp.zeros_like(shift)
         before = jnp.sqrt(pooled_var + spread_of_means)
