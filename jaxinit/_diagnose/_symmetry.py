@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import View, part_of, view
+from jaxinit._layers._views import View, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _SAME = 1e-3
@@ -42,7 +42,7 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
         for axis in along:
             first = lax.slice_in_dim(first, 0, 1, axis=axis)
         found = jnp.max(jnp.abs(x - first), rest) / jnp.where(peak > 0, peak, 1)
-        return jnp.transpose(found, turned).reshape(-1).astype(jnp.float32)
+        return in_order_of_leaf(jnp.transpose(found, turned), unit.stack).reshape(-1).astype(jnp.float32)
 
     return over(axes.out_axes), over(axes.in_axes)
 

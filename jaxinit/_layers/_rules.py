@@ -87,9 +87,7 @@ def rearrangement(equation: ir.Equation) -> Callable[[Origin], Origin | None] | 
     if primitive in ir.IDENTITIES:
         return lambda origin: origin
     if primitive is ir.rev_p:
-        # A flipped kernel; along a flipped axis no array of scales may lie, and none does: only the
-        # receptive field of a convolution is flipped.
-        return lambda origin: origin
+        return lambda origin: origin.reversed(params["dimensions"])
     if primitive is ir.transpose_p:
         return lambda origin: origin.transposed(params["permutation"])
     if primitive is ir.squeeze_p:

@@ -13,7 +13,15 @@ from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._origin import Factor, Origin
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
+from jaxinit._layers._views import (
+    in_order_of_leaf,
+    other_factors,
+    part_of,
+    scale_factors,
+    spread_over_leaf,
+    view,
+    with_part,
+)
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
@@ -135,5 +143,6 @@ def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) ->
     source = [*unit.stack, *(at[p] for p, dim in enumerate(origin.dims) for f in dim if f.axis >= 0)]
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
     moved = jnp.transpose(shift, [order.index(source[i]) for i in by_axis])
+    moved = in_order_of_leaf(moved, [names[i] for i in by_axis])
     bias = leaves[leaf]
     leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
