@@ -391,7 +391,10 @@ def test_what_is_homogeneous_in_a_leaf_is_a_weight(weight):
         (lambda w: w + 1, "not homogeneous"),
         (lambda w: w**2, "not homogeneous"),
         (lambda w: w / jnp.linalg.norm(w), "scaling it changes nothing"),
+        (lambda w: w.astype(jnp.int8).astype(jnp.float32), "not homogeneous"),
+        (lambda w: w.astype(bool).astype(jnp.float32), "scaling it changes nothing"),
     ],
+    ids=["shifted", "squared", "normalised", "rounded", "nonzero"],
 )
 def test_a_matrix_that_no_scale_can_serve_is_listed_with_the_reason(weight, reason):
     layers = trace_layers(struct(12, 12), lambda w, x: x @ weight(w), struct(5, 12))

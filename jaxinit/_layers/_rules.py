@@ -28,6 +28,9 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if not any(x.degrees for x in inputs):
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
         return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
+    if equation.primitive is ir.convert_p and _rounds(equation):
+        # Whether a number is zero, its scale does not change.
+        return [_scale_free(inputs) if equation.outputs[0].dtype == bool else inhomogeneous(inputs)]
     if equation.primitive is ir.split_p:
         return _split(equation, inputs[0])
     if equation.primitive is ir.unstack_p:
@@ -236,6 +239,11 @@ def _scale_free(inputs: Sequence[Dependence]) -> Dependence:
     terms = [x for x in inputs if not x.zero]
     degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in added(terms).degrees.items()}
     return Dependence(degrees=degrees)
+
+
+def _rounds(equation: ir.Equation) -> bool:
+    """Whether a cast drops what is no integer."""
+    return ir.is_floating(equation.inputs[0]) and not ir.is_floating(equation.outputs[0])
 
 
 def _is_free(x: Dependence) -> bool:
