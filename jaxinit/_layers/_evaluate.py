@@ -76,9 +76,11 @@ class Evaluation:
 
         # What depends on no data comes first, so that a bias is there when its layer asks for it.
         late = []
+        pending: set[ir.Atom] = set()
         for equation in program.equations:
-            if self._meets_data(equation):
+            if self._meets_data(equation) or not pending.isdisjoint(equation.inputs):
                 late.append(equation)
+                pending.update(equation.outputs)
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
@@ -146,6 +148,9 @@ class Evaluation:
             outputs = self._control_flow.bind(equation, arguments, states)
             if outputs is not None:
                 return outputs
+        if not any(self.analysis.of(v).data for v in equation.outputs):
+            # Made of values that are the same whichever data chooses; scales come where they are taken.
+            return equation.bind(*arguments)
         return self._bound(equation, arguments, states)
 
     def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Unit, State]) -> list[Any]:

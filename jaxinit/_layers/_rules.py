@@ -23,6 +23,8 @@ from jaxinit._layers._origin import Origin
 
 def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
     """What the outputs of an equation without programs inside depend on."""
+    if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
+        return [inputs[1]]
     if any(x.data for x in inputs):
         return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
@@ -239,6 +241,13 @@ def _scale_free(inputs: Sequence[Dependence]) -> Dependence:
     terms = [x for x in inputs if not x.zero]
     degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in added(terms).degrees.items()}
     return Dependence(degrees=degrees)
+
+
+def _are_one(cases: Sequence[Dependence]) -> bool:
+    """Whether values are the same elements of one leaf: `vmap` chooses so between the operands of a branch."""
+    first = cases[0]
+    exact = len(first.degrees) == 1 and all(o.exact for o in first.origins.values())
+    return exact and len(first.origins) == 1 and all(x == first for x in cases)
 
 
 def _rounds(equation: ir.Equation) -> bool:
