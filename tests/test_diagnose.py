@@ -486,3 +486,17 @@ def test_modules_with_batch_statistics_and_dropout():
         return Net().apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])[0]
 
     assert diagnose(variables, apply_fn, X).healthy
+
+
+def test_rows_of_a_flipped_stack_are_named_by_the_slices_of_the_leaf():
+    widths = jnp.array([1.0, 2.0, 4.0])
+    w = widths[:, None, None] * jax.random.normal(jax.random.key(0), (3, 16, 16))
+    x = jax.random.normal(jax.random.key(1), (64, 16))
+
+    def apply_fn(w, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w[::-1])[0]
+
+    report, straight = diagnose(w, apply_fn, x), diagnose(w[::-1], lambda w, x: apply_fn(w[::-1], x), x)
+    assert [row.name for row in report.rows] == ["[2]", "[1]", "[0]"]
+    for name in ("pre_std", "update_ratio", "gradient_norm"):
+        np.testing.assert_allclose(getattr(report, name), getattr(straight, name), rtol=1e-4)

@@ -370,8 +370,9 @@ def test_a_module_in_place_of_a_function_is_an_error_that_helps():
         lambda w: w + w.T,
         lambda w: 3.0 * w,
         lambda w: abs(w) / jnp.float32(2),
+        lambda w: lax.cond(w[0, 0] > 0, lambda: w * 0.25, lambda: w),
     ],
-    ids=["where", "tril", "pad", "tile", "permuted", "symmetric", "multiplied", "abs"],
+    ids=["where", "tril", "pad", "tile", "permuted", "symmetric", "multiplied", "abs", "by sign"],
 )
 def test_what_is_homogeneous_in_a_leaf_is_a_weight(weight):
     x = jax.random.normal(jax.random.key(0), (64, 12))
@@ -391,12 +392,91 @@ def test_what_is_homogeneous_in_a_leaf_is_a_weight(weight):
         (lambda w: w + 1, "not homogeneous"),
         (lambda w: w**2, "not homogeneous"),
         (lambda w: w / jnp.linalg.norm(w), "scaling it changes nothing"),
+        (lambda w: w.astype(jnp.int8).astype(jnp.float32), "not homogeneous"),
+        (lambda w: w.astype(bool).astype(jnp.float32), "scaling it changes nothing"),
+        (lambda w: lax.cond(jnp.linalg.norm(w) > 8, lambda: w * 0.25, lambda: w), "not homogeneous"),
+        (lambda w: lax.while_loop(lambda c: jnp.linalg.norm(c) > 1, lambda c: c * 0.5, w), "not homogeneous"),
     ],
+    ids=["shifted", "squared", "normalised", "rounded", "nonzero", "clipped", "halved"],
 )
 def test_a_matrix_that_no_scale_can_serve_is_listed_with_the_reason(weight, reason):
     layers = trace_layers(struct(12, 12), lambda w, x: x @ weight(w), struct(5, 12))
     assert len(layers) == 0
     assert reason in layers.unvisited[0].reason
+
+
+@pytest.mark.parametrize(
+    "apply_fn",
+    [
+        lambda p, x: lax.cond(jnp.linalg.norm(p["w"]) > 8, lambda: x @ p["w"] * 0.25, lambda: x @ p["w"]),
+        lambda p, x: lax.while_loop(lambda h: jnp.max(h) > p["w"].max(), lambda h: jnp.tanh(h @ p["w"]), x),
+    ],
+    ids=["cond", "while"],
+)
+def test_a_weight_that_decides_what_is_done_with_its_layer_is_refused(apply_fn):
+    (layer,) = trace_layers({"w": struct(12, 12)}, apply_fn, struct(5, 12))
+    assert layer.note is not None
+
+
+def test_a_leaf_that_decides_is_read():
+    def apply_fn(p, x):
+        return x @ lax.cond(p["decides"] > 1, lambda: p["w"] * 0.25, lambda: p["w"])
+
+    layers = trace_layers({"w": struct(12, 12), "decides": struct()}, apply_fn, struct(5, 12))
+    assert (layers["w"].note, layers.unused) == (None, ())
+
+
+MINGLED = {
+    "cond": lambda w, x: x @ lax.cond(x.sum() > 0, lambda: w[0], lambda: w[1]),
+    "where": lambda w, x: x @ jnp.where(x.sum() > 0, w[0], w[1]),
+    "while": lambda w, x: (
+        x @ lax.while_loop(lambda c: c[0] < x.sum(), lambda c: (c[0] + 1, c[1] * 0.5), (0.0, w[0]))[1]
+    ),
+    "masked": lambda w, x: x @ (w[0] * jnp.sign(x[:12])),
+    "modulated": lambda w, x: jnp.einsum("bi,bio->bo", x, w[0] * jnp.cos(x)[:, :, None]),
+    "scan": lambda w, x: lax.scan(lambda x, w: (x @ w, None), x, w * jnp.cos(x[:2, :1, None]))[0],
+}
+
+
+@pytest.mark.parametrize("name", MINGLED)
+def test_weights_that_data_chooses_or_multiplies_are_listed_and_drawn_as_matrices(name):
+    layers = trace_layers(struct(2, 12, 12), MINGLED[name], struct(16, 12))
+    assert (len(layers), layers.unused) == (0, ())
+    assert [entry.reason for entry in layers.unvisited] == [
+        "data chooses it, or multiplies it, before it meets the layer's input"
+    ]
+    drawn, report = jaxinit.initialize(
+        jax.random.key(0), struct(2, 12, 12), MINGLED[name], struct(16, 12), return_report=True
+    )
+    assert report.rows[0].role == "other"
+    assert float(jnp.std(drawn)) > 0.1
+
+
+def test_scales_of_attention_and_arrays_that_are_added_are_not_listed_as_weights():
+    def apply_fn(p, x):
+        h = jnp.where(x > 0, x, p["token"]) + p["position"]
+        q, k = (jnp.reshape(h @ p[name], (5, 2, 3)) * p["scale"] for name in ("q", "k"))
+        return jnp.einsum("bhd,chd->bhc", q, k)
+
+    params = {"token": struct(12), "position": struct(5, 12), "q": struct(12, 6), "k": struct(12, 6)}
+    layers = trace_layers({**params, "scale": struct(2, 3)}, apply_fn, struct(5, 12))
+    assert [layer.path for layer in layers] == ["q", "k"]
+    assert (layers.unvisited, layers.unused) == ((), ())
+
+
+def test_branches_under_vmap_are_layers_of_their_own():
+    def apply_fn(w, x):
+        branches = [lambda v, w=w[i]: jnp.tanh(v @ w) for i in range(3)]
+        return jax.vmap(lambda v: lax.switch(jnp.argmax(v) % 3, branches, v))(x)
+
+    x = jax.random.normal(jax.random.key(0), (64, 12))
+    w = 5 * jax.random.normal(jax.random.key(1), (3, 12, 12))
+    layers = trace_layers(w, apply_fn, x)
+    assert [(layer.region[0], layer.fan_in, layer.note) for layer in layers] == [
+        ((i, i + 1), 12, None) for i in range(3)
+    ]
+    new = jaxinit.lsuv(w, apply_fn, x)
+    np.testing.assert_allclose(jnp.std(x @ new, axis=(1, 2)), 1, atol=1e-4)
 
 
 def test_integers_are_no_weights():

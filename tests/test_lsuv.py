@@ -528,6 +528,67 @@ def test_a_stack_that_is_not_always_walked_along_in_the_same_slices_stays_and_sa
     assert float(jnp.std(apply_fn(new, VECTORS))) == pytest.approx(1, abs=1e-3)
 
 
+def flipped_params():
+    widths = jnp.array([1.0, 10.0, 100.0])
+    return {
+        "w": jax.random.normal(KEYS[1], (3, 12, 12)) * widths[:, None, None],
+        "b": jax.random.normal(KEYS[2], (3, 12)) * widths[::-1, None],
+    }
+
+
+def flipped(params):
+    return jax.tree.map(lambda x: jnp.flip(x, (0, x.ndim - 1)), params)
+
+
+FLIPPED = {
+    "stack": lambda p, x: lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"]), None), x, p)[0],
+    "experts": lambda p, x: jnp.einsum("bi,eio->ebo", x, p["w"]) + p["b"][:, None],
+    "regions": lambda p, x: jnp.tanh(x @ p["w"][0] + p["b"][0]) @ p["w"][2] + p["b"][2],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("stack", {"statistic": "channel"}),
+        ("stack", {"center": True}),
+        ("experts", {"statistic": "channel", "center": True}),
+        ("regions", {"statistic": "channel"}),
+    ],
+)
+def test_of_flipped_weights_and_biases_each_slice_and_channel_gets_its_own_scale(name, options):
+    params, apply_fn = flipped_params(), FLIPPED[name]
+    straight, expected = lsuv(params, apply_fn, VECTORS, orthonormalize=False, return_report=True, **options)
+    new, report = lsuv(
+        flipped(params),
+        lambda p, x: apply_fn(flipped(p), x),
+        VECTORS,
+        orthonormalize=False,
+        return_report=True,
+        **options,
+    )
+    assert report.problems() == expected.problems() == {}
+    for a, b in zip(*map(jax.tree.leaves, (flipped(straight), new)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # The report goes by the slices of the leaf.
+    for a, b in zip(expected.scale, report.scale, strict=True):
+        np.testing.assert_allclose(np.flip(a), b, rtol=1e-4)
+
+
+def test_a_flipped_output_is_not_centred_by_a_bias_the_wrong_way_round():
+    params = {"w": jax.random.normal(KEYS[1], (12, 12)), "b": jnp.zeros(12)}
+    _, report = lsuv(params, lambda p, x: (x @ p["w"])[:, ::-1] + p["b"], VECTORS, center=True, return_report=True)
+    assert "not centred" in report.problems()["w"][0]
+
+
+def test_a_stack_that_is_walked_along_both_ways_at_once_is_left_alone():
+    def apply_fn(w, x):
+        return lax.scan(lambda x, w: (jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]), None), x, (w, w[::-1]))[0]
+
+    with pytest.warns(UserWarning, match="flipped along its stack"):
+        lsuv(jnp.ones((3, 12, 12)), apply_fn, VECTORS)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_slices_of_a_stack_take_turns_in_the_order_of_execution(reverse):
     params, _, batch = MODELS["plain_scan"]()

@@ -1,7 +1,6 @@
 """The rows of a report: what tracing knows of each layer, one row for each slice of a scanned stack."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from jaxinit._layers import Layer
 from jaxinit._layers._portions import Portion
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
+from jaxinit._layers._views import slice_places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,6 @@ def rows(unit: Unit, layer: Layer, traced: Traced, depths: Sequence[Depth]) -> l
     meetings, structure = traced.meetings[unit], traced.structure
     cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
     gates = _gates(structure.weights.get(unit, ()))
-    sizes = [range(f.size) for f in unit.stack]
     weights = [math.prod(m.value.shape) for m in meetings]
     curves = [curve(m.activation) for m in meetings]
     bent = [m.activation for m, c in zip(meetings, curves, strict=True) if not (c and c.straight)]
@@ -75,7 +74,7 @@ def rows(unit: Unit, layer: Layer, traced: Traced, depths: Sequence[Depth]) -> l
             depth.layers,
             depth.tower,
         )
-        for at, depth in zip(itertools.product(*sizes), depths, strict=True)
+        for at, depth in zip(slice_places(unit), depths, strict=True)
     ]
 
 

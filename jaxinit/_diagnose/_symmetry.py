@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import View, part_of, view
+from jaxinit._layers._views import View, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _SAME = 1e-3
@@ -50,7 +50,8 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
     def of_size(found: Array, along: Sequence[int]) -> Array:
         if all(x.shape[d] == 1 for d in along):
             return jnp.ones(peak.size)
-        return jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned).reshape(-1).astype(jnp.float32)
+        share = jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned)
+        return in_order_of_leaf(share, unit.stack).reshape(-1).astype(jnp.float32)
 
     return of_size(found[0], axes.out_axes), of_size(found[1], axes.in_axes)
 

@@ -6,6 +6,7 @@ parameters that can be scaled by itself (see `_grouping`).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence, Set
 
@@ -19,6 +20,7 @@ from jaxinit._layers._dependence import DATA, INDEPENDENT, Dependence
 from jaxinit._layers._experts import Picked, picked_weight
 from jaxinit._layers._geometry import weight_operand
 from jaxinit._layers._grouping import grouped
+from jaxinit._layers._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._units import Analysis, Part, Read, Site, Unit
 
@@ -124,13 +126,25 @@ class _Walk:
             return [DATA]
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
+        if not site and results[0].data:
+            results = self.mingled(equation, arguments, results)
         if site:
             self.note_reads(equation, arguments, site.weight, {part.unit.leaf for part in site.parts})
-        elif any(x.data for x in arguments):
+        elif any(x.data for x in arguments) and results[0].data:
             self.note_reads(equation, arguments)
         if site:
             return [DATA] * len(equation.outputs)
         return results
+
+    def mingled(
+        self, equation: ir.Equation, arguments: list[Dependence], results: list[Dependence]
+    ) -> list[Dependence]:
+        """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
+        if self.recording and equation.primitive in ir.CONTRACTIONS:
+            ranks = [len(shape) for shape in self.shapes]
+            self.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, ranks))
+        found = mingled_in(equation, arguments)
+        return [dataclasses.replace(x, mingled=found) for x in results] if found else results
 
     # Structured control flow
 
@@ -161,20 +175,32 @@ class _Walk:
 
         initial, carry = carry, self.fixpoint(step, carry)
         self.note_mixed(initial, carry)
-        self.program(equation.condition, [*condition_consts, *carry], loops)
+        (goes_on,) = self.program(equation.condition, [*condition_consts, *carry], loops)
         step(carry)
-        return carry
+        changes = [
+            before is not after
+            for before, after in zip(equation.body.inputs[equation.body_consts :], equation.body.outputs, strict=True)
+        ]
+        results = [dependence.decided(x, goes_on) if c else x for x, c in zip(carry, changes, strict=True)]
+        if goes_on.data:
+            results = [
+                dataclasses.replace(DATA, mingled=union([x])) if c else x for x, c in zip(carry, changes, strict=True)
+            ]
+        self.note_mixed(carry, results)
+        self.note_decisions(goes_on, results)
+        return results
 
     def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         index, *operands = arguments
-        results: list[Dependence] | None = None
-        for branch in equation.branches:
-            outputs = self.program(branch, operands, loops)
-            results = (
-                outputs if results is None else [dependence.joined(a, b) for a, b in zip(results, outputs, strict=True)]
-            )
-        assert results is not None
-        return [DATA if index.data else x for x in results]
+        by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
+        results = []
+        for cases in zip(*by_branch, strict=True):
+            result = dependence.decided(functools.reduce(dependence.joined, cases), index)
+            results.append(dataclasses.replace(result, mingled=union(cases)) if index.data else result)
+        for outputs in by_branch:
+            self.note_mixed(outputs, results)
+        self.note_decisions(index, results)
+        return results
 
     def fixpoint(
         self, step: Callable[[list[Dependence]], list[Dependence]], carry: list[Dependence]
@@ -291,13 +317,23 @@ class _Walk:
                         )
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
-        """A carry that starts as parameters and goes on as data reads the parameters."""
+        """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
         for x, y in zip(before, after, strict=True):
             if self.recording and y.data and not x.data:
                 self.read_leaves |= set(x.degrees)
                 self.reads.extend(
                     Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
                 )
+
+    def note_decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
+        """Parameters that decide how data goes on are read there."""
+        if self.recording and any(x.data for x in results):
+            self.read_leaves |= set(decision.degrees)
+            self.reads.extend(
+                Read(leaf, decision.origins.get(leaf), d, len(self.sites))
+                for leaf, d in decision.degrees.items()
+                if d != 0
+            )
 
 
 def _order(stack: Sequence[Factor], walks: Sequence[_Loop]) -> np.ndarray:

@@ -67,7 +67,8 @@ def finish_of(
 
 def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
     """Dimension of the operation's output → dimension of a value made of it, for those that are kept whole."""
-    return {dim[0].axis: d for d, dim in enumerate(origin.dims) if len(dim) == 1 and dim[0].size == sizes[dim[0].axis]}
+    alone = ((d, dim[0]) for d, dim in enumerate(origin.dims) if len(dim) == 1)
+    return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}
 
 
 def _varying(value: Dependence) -> frozenset[int] | None:

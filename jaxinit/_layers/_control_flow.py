@@ -129,13 +129,13 @@ class ControlFlow:
             values, passing = carry
             inner = states | dict(zip(carried, passing, strict=True))
             results = self.run(equation.body, [*consts, *values], inner)
-            results = self._as_taken(results, equation.body.outputs, equation.outputs, inner)
+            results = self._as_taken(results, equation.body.outputs, carries[1], inner)
             return results, _arrays(inner, carried)
 
         start = ([jnp.asarray(x) for x in carry], list(carried.values()))
         values, passing = lax.while_loop(condition, body, start)
         states.update(zip(carried, passing, strict=True))
-        return list(values)
+        return self._as_taken(values, carries[1], equation.outputs, states)
 
 
 def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:

@@ -33,6 +33,7 @@ class Dependence:
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
       one_hot: whether it is a comparison with a range of integers, or made of one.
       zero: whether all elements are known to be zero.
+      mingled: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
     """
 
     data: bool = False
@@ -41,6 +42,7 @@ class Dependence:
     segments: Segments | None = None
     one_hot: bool = False
     zero: bool = False
+    mingled: Mapping[int, Origin | None] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> "tuple[Dependence, ...]":
@@ -84,7 +86,7 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
     if a == b:
         return a
     if a.data or b.data:
-        return DATA
+        return dataclasses.replace(DATA, mingled={k: o for k, o in a.mingled.items() if b.mingled.get(k, a) == o})
     both = added([a, b])
     same = {leaf: o for leaf, o in a.origins.items() if b.origins.get(leaf) == o}
     return dataclasses.replace(both, origins=same)
@@ -96,8 +98,25 @@ def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
     return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
 
 
+def decided(x: Dependence, by: Dependence) -> Dependence:
+    """A value that another one decides on, as by the branch taken: it grows with a leaf only if the other does not."""
+    if x.data or by.data:
+        return dataclasses.replace(DATA, mingled=x.mingled)
+    moving = {leaf: None for leaf, degree in by.degrees.items() if degree != 0}
+    if not by.degrees:
+        return x
+    if x.segments and moving:
+        return inhomogeneous([x, by])
+    degrees = dict.fromkeys(by.degrees, 0.0) | dict(x.degrees) | moving
+    return dataclasses.replace(
+        x, degrees=degrees, origins={leaf: o for leaf, o in x.origins.items() if leaf not in moving}, zero=False
+    )
+
+
 def unstacked(x: Dependence) -> Dependence:
     """One slice of a scan's stacked input."""
+    if x.mingled:
+        return dataclasses.replace(DATA, mingled={leaf: o and o.unstacked() for leaf, o in x.mingled.items()})
     if x.data or not x.degrees:
         return x
     if x.segments:

@@ -80,8 +80,8 @@ class Evaluation:
         unknown: set[ir.Atom] = set()
         for equation in program.equations:
             if self._meets_data(equation) or not unknown.isdisjoint(equation.inputs):
-                unknown.update(equation.outputs)
                 late.append(equation)
+                unknown.update(equation.outputs)
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
@@ -149,6 +149,9 @@ class Evaluation:
             outputs = self._control_flow.bind(equation, arguments, states)
             if outputs is not None:
                 return outputs
+        if not any(self.analysis.of(v).data for v in equation.outputs):
+            # Made of values that are the same whichever data chooses; scales come where they are taken.
+            return equation.bind(*arguments)
         return self._bound(equation, arguments, states)
 
     def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Unit, State]) -> list[Any]:

@@ -116,9 +116,9 @@ class Followed(Origin):
             step = math.prod(f.size for f in inner)
             if start % step or limit % step or outer.axis == FOREIGN:
                 return None
-            base[outer.axis] += start // step * outer.stride
+            base[outer.axis] += (size - limit if outer.flipped else start) // step * outer.stride
             size = (limit - start) // step
-            dims[d] = (*([Factor(outer.axis, size, outer.stride)] if size > 1 else []), *inner)
+            dims[d] = (*([outer._replace(size=size)] if size > 1 else []), *inner)
         return dataclasses.replace(self, base=tuple(base), dims=tuple(dims))
 
     def coordinates(self, dims: Sequence[int], axis: int) -> np.ndarray:
@@ -136,7 +136,7 @@ def steps(factors: Iterable[Factor], stride: Callable[[Factor], int]) -> np.ndar
     """The sums of steps along factors, over their flattened product; factors without a stride count once."""
     total = np.zeros((), np.int64)
     for factor in factors:
-        steps = np.arange(factor.size) * stride(factor)
+        steps = np.arange(factor.size)[:: -1 if factor.flipped else 1] * stride(factor)
         total = np.add.outer(total, steps)
     return total.reshape(-1)
 

@@ -46,13 +46,13 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
         others = [x for j, x in enumerate(arguments) if j != i]
         if not any(x.data for x in others):
             continue
-        shape = _geometry(equation, i, others[0])
+        shape = geometry_of(equation, i, others[0])
         if shape is not None:
             return i, shape
     return None
 
 
-def _geometry(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
+def geometry_of(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
     """The geometry of an equation whose input number `weight` is a weight; None if it makes no layer."""
     if equation.primitive is ir.dot_general_p:
         return _product(equation, weight, other, equation.params["dimension_numbers"])

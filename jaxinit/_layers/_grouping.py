@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxinit._layers._origin import overlap
+from jaxinit._layers._origin import Factor, overlap
 from jaxinit._layers._units import Read, Site, Unit
 
 
@@ -16,9 +16,7 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
         for other in clash:
             unit.refused = unit.refused or other.refused
             if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
-                whole = "it is used both as a whole and slice by slice"
-                slices = "loops walk along slices of it that are not the same"
-                unit.refused = unit.refused or (slices if other.stack and unit.stack else whole)
+                unit.refused = unit.refused or _clash(unit.stack, other.stack)
                 # One state for all of it, since the states of one use's slices would be of no use to the other.
                 unit.stack, unit.order = (), np.zeros((), int)
             unit.region = tuple(
@@ -42,7 +40,22 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
                 unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
             elif position <= first:
                 unit.refused = unit.refused or "the program reads it before the first layer that uses it"
+            elif origin and origin.stack != unit.stack and _unflipped(origin.stack) == _unflipped(unit.stack):
+                unit.refused = unit.refused or _clash(unit.stack, origin.stack)
     units.sort(key=lambda unit: (order[unit.sites[0]], unit.sites[0].parts.index(unit.first_part)))
     for index, unit in enumerate(units):
         unit.index = index
     return units
+
+
+def _clash(a: Sequence[Factor], b: Sequence[Factor]) -> str:
+    """Why two uses that walk along such stacks can have no scales in common."""
+    if a != b and _unflipped(a) == _unflipped(b):
+        return "it is flipped along its stack, and used unflipped too"
+    if a and b:
+        return "loops walk along slices of it that are not the same"
+    return "it is used both as a whole and slice by slice"
+
+
+def _unflipped(factors: Sequence[Factor]) -> list[Factor]:
+    return [f._replace(flipped=False) for f in factors]

@@ -304,7 +304,7 @@ split_p = lax.split_p
 # Primitives of their own from JAX 0.12 on; None before.
 stack_p, unstack_p = getattr(lax, "stack_p", None), getattr(lax, "unstack_p", None)
 exp_p, exp2_p = jexp.exp_p, jexp.exp2_p
-reduce_max_p = jexp.reduce_max_p
+reduce_max_p, reduce_sum_p = jexp.reduce_max_p, jexp.reduce_sum_p
 convert_p = jexp.convert_element_type_p
 iota_p, eq_p, lt_p = jexp.iota_p, jexp.eq_p, jexp.lt_p
 

@@ -14,11 +14,12 @@ FOREIGN = -1
 
 
 class Factor(NamedTuple):
-    """`size` steps of `stride` elements along one axis of the leaf."""
+    """`size` steps of `stride` elements along one axis of the leaf; `flipped` ones begin at its end."""
 
     axis: int
     size: int
     stride: int
+    flipped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Origin:
         """After `lax.transpose`."""
         return dataclasses.replace(self, dims=tuple(self.dims[d] for d in permutation))
 
+    def reversed(self, dimensions: Sequence[int]) -> "Origin":
+        """After `lax.rev`: a product of factors runs backwards if each of them does."""
+        dims = list(self.dims)
+        for d in dimensions:
+            dims[d] = tuple(f if f.axis == FOREIGN else f._replace(flipped=not f.flipped) for f in dims[d])
+        return dataclasses.replace(self, dims=tuple(dims))
+
     def squeezed(self, dimensions: Sequence[int]) -> "Origin":
         """Without these dimensions of size 1."""
         return dataclasses.replace(self, dims=tuple(f for d, f in enumerate(self.dims) if d not in dimensions))
@@ -79,8 +87,8 @@ class Origin:
                     if factor.size % needed:
                         return None
                     inner = factor.size // needed
-                    remaining.insert(0, Factor(factor.axis, inner, factor.stride))
-                    factor = Factor(factor.axis, needed, factor.stride * inner)
+                    remaining.insert(0, factor._replace(size=inner))
+                    factor = factor._replace(size=needed, stride=factor.stride * inner)
                 if needed % factor.size:
                     return None
                 dim.append(factor)
@@ -100,8 +108,9 @@ class Origin:
                 first, last = region[factor.axis]
                 if factor.stride * factor.size != last - first:
                     return None
-                region[factor.axis] = (first + start * factor.stride, first + limit * factor.stride)
-            dims[d] = _factors(factor.axis, limit - start, factor.stride)
+                begin, end = (size - limit, size - start) if factor.flipped else (start, limit)
+                region[factor.axis] = (first + begin * factor.stride, first + end * factor.stride)
+            dims[d] = (factor._replace(size=limit - start),) if limit - start != 1 else ()
         return dataclasses.replace(self, region=tuple(region), dims=tuple(dims))
 
     def picked_along(self, rows: Sequence[int], placed: Mapping[int, int], shape: Sequence[int]) -> "Origin":

@@ -23,11 +23,16 @@ from jaxinit._layers._origin import Origin
 
 def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
     """What the outputs of an equation without programs inside depend on."""
+    if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
+        return [inputs[1]]
     if any(x.data for x in inputs):
         return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
         return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
+    if equation.primitive is ir.convert_p and _rounds(equation):
+        # Whether a number is zero, its scale does not change.
+        return [_scale_free(inputs) if equation.outputs[0].dtype == bool else inhomogeneous(inputs)]
     if equation.primitive is ir.split_p:
         return _split(equation, inputs[0])
     if equation.primitive is ir.unstack_p:
@@ -87,9 +92,7 @@ def rearrangement(equation: ir.Equation) -> Callable[[Origin], Origin | None] | 
     if primitive in ir.IDENTITIES:
         return lambda origin: origin
     if primitive is ir.rev_p:
-        # A flipped kernel; along a flipped axis no array of scales may lie, and none does: only the
-        # receptive field of a convolution is flipped.
-        return lambda origin: origin
+        return lambda origin: origin.reversed(params["dimensions"])
     if primitive is ir.transpose_p:
         return lambda origin: origin.transposed(params["permutation"])
     if primitive is ir.squeeze_p:
@@ -238,6 +241,18 @@ def _scale_free(inputs: Sequence[Dependence]) -> Dependence:
     terms = [x for x in inputs if not x.zero]
     degrees = {leaf: 0.0 if degree is not None else None for leaf, degree in added(terms).degrees.items()}
     return Dependence(degrees=degrees)
+
+
+def _are_one(cases: Sequence[Dependence]) -> bool:
+    """Whether values are the same elements of one leaf: `vmap` chooses so between the operands of a branch."""
+    first = cases[0]
+    exact = len(first.degrees) == 1 and all(o.exact for o in first.origins.values())
+    return exact and len(first.origins) == 1 and all(x == first for x in cases)
+
+
+def _rounds(equation: ir.Equation) -> bool:
+    """Whether a cast drops what is no integer."""
+    return ir.is_floating(equation.inputs[0]) and not ir.is_floating(equation.outputs[0])
 
 
 def _is_free(x: Dependence) -> bool:

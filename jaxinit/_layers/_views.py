@@ -5,8 +5,9 @@ own, which is how scales are spread over a leaf and how its matrices are found.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
@@ -67,8 +68,8 @@ def view(unit: Unit) -> View | None:
                 return None
             (whole,) = rest
             size = whole.size // roles.feature_group_count
-            role[Factor(whole.axis, roles.feature_group_count, whole.stride * size)] = "batch"
-            rest = [Factor(whole.axis, size, whole.stride)] if size > 1 else []
+            role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
+            rest = [whole._replace(size=size)] if size > 1 else []
         role |= dict.fromkeys(rest, name)
     axes = [f for axis, (start, stop) in enumerate(unit.region) for f in axis_factors(axis, stop - start, list(role))]
     if any(f not in role for f in axes):
@@ -94,9 +95,20 @@ def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:
 def spread_over_leaf(unit: Unit, factors: tuple[Factor, ...], scales: Array) -> Array:
     """The scales of a unit, stacked dimensions first, as an array that broadcasts against its part of the leaf."""
     known = [*unit.stack, *factors]
-    scales = scales.reshape([f.size for f in known])
+    scales = in_order_of_leaf(scales.reshape([f.size for f in known]), known)
     dims = [axis_factors(axis, stop - start, known) for axis, (start, stop) in enumerate(unit.region)]
     return spread(scales, known, dims)
+
+
+def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
+    """An array whose first axes are factors as the program sees them, as the leaf holds them; or the other way."""
+    flipped = [i for i, f in enumerate(factors) if f.flipped]
+    return jnp.flip(x, flipped) if flipped else x
+
+
+def slice_places(unit: Unit) -> Iterator[tuple[int, ...]]:
+    """Where in its leaf each slice of a stacked unit lies, in the order in which the program has them."""
+    return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in unit.stack))
 
 
 def per_slice(part: Array, unit: Unit) -> Array:
@@ -107,7 +119,8 @@ def per_slice(part: Array, unit: Unit) -> Array:
     order = [factors.index(f) for f in unit.stack]
     order += [i for i in range(len(factors)) if i not in order]
     sizes = [f.size for f in unit.stack]
-    return jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
+    slices = jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
+    return in_order_of_leaf(slices, unit.stack)
 
 
 def part_of(leaf: Array, unit: Unit) -> Array:

@@ -15,7 +15,15 @@ from jaxinit._layers._origin import FOREIGN, Factor, Origin
 from jaxinit._layers._place import spread
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
+from jaxinit._layers._views import (
+    in_order_of_leaf,
+    other_factors,
+    part_of,
+    scale_factors,
+    spread_over_leaf,
+    view,
+    with_part,
+)
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
@@ -182,5 +190,6 @@ def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) ->
     names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis != FOREIGN)]
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
     moved = jnp.transpose(shift.reshape([f.size for f in names]), by_axis)
+    moved = in_order_of_leaf(moved, [names[i] for i in by_axis])
     bias = leaves[leaf]
     leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)

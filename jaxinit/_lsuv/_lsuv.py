@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxinit._checks import check_finite, check_flag, check_values
 from jaxinit._layers._jaxpr import is_traced
+from jaxinit._layers._origin import Factor
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import other_factors, part_name, scale_factors
+from jaxinit._layers._views import in_order_of_leaf, other_factors, part_name, scale_factors
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
@@ -34,6 +35,7 @@ from jaxinit._lsuv._options import (
 )
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
+from jaxinit._lsuv._visitor import ScaleState
 from jaxinit._typing import Array
 
 
@@ -244,11 +246,21 @@ def _verified(
     return leaves, result, {unit: attempts[unit] + more[unit] for unit in states}
 
 
+def _in_order_of_leaf(state: ScaleState, factors: Sequence[Factor]) -> ScaleState:
+    """What is reported of a unit, in the order in which its leaf holds slices and channels."""
+    if not any(f.flipped for f in factors):
+        return state
+    before, after, scale, flags = (
+        in_order_of_leaf(x, factors) for x in (state.before, state.after, state.scale, state.flags)
+    )
+    return state._replace(before=before, after=after, scale=scale, flags=flags)
+
+
 def _report(
     traced: Traced, notes: Mapping[Unit, str], problem: Problem, states: States, attempts: Mapping[Unit, Array]
 ) -> LsuvReport:
     units = problem.analysis.units
-    found = [states[unit] for unit in units]
+    found = [_in_order_of_leaf(states[unit], [*unit.stack, *problem.factors[unit]]) for unit in units]
     return LsuvReport(
         paths=tuple(part_name(traced.paths[unit.leaf], unit, np.shape(traced.leaves[unit.leaf])) for unit in units),
         notes=tuple(notes[unit] for unit in units),

@@ -1,6 +1,5 @@
 """The distribution of activations in each layer."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxinit._layers._evaluate import Evaluation
 from jaxinit._layers._place import Place
 from jaxinit._layers._trace import layers_of, trace
 from jaxinit._layers._units import Unit
+from jaxinit._layers._views import slice_places
 from jaxinit._plots._style import COLORS, axes_or_new, name_layers
 from jaxinit._typing import Array
 
@@ -76,11 +76,7 @@ def activations(
     run = jax.jit(lambda values: evaluation.run(values, begin)[1])
     counts = run([jnp.asarray(x) for x in values])
     rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
-    names = [
-        layer.name + "".join(f"[{i}]" for i in at)
-        for unit, layer in layers.items()
-        for at in itertools.product(*(range(f.size) for f in unit.stack))
-    ]
+    names = [layer.name + "".join(f"[{i}]" for i in at) for unit, layer in layers.items() for at in slice_places(unit)]
     centres = np.linspace(-limit, limit, _BINS)
     # Half the height for each layer of many: neighbours overlap a little, as ridges do.
     heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)

@@ -234,6 +234,8 @@ def _role(traced: Traced, leaf: int, shape: tuple[int, ...]) -> str:
         return "multiplier"
     if any(leaf == skip.shortcut for skip in traced.skips):
         return "shortcut"
+    if sum(n > 1 for n in shape) > 1 and any(leaf == listed for listed, _ in analysis.opaque):
+        return "other"  # a weight, of whatever layer
     primitives = {read.primitive for read in analysis.reads if read.leaf == leaf}
     if primitives & {ir.mul_p, ir.div_p}:
         return "scale"
