@@ -362,7 +362,9 @@ iota_p, eq_p, lt_p = jexp.iota_p, jexp.eq_p, jexp.lt_p
 def _ragged_dot_p() -> Any:
     """The primitive of `jax.lax.ragged_dot`, which neither the extension API nor `jax.lax` names."""
     shapes = (jax.ShapeDtypeStruct((1, 1), jnp.float32), jax.ShapeDtypeStruct((1, 1, 1), jnp.float32))
-    (equation,) = jax.make_jaxpr(lax.ragged_dot)(*shapes, jax.ShapeDtypeStruct((1,), jnp.int32)).jaxpr.eqns
+    # This file may be imported on a mesh with explicit axes, where products must be told how to be sharded.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        (equation,) = jax.make_jaxpr(lax.ragged_dot)(*shapes, jax.ShapeDtypeStruct((1,), jnp.int32)).jaxpr.eqns
     return equation.primitive
 
 
