@@ -48,6 +48,17 @@ def test_schemes_and_initializers_are_known_by_name_whatever_else_is_loaded():
     assert run.stdout.startswith("(2, 2) he_normal(")
 
 
+def test_the_first_use_may_be_on_a_mesh_with_explicit_axes():
+    program = (
+        "import jax, jaxinit\n"
+        "mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,))\n"
+        "w = jax.ShapeDtypeStruct((2, 2), 'float32')\n"
+        "with jax.set_mesh(mesh): print(len(jaxinit.trace_layers(w, lambda w, x: x @ w, w)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "1\n"
+
+
 def test_init_files_only_reexport():
     for path in [*FILES, PACKAGE / "__init__.pyi"]:
         if path.name.startswith("__init__") and path != PACKAGE / "__init__.py":

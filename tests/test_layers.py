@@ -547,12 +547,12 @@ straight_through.defvjp(
 )
 
 
+def test_of_the_sign_and_logarithm_of_a_determinant_one_may_be_unused():
+    layers = trace_layers(struct(8, 8), lambda w, x: (x @ w, jnp.linalg.slogdet(w)[1]), struct(4, 8))
+    assert [layer.path for layer in layers] == [""]
+
+
 def test_of_a_function_with_its_own_derivative_an_output_may_be_unused():
-    def log_determinant(w, x):
-        return x @ w, jnp.linalg.slogdet(w)[1]
-
-    assert [layer.path for layer in trace_layers(struct(8, 8), log_determinant, struct(4, 8))] == [""]
-
     def rounded(p, x):
         # The matrix is an argument of the function alone: without it, the function could not be called.
         return straight_through(x @ p["first"], p["other"].T)[0] @ p["second"]
@@ -563,3 +563,60 @@ def test_of_a_function_with_its_own_derivative_an_output_may_be_unused():
     x = jax.random.normal(jax.random.key(0), (32, 8))
     report = jaxinit.diagnose(params, rounded, x)
     assert float(report.gradient_norm[0]) > 0  # that of the rounding itself would be zero
+
+
+def unused_slices(p, x):
+    return lax.scan(lambda x, w: (jnp.tanh(x @ w), x @ p["aux"]), x, p["stack"])[0]
+
+
+def unused_carry(p, x):
+    return lax.scan(lambda c, w: ((jnp.tanh(c[0] @ w), c[1] + c[0] @ p["aux"]), None), (x, x), p["stack"])[0][0]
+
+
+def unused_in_a_while_loop(p, x):
+    def body(c):
+        i, x, _ = c
+        return i + 1, jnp.tanh(x @ p["stack"][0]), x @ p["aux"]
+
+    return lax.while_loop(lambda c: c[0] < 3, body, (0, x, x))[1]
+
+
+def unused_in_a_branch(p, x):
+    def layer(x):
+        return jnp.tanh(x @ p["stack"][0]), x @ p["aux"]
+
+    return lax.cond(x.sum() > -1e9, layer, lambda x: (x, x), x)[0]
+
+
+def unused_key(p, x):
+    def body(c, w):
+        key, x = c
+        return (jax.random.split(key)[0], jnp.tanh(x @ w)), (key, x @ p["aux"])
+
+    return lax.scan(body, (jax.random.key(0), x), p["stack"])[0][1]
+
+
+@pytest.mark.parametrize(
+    "apply_fn", [unused_slices, unused_carry, unused_in_a_while_loop, unused_in_a_branch, unused_key]
+)
+def test_what_loops_and_branches_compute_for_nothing_is_no_layer(apply_fn):
+    params = {"stack": 0.1 * jnp.ones((3, 8, 8)), "aux": jnp.ones((8, 8))}
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    layers = trace_layers(params, apply_fn, x)
+    assert [layer.path for layer in layers] == ["stack"]
+    assert layers.unused == ("aux",)
+    new = jax.jit(lambda p: jaxinit.lsuv(p, apply_fn, x, method="fused"))(params)
+    np.testing.assert_array_equal(new["aux"], params["aux"])
+    assert float(jnp.std(x @ new["stack"][0])) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_carry_that_only_another_carry_reads_is_computed():
+    def apply_fn(p, x):
+        def body(c, _):
+            return (c[1], c[2], jnp.tanh(c[2] @ p["w"]), c[3] @ p["aux"]), None
+
+        return lax.scan(body, (x, x, x, x), None, 4)[0][0]
+
+    layers = trace_layers({"w": struct(8, 8), "aux": struct(8, 8)}, apply_fn, struct(4, 8))
+    assert [(layer.path, layer.uses) for layer in layers] == [("w", 4)]
+    assert layers.unused == ("aux",)
