@@ -374,6 +374,26 @@ def test_complex_layers_are_scaled_and_not_centred():
     assert "no real bias" in report.problems()["w"][0]
 
 
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("shape", [(12, 12), (2, 12, 12)])
+def test_a_scale_that_half_precision_cannot_hold_is_not_taken(method, shape):
+    w = jax.random.normal(KEYS[0], shape, jnp.float16)
+
+    def apply_fn(w, x):
+        layers = w.reshape(-1, 12, 12).astype(jnp.float32)
+        return jax.lax.scan(lambda x, layer: 2 * (x @ layer,), x, layers)[1]
+
+    for size in (1e-7, 1e8):
+        new, report = lsuv(w, apply_fn, size * VECTORS, method=method, return_report=True)
+        assert report.problems() == {"": ["its dtype cannot hold the scale that would reach the target"]}
+        np.testing.assert_array_equal(report.scale[0], 1)
+        found = jnp.std(apply_fn(new, size * VECTORS), (1, 2)).reshape(report.after[0].shape)
+        np.testing.assert_allclose(report.after[0], found, rtol=1e-2)
+    new, report = lsuv(w, apply_fn, 1e5 * VECTORS, method=method, return_report=True)
+    assert report.problems() == {}
+    np.testing.assert_allclose(jnp.std(apply_fn(new, 1e5 * VECTORS), (1, 2)), 1, rtol=2e-2)
+
+
 def test_layers_without_units_are_left_alone():
     params = [jnp.zeros((12, 0)), jnp.ones((0, 4))]
     new, report = lsuv(params, tanh_net, VECTORS, return_report=True)

@@ -16,6 +16,7 @@ from jaxinit._layers._place import spread
 from jaxinit._layers._trace import Traced
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_of, scale_factors, spread_over_leaf, view, with_part
+from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
@@ -183,4 +184,5 @@ def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) ->
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
     moved = jnp.transpose(shift.reshape([f.size for f in names]), by_axis)
     bias = leaves[leaf]
-    leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
+    new = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
+    leaves[leaf] = jnp.where(jnp.isfinite(new), new, bias) if is_narrow(bias.dtype) else new

@@ -5,6 +5,7 @@ that output, scaled, is what flows on. One evaluation of the program therefore d
 with two evaluations a layer.
 """
 
+import dataclasses
 import functools
 import operator
 import warnings
@@ -21,6 +22,7 @@ from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
 from jaxinit._layers._views import other_factors, part_name, scale_factors
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
     SKIPPED,
@@ -196,7 +198,7 @@ def _lsuv(
     if options.orthonormalize:
         leaves = with_orthonormal(leaves, sorted(selected))
     data = jax.tree.leaves(batch)
-    states, attempts = _scales(problem, options.method, [*leaves, *data])
+    states, attempts = _scales(problem, options.method, leaves, data)
     leaves = with_scales(leaves, problem, states)
     if options.verify:
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
@@ -215,7 +217,12 @@ def _caveat(traced: Traced, unit: Unit) -> str:
     return ""
 
 
-def _scales(problem: Problem, method: str, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+def _scales(
+    problem: Problem, method: str, leaves: Sequence[Any], data: Sequence[Any]
+) -> tuple[States, dict[Unit, Array]]:
+    values = [*leaves, *data]
+    limits = limits_of(sorted(problem.selected), problem.factors, leaves)
+    problem = dataclasses.replace(problem, limits=limits)
     if method == "scan":
         return layer_by_layer(problem, values)
     if method == "auto" and problem.shared & problem.selected:
@@ -232,7 +239,7 @@ def _verified(
     attempts: dict[Unit, Array],
 ) -> tuple[list[Any], States, dict[Unit, Array]]:
     """Refines once from the new leaves, and measures what they give in an evaluation of their own."""
-    second, more = _scales(problem, method, [*leaves, *data])
+    second, more = _scales(problem, method, leaves, data)
     leaves = with_scales(leaves, problem, second)
     after = measured(problem, [*leaves, *data])
     result = {}
