@@ -350,7 +350,7 @@ def test_the_bias_of_a_layer_that_is_used_more_than_once_stays(method):
 
     new, report = lsuv(params, apply_fn, VECTORS, center=True, method=method, return_report=True)
     np.testing.assert_array_equal(new["b"], params["b"])
-    assert report.problems() == {"w": ["not centred: shared by 4 uses"]}
+    assert report.problems() == {"w": ["not centred: it is used more than once; shared by 4 uses"]}
     outputs = apply_fn(new, VECTORS)
     found = jnp.std(outputs[0] if method == "fused" else outputs)  # whose first use decides
     assert float(report.after[0]) == pytest.approx(float(found), rel=1e-3)
@@ -392,6 +392,22 @@ def test_a_scale_that_half_precision_cannot_hold_is_not_taken(method, shape):
     new, report = lsuv(w, apply_fn, 1e5 * VECTORS, method=method, return_report=True)
     assert report.problems() == {}
     np.testing.assert_allclose(jnp.std(apply_fn(new, 1e5 * VECTORS), (1, 2)), 1, rtol=2e-2)
+
+
+def test_a_weight_made_of_parts_that_overlap_is_named_as_not_orthonormal():
+    w = jax.random.normal(KEYS[0], (12, 12))
+
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w[:, :8]) @ w[:8, 4:]
+
+    new, report = lsuv(w, apply_fn, VECTORS, return_report=True)
+    np.testing.assert_allclose(new / report.scale[0], w, rtol=1e-5)
+    (note,) = report.problems()[""]
+    assert "not made orthonormal" in note
+    assert "overlap" in note
+    assert "shared by 2 uses" in note
+    report = lsuv(w, apply_fn, VECTORS, orthonormalize=False, return_report=True)[1]
+    assert report.problems() == {"": ["shared by 2 uses"]}
 
 
 def test_layers_without_units_are_left_alone():

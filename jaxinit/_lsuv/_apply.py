@@ -35,7 +35,7 @@ def centred_channels(
         factors = scale_factors(traced.analysis, unit, per_channel=True)
         if unit.uses > 1:
             # What centres one use does not centre the others.
-            refused[unit] = f"not centred: shared by {unit.uses} uses"
+            refused[unit] = "not centred: it is used more than once"
         elif (bias := _bias_leaf(traced, unit)) is None:
             refused[unit] = "not centred: it has no real bias of its own"
         elif not _has_entry_for_each_channel(unit, factors, bias[1]):

@@ -20,7 +20,7 @@ from jaxinit._checks import check_finite, check_flag, check_values
 from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import other_factors, part_name, scale_factors
+from jaxinit._layers._views import other_factors, part_name, scale_factors, view
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
 from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
@@ -190,9 +190,9 @@ def _lsuv(
         max_attempts=operator.index(options.max_attempts),
     )
     for unit in selected:
-        notes[unit] = "; ".join(note for note in (not_centred.get(unit), _caveat(traced, unit)) if note)
-    for unit in problem.shared:
-        notes[unit] = notes[unit] or f"shared by {unit.uses} uses"
+        shared = f"shared by {unit.uses} uses" if unit in problem.shared else ""
+        remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared)
+        notes[unit] = "; ".join(remark for remark in remarks if remark)
 
     leaves = list(traced.leaves)
     if options.orthonormalize:
@@ -206,7 +206,7 @@ def _lsuv(
     return new, _report(traced, notes, problem, states, attempts)
 
 
-def _caveat(traced: Traced, unit: Unit) -> str:
+def _caveat(traced: Traced, unit: Unit, options: Options) -> str:
     """What a user should know of a weight that is scaled, but not as simply as others."""
     others = other_factors(unit)
     if others:
@@ -214,6 +214,8 @@ def _caveat(traced: Traced, unit: Unit) -> str:
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
     if any(part.origin is None for site in unit.sites for part in site.parts if part.unit is unit):
         return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
+    if options.orthonormalize and view(unit) is None and unit.sites[0].geometry.kind != "embed":
+        return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
     return ""
 
 
