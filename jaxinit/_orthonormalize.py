@@ -94,12 +94,11 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
     """Orthonormal columns if the matrices are tall, else orthonormal rows."""
     tall = matrix.shape[-2] > matrix.shape[-1]
     rows, columns = max(matrix.shape[-2:]), min(matrix.shape[-2:])
-    # Squares of tiny or huge entries must neither vanish nor overflow.
-    largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
-    # By powers of two and in two steps: the reciprocal of a huge number is subnormal, and flushed to zero.
-    _, exponent = jnp.frexp(largest)
-    for step in (exponent // 2, exponent - exponent // 2):
-        matrix = matrix * jnp.exp2(-step.astype(largest.dtype)).astype(matrix.dtype)
+    trapezoid = jnp.tril(matrix) if tall else jnp.triu(matrix)
+    # A reflector has the direction of its vector, whose length may be any, whatever those of the others are.
+    vectors = _around_one(trapezoid, -2 if tall else -1)
+    # The matrix as a whole keeps the ratio of its entries.
+    matrix = _around_one(matrix, (-2, -1))
 
     gram = matmul(matrix.conj().mT, matrix) if tall else matmul(matrix, matrix.conj().mT)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
@@ -113,12 +112,26 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
 
     panels = []
     for offset, _, width in cut(rows, columns, fewest_panels_width(columns)):
-        if tall:
-            panels.append(jnp.tril(matrix[..., offset:, offset : offset + width]))
-        else:
-            panels.append(jnp.triu(matrix[..., offset : offset + width, offset:]))
+        end = offset + width
+        panels.append(vectors[..., offset:, offset:end] if tall else vectors[..., offset:end, offset:])
     kept = matrix / jnp.sqrt(jnp.where(scale > 0, scale, 1)).astype(matrix.dtype)
     return jnp.where(keep, kept, frame(panels, tall))
+
+
+def _around_one(x: Array, axes: int | tuple[int, ...]) -> Array:
+    """x, its largest entry along these axes between ½ and 1: squares of tiny or huge ones must stay finite, not zero.
+
+    By powers of two, which change no digit, and in two steps: the reciprocal of a huge number is subnormal, and
+    flushed to zero.
+    """
+    # Not the absolute value of complex numbers, which may overflow.
+    is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+    sizes = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if is_complex else jnp.abs(x)
+    largest = jnp.max(sizes, axis=axes, keepdims=True)
+    _, exponent = jnp.frexp(largest)
+    for step in (exponent // 2, exponent - exponent // 2):
+        x = x * jnp.exp2(-step.astype(largest.dtype)).astype(x.dtype)
+    return x
 
 
 def _epsilon(dtype: jnp.dtype) -> float:

@@ -371,7 +371,7 @@ def test_the_bias_of_a_layer_that_is_used_more_than_once_stays(method):
 
     new, report = lsuv(params, apply_fn, VECTORS, center=True, method=method, return_report=True)
     np.testing.assert_array_equal(new["b"], params["b"])
-    assert report.problems() == {"w": ["not centred: shared by 4 uses"]}
+    assert report.problems() == {"w": ["not centred: it is used more than once; shared by 4 uses"]}
     outputs = apply_fn(new, VECTORS)
     found = jnp.std(outputs[0] if method == "fused" else outputs)  # whose first use decides
     assert float(report.after[0]) == pytest.approx(float(found), rel=1e-3)
@@ -393,6 +393,42 @@ def test_complex_layers_are_scaled_and_not_centred():
     assert float(jnp.std(VECTORS.astype(jnp.complex64) @ new["w"] + new["b"])) == pytest.approx(3, abs=1e-3)
     np.testing.assert_array_equal(new["b"], params["b"])
     assert "no real bias" in report.problems()["w"][0]
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("shape", [(12, 12), (2, 12, 12)])
+def test_a_scale_that_half_precision_cannot_hold_is_not_taken(method, shape):
+    w = jax.random.normal(KEYS[0], shape, jnp.float16)
+
+    def apply_fn(w, x):
+        layers = w.reshape(-1, 12, 12).astype(jnp.float32)
+        return jax.lax.scan(lambda x, layer: 2 * (x @ layer,), x, layers)[1]
+
+    for size in (1e-7, 1e8):
+        new, report = lsuv(w, apply_fn, size * VECTORS, method=method, return_report=True)
+        assert report.problems() == {"": ["its dtype cannot hold the scale that would reach the target"]}
+        np.testing.assert_array_equal(report.scale[0], 1)
+        found = jnp.std(apply_fn(new, size * VECTORS), (1, 2)).reshape(report.after[0].shape)
+        np.testing.assert_allclose(report.after[0], found, rtol=1e-2)
+    new, report = lsuv(w, apply_fn, 1e5 * VECTORS, method=method, return_report=True)
+    assert report.problems() == {}
+    np.testing.assert_allclose(jnp.std(apply_fn(new, 1e5 * VECTORS), (1, 2)), 1, rtol=2e-2)
+
+
+def test_a_weight_made_of_parts_that_overlap_is_named_as_not_orthonormal():
+    w = jax.random.normal(KEYS[0], (12, 12))
+
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w[:, :8]) @ w[:8, 4:]
+
+    new, report = lsuv(w, apply_fn, VECTORS, return_report=True)
+    np.testing.assert_allclose(new / report.scale[0], w, rtol=1e-5)
+    (note,) = report.problems()[""]
+    assert "not made orthonormal" in note
+    assert "overlap" in note
+    assert "shared by 2 uses" in note
+    report = lsuv(w, apply_fn, VECTORS, orthonormalize=False, return_report=True)[1]
+    assert report.problems() == {"": ["shared by 2 uses"]}
 
 
 def test_layers_without_units_are_left_alone():

@@ -24,6 +24,7 @@ from jaxinit._layers._views import (
     view,
     with_part,
 )
+from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
@@ -42,7 +43,7 @@ def centred_channels(
         factors = scale_factors(traced.analysis, unit, per_channel=True)
         if unit.uses > 1:
             # What centres one use does not centre the others.
-            refused[unit] = f"not centred: shared by {unit.uses} uses"
+            refused[unit] = "not centred: it is used more than once"
         elif (bias := _bias_leaf(traced, unit)) is None:
             refused[unit] = "not centred: it has no real bias of its own"
         elif not _has_entry_for_each_channel(unit, factors, bias[1]):
@@ -192,4 +193,5 @@ def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) ->
     moved = jnp.transpose(shift.reshape([f.size for f in names]), by_axis)
     moved = in_order_of_leaf(moved, [names[i] for i in by_axis])
     bias = leaves[leaf]
-    leaves[leaf] = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
+    new = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
+    leaves[leaf] = jnp.where(jnp.isfinite(new), new, bias) if is_narrow(bias.dtype) else new

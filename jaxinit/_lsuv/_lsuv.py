@@ -5,6 +5,7 @@ that output, scaled, is what flows on. One evaluation of the program therefore d
 with two evaluations a layer.
 """
 
+import dataclasses
 import functools
 import operator
 import warnings
@@ -20,8 +21,9 @@ from jaxinit._layers._jaxpr import is_traced
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._trace import Traced, trace
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import in_order_of_leaf, other_factors, part_name, scale_factors
+from jaxinit._layers._views import in_order_of_leaf, other_factors, part_name, scale_factors, view
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
     SKIPPED,
@@ -190,15 +192,15 @@ def _lsuv(
         max_attempts=operator.index(options.max_attempts),
     )
     for unit in selected:
-        notes[unit] = "; ".join(note for note in (not_centred.get(unit), _caveat(traced, unit)) if note)
-    for unit in problem.shared:
-        notes[unit] = notes[unit] or f"shared by {unit.uses} uses"
+        shared = f"shared by {unit.uses} uses" if unit in problem.shared else ""
+        remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared)
+        notes[unit] = "; ".join(remark for remark in remarks if remark)
 
     leaves = list(traced.leaves)
     if options.orthonormalize:
         leaves = with_orthonormal(leaves, sorted(selected))
     data = jax.tree.leaves(batch)
-    states, attempts = _scales(problem, options.method, [*leaves, *data])
+    states, attempts = _scales(problem, options.method, leaves, data)
     leaves = with_scales(leaves, problem, states)
     if options.verify:
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
@@ -206,7 +208,7 @@ def _lsuv(
     return new, _report(traced, notes, problem, states, attempts)
 
 
-def _caveat(traced: Traced, unit: Unit) -> str:
+def _caveat(traced: Traced, unit: Unit, options: Options) -> str:
     """What a user should know of a weight that is scaled, but not as simply as others."""
     others = other_factors(unit)
     if others:
@@ -214,10 +216,17 @@ def _caveat(traced: Traced, unit: Unit) -> str:
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
     if any(part.origin is None for site in unit.sites for part in site.parts if part.unit is unit):
         return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
+    if options.orthonormalize and view(unit) is None and unit.sites[0].geometry.kind != "embed":
+        return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
     return ""
 
 
-def _scales(problem: Problem, method: str, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+def _scales(
+    problem: Problem, method: str, leaves: Sequence[Any], data: Sequence[Any]
+) -> tuple[States, dict[Unit, Array]]:
+    values = [*leaves, *data]
+    limits = limits_of(sorted(problem.selected), problem.factors, leaves)
+    problem = dataclasses.replace(problem, limits=limits)
     if method == "scan":
         return layer_by_layer(problem, values)
     if method == "auto" and problem.shared & problem.selected:
@@ -234,7 +243,7 @@ def _verified(
     attempts: dict[Unit, Array],
 ) -> tuple[list[Any], States, dict[Unit, Array]]:
     """Refines once from the new leaves, and measures what they give in an evaluation of their own."""
-    second, more = _scales(problem, method, [*leaves, *data])
+    second, more = _scales(problem, method, leaves, data)
     leaves = with_scales(leaves, problem, second)
     after = measured(problem, [*leaves, *data])
     result = {}

@@ -21,6 +21,7 @@ NOT_CONVERGED = 8
 NOT_REPRODUCIBLE = 16
 NOT_REACHED = 32
 ZERO = 64
+NOT_HELD = 128
 
 _SMALLEST_VARIANCE = 1e-36
 """Below it, squares vanish in float32."""

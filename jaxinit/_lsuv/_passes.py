@@ -5,7 +5,7 @@ Each takes the flat inputs of a traced program and returns the state of every un
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,8 @@ from jaxinit._layers._evaluate import Evaluation
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._units import Analysis, Unit
 from jaxinit._layers._views import stacked_size
-from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_REACHED, Moments, nothing, solve, std, zeros_of
+from jaxinit._lsuv._limits import Limits
+from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
 from jaxinit._typing import Array
 
@@ -25,7 +26,10 @@ States = dict[Unit, ScaleState]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is to be reached: see `ScaleVisitor` for the fields in common."""
+    """What is to be reached: see `ScaleVisitor` for the fields in common.
+
+    Of units whose dtype does not hold every scale, `limits` says which it does.
+    """
 
     analysis: Analysis
     factors: dict[Unit, tuple[Factor, ...]]
@@ -34,6 +38,7 @@ class Problem:
     selected: frozenset[Unit]
     tolerance: float | Array
     max_attempts: int
+    limits: Mapping[Unit, Limits] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def shared(self) -> frozenset[Unit]:
@@ -50,8 +55,26 @@ class Problem:
 
 def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
     """One evaluation: the first use of a unit decides its scale."""
-    _, states = problem.evaluation(frozenset()).run(values, {})
+    evaluation = problem.evaluation(frozenset())
+    _, states = evaluation.run(values, _bounded(problem, evaluation, values))
     return states, {unit: jnp.ones((), jnp.int32) for unit in states}
+
+
+def _bounded(problem: Problem, evaluation: Evaluation, values: Sequence[Any]) -> States:
+    """The states before any use of the units whose dtype limits the scale."""
+    if not problem.limits:
+        return {}
+    shapes = jax.eval_shape(lambda: _as_arrays(evaluation.run(values, {})[1]))
+    states = {}
+    for unit, limits in problem.limits.items():
+        # Every slice of a stack begins alike.
+        state = jax.tree.map(
+            lambda x, like: jnp.broadcast_to(x, like.shape) if like.shape != jnp.shape(x) else x,
+            evaluation.visitor.initial(unit),
+            shapes[unit],
+        )
+        states[unit] = state._replace(limits=jax.tree.map(lambda x, s=state: x.reshape(s.scale.shape), limits))
+    return states
 
 
 def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
@@ -76,12 +99,14 @@ def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit,
     """
     shared = problem.shared & problem.selected
     evaluation = problem.evaluation(shared)
+    bounded = _bounded(problem, evaluation, values)
 
     def evaluate(given: States) -> States:
-        return _as_arrays(evaluation.run(values, dict(given))[1])
+        return _as_arrays(evaluation.run(values, bounded | dict(given))[1])
 
     shapes = jax.eval_shape(evaluate, {})
     start = {u: zeros_of(shapes[u])._replace(known=jnp.zeros(shapes[u].known.shape, bool)) for u in shared}
+    start = {u: s._replace(limits=bounded[u].limits) if u in bounded else s for u, s in start.items()}
 
     def attempt(carry: Any) -> Any:
         given, steps, _, count, _ = carry
@@ -114,16 +139,19 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
     """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target."""
     units = problem.analysis.units
     evaluation = problem.evaluation(frozenset(units))
+    bounded = _bounded(problem, evaluation, values)
 
     def evaluate(given: States) -> States:
-        return _as_arrays(evaluation.run(values, dict(given))[1])
+        return _as_arrays(evaluation.run(values, bounded | dict(given))[1])
 
     shapes = jax.eval_shape(evaluate, {})
     start = {}
     for unit in units:
         state = zeros_of(shapes[unit])
         start[unit] = state._replace(
-            known=jnp.ones(shapes[unit].known.shape, bool), scale=jnp.ones_like(state.scale), shift=state.shift
+            known=jnp.ones(shapes[unit].known.shape, bool),
+            scale=jnp.ones_like(state.scale),
+            limits=bounded[unit].limits if unit in bounded else None,
         )
     groups, count = _groups(units)
 
@@ -216,13 +244,20 @@ def _step(problem: Problem, unit: Unit, state: ScaleState, last: _Step) -> tuple
     log_std = jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
     seen = (log_std - last.log_std) / jnp.where(last.log_ratio == 0, 1, last.log_ratio)
     power = jnp.where(last.log_ratio == 0, 1, jnp.clip(seen, 1, 64))
-    return _Step(jnp.where(reached, 0, jnp.log(ratio) / power), log_std), reached
+    log_ratio = jnp.where(reached, 0, jnp.log(ratio) / power)
+    if state.limits is not None:
+        held = state.limits.hold(state.scale * jnp.exp(log_ratio))
+        log_ratio, reached = jnp.where(held, log_ratio, 0), reached | ~held
+    return _Step(log_ratio, log_std), reached
 
 
 def _flags(problem: Problem, unit: Unit, state: ScaleState) -> Array:
     """What keeps a unit from its target; nothing, for one whose deviation a scale would mend."""
     pooled = _pooled(state)
-    _, flags = solve(pooled, problem.targets[unit])
+    ratio, flags = solve(pooled, problem.targets[unit])
+    if state.limits is not None:
+        missed = ~_within(problem, unit, std(pooled)) & ~state.limits.hold(state.scale * ratio)
+        flags = jnp.where(missed & (flags == 0) & (unit in problem.selected), NOT_HELD, flags)
     return jnp.where(_aligned(pooled.size == 0, flags), NOT_REACHED, flags)
 
 

@@ -8,7 +8,16 @@ import jax
 import numpy as np
 
 from jaxinit._layers._jaxpr import is_traced
-from jaxinit._lsuv._moments import DEAD, NO_ROOT, NOT_CONVERGED, NOT_FINITE, NOT_REACHED, NOT_REPRODUCIBLE, ZERO
+from jaxinit._lsuv._moments import (
+    DEAD,
+    NO_ROOT,
+    NOT_CONVERGED,
+    NOT_FINITE,
+    NOT_HELD,
+    NOT_REACHED,
+    NOT_REPRODUCIBLE,
+    ZERO,
+)
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
@@ -18,6 +27,7 @@ MEANINGS = {
     NOT_FINITE: "its output, or the square of it, is not finite in float32; not scaled",
     NOT_CONVERGED: "not within the tolerance after the last attempt",
     NOT_REACHED: "not reached on this batch; not scaled",
+    NOT_HELD: "its dtype cannot hold the scale that would reach the target",
     ZERO: "dead: zero weights, or zero input; not scaled",
     NOT_REPRODUCIBLE: "a fresh evaluation misses the tolerance: the net amplifies rounding",
 }

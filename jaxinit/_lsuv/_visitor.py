@@ -12,9 +12,11 @@ import numpy as np
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._place import Place
 from jaxinit._layers._units import Unit
+from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
     DEAD,
     NOT_FINITE,
+    NOT_HELD,
     NOT_REACHED,
     ZERO,
     Moments,
@@ -39,6 +41,7 @@ class ScaleState(NamedTuple):
       before, after: std of the pre-activation before and after scaling, at the first use.
       flags: see `_moments`.
       pooled: moments of the scaled output over all uses; None for a unit whose first use decides alone.
+      limits: the scales that the weight's dtype can hold; None where it holds all.
     """
 
     known: bool | Array
@@ -48,6 +51,7 @@ class ScaleState(NamedTuple):
     after: Array
     flags: Array
     pooled: Moments | None
+    limits: Limits | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,7 @@ class ScaleVisitor:
 
     def _scaled(self, place: Place, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
         found = _measured(place, u, bias)
-        scale, flags = solve(found, self.targets[place.unit])
+        scale, flags = _held(state.limits, *solve(found, self.targets[place.unit]))
         if place.unit not in self.selected:
             scale = jnp.ones_like(scale)
         return self._decided(place.unit, state, found, scale, None, std(found), flags)
@@ -131,7 +135,7 @@ class ScaleVisitor:
         """The state after a use that suggests this scale."""
         # An output that is all zero, as that of a recurrent kernel in the first step, leaves the decision to the next.
         known = jnp.any((found.var_u != 0) | (found.mean_u != 0)) if unit in self.reused else True
-        new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled)
+        new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled, state.limits)
         if state.known is not False:
             new = _where(state.known, state, new)
         if state.pooled is not None:
@@ -149,7 +153,7 @@ class ScaleVisitor:
         zero = jnp.zeros_like(pooled_var)
         spread_of_means = jnp.var(per_channel.mean_u + per_channel.mean_b, pooled_axes)
         found = Moments(per_channel.size, zero, zero, pooled_var, zero, zero)
-        scale, flags = solve(found, self.targets[place.unit])
+        scale, flags = _held(state.limits, *solve(found, self.targets[place.unit]))
         constant = jnp.any(per_channel.mean_u != 0, pooled_axes)
         flags = jnp.where(constant & (flags == ZERO), DEAD, flags)
         if place.unit not in self.selected:
@@ -166,6 +170,14 @@ class ScaleVisitor:
         before = jnp.sqrt(pooled_var + spread_of_means)
         new = self._decided(place.unit, state, found, scale, shift, before, flags)._replace(shift=shift)
         return new, channels.spread(shift)
+
+
+def _held(limits: Limits | None, scale: Array, flags: Array) -> tuple[Array, Array]:
+    """A scale, and flags: one, and a flag, where the weight's dtype cannot hold the scale."""
+    if limits is None:
+        return scale, flags
+    held = limits.hold(scale)
+    return jnp.where(held, scale, 1), jnp.where(held | (flags != 0), flags, NOT_HELD)
 
 
 def _measured(place: Place, u: Array, bias: Array | None) -> Moments:

@@ -1,0 +1,68 @@
+"""The scales that a weight's dtype can hold: float16 and float8 end within what a scale may ask for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxinit._layers._origin import Factor
+from jaxinit._layers._units import Unit
+from jaxinit._layers._views import axis_factors, part_of
+from jaxinit._sharding import with_automatic_axes
+from jaxinit._typing import Array, DTypeLike
+
+_LEVELS = 16
+"""Steps that the largest entry must have above zero, so that rounding keeps the variance to a percent."""
+
+
+class Limits(NamedTuple):
+    """The smallest and the largest scale with which a weight stays what it is."""
+
+    smallest: Array
+    largest: Array
+
+    def hold(self, scale: Array) -> Array:
+        """Whether each scale lies within them."""
+        return (scale >= self.smallest) & (scale <= self.largest)
+
+
+def is_narrow(dtype: DTypeLike) -> bool:
+    """Whether a floating dtype reaches less far than float32."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and float(jnp.finfo(dtype).max) < 1e38
+
+
+def limits_of(
+    units: Iterable[Unit], factors: Mapping[Unit, tuple[Factor, ...]], leaves: Sequence[Any]
+) -> dict[Unit, Limits]:
+    """The limits of the units in narrow dtypes, stacked dimensions first."""
+
+    def limits(leaves: Sequence[Any]) -> dict[Unit, Limits]:
+        found = {}
+        for unit in units:
+            dtype = jnp.result_type(leaves[unit.leaf])
+            if not is_narrow(dtype):
+                continue
+            info = jnp.finfo(dtype)
+            largest = _largest_entries(part_of(leaves[unit.leaf], unit), unit, factors[unit])
+            alive = largest > 0
+            divisor = jnp.where(alive, largest, 1)
+            smallest = jnp.float32(info.smallest_subnormal) * _LEVELS
+            found[unit] = Limits(
+                # One always stays possible, for entries as small as they came.
+                jnp.minimum(jnp.where(alive, smallest / divisor, 0), 1),
+                jnp.where(alive, jnp.float32(info.max) / divisor, jnp.inf),
+            )
+        return found
+
+    bounded: dict[Unit, Limits] = with_automatic_axes(limits, list(leaves))
+    return bounded
+
+
+def _largest_entries(part: Array, unit: Unit, factors: tuple[Factor, ...]) -> Array:
+    """The largest absolute value that each scale of a unit multiplies, stacked dimensions first."""
+    known = [*unit.stack, *factors]
+    axes = [f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, known)]
+    split = jnp.abs(part.astype(jnp.float32)).reshape([f.size for f in axes])
+    largest = jnp.max(split, [i for i, f in enumerate(axes) if f not in known], initial=0.0)
+    order = [f for f in axes if f in known]
+    return jnp.transpose(largest, [order.index(f) for f in known])
