@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers import _one_hot
 from jaxinit._layers._dependence import (
     DATA,
     INDEPENDENT,
@@ -18,6 +19,7 @@ from jaxinit._layers._dependence import (
     inhomogeneous,
     multiplied,
 )
+from jaxinit._layers._one_hot import NONE
 from jaxinit._layers._origin import Origin
 
 
@@ -26,10 +28,13 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
         return [inputs[1]]
     if any(x.data for x in inputs):
-        return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [DATA if pattern == NONE else dataclasses.replace(DATA, pattern=pattern)] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
-        return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
+        value = ZERO if stays and inputs[0].zero else INDEPENDENT
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [value if pattern == NONE else dataclasses.replace(value, pattern=pattern)] * len(equation.outputs)
     if equation.primitive is ir.convert_p and _rounds(equation):
         # Whether a number is zero, its scale does not change.
         return [_scale_free(inputs) if equation.outputs[0].dtype == bool else inhomogeneous(inputs)]
@@ -76,6 +81,8 @@ def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depende
         return first.power(-0.5)
     if primitive is ir.pad_p and inputs[1].zero:
         return first.without_origins()
+    if primitive is ir.gather_p and ir.fills(equation):
+        return inhomogeneous(inputs)
     if primitive in ir.LINEAR and all(_is_free(x) for x in inputs[1:]):
         return first.without_origins()
     if primitive in ir.POSITIVELY_HOMOGENEOUS and len(inputs) == 1:
@@ -258,10 +265,3 @@ def _rounds(equation: ir.Equation) -> bool:
 def _is_free(x: Dependence) -> bool:
     """Whether scaling any leaf leaves the value alone."""
     return not x.data and all(degree == 0 for degree in x.degrees.values())
-
-
-def _is_one_hot(equation: ir.Equation, inputs: Sequence[Dependence]) -> bool:
-    if equation.primitive is ir.eq_p:
-        return True
-    moves = {ir.reshape_p, ir.broadcast_p, ir.transpose_p, ir.squeeze_p, *ir.IDENTITIES}
-    return equation.primitive in moves and inputs[0].one_hot
