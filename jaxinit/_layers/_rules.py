@@ -47,6 +47,14 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
         return [inputs[0].without_origins() if alike else inhomogeneous(inputs)]
     if equation.primitive is ir.concatenate_p:
         return [_concatenated(equation, inputs)]
+    if equation.primitive is ir.broadcast_p:
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [dataclasses.replace(x, pattern=pattern) for x in _one_value(equation, inputs)]
+    return _one_value(equation, inputs)
+
+
+def _one_value(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
+    """What the only output of an equation depends on, which reads parameters and no data."""
     segmented = next((x for x in inputs if x.segments), None)
     if segmented is not None:
         return [_segmented(equation, inputs, segmented)] * len(equation.outputs)
