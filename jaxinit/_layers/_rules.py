@@ -262,7 +262,11 @@ def _are_one(cases: Sequence[Dependence]) -> bool:
     """Whether values are the same elements of one leaf: `vmap` chooses so between the operands of a branch."""
     first = cases[0]
     exact = len(first.degrees) == 1 and all(o.exact for o in first.origins.values())
-    return exact and len(first.origins) == 1 and all(x == first for x in cases)
+    return (
+        exact
+        and len(first.origins) == 1
+        and all((x.degrees, x.origins) == (first.degrees, first.origins) for x in cases)
+    )
 
 
 def _rounds(equation: ir.Equation) -> bool:
