@@ -97,9 +97,27 @@ def test_lookups_and_one_hot_products_are_embeddings():
         lambda w, t: w[t],
         lambda w, t: jnp.take(w, t, axis=0),
         lambda w, t: jax.nn.one_hot(t, 20) @ w,
+        lambda w, t: jnp.einsum("vbt,vd->btd", jax.nn.one_hot(t, 20, axis=0), w),
+        lambda w, t: jax.vmap(lambda t: jax.nn.one_hot(t, 20).reshape(-1, 20) @ w)(t),
+        lambda w, t: (t[..., None] == np.arange(20)).astype(jnp.bfloat16).astype(jnp.float32) @ w,
+        lambda w, t: (jnp.arange(1, 21) == t[..., None]).astype(jnp.float32) @ w,
+        lambda w, t: lax.map(lambda o: o @ w, jax.nn.one_hot(t, 20)),
     ):
         (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
         assert (layer.kind, layer.fan_in, layer.fan_out) == ("embed", 1, 8)
+
+
+def test_comparisons_that_are_not_one_hot_along_the_contracted_dimension_are_dense():
+    tokens = struct(4, 5, dtype=jnp.int32)
+    for apply_fn in (
+        lambda w, t: jax.nn.one_hot(t, 4).reshape(4, 20) @ w,
+        lambda w, t: (t[0, :, None] == t.reshape(-1)).astype(jnp.float32) @ w,
+        lambda w, t: (t.reshape(20) == jnp.arange(20)).astype(jnp.float32)[None] @ w,
+        lambda w, t: jnp.einsum("btv,bd->vd", jax.nn.one_hot(t, 3), w[:4]),
+    ):
+        (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
+        assert layer.kind in ("dense", "einsum")
+        assert layer.fan_in in (20, 4)
 
 
 @pytest.mark.parametrize("name", ["plain_picked_experts", "plain_best_two_experts", "plain_grouped_experts"])
@@ -147,6 +165,21 @@ def test_a_batch_of_slices_is_a_lookup_of_rows():
 
     (layer,) = trace_layers(struct(20, 8), apply_fn, struct(5, dtype=jnp.int32))
     assert (layer.kind, layer.fan_in, layer.fan_out, layer.uses) == ("embed", 1, 8, 2)
+
+
+@pytest.mark.parametrize("fill", [None, 0.0, 7.0])
+def test_a_lookup_that_fills_with_a_number_is_not_homogeneous(fill):
+    def look_up(w, t):
+        return w.at[t].get(mode="fill", fill_value=fill)
+
+    tokens = struct(3, 5, dtype=jnp.int32)
+    layers = trace_layers(struct(20, 8), look_up, tokens)
+    fixed = trace_layers(struct(20, 8), lambda w, x: x @ look_up(w, np.array([0, 3, 40])), struct(5, 3))
+    if fill == 7.0:
+        assert [len(layers), len(fixed)] == [0, 0]
+        assert all("not homogeneous" in found.unvisited[0].reason for found in (layers, fixed))
+    else:
+        assert [layers[0].kind, fixed[0].kind] == ["embed", "dense"]
 
 
 def test_a_product_in_groups_of_inputs_is_listed():

@@ -199,6 +199,32 @@ def test_a_table_to_each_row_of_which_an_output_is_added_is_no_bias(shape, table
     assert report.problems() == {}
 
 
+@pytest.mark.parametrize(
+    "bias",
+    [
+        jnp.tanh,
+        lambda b: b - b.mean(),
+        lambda b: jnp.tile(b[:6], 2),
+        lambda b: jnp.roll(jax.nn.softplus(b), 3) + 1,
+        lambda b: jnp.concatenate([jnp.sin(b[:6]), b[6:]]),
+        lambda b: b * jnp.linspace(0.0, 1.0, 64)[:, None],
+    ],
+    ids=["tanh", "centred", "tiled", "rolled", "joined", "ramp"],
+)
+def test_a_function_of_parameters_that_is_added_is_a_bias(bias):
+    params = {"w": square_weights(1)[0], "b": 0.6 * jax.random.normal(KEYS[1], (12,))}
+
+    def apply_fn(p, x):
+        return x @ p["w"] + bias(p["b"])
+
+    assert jaxinit.trace_layers(params, apply_fn, VECTORS)[0].has_bias
+    new, report = lsuv(params, apply_fn, VECTORS, return_report=True)
+    assert float(report.after[0]) == pytest.approx(1, abs=1e-4)
+    assert float(jnp.std(apply_fn(new, VECTORS))) == pytest.approx(1, abs=1e-4)
+    _, report = lsuv(params, apply_fn, VECTORS, center=True, return_report=True)
+    assert "not centred" in report.problems()["w"][0]
+
+
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
     new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)

@@ -47,7 +47,7 @@ def finish_of(
         following = readers[0]
         if following.primitive is ir.add_p or (following.primitive is ir.sub_p and following.inputs[0] is value):
             bias = next((atom for atom in following.inputs if atom is not value), None)
-            varying = None if bias is None else _varying(of(bias))
+            varying = None if bias is None else _varying(of(bias), bias.shape)
             places = _places(origin, equation.outputs[0].shape)
             if bias is None or varying is None or (segmented is not None and shape.placed[segmented] not in places):
                 return end
@@ -71,14 +71,15 @@ def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
     return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}
 
 
-def _varying(value: Dependence) -> frozenset[int] | None:
-    """The dimensions along which a parameter varies; None if that is unknown, or it is no parameter."""
+def _varying(value: Dependence, shape: tuple[int, ...]) -> frozenset[int] | None:
+    """The dimensions along which a parameter, or a function of parameters, may vary; None if it is neither."""
     if value.data or not any(part.degrees for part in value.parts):
         return None
     dims: set[int] = set() if value.segments is None else {value.segments.dimension}
     for part in value.parts:
-        if part.degrees and not part.origins:
-            return None
-        for origin in part.origins.values():
-            dims |= {d for d, dim in enumerate(origin.dims) if any(f.axis != FOREIGN for f in dim)}
+        if part.degrees.keys() == part.origins.keys() and all(o.exact for o in part.origins.values()):
+            for origin in part.origins.values():
+                dims |= {d for d, dim in enumerate(origin.dims) if any(f.axis != FOREIGN for f in dim)}
+        else:
+            dims |= {d for d, n in enumerate(shape) if n > 1 and d not in value.pattern.repeats}
     return frozenset(dims)

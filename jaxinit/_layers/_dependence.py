@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers import _one_hot
+from jaxinit._layers._one_hot import NONE, Pattern
 from jaxinit._layers._origin import Origin
 
 
@@ -31,7 +33,7 @@ class Dependence:
       degrees: leaf → degree of homogeneity, None where there is none; leaves not named have no influence.
       origins: leaf → origin of the elements, where known.
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
-      one_hot: whether it is a comparison with a range of integers, or made of one.
+      pattern: whether it is one-hot, or what such values are made of.
       zero: whether all elements are known to be zero.
       mingled: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
     """
@@ -40,7 +42,7 @@ class Dependence:
     degrees: Mapping[int, float | None] = dataclasses.field(default_factory=dict)
     origins: Mapping[int, Origin] = dataclasses.field(default_factory=dict)
     segments: Segments | None = None
-    one_hot: bool = False
+    pattern: Pattern = NONE
     zero: bool = False
     mingled: Mapping[int, Origin | None] = dataclasses.field(default_factory=dict)
 
@@ -52,9 +54,7 @@ class Dependence:
     def map(self, rearrange: Callable[[Origin], Origin | None]) -> "Dependence":
         """The same degrees, other origins."""
         moved = {leaf: rearrange(origin) for leaf, origin in self.origins.items()}
-        return Dependence(
-            degrees=self.degrees, origins={leaf: o for leaf, o in moved.items() if o is not None}, one_hot=self.one_hot
-        )
+        return Dependence(degrees=self.degrees, origins={leaf: o for leaf, o in moved.items() if o is not None})
 
     def without_origins(self) -> "Dependence":
         """The same degrees, elements mixed."""
@@ -73,7 +73,7 @@ DATA = Dependence(data=True)
 
 def of_constant(constant: ir.Constant) -> Dependence:
     """A value known when the function was traced."""
-    return ZERO if _is_zero(constant) else INDEPENDENT
+    return ZERO if _is_zero(constant) else dataclasses.replace(INDEPENDENT, pattern=_one_hot.of_constant(constant))
 
 
 def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
@@ -118,7 +118,7 @@ def unstacked(x: Dependence) -> Dependence:
     if x.mingled:
         return dataclasses.replace(DATA, mingled={leaf: o and o.unstacked() for leaf, o in x.mingled.items()})
     if x.data or not x.degrees:
-        return x
+        return dataclasses.replace(x, pattern=x.pattern.unstacked())
     if x.segments:
         return inhomogeneous([x])
     return x.map(Origin.unstacked)

@@ -81,7 +81,7 @@ def _product(
     first = len(batch_dims) + (data_free if weight == 1 else 0)
     placed = {d: first + i for i, d in enumerate(out_dims)} | {d: i for i, d in enumerate(batch_dims)}
     fan_in, fan_out = (math.prod(shape[d] for d in dims) for dims in (in_dims, out_dims))
-    if other.one_hot and len(in_dims) == 1:
+    if len(in_dims) == 1 and other.pattern.hot in contracted[1 - weight]:
         return Geometry("embed", in_dims, out_dims, batch_dims, placed, 1, fan_out)
     batch_dims += groups
     kind = "dense" if len(in_dims) == 1 and len(out_dims) <= 1 and not batch_dims else "einsum"
@@ -113,7 +113,12 @@ def _lookup(equation: ir.Equation) -> Geometry | None:
     # A batch of dynamic slices names the dimensions too that it takes whole.
     rows = tuple(d for d in numbers.start_index_map if d in numbers.collapsed_slice_dims or sizes[d] != shape[d])
     single = all(sizes[d] == 1 for d in rows)
-    if not rows or not (single or len(numbers.offset_dims) < out_rank) or numbers.operand_batching_dims:
+    if (
+        ir.fills(equation)
+        or not rows
+        or not (single or len(numbers.offset_dims) < out_rank)
+        or numbers.operand_batching_dims
+    ):
         return None
     kept = [d for d in range(len(shape)) if d not in numbers.collapsed_slice_dims]
     placed = dict(zip(kept, numbers.offset_dims, strict=True))

@@ -160,6 +160,18 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
+def is_known(constant: Constant) -> bool:
+    """Whether the elements of a constant can be looked at here and now."""
+    return not is_traced(constant.value) and getattr(constant.value, "is_fully_addressable", True)
+
+
+def fills(equation: Equation) -> bool:
+    """Whether a lookup gives a number other than zero for indices out of range."""
+    value = equation.params["fill_value"]
+    # Those who fill with NaN mean indices to be in range.
+    return value is not None and not (value == 0 or value != value)
+
+
 def subprograms(equation: Equation) -> tuple[Program, ...]:
     """The programs that an equation holds."""
     match equation:

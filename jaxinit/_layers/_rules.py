@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jaxinit._layers import _jaxpr as ir
+from jaxinit._layers import _one_hot
 from jaxinit._layers._dependence import (
     DATA,
     INDEPENDENT,
@@ -18,6 +19,7 @@ from jaxinit._layers._dependence import (
     inhomogeneous,
     multiplied,
 )
+from jaxinit._layers._one_hot import NONE
 from jaxinit._layers._origin import Origin
 
 
@@ -26,10 +28,13 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
         return [inputs[1]]
     if any(x.data for x in inputs):
-        return [dataclasses.replace(DATA, one_hot=_is_one_hot(equation, inputs))] * len(equation.outputs)
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [DATA if pattern == NONE else dataclasses.replace(DATA, pattern=pattern)] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
-        return [ZERO if stays and inputs[0].zero else INDEPENDENT] * len(equation.outputs)
+        value = ZERO if stays and inputs[0].zero else INDEPENDENT
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [value if pattern == NONE else dataclasses.replace(value, pattern=pattern)] * len(equation.outputs)
     if equation.primitive is ir.convert_p and _rounds(equation):
         # Whether a number is zero, its scale does not change.
         return [_scale_free(inputs) if equation.outputs[0].dtype == bool else inhomogeneous(inputs)]
@@ -42,6 +47,14 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
         return [inputs[0].without_origins() if alike else inhomogeneous(inputs)]
     if equation.primitive is ir.concatenate_p:
         return [_concatenated(equation, inputs)]
+    if equation.primitive is ir.broadcast_p:
+        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+        return [dataclasses.replace(x, pattern=pattern) for x in _one_value(equation, inputs)]
+    return _one_value(equation, inputs)
+
+
+def _one_value(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
+    """What the only output of an equation depends on, which reads parameters and no data."""
     segmented = next((x for x in inputs if x.segments), None)
     if segmented is not None:
         return [_segmented(equation, inputs, segmented)] * len(equation.outputs)
@@ -76,6 +89,8 @@ def _unsegmented(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depende
         return first.power(-0.5)
     if primitive is ir.pad_p and inputs[1].zero:
         return first.without_origins()
+    if primitive is ir.gather_p and ir.fills(equation):
+        return inhomogeneous(inputs)
     if primitive in ir.LINEAR and all(_is_free(x) for x in inputs[1:]):
         return first.without_origins()
     if primitive in ir.POSITIVELY_HOMOGENEOUS and len(inputs) == 1:
@@ -247,7 +262,11 @@ def _are_one(cases: Sequence[Dependence]) -> bool:
     """Whether values are the same elements of one leaf: `vmap` chooses so between the operands of a branch."""
     first = cases[0]
     exact = len(first.degrees) == 1 and all(o.exact for o in first.origins.values())
-    return exact and len(first.origins) == 1 and all(x == first for x in cases)
+    return (
+        exact
+        and len(first.origins) == 1
+        and all((x.degrees, x.origins) == (first.degrees, first.origins) for x in cases)
+    )
 
 
 def _rounds(equation: ir.Equation) -> bool:
@@ -258,10 +277,3 @@ def _rounds(equation: ir.Equation) -> bool:
 def _is_free(x: Dependence) -> bool:
     """Whether scaling any leaf leaves the value alone."""
     return not x.data and all(degree == 0 for degree in x.degrees.values())
-
-
-def _is_one_hot(equation: ir.Equation, inputs: Sequence[Dependence]) -> bool:
-    if equation.primitive is ir.eq_p:
-        return True
-    moves = {ir.reshape_p, ir.broadcast_p, ir.transpose_p, ir.squeeze_p, *ir.IDENTITIES}
-    return equation.primitive in moves and inputs[0].one_hot

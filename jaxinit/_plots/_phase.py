@@ -80,7 +80,7 @@ def _layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> lis
         leaves: dict[int, None] = {}
         for site in unit.sites:
             parts = [part for bias in site.biases for part in traced.analysis.of(bias.value).parts]
-            leaves |= dict.fromkeys(leaf for part in parts for leaf in part.degrees)
+            leaves |= dict.fromkeys(leaf for part in parts for leaf in part.origins)
         biases = [np.asarray(traced.leaves[leaf], float) for leaf in leaves]
         weight = np.asarray(part_of(jnp.asarray(traced.leaves[unit.leaf]), unit), float)
         for i in range(layer.stacked):

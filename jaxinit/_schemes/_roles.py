@@ -202,7 +202,8 @@ def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int
                 if bias.equation.primitive is ir.sub_p:  # a running mean that is taken off
                     continue
                 for part in analysis.of(bias.value).parts:
-                    biases |= {leaf: layer for leaf in part.degrees if leaf not in biases}
+                    own = [leaf for leaf in part.degrees if leaf in part.origins or _is_vector(traced, leaf)]
+                    biases |= {leaf: layer for leaf in own if leaf not in biases}
     structure = traced.structure
     unit_cells = {layer: found[0].cell for layer, unit in layers if (found := structure.weights.get(unit))}
     cells = {leaf: unit_cells.get(layer) for leaf, layer in biases.items() if layer is not None}
@@ -224,6 +225,10 @@ def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int
         else:
             vectors[leaf] = Vector(path, shape, _role(traced, leaf, shape))
     return vectors
+
+
+def _is_vector(traced: Traced, leaf: int) -> bool:
+    return sum(n > 1 for n in jnp.shape(traced.leaves[leaf])) <= 1
 
 
 def _role(traced: Traced, leaf: int, shape: tuple[int, ...]) -> str:
