@@ -72,7 +72,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Unvisited:
-    """A weight that reaches a part of the program which is not read."""
+    """A weight that no layer takes as it is, and why."""
 
     path: str
     reason: str
@@ -85,7 +85,8 @@ class Layers(Tabular):
 
     Attributes:
       layers: one row a weight, in order of first use.
-      unvisited: weights in parts of the program that are not read, and why.
+      unvisited: weights that are no layer's: in parts of the program that are not read, chosen or multiplied by data,
+        or mixed beyond what a scale could serve; and why.
       unused: paths of floating-point leaves on which no output depends.
     """
 

@@ -71,7 +71,7 @@ class Part:
 
 
 class Bias(NamedTuple):
-    """A parameter that is added to a layer's output, or subtracted, and where."""
+    """A parameter, or a function of parameters, that is added to a layer's output, or subtracted, and where."""
 
     value: ir.Atom
     equation: ir.Equation
@@ -144,7 +144,7 @@ class Analysis:
       dependences: what each variable depends on.
       sites: the layers in execution order, by the equation that finishes each.
       units: the parts of the parameters that are scaled by themselves, in order of first use.
-      opaque: leaves that enter a program which is not read, and why.
+      opaque: leaves that are no layer's weight though data meets them as one, and why.
       reads: the other places where data meets a leaf.
       read_leaves: the leaves that an output depends on.
     """
