@@ -563,6 +563,23 @@ def test_what_a_loop_or_branch_of_layers_yields_without_data_may_be_used_afterwa
     np.testing.assert_allclose(new, lsuv(w, lambda w, x: tanh_net([w, w, w], x), VECTORS, method="fused"), rtol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["one group", "groups of one"])
+def test_a_loop_of_one_step_around_or_inside_another_is_as_if_it_were_not_there(axis):
+    def nested(p, x):
+        return lax.scan(lambda x, w: (scanned(w, x), None), x, jnp.expand_dims(p, axis))[0]
+
+    def twice(p, x):
+        return nested(p, scanned(p, x))
+
+    stack = jnp.stack(square_weights(3))
+    new, report = jax.jit(lambda p: lsuv(p, twice, VECTORS, method="fused", return_report=True))(stack)
+    plain = lsuv(stack, lambda p, x: scanned(p, scanned(p, x)), VECTORS, method="fused")
+    np.testing.assert_allclose(new, plain, rtol=1e-4, atol=1e-5)
+    assert report.after[0].shape == (3,)
+    seen = jax.eval_shape(lambda p: jaxinit.diagnose(p, lambda p, x: nested(p["w"], x), VECTORS), {"w": stack})
+    assert [row.name for row in seen.rows] == ["w[0]", "w[1]", "w[2]"]
+
+
 OVERLAPPING = {
     "neighbours": lambda p, x: lax.scan(lambda x, w: (jnp.tanh(x @ w[0]) @ w[1], None), x, (p[:-1], p[1:]))[0],
     "part, then all": lambda p, x: scanned(p, scanned(p[1:3], x)),

@@ -72,7 +72,8 @@ class ControlFlow:
         touched = self._touched(equation.body)
         walked = [u for u in touched if u.leaf in walked_leaves and u.stack]
         carried = self._carried([u for u in touched if u not in walked], states)
-        given = {u: states[u] for u in walked if u in states}
+        # A loop of one step is no factor of a stack, and so no dimension of its states.
+        given = {u: _with_step(states[u]) if equation.length == 1 else states[u] for u in walked if u in states}
         outside = {u: s for u, s in states.items() if u not in carried and u not in given}
 
         def body(carry: Any, slices: Any) -> Any:
@@ -90,6 +91,8 @@ class ControlFlow:
         (values, passing), (outputs, own) = lax.scan(
             body, start, (stacked, list(given.values())), length=equation.length, reverse=equation.reverse
         )
+        if equation.length == 1:
+            own = jax.tree.map(lambda x: x[0], own)
         states.update(zip(carried, passing, strict=True))
         states.update(zip(walked, own, strict=True))
         return [*values, *outputs]
@@ -141,3 +144,8 @@ class ControlFlow:
 def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
     """States as loops and branches hand them on."""
     return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
+
+
+def _with_step(state: State) -> State:
+    """A state as that of the one step of a loop."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], state)
