@@ -457,6 +457,20 @@ def test_a_weight_made_of_parts_that_overlap_is_named_as_not_orthonormal():
     assert report.problems() == {"": ["shared by 2 uses"]}
 
 
+@pytest.mark.parametrize("center", [False, True])
+def test_scales_are_differentiable_in_the_batch(center):
+    params = {"w": jax.random.normal(KEYS[0], (12, 16)), "b": 0.3 * jax.random.normal(KEYS[1], (16,))}
+    step = 1e-2 * jax.random.normal(KEYS[2], VECTORS.shape)
+
+    @jax.jit
+    def change(x):
+        new = lsuv(params, affine, x, orthonormalize=False, center=center)
+        return jnp.sum(new["w"] ** 3) + jnp.sum(new["b"])
+
+    slope = jnp.sum(jax.grad(change)(VECTORS) * step)
+    assert float(slope) == pytest.approx(float(change(VECTORS + step) - change(VECTORS - step)) / 2, rel=2e-2)
+
+
 def test_layers_without_units_are_left_alone():
     params = [jnp.zeros((12, 0)), jnp.ones((0, 4))]
     new, report = lsuv(params, tanh_net, VECTORS, return_report=True)

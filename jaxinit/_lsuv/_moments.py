@@ -87,12 +87,20 @@ def _as_real(size: int, *found: Array) -> Moments:
     return Moments(jnp.float32(size), *(jnp.real(x).astype(jnp.float32) for x in found))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sum(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
     """Sums over these axes, in one reduction for all arrays."""
     if not axes:
         return arrays
     zeros = [jnp.zeros((), x.dtype) for x in arrays]
     return list(lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes))
+
+
+@_sum.defjvp
+def _sum_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[list[Array], list[Array]]:
+    """One reduction for each tangent: JAX differentiates none that takes several arrays."""
+    (arrays,), (changes,) = primals, tangents
+    return _sum(arrays, axes), [jnp.sum(x, axes) for x in changes]
 
 
 def nothing(like: Moments) -> Moments:

@@ -15,7 +15,6 @@ from jaxinit._layers._units import Unit
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
     DEAD,
-    NOT_FINITE,
     NOT_HELD,
     NOT_REACHED,
     ZERO,
@@ -163,8 +162,8 @@ class ScaleVisitor:
         sizes = [f.size if f in place.factors else 1 for f in channels.factors]
         shift = -(scale.reshape(sizes) * per_channel.mean_u) - per_channel.mean_b
         # Where there is no finite mean, the bias stays.
-        finite = (flags & NOT_FINITE).reshape(sizes) == 0
-        shift = jnp.where(finite & jnp.isfinite(shift), shift, 0)
+        finite = jnp.isfinite(pooled_var).reshape(sizes) & jnp.isfinite(shift)
+        shift = jnp.where(finite, shift, 0)
         if place.unit not in self.selected:
             shift = jnp.zeros_like(shift)
         before = jnp.sqrt(pooled_var + spread_of_means)
