@@ -608,6 +608,27 @@ def scanned(stack, x):
     return lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
 
 
+AGAIN = {
+    "scan": lambda p, x: lax.scan(lambda x, b: (scanned(p["stack"], x) + b, None), x, p["b"])[0],
+    "loop": lambda p, x: lax.fori_loop(0, 2, lambda _, x: scanned(p["stack"], x), x),
+    "branch": lambda p, x: lax.cond(x[0, 0] > 9, lambda x: x, lambda x: scanned(p["stack"], x), x),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_stack_may_be_walked_along_within_another_loop_or_branch(name):
+    params = {"stack": 3 * jnp.stack(square_weights(3)), "b": jnp.zeros((2, 12))}
+    new, report = jax.jit(lambda p: lsuv(p, AGAIN[name], VECTORS, return_report=True))(params)
+    np.testing.assert_allclose(report.after[0], 1, atol=0.02)
+    x, stds = VECTORS, []
+    for _ in range(1 if name == "branch" else 2):
+        for w in new["stack"]:
+            stds.append(jnp.std(x @ w))
+            x = jnp.tanh(x @ w)
+    pooled = jnp.sqrt(jnp.mean(jnp.square(jnp.stack(stds).reshape(-1, 3)), 0))
+    np.testing.assert_allclose(report.after[0], pooled, rtol=5e-3)
+
+
 @pytest.mark.parametrize("name", OVERLAPPING)
 def test_a_stack_that_is_not_always_walked_along_in_the_same_slices_stays_and_says_so(name):
     params = {"stack": jnp.stack(square_weights(4)), "readout": jnp.ones((12, 4))}

@@ -43,13 +43,33 @@ class ControlFlow:
         equations = {e for program in programs for e in ir.equations_of(program)}
         return [u for u in self.analysis.units if any(s.finish in equations for s in u.sites)]
 
-    def _carried(self, units: Sequence[Unit], states: dict[Unit, State]) -> dict[Unit, State]:
-        """The states that must pass through a loop or a branch, as arrays."""
+    def _carried(self, units: Sequence[Unit], states: dict[Unit, State], *programs: ir.Program) -> dict[Unit, State]:
+        """The states that must pass through a loop or a branch with these programs inside, as arrays."""
         return {
-            unit: jax.tree.map(jnp.asarray, states.get(unit, self.visitor.initial(unit)))
+            unit: jax.tree.map(jnp.asarray, states[unit] if unit in states else self._initial(unit, programs))
             for unit in units
             if unit not in states or not self.visitor.is_final(states[unit])
         }
+
+    def _initial(self, unit: Unit, programs: Iterable[ir.Program]) -> State:
+        """The state before any use, one for each slice that scans inside the programs walk along."""
+        inside = max((self._walks(unit, program) for program in programs), default=0)
+        sizes = tuple(f.size for f in unit.stack[len(unit.stack) - inside :])
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(unit))
+
+    def _walks(self, unit: Unit, program: ir.Program) -> int:
+        """How many scans, one within the other, walk along a unit's stack there."""
+        count = 0
+        for equation in program.equations:
+            for inner in ir.subprograms(equation):
+                if unit in self._touched(inner):
+                    own = isinstance(equation, ir.Scan) and equation.length != 1 and self._is_walked(unit, equation)
+                    count = max(count, own + self._walks(unit, inner))
+        return count
+
+    def _is_walked(self, unit: Unit, equation: ir.Scan) -> bool:
+        walked = equation.inputs[equation.num_consts + equation.num_carry :]
+        return bool(unit.stack) and any(unit.leaf in self.analysis.of(atom).degrees for atom in walked)
 
     def _as_taken(
         self,
@@ -68,10 +88,9 @@ class ControlFlow:
         first, second = equation.num_consts, equation.num_consts + equation.num_carry
         arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
         consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
-        walked_leaves = {leaf for atom in equation.inputs[second:] for leaf in self.analysis.of(atom).degrees}
         touched = self._touched(equation.body)
-        walked = [u for u in touched if u.leaf in walked_leaves and u.stack]
-        carried = self._carried([u for u in touched if u not in walked], states)
+        walked = [u for u in touched if self._is_walked(u, equation)]
+        carried = self._carried([u for u in touched if u not in walked], states, equation.body)
         # A loop of one step is no factor of a stack, and so no dimension of its states.
         given = {u: _with_step(states[u]) if equation.length == 1 else states[u] for u in walked if u in states}
         outside = {u: s for u, s in states.items() if u not in carried and u not in given}
@@ -99,7 +118,7 @@ class ControlFlow:
 
     def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
         index, *operands = arguments
-        carried = self._carried(self._touched(*equation.branches), states)
+        carried = self._carried(self._touched(*equation.branches), states, *equation.branches)
 
         def branch(program: ir.Program) -> Any:
             def run(passing: Any, *operands: Any) -> Any:
@@ -120,7 +139,7 @@ class ControlFlow:
         carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
         arguments[second:] = self._as_taken(arguments[second:], *carries, states)
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
-        carried = self._carried(self._touched(equation.body), states)
+        carried = self._carried(self._touched(equation.body), states, equation.body)
 
         def condition(carry: Any) -> Array:
             values, passing = carry

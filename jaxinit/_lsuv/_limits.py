@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxinit._layers._origin import Factor
 from jaxinit._layers._units import Unit
-from jaxinit._layers._views import axis_factors, part_of
+from jaxinit._layers._views import axis_factors, in_order_of_leaf, part_of
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, DTypeLike
 
@@ -65,4 +65,4 @@ def _largest_entries(part: Array, unit: Unit, factors: tuple[Factor, ...]) -> Ar
     split = jnp.abs(part.astype(jnp.float32)).reshape([f.size for f in axes])
     largest = jnp.max(split, [i for i, f in enumerate(axes) if f not in known], initial=0.0)
     order = [f for f in axes if f in known]
-    return jnp.transpose(largest, [order.index(f) for f in known])
+    return in_order_of_leaf(jnp.transpose(largest, [order.index(f) for f in known]), known)
