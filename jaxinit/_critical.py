@@ -70,8 +70,8 @@ def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoin
       >>> point = jaxinit.critical("tanh", bias_variance=0.05)
       >>> round(point.weight_variance, 3)
       1.761
-      >>> jaxinit.critical("relu").weight_variance
-      2.0...
+      >>> round(jaxinit.critical("relu").weight_variance, 3)
+      2.0
 
     Reference: Poole et al., 2016 (arXiv:1606.05340); Schoenholz et al., 2017 (arXiv:1611.01232).
     """

@@ -87,7 +87,7 @@ def _integrate(
         z = middle[:, None] + half[:, None] * rule.points
         density = half[:, None] * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
         values = evaluate(integrand, np.sqrt(variance) * z.reshape(-1)).reshape(-1, *z.shape) * density
-        integrals.append((values @ rule.weights).T[: len(batch)])
+        integrals.append((values * rule.weights).sum(axis=-1).T[: len(batch)])
         hidden.append(np.abs(values @ rule.misses).max(axis=-1).T[: len(batch)])
     return np.concatenate(integrals), np.concatenate(hidden)
 
