@@ -118,6 +118,11 @@ def check_initializer(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an initializer such as jaxinit.he_normal(), got {shown(value)}{remedy}")
 
 
+def is_module(value: Any, library: str) -> bool:
+    """Whether it is a module of "flax.linen" or "flax.nnx", which need not be loaded to tell."""
+    return any(base.__name__ == "Module" and base.__module__.startswith(library) for base in type(value).__mro__)
+
+
 def check_no_module(caller: str, value: Any, name: str) -> None:
     """A Flax module is none of the arguments of functions of (params, apply_fn, batch).
 
@@ -128,9 +133,8 @@ def check_no_module(caller: str, value: Any, name: str) -> None:
         ("flax.linen", "pass (params, module.apply, batch), or see jaxinit.linen for functions that take the module"),
         ("flax.nnx", "see jaxinit.nnx for functions that take the model itself, or nnx.split it"),
     ):
-        kind = type(value)
-        if any(base.__name__ == "Module" and base.__module__.startswith(library) for base in kind.__mro__):
-            raise TypeError(f"{caller} needs {name}, got a {kind.__name__} module; {remedy}")
+        if is_module(value, library):
+            raise TypeError(f"{caller} needs {name}, got a {type(value).__name__} module; {remedy}")
 
 
 def check_values(caller: str, tree: Any, name: str) -> None:

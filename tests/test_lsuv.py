@@ -16,6 +16,7 @@ import jaxinit
 import jaxinit.linen
 import jaxinit.nnx
 from jaxinit import lsuv
+from jaxinit._layers import _dead_code
 from jaxinit._layers import _jaxpr as ir
 
 KEYS = jax.random.split(jax.random.key(0), 8)
@@ -49,7 +50,7 @@ def stds(params, x):
 
 def count(function, *arguments, primitive):
     """How often a primitive stands in the program, loops counted once."""
-    program = ir.trace(function, *arguments)
+    program = _dead_code.trace(function, *arguments)
     return sum(equation.primitive is primitive for equation in ir.equations_of(program))
 
 
@@ -489,7 +490,7 @@ def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():
         )
         assert dots == 6
     params, apply_fn, batch = MODELS["plain_scan"]()
-    program = ir.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
+    program = _dead_code.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
     (loop,) = [e for e in program.equations if isinstance(e, ir.Scan)]
     assert sum(e.primitive is ir.dot_general_p for e in ir.equations_of(loop.body)) == 1
 

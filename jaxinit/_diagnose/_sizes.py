@@ -19,14 +19,14 @@ def real(x: Array) -> Array:
 def rms(x: Array, axes: tuple[int, ...]) -> Array:
     """The root mean square along some axes."""
     x = real(x)
-    scale = size_of(_some(x, axes), axes)
+    scale = divisor(jnp.max(jnp.abs(_some(x, axes)), axes, initial=0, keepdims=True))
     return (jnp.squeeze(scale, axes) * jnp.sqrt(jnp.mean((x * (1 / scale)) ** 2, axes))).astype(jnp.float32)
 
 
-def mean_and_std(x: Array, first: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Over all elements, along these axes first; by default along all but the last."""
-    mean, size = totals([x / x.size, jnp.abs(x) / x.size], first)
-    return mean.astype(jnp.float32), spread(x, mean, size, first)
+def mean_and_std(x: Array) -> tuple[Array, Array]:
+    """Over all elements."""
+    mean, size = totals([x / x.size, jnp.abs(x) / x.size])
+    return mean.astype(jnp.float32), spread(x, mean, size)
 
 
 def spread(x: Array, mean: Array, size: Array, first: tuple[int, ...] | None = None) -> Array:
@@ -51,13 +51,8 @@ def totals(arrays: list[Array], first: tuple[int, ...] | None = None) -> list[Ar
     return list(lax.reduce(along, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes))
 
 
-def size_of(x: Array, axes: tuple[int, ...]) -> Array:
-    """Something of the size of x to divide by, also where x is zero, infinite, or its reciprocal is."""
-    return divisor(jnp.max(jnp.abs(x), axes, initial=0, keepdims=True))
-
-
 def divisor(size: Array) -> Array:
-    """A size to divide by, or 1 where it is zero or infinite."""
+    """A size to divide by, also where it is zero or infinite, or its reciprocal is."""
     return jnp.where((size > 0) & jnp.isfinite(size), jnp.maximum(size, 1e-37), 1)
 
 

@@ -95,23 +95,20 @@ def praise(report: "DiagnoseReport") -> str:
     return f"{words}. Yet the output of {last} has a size of {size:.1g}: look at the scale of the data, or at {LSUV}."
 
 
-def _change(scale: np.ndarray, rows: Sequence[Row], members: np.ndarray) -> float:
+def _change(scale: np.ndarray, rows: Sequence[Row], members: Sequence[int] | np.ndarray) -> float:
     """By what factor a scale changes from the first of these rows to the last, as rows that are alike tell."""
-    alike: dict[object, list[int]] = {(): list(members)}
+    alike: dict[object, list[int]] = {}
     for i in members:
         row = rows[i]
         alike.setdefault((row.kind, row.activation, row.residual, row.role, row.normalized), []).append(i)
-    ends = {
-        kind: (same[0], same[-1]) for kind, same in alike.items() if same and rows[same[0]].depth < rows[same[-1]].depth
-    }
-    held = {kind: (i, j) for kind, (i, j) in ends.items() if min(scale[i], scale[j]) > 0}
-    whole = held.pop((), None)
-    if whole is None:
+    pairs = [(same[0], same[-1]) for same in (*alike.values(), members) if len(same)]
+    told = [(i, j) for i, j in pairs if rows[i].depth < rows[j].depth and min(scale[i], scale[j]) > 0]
+    if not told or told[-1] != pairs[-1]:
         return 1.0
-    chosen = held.values() or [whole]
-    rise = sum(np.log(scale[j] / scale[i]) for i, j in chosen)
-    run = sum(rows[j].depth - rows[i].depth for i, j in chosen)
-    return float(np.exp(rise / run * (rows[whole[1]].depth - rows[whole[0]].depth)))
+    *told, (first, last) = told
+    rise = sum(np.log(scale[j] / scale[i]) for i, j in told or [(first, last)])
+    run = sum(rows[j].depth - rows[i].depth for i, j in told or [(first, last)])
+    return float(np.exp(rise / run * (rows[last].depth - rows[first].depth)))
 
 
 def _broken(report: "DiagnoseReport") -> list[Finding]:

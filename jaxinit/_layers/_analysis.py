@@ -177,15 +177,8 @@ class _Walk:
         self.note_mixed(initial, carry)
         (goes_on,) = self.program(equation.condition, [*condition_consts, *carry], loops)
         step(carry)
-        changes = [
-            before is not after
-            for before, after in zip(equation.body.inputs[equation.body_consts :], equation.body.outputs, strict=True)
-        ]
-        results = [dependence.decided(x, goes_on) if c else x for x, c in zip(carry, changes, strict=True)]
-        if goes_on.data:
-            results = [
-                dataclasses.replace(DATA, mingled=union([x])) if c else x for x, c in zip(carry, changes, strict=True)
-            ]
+        steps = zip(carry, equation.body.inputs[equation.body_consts :], equation.body.outputs, strict=True)
+        results = [x if after is before else self.decided([x], goes_on) for x, before, after in steps]
         self.note_mixed(carry, results)
         self.note_decisions(goes_on, results)
         return results
@@ -193,14 +186,16 @@ class _Walk:
     def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         index, *operands = arguments
         by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
-        results = []
-        for cases in zip(*by_branch, strict=True):
-            result = dependence.decided(functools.reduce(dependence.joined, cases), index)
-            results.append(dataclasses.replace(result, mingled=union(cases)) if index.data else result)
+        results = [self.decided(cases, index) for cases in zip(*by_branch, strict=True)]
         for outputs in by_branch:
             self.note_mixed(outputs, results)
         self.note_decisions(index, results)
         return results
+
+    def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
+        """One of several values, as another one decides."""
+        result = dependence.decided(functools.reduce(dependence.joined, cases), by)
+        return dataclasses.replace(result, mingled=union(cases)) if by.data else result
 
     def fixpoint(
         self, step: Callable[[list[Dependence]], list[Dependence]], carry: list[Dependence]
@@ -319,20 +314,19 @@ class _Walk:
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
         for x, y in zip(before, after, strict=True):
-            if self.recording and y.data and not x.data:
-                self.read_leaves |= set(x.degrees)
-                self.reads.extend(
-                    Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
-                )
+            if y.data and not x.data:
+                self.note_read(x)
 
     def note_decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
         """Parameters that decide how data goes on are read there."""
-        if self.recording and any(x.data for x in results):
-            self.read_leaves |= set(decision.degrees)
+        if any(x.data for x in results):
+            self.note_read(decision)
+
+    def note_read(self, x: Dependence) -> None:
+        if self.recording:
+            self.read_leaves |= set(x.degrees)
             self.reads.extend(
-                Read(leaf, decision.origins.get(leaf), d, len(self.sites))
-                for leaf, d in decision.degrees.items()
-                if d != 0
+                Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
             )
 
 

@@ -53,6 +53,8 @@ class ControlFlow:
 
     def _initial(self, unit: Unit, programs: Iterable[ir.Program]) -> State:
         """The state before any use, one for each slice that scans inside the programs walk along."""
+        if not unit.stack:
+            return self.visitor.initial(unit)
         inside = max((self._walks(unit, program) for program in programs), default=0)
         sizes = tuple(f.size for f in unit.stack[len(unit.stack) - inside :])
         return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(unit))

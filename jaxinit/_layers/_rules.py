@@ -19,7 +19,6 @@ from jaxinit._layers._dependence import (
     inhomogeneous,
     multiplied,
 )
-from jaxinit._layers._one_hot import NONE
 from jaxinit._layers._origin import Origin
 
 
@@ -28,13 +27,11 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
         return [inputs[1]]
     if any(x.data for x in inputs):
-        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
-        return [DATA if pattern == NONE else dataclasses.replace(DATA, pattern=pattern)] * len(equation.outputs)
+        return [_with_pattern(DATA, equation, inputs)] * len(equation.outputs)
     if not any(x.degrees for x in inputs):
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
         value = ZERO if stays and inputs[0].zero else INDEPENDENT
-        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
-        return [value if pattern == NONE else dataclasses.replace(value, pattern=pattern)] * len(equation.outputs)
+        return [_with_pattern(value, equation, inputs)] * len(equation.outputs)
     if equation.primitive is ir.convert_p and _rounds(equation):
         # Whether a number is zero, its scale does not change.
         return [_scale_free(inputs) if equation.outputs[0].dtype == bool else inhomogeneous(inputs)]
@@ -48,9 +45,13 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     if equation.primitive is ir.concatenate_p:
         return [_concatenated(equation, inputs)]
     if equation.primitive is ir.broadcast_p:
-        pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
-        return [dataclasses.replace(x, pattern=pattern) for x in _one_value(equation, inputs)]
+        return [_with_pattern(x, equation, inputs) for x in _one_value(equation, inputs)]
     return _one_value(equation, inputs)
+
+
+def _with_pattern(value: Dependence, equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    pattern = _one_hot.apply(equation, [x.pattern for x in inputs])
+    return value if pattern == value.pattern else dataclasses.replace(value, pattern=pattern)
 
 
 def _one_value(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._calls import calling
-from jaxinit._checks import check_no_module
+from jaxinit._checks import check_no_module, is_module
+from jaxinit._layers import _dead_code
 from jaxinit._layers import _jaxpr as ir
 from jaxinit._layers._activated import Meeting, meetings
 from jaxinit._layers._analysis import analyse
@@ -60,7 +61,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
     leaves = tuple(leaf for _, leaf in with_paths)
     with calling("apply_fn", apply_fn, "params", "batch"):
-        program = ir.trace(apply_fn, params, batch)
+        program = _dead_code.trace(apply_fn, params, batch)
     return Traced(analyse(with_stacks(program), len(leaves)), paths, leaves)
 
 
@@ -74,7 +75,7 @@ def _check_apply_fn(apply_fn: Any) -> None:
             f"a {kind.__name__} module; pass its method `apply`, or see jaxinit.linen for modules with state and "
             "random numbers"
         )
-    elif any(base.__name__ == "Module" and base.__module__.startswith("flax.nnx") for base in kind.__mro__):
+    elif is_module(apply_fn, "flax.nnx"):
         received = f"a {kind.__name__} module of NNX; jaxinit.nnx has functions that take the model itself"
     elif not callable(apply_fn):
         received = f"{kind.__name__}; for a Flax module pass module.apply, or use jaxinit.linen or jaxinit.nnx"
