@@ -52,14 +52,14 @@ from ._initializers import zero_hadamard as zero_hadamard
 from ._initializers import zeros as zeros
 from ._initializers import zeros_init as zeros_init
 from ._labels import scalar_labels as scalar_labels
-from ._layers import Layer as Layer
-from ._layers import Layers as Layers
-from ._layers import trace_layers as trace_layers
 from ._lsuv import LsuvReport as LsuvReport
 from ._lsuv import lsuv as lsuv
 from ._orthonormalize import orthonormalize as orthonormalize
 from ._rbm import RbmReport as RbmReport
 from ._rbm import rbm_pretrain as rbm_pretrain
+from ._reading import Layer as Layer
+from ._reading import Layers as Layers
+from ._reading import trace_layers as trace_layers
 from ._recommend import Recommendation as Recommendation
 from ._recommend import recommend as recommend
 from ._schemes import InitializeReport as InitializeReport

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit._layers._origin import Origin
-from jaxinit._layers._trace import trace
+from jaxinit._reading._origin import Origin
+from jaxinit._reading._trace import trace
 
 
 def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxinit import _diagnose, _layers, _lsuv, _schemes
+from jaxinit import _diagnose, _lsuv, _reading, _schemes
 from jaxinit._checks import shown
 from jaxinit._modules._linen import FixupResidual as FixupResidual
 from jaxinit._modules._linen import ScalarBias as ScalarBias
@@ -75,7 +75,7 @@ def trace_layers(
     rngs: Mapping[str, Any] | None = None,
     mutable: Any = False,
     kwargs: Mapping[str, Any] | None = None,
-) -> _layers.Layers:
+) -> _reading.Layers:
     """`jaxinit.trace_layers` of a Linen module.
 
     Args:
@@ -103,7 +103,7 @@ def trace_layers(
       [('params/layers_0/kernel', <relu>), ('params/layers_3/kernel', None)]
     """
     params, apply_fn = _split(module, variables, mutable, kwargs, rngs)
-    return _layers.trace_layers(params, apply_fn, batch)
+    return _reading.trace_layers(params, apply_fn, batch)
 
 
 def lsuv(

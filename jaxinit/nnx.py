@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxinit import _diagnose, _layers, _lsuv, _schemes
+from jaxinit import _diagnose, _lsuv, _reading, _schemes
 from jaxinit._initializers._base import initializer
 from jaxinit._initializers._partitioning import Partitioning
 from jaxinit._modules._nnx import FixupResidual as FixupResidual
@@ -80,7 +80,7 @@ def _split(model: nnx.Module, wrt: Any, kwargs: Mapping[str, Any] | None) -> tup
 
 def trace_layers(
     model: nnx.Module, batch: Any, *, wrt: Any = nnx.Param, kwargs: Mapping[str, Any] | None = None
-) -> _layers.Layers:
+) -> _reading.Layers:
     """`jaxinit.trace_layers` of an NNX model.
 
     Args:
@@ -105,7 +105,7 @@ def trace_layers(
       [('dense', 3, <relu>), ('dense', 8, None)]
     """
     params, apply_fn = _split(model, wrt, kwargs)
-    return _layers.trace_layers(params, apply_fn, batch)
+    return _reading.trace_layers(params, apply_fn, batch)
 
 
 def lsuv(

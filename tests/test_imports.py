@@ -29,7 +29,7 @@ def test_import_loads_nothing_that_is_not_used():
     assert not any(name.startswith("jaxinit._") for name in _loaded_by("import jaxinit"))
     initializer = _loaded_by("import jaxinit; jaxinit.he_uniform()")
     assert "jaxinit._initializers" in initializer
-    assert not {"jaxinit._layers", "jaxinit._study", "jaxinit._schemes"} & set(initializer)
+    assert not {"jaxinit._reading", "jaxinit._study", "jaxinit._schemes"} & set(initializer)
 
 
 def test_no_name_of_the_package_loads_a_framework():
@@ -75,7 +75,7 @@ def test_flax_is_imported_by_the_glue_alone():
 
 
 def test_one_file_alone_touches_the_extension_api_of_jax():
-    extension = PACKAGE / "_layers" / "_jaxpr.py"
+    extension = PACKAGE / "_program" / "_primitives.py"
     assert any(name.startswith("jax.extend") for name in _imports(extension))
     for path in set(FILES) - {extension}:
         for name in _imports(path):

@@ -7,9 +7,9 @@ import pytest
 from models import MODELS
 
 import jaxinit
-from jaxinit._layers._trace import trace
-from jaxinit._layers._views import scale_factors
 from jaxinit._lsuv._passes import Problem, measured
+from jaxinit._reading._trace import trace
+from jaxinit._reading._views import scale_factors
 
 # Models whose kind another one of the default run shows too; only tracing them is quick.
 RARER = {

@@ -15,9 +15,8 @@ from models import MODELS, TOKENS, VECTORS, LinenMlp
 import jaxinit
 import jaxinit.linen
 import jaxinit.nnx
+from jaxinit import _program as ir
 from jaxinit import lsuv
-from jaxinit._layers import _dead_code
-from jaxinit._layers import _jaxpr as ir
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 REPORT = {"return_report": True}
@@ -50,7 +49,7 @@ def stds(params, x):
 
 def count(function, *arguments, primitive):
     """How often a primitive stands in the program, loops counted once."""
-    program = _dead_code.trace(function, *arguments)
+    program = ir.traced_program(function, *arguments)
     return sum(equation.primitive is primitive for equation in ir.equations_of(program))
 
 
@@ -490,7 +489,7 @@ def test_fused_evaluates_each_layer_once_and_scan_holds_one_forward_pass():
         )
         assert dots == 6
     params, apply_fn, batch = MODELS["plain_scan"]()
-    program = _dead_code.trace(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
+    program = ir.traced_program(lambda p, x: lsuv(p, apply_fn, x, orthonormalize=False), params, batch)
     (loop,) = [e for e in program.equations if isinstance(e, ir.Scan)]
     assert sum(e.primitive is ir.dot_general_p for e in ir.equations_of(loop.body)) == 1
 

@@ -9,7 +9,7 @@ import pytest
 from models import MODELS
 
 from jaxinit import trace_layers
-from jaxinit._layers._trace import trace
+from jaxinit._reading._trace import trace
 
 KEY = jax.random.key(0)
 

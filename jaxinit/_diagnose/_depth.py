@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._flow import Flow
-from jaxinit._layers._units import Site, Unit
+from jaxinit import _program as ir
+from jaxinit._reading._flow import Flow
+from jaxinit._reading._units import Site, Unit
 
 
 class Depth(NamedTuple):

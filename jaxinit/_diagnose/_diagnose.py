@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_finite, check_integer, check_values
 from jaxinit._diagnose._depth import depths
@@ -17,12 +18,11 @@ from jaxinit._diagnose._rows import Row, rows
 from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
+from jaxinit._evaluate._evaluation import Evaluation
 from jaxinit._keys import check_key
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._evaluate import Evaluation
-from jaxinit._layers._trace import Traced, layers_of, trace
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import part_of, per_slice, stacked_size
+from jaxinit._reading._trace import Traced, layers_of, trace
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import part_of, per_slice, stacked_size
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

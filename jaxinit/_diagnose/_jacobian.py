@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxinit._layers import _dead_code
-from jaxinit._layers import _jaxpr as ir
+from jaxinit import _program as ir
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -70,7 +69,7 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
 
 def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, _Map]:
     """The function's value, its derivative, and the transpose of that."""
-    if ir.goes_forwards(_dead_code.trace(function, inputs)):
+    if ir.goes_forwards(ir.traced_program(function, inputs)):
         outputs, push = jax.linearize(function, inputs)
         pull = jax.linear_transpose(push, inputs)
         return outputs, push, lambda y: pull(y)[0]
@@ -114,7 +113,7 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *jnp.shape(x)[1:]), jnp.result_type(x)), batch)
 
     try:
-        two, three = (_dead_code.trace(apply_fn, params, resized(samples)) for samples in (2, 3))
+        two, three = (ir.traced_program(apply_fn, params, resized(samples)) for samples in (2, 3))
         outputs = [y.shape[:1] for y in jax.tree.leaves(jax.eval_shape(apply_fn, params, resized(some)))]
     except Exception:  # whatever a function raises that was written for this batch alone
         return batch

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from jaxinit._diagnose._curves import curve
 from jaxinit._diagnose._depth import Depth
-from jaxinit._layers import Layer
-from jaxinit._layers._portions import Portion
-from jaxinit._layers._trace import Traced
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import slice_places
+from jaxinit._reading import Layer
+from jaxinit._reading._portions import Portion
+from jaxinit._reading._trace import Traced
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import slice_places
 
 
 @dataclasses.dataclass(frozen=True)

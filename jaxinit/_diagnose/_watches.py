@@ -7,15 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from jaxinit import _program as ir
 from jaxinit._diagnose._activity import activity
 from jaxinit._diagnose._probe import ProbeState
 from jaxinit._diagnose._sizes import real
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._activated import Meeting
-from jaxinit._layers._attention import Attention
-from jaxinit._layers._trace import Traced
-from jaxinit._layers._units import Unit
-from jaxinit._layers._visitor import Watch
+from jaxinit._evaluate._visitor import Watch
+from jaxinit._reading._activated import Meeting
+from jaxinit._reading._attention import Attention
+from jaxinit._reading._trace import Traced
+from jaxinit._reading._units import Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -9,24 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._origin import FOREIGN, Factor, Origin
-from jaxinit._layers._place import spread
-from jaxinit._layers._trace import Traced
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import (
+from jaxinit._lsuv._limits import is_narrow
+from jaxinit._lsuv._passes import Problem, States
+from jaxinit._orthonormalize import orthonormal_or_zero
+from jaxinit._reading._origin import FOREIGN, Factor, Origin
+from jaxinit._reading._trace import Traced
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import (
     in_order_of_leaf,
     other_factors,
     part_of,
     scale_factors,
+    spread,
     spread_over_leaf,
     view,
     with_part,
 )
-from jaxinit._lsuv._limits import is_narrow
-from jaxinit._lsuv._passes import Problem, States
-from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -17,11 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_finite, check_flag, check_values
-from jaxinit._layers._jaxpr import is_traced
-from jaxinit._layers._origin import Factor
-from jaxinit._layers._trace import Traced, trace
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import in_order_of_leaf, other_factors, part_name, scale_factors, view
 from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
 from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
@@ -38,6 +33,11 @@ from jaxinit._lsuv._options import (
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
 from jaxinit._lsuv._visitor import ScaleState
+from jaxinit._program import is_traced
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._trace import Traced, trace
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import in_order_of_leaf, other_factors, part_name, scale_factors, view
 from jaxinit._typing import Array
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxinit._calls import calling
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
-from jaxinit._layers._table import Layer
-from jaxinit._layers._trace import Traced, layers_of
-from jaxinit._layers._units import Unit
 from jaxinit._patterns import check_patterns, first_match, matches
+from jaxinit._reading._table import Layer
+from jaxinit._reading._trace import Traced, layers_of
+from jaxinit._reading._units import Unit
 from jaxinit._typing import Array, Scalar
 
 SKIPPED = "skipped"

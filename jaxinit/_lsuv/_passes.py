@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._layers._evaluate import Evaluation
-from jaxinit._layers._origin import Factor
-from jaxinit._layers._units import Analysis, Unit
-from jaxinit._layers._views import stacked_size
+from jaxinit._evaluate._evaluation import Evaluation
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Analysis, Unit
+from jaxinit._reading._views import stacked_size
 from jaxinit._typing import Array
 
 States = dict[Unit, ScaleState]

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxinit._layers._jaxpr import is_traced
 from jaxinit._lsuv._moments import (
     DEAD,
     NO_ROOT,
@@ -18,6 +17,7 @@ from jaxinit._lsuv._moments import (
     NOT_REPRODUCIBLE,
     ZERO,
 )
+from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 

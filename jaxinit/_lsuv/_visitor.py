@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._origin import Factor
-from jaxinit._layers._place import Place
-from jaxinit._layers._units import Unit
+from jaxinit._evaluate._place import Place
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
     DEAD,
@@ -26,6 +24,8 @@ from jaxinit._lsuv._moments import (
     std,
     wide,
 )
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._evaluate import Evaluation
-from jaxinit._layers._place import Place
-from jaxinit._layers._trace import layers_of, trace
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import slice_places
+from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._evaluate._place import Place
 from jaxinit._plots._style import COLORS, axes_or_new, name_layers
+from jaxinit._reading._trace import layers_of, trace
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import slice_places
 from jaxinit._typing import Array
 
 _BINS = 81

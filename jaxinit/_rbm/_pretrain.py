@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxinit._checks import check_integer, check_number
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._keys import check_key
-from jaxinit._layers._jaxpr import is_traced
-from jaxinit._layers._trace import trace
+from jaxinit._program import is_traced
 from jaxinit._rbm._contrastive_divergence import trained
 from jaxinit._rbm._report import RbmReport
 from jaxinit._rbm._stack import stack_of
+from jaxinit._reading._trace import trace
 from jaxinit._schemes._draw import key_for
 from jaxinit._schemes._roles import roles
 from jaxinit._schemes._scheme import MisfitError

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxinit._layers._jaxpr import is_traced
+from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxinit import _program as ir
 from jaxinit._dtypes import round_to
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._origin import FOREIGN, Origin, overlap
-from jaxinit._layers._rules import rearrangement
-from jaxinit._layers._units import Analysis
+from jaxinit._reading._origin import FOREIGN, Origin, overlap
+from jaxinit._reading._rules import rearrangement
+from jaxinit._reading._units import Analysis
 from jaxinit._typing import Array
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from jaxinit._layers import Layer
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._rules import rearrangement
-from jaxinit._layers._units import Site, Unit
+from jaxinit import _program as ir
 from jaxinit._rbm._slot import Slot, slot_of
+from jaxinit._reading import Layer
+from jaxinit._reading._rules import rearrangement
+from jaxinit._reading._units import Site, Unit
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _program as ir
 from jaxinit._activations import NAMES, Activation, activation_function, canonical_activation
 from jaxinit._checks import check_choice, check_flag, check_no_module, check_number
 from jaxinit._critical import critical
@@ -20,9 +21,8 @@ from jaxinit._initializers import (
     sparse,
     variance_scaling,
 )
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._trace import trace
-from jaxinit._layers._views import part_of
+from jaxinit._reading._trace import trace
+from jaxinit._reading._views import part_of
 from jaxinit._schemes import initialize
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._looks_linear import looks_linear

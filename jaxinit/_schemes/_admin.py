@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._initializers import glorot_uniform
-from jaxinit._layers._units import Unit
 from jaxinit._lsuv import measure
+from jaxinit._reading._units import Unit
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxinit._gain import gain
 from jaxinit._initializers import variance_scaling
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
 

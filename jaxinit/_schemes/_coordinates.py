@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._layers._trace import layers_of, trace
 from jaxinit._lsuv import measure
+from jaxinit._reading._trace import layers_of, trace
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 

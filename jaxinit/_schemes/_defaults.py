@@ -13,7 +13,7 @@ from jaxinit._initializers import (
     uniform,
     variance_scaling,
 )
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxinit._initializers import scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Piece, matrix_fan_in
 from jaxinit._typing import Array
 

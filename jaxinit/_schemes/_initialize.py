@@ -11,11 +11,11 @@ import numpy as np
 from jaxinit._initializers import zeros
 from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
-from jaxinit._layers import Layer
-from jaxinit._layers._jaxpr import is_traced
-from jaxinit._layers._trace import trace
-from jaxinit._layers._units import Unit
-from jaxinit._layers._views import other_factors, with_part
+from jaxinit._program import is_traced
+from jaxinit._reading import Layer
+from jaxinit._reading._trace import trace
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import other_factors, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxinit import _initializers as initializers
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 from jaxinit._schemes._signal import orthogonal_matrix

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 from jaxinit._calls import calling
 from jaxinit._checks import check_initializer, shown
 from jaxinit._initializers import Initializer
-from jaxinit._layers import Layer
 from jaxinit._patterns import check_patterns, first_match
+from jaxinit._reading import Layer
 from jaxinit._typing import Array
 
 Init: TypeAlias = Callable[..., Array]

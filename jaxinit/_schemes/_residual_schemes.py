@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 

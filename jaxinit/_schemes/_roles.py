@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from jaxinit._layers import Layer
-from jaxinit._layers import _jaxpr as ir
-from jaxinit._layers._following import is_concatenated_relu
-from jaxinit._layers._portions import Portion
-from jaxinit._layers._trace import Traced, layers_of
-from jaxinit._layers._units import Site, Unit
+from jaxinit import _program as ir
+from jaxinit._reading import Layer
+from jaxinit._reading._following import is_concatenated_relu
+from jaxinit._reading._portions import Portion
+from jaxinit._reading._trace import Traced, layers_of
+from jaxinit._reading._units import Site, Unit
 
 
 @dataclasses.dataclass(frozen=True)

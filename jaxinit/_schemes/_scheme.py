@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from jaxinit._checks import shown
 from jaxinit._initializers import Initializer, lecun_normal, normal, ones, zeros
 from jaxinit._initializers._base import REGISTRY as INITIALIZERS
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece, Vector
 from jaxinit._typing import Array
 

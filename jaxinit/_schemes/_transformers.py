@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from jaxinit._initializers import glorot_normal, glorot_uniform, normal, scaled
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 
 from jaxinit._initializers import Initializer
-from jaxinit._layers import Layer
+from jaxinit._reading import Layer
 from jaxinit._schemes import initialize
 from jaxinit._schemes._scheme import REGISTRY, Scheme
 from jaxinit._typing import Array

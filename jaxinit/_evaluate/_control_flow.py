@@ -1,0 +1,172 @@
+"""Loops and branches with layers inside, evaluated as the traced ones would be, states of units passing through.
+
+A unit that is used in each step is carried along; of a unit that a scan walks along, each step has its own slice.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit import _program as ir
+from jaxinit._evaluate._scaling import Scaling, State
+from jaxinit._evaluate._visitor import Visitor
+from jaxinit._reading._units import Analysis, Unit
+from jaxinit._typing import Array
+
+Run = Callable[[ir.Program, Sequence[Any], dict[Unit, State]], list[Any]]
+
+
+class ControlFlow:
+    """The control flow of one evaluation, which runs inner programs by `run`."""
+
+    def __init__(self, analysis: Analysis, visitor: Visitor, scaling: Scaling, run: Run):
+        self.analysis = analysis
+        self.visitor = visitor
+        self.scaling = scaling
+        self.run = run
+
+    def bind(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any] | None:
+        """The outputs of a loop or a branch, `states` updated; None for another equation."""
+        match equation:
+            case ir.Scan():
+                return self._scan(equation, arguments, states)
+            case ir.Switch():
+                return self._switch(equation, arguments, states)
+            case ir.While():
+                return self._while(equation, arguments, states)
+        return None
+
+    def _touched(self, *programs: ir.Program) -> list[Unit]:
+        equations = {e for program in programs for e in ir.equations_of(program)}
+        return [u for u in self.analysis.units if any(s.finish in equations for s in u.sites)]
+
+    def _carried(self, units: Sequence[Unit], states: dict[Unit, State], *programs: ir.Program) -> dict[Unit, State]:
+        """The states that must pass through a loop or a branch with these programs inside, as arrays."""
+        return {
+            unit: jax.tree.map(jnp.asarray, states[unit] if unit in states else self._initial(unit, programs))
+            for unit in units
+            if unit not in states or not self.visitor.is_final(states[unit])
+        }
+
+    def _initial(self, unit: Unit, programs: Iterable[ir.Program]) -> State:
+        """The state before any use, one for each slice that scans inside the programs walk along."""
+        if not unit.stack:
+            return self.visitor.initial(unit)
+        inside = max((self._walks(unit, program) for program in programs), default=0)
+        sizes = tuple(f.size for f in unit.stack[len(unit.stack) - inside :])
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(unit))
+
+    def _walks(self, unit: Unit, program: ir.Program) -> int:
+        """How many scans, one within the other, walk along a unit's stack there."""
+        count = 0
+        for equation in program.equations:
+            for inner in ir.subprograms(equation):
+                if unit in self._touched(inner):
+                    own = isinstance(equation, ir.Scan) and equation.length != 1 and self._is_walked(unit, equation)
+                    count = max(count, own + self._walks(unit, inner))
+        return count
+
+    def _is_walked(self, unit: Unit, equation: ir.Scan) -> bool:
+        walked = equation.inputs[equation.num_consts + equation.num_carry :]
+        return bool(unit.stack) and any(unit.leaf in self.analysis.of(atom).degrees for atom in walked)
+
+    def _as_taken(
+        self,
+        values: Sequence[Any],
+        atoms: Sequence[ir.Atom],
+        taken_as: Sequence[ir.Variable],
+        states: dict[Unit, State],
+    ) -> list[Any]:
+        """Values that enter or leave a program: parameters that go on as data are multiplied by their scales."""
+        return [
+            self.scaling.applied(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
+            for x, atom, variable in zip(values, atoms, taken_as, strict=True)
+        ]
+
+    def _scan(self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        first, second = equation.num_consts, equation.num_consts + equation.num_carry
+        arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
+        consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
+        touched = self._touched(equation.body)
+        walked = [u for u in touched if self._is_walked(u, equation)]
+        carried = self._carried([u for u in touched if u not in walked], states, equation.body)
+        # A loop of one step is no factor of a stack, and so no dimension of its states.
+        given = {u: _with_step(states[u]) if equation.length == 1 else states[u] for u in walked if u in states}
+        outside = {u: s for u, s in states.items() if u not in carried and u not in given}
+
+        def body(carry: Any, slices: Any) -> Any:
+            values, passing = carry
+            inputs, own = slices
+            inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
+            results = self.run(equation.body, [*consts, *values, *inputs], inner)
+            values, outputs = results[: equation.num_carry], results[equation.num_carry :]
+            ends = equation.body.outputs[: equation.num_carry], equation.outputs[: equation.num_carry]
+            values = self._as_taken(values, *ends, inner)
+            passing = _arrays(inner, carried)
+            return (values, passing), (outputs, _arrays(inner, walked))
+
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
+        (values, passing), (outputs, own) = lax.scan(
+            body, start, (stacked, list(given.values())), length=equation.length, reverse=equation.reverse
+        )
+        if equation.length == 1:
+            own = jax.tree.map(lambda x: x[0], own)
+        states.update(zip(carried, passing, strict=True))
+        states.update(zip(walked, own, strict=True))
+        return [*values, *outputs]
+
+    def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        index, *operands = arguments
+        carried = self._carried(self._touched(*equation.branches), states, *equation.branches)
+
+        def branch(program: ir.Program) -> Any:
+            def run(passing: Any, *operands: Any) -> Any:
+                inner = states | dict(zip(carried, passing, strict=True))
+                results = self.run(program, operands, inner)
+                results = self._as_taken(results, program.outputs, equation.outputs, inner)
+                return results, _arrays(inner, carried)
+
+            return run
+
+        branches = [branch(program) for program in equation.branches]
+        results, passing = lax.switch(jnp.asarray(index, jnp.int32), branches, list(carried.values()), *operands)
+        states.update(zip(carried, passing, strict=True))
+        return list(results)
+
+    def _while(self, equation: ir.While, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
+        carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
+        arguments[second:] = self._as_taken(arguments[second:], *carries, states)
+        condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
+        carried = self._carried(self._touched(equation.body), states, equation.body)
+
+        def condition(carry: Any) -> Array:
+            values, passing = carry
+            inner = states | dict(zip(carried, passing, strict=True))
+            (result,) = self.run(equation.condition, [*condition_consts, *values], inner)
+            return result
+
+        def body(carry: Any) -> Any:
+            values, passing = carry
+            inner = states | dict(zip(carried, passing, strict=True))
+            results = self.run(equation.body, [*consts, *values], inner)
+            results = self._as_taken(results, equation.body.outputs, carries[1], inner)
+            return results, _arrays(inner, carried)
+
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
+        values, passing = lax.while_loop(condition, body, start)
+        states.update(zip(carried, passing, strict=True))
+        return self._as_taken(values, carries[1], equation.outputs, states)
+
+
+def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
+    """States as loops and branches hand them on."""
+    return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
+
+
+def _with_step(state: State) -> State:
+    """A state as that of the one step of a loop."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], state)

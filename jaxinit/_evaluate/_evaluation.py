@@ -1,0 +1,229 @@
+"""Evaluates a program once, stopping at each layer.
+
+A visitor sees the output of every layer, decides by what its weight is multiplied, and keeps a state for each unit.
+Values that depend on no data are computed from the parameters as they came; where data meets them they are multiplied
+by the scales decided so far, to the power of their degree. So every use of a leaf sees the scale that its first use
+decided, and what is computed is what the scaled parameters compute.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxinit import _program as ir
+from jaxinit._evaluate._control_flow import ControlFlow
+from jaxinit._evaluate._place import Place
+from jaxinit._evaluate._scaling import Scaling, State
+from jaxinit._evaluate._visitor import Visitor, Watch
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Analysis, Part, Site, Unit
+from jaxinit._sharding import with_automatic_axes
+from jaxinit._typing import Array
+
+
+class Evaluation:
+    """The evaluation of one analysed program with one visitor.
+
+    Args:
+      analysis: of the program.
+      visitor: what happens at layers.
+      scale_factors: of each unit, along which its scale varies.
+      differentiable: weights keep their scales, and functions with derivatives of their own are called as they are.
+      watched: values that depend on data, and what of each is added to the states: a function of (value, states).
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        visitor: Visitor,
+        scale_factors: dict[Unit, tuple[Factor, ...]],
+        differentiable: bool = False,
+        watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
+    ):
+        self.analysis = analysis
+        self.visitor = visitor
+        self.scale_factors = scale_factors
+        self.differentiable = differentiable
+        self.watched = watched
+        self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
+        self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
+        # Where weights are taken: which input is one, and the units whose scale the layer's output gets in its place.
+        self._weights: dict[ir.Equation, tuple[int, frozenset[Unit]]] = {}
+        for site in analysis.sites.values():
+            own = frozenset(part.unit for part in site.parts)
+            self._weights[site.equation] = site.weight, own
+            if site.lookup is not None:
+                self._weights[site.lookup] = 0, own
+        # Of several biases all are added with the last.
+        self._postponed = {b.equation: b for site in analysis.sites.values() for b in site.biases[:-1]}
+        self._holding_sites: dict[ir.Equation, bool] = {}
+
+    def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
+        """The outputs of the program, and the state of every unit."""
+        states = dict(states)
+        outputs = self._program(self.analysis.program, values, states)
+        return outputs, states
+
+    def _program(self, program: ir.Program, values: Sequence[Array], states: dict[Unit, State]) -> list[Array]:
+        environment: dict[ir.Variable, Array] = dict(zip(program.inputs, values, strict=True))
+
+        def read(atom: ir.Atom) -> Any:
+            return atom.value if isinstance(atom, ir.Constant) else environment[atom]
+
+        # What depends on no data comes first, so that a bias is there when its layer asks for it; but for what is
+        # computed from other outputs of an equation that meets data, such as the number of steps of a loop of layers.
+        late = []
+        unknown: set[ir.Atom] = set()
+        for equation in program.equations:
+            if self._meets_data(equation) or not unknown.isdisjoint(equation.inputs):
+                late.append(equation)
+                unknown.update(equation.outputs)
+            else:
+                environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
+        calls = self._calls(program)
+        seen: set[ir.Atom] = set()
+        for equation in late:
+            if equation in calls:
+                call = calls[equation]
+                # Some results may be arguments, or constants.
+                results = call.bind(*map(read, call.inputs)) if call.outputs[0] not in environment else []
+                environment.update(zip(call.outputs, results, strict=False))
+                environment.update(
+                    (atom, environment[v])
+                    for atom, v in zip(call.results, call.outputs, strict=True)
+                    if isinstance(atom, ir.Variable)
+                )
+                made = call.results
+            else:
+                arguments = [read(atom) for atom in equation.inputs]
+                if equation in self.analysis.sites:
+                    arguments += [read(bias.value) for bias in self.analysis.sites[equation].biases]
+                results = self._equation(equation, arguments, states)
+                environment.update(zip(equation.outputs, results, strict=True))
+                made = equation.outputs
+            for atom in made:
+                if atom in self.watched and atom not in seen:
+                    seen.add(atom)
+                    states.update(self.watched[atom](read(atom), states))
+        return [read(atom) for atom in program.outputs]
+
+    def _calls(self, program: ir.Program) -> dict[ir.Equation, ir.Call]:
+        """Equation → the call that is made in its place, for calls without layers inside."""
+        if not self.differentiable:
+            return {}
+        whole = [call for call in program.calls if not any(self._is_of_layer(e) for e in call.inlined)]
+        return {equation: call for call in whole for equation in call.inlined}
+
+    def _is_of_layer(self, equation: ir.Equation) -> bool:
+        ends = equation in self.analysis.sites or equation in self._postponed
+        return ends or equation in self._weights or self._sites_within(equation)
+
+    def _meets_data(self, equation: ir.Equation) -> bool:
+        return (
+            equation in self.analysis.sites
+            or self._sites_within(equation)
+            or any(self.analysis.of(v).data for v in (*equation.inputs, *equation.outputs))
+        )
+
+    def _sites_within(self, equation: ir.Equation) -> bool:
+        if equation not in self._holding_sites:
+            inner = (e for p in ir.subprograms(equation) for e in ir.equations_of(p))
+            self._holding_sites[equation] = any(e in self.analysis.sites for e in inner)
+        return self._holding_sites[equation]
+
+    def _equation(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+        site = self.analysis.sites.get(equation)
+        if site is not None:
+            return [self._site(site, equation, arguments, states)]
+        if equation in self._postponed:
+            return [
+                x
+                for x, atom in zip(arguments, equation.inputs, strict=True)
+                if atom is not self._postponed[equation].value
+            ]
+        if self._sites_within(equation):
+            outputs = self._control_flow.bind(equation, arguments, states)
+            if outputs is not None:
+                return outputs
+        if not any(self.analysis.of(v).data for v in equation.outputs):
+            # Made of values that are the same whichever data chooses; scales come where they are taken.
+            return equation.bind(*arguments)
+        return self._bound(equation, arguments, states)
+
+    def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Unit, State]) -> list[Any]:
+        """The outputs for scaled leaves; the scale of a layer's own weight comes at the layer's end."""
+        weight, own = self._weights.get(equation, (None, frozenset[Unit]()))
+        scaled = [
+            self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == weight else frozenset())
+            for i, (x, atom) in enumerate(zip(arguments, equation.inputs, strict=True))
+        ]
+        return equation.bind(*scaled)
+
+    # Layers
+
+    def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
+        operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
+        bias = None
+        if site.biases:
+            u = next(x for x, atom in zip(operands, equation.inputs, strict=True) if atom is not site.biases[-1].value)
+            bias = self._bias(site, added, jnp.ndim(u), states)
+        else:
+            (u,) = self._bound(equation, operands, states)
+        outputs = []
+        start = 0
+        for part in site.parts:
+            place = self.place(site, part, u.ndim)
+            piece, bias_piece = u, bias
+            if part.size is not None:
+                assert site.segment_dim is not None
+                if part.start > start:
+                    outputs.append(_segment(u, bias, site.segment_dim, start, part.start))
+                start = part.start + part.size
+                piece = lax.slice_in_dim(u, part.start, start, axis=site.segment_dim)
+                bias_piece = None if bias is None else lax.slice_in_dim(bias, part.start, start, axis=site.segment_dim)
+            states[part.unit], output = self.visitor.use(place, states.get(part.unit), piece, bias_piece)
+            outputs.append(output)
+        if site.segment_dim is not None and start < u.shape[site.segment_dim]:
+            outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
+        return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=site.segment_dim)
+
+    def _bias(self, site: Site, values: Sequence[Array], rank: int, states: dict[Unit, State]) -> Array:
+        """The sum of a site's biases, scaled; of size 1 along each dimension in which it does not vary."""
+        total = None
+        for bias, value in zip(site.biases, values, strict=True):
+            term = self._scaling.applied(value, self.analysis.of(bias.value), states)
+            if jnp.ndim(term) == 0:
+                term = jnp.reshape(term, (1,) * rank)
+            # What is not repeated need not be stored.
+            repeated = [axis for axis in range(rank) if axis not in site.bias_dims]
+            term = with_automatic_axes(functools.partial(_once, repeated), term)
+            term = -term if bias.equation.primitive is ir.sub_p else term
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def place(self, site: Site, part: Part, rank: int) -> Place:
+        """How the output of a site, of this rank, belongs to the scales of one of its units."""
+        factors = self.scale_factors[part.unit]
+        dims: list[tuple[Factor, ...]] = [()] * rank
+        if part.origin is not None:
+            for source, target in site.placed.items():
+                dims[target] = part.origin.dims[source]
+        return Place(part.unit, site, part, factors, tuple(dims))
+
+
+def _once(axes: Sequence[int], bias: Array) -> Array:
+    """The first of each axis along which a bias does not vary."""
+    for axis in axes:
+        bias = lax.slice_in_dim(bias, 0, 1, axis=axis) if bias.shape[axis] > 1 else bias
+    return bias
+
+
+def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:
+    """A segment of a layer's output that belongs to no unit."""
+    piece = lax.slice_in_dim(u, start, stop, axis=axis)
+    return piece if bias is None else piece + lax.slice_in_dim(bias, start, stop, axis=axis)

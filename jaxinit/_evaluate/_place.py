@@ -1,0 +1,38 @@
+"""How the dimensions of a layer's output belong to the scales of its weight."""
+
+import dataclasses
+
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Part, Site, Unit
+from jaxinit._reading._views import spread
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales."""
+
+    unit: Unit
+    site: Site
+    part: Part
+    factors: tuple[Factor, ...]
+    dims: tuple[tuple[Factor, ...], ...]
+
+    def spread(self, scales: Array) -> Array:
+        """An array of the unit's scales, shaped so that it broadcasts against the output."""
+        return spread(scales, self.factors, self.dims)
+
+    def split(self, x: Array) -> Array:
+        """The output, or a bias that broadcasts against it, with a dimension for each factor."""
+        sizes: list[int] = []
+        for size, dim in zip(x.shape, self.dims, strict=True):
+            parts = dim if any(f in self.factors for f in dim) else ()
+            sizes.extend([size] if not parts else [1] * len(parts) if size == 1 else [f.size for f in parts])
+        return x.reshape(sizes)
+
+    def pooled_axes(self) -> tuple[int, ...]:
+        """Which dimensions of the split output belong to one scale."""
+        split: list[Factor | None] = []
+        for dim in self.dims:
+            split.extend(dim if any(f in self.factors for f in dim) else [None])
+        return tuple(i for i, factor in enumerate(split) if factor not in self.factors)

@@ -1,0 +1,28 @@
+"""What an evaluation asks at each layer, and of the values that are watched beside layers."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+from jaxinit._evaluate._place import Place
+from jaxinit._evaluate._scaling import State
+from jaxinit._reading._units import Unit
+from jaxinit._typing import Array
+
+
+class Visitor(Protocol):
+    """What happens at a layer."""
+
+    def initial(self, unit: Unit) -> State:
+        """The state of a unit that no layer has used yet, without stacked dimensions."""
+
+    def is_final(self, state: State) -> bool:
+        """Whether a state is known, while tracing, to stay as it is at further uses."""
+
+    def scale(self, state: State) -> Array:
+        """What the unit is multiplied by, of the unit's `scale_factors`."""
+
+    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+        """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
+
+
+Watch: TypeAlias = Callable[[Array, dict[Unit, State]], Mapping[Unit, State]]

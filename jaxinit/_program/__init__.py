@@ -1,0 +1,32 @@
+"""Programs: a function traced by JAX, as one flat list of equations in execution order.
+
+In: a function and its arguments, arrays or shapes. Out: a `Program`, with dead code removed and the stacks that a loop
+picks from by its counter made inputs that it walks along. Nothing here knows what a weight is.
+
+This room is the only contact with JAX's extension API. To take a new primitive in, name it in `_primitives.py`; the
+representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`.
+"""
+
+from jaxinit._program._dead_code import traced_program as traced_program
+from jaxinit._program._ir import Atom as Atom
+from jaxinit._program._ir import Call as Call
+from jaxinit._program._ir import Constant as Constant
+from jaxinit._program._ir import Equation as Equation
+from jaxinit._program._ir import Program as Program
+from jaxinit._program._ir import Scan as Scan
+from jaxinit._program._ir import Switch as Switch
+from jaxinit._program._ir import Variable as Variable
+from jaxinit._program._ir import While as While
+from jaxinit._program._ir import equations_of as equations_of
+from jaxinit._program._ir import fills as fills
+from jaxinit._program._ir import goes_forwards as goes_forwards
+from jaxinit._program._ir import holds_program as holds_program
+from jaxinit._program._ir import is_floating as is_floating
+from jaxinit._program._ir import is_known as is_known
+from jaxinit._program._ir import is_opaque as is_opaque
+from jaxinit._program._ir import is_traced as is_traced
+from jaxinit._program._ir import subprograms as subprograms
+from jaxinit._program._primitives import *  # noqa: F403
+from jaxinit._program._stacks import with_stacks as with_stacks
+from jaxinit._program._tracing import as_function as as_function
+from jaxinit._program._tracing import trace as trace

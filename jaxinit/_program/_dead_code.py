@@ -1,0 +1,85 @@
+"""Programs without what no output depends on, in loops and branches too."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._program import _ir as ir
+from jaxinit._program import _primitives as primitives
+from jaxinit._program._tracing import trace
+
+
+def traced_program(function: Callable[..., Any], *arguments: Any) -> ir.Program:
+    """The program that JAX traces a function to, without dead code."""
+    program = trace(function, *arguments)
+    return _without_dead_code(program, [True] * len(program.outputs))[0]
+
+
+def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Program, set[ir.Atom]]:
+    """The equations that the outputs that are `live` depend on, in loops and branches too, and all that is read.
+
+    What has effects (prints, callbacks) stays out of an initialization.
+    """
+    call_of = {equation: call for call in program.calls for equation in call.inlined}
+    needed: set[ir.Atom] = {atom for atom, is_live in zip(program.outputs, live, strict=True) if is_live}
+    kept: dict[ir.Equation, ir.Equation] = {}
+    for equation in reversed(program.equations):
+        if needed.isdisjoint(equation.outputs):
+            continue
+        kept[equation] = _without_dead_outputs(equation, [v in needed for v in equation.outputs])
+        needed.update(equation.inputs)
+        if equation in call_of:  # a call is made with all its arguments, whatever is asked of it
+            needed.update(call_of[equation].inputs)
+    calls = [dataclasses.replace(c, inlined=tuple(kept[e] for e in c.inlined if e in kept)) for c in program.calls]
+    equations = tuple(reversed(kept.values()))
+    return dataclasses.replace(program, equations=equations, calls=tuple(c for c in calls if c.inlined)), needed
+
+
+def _without_dead_outputs(equation: ir.Equation, live: list[bool]) -> ir.Equation:
+    """A loop or branch that does nothing for the outputs that are not live; it keeps them, to no purpose."""
+    # Of random keys there are no zeros.
+    live = [a or jnp.issubdtype(v.dtype, jax.dtypes.extended) for a, v in zip(live, equation.outputs, strict=True)]
+    match equation:
+        case ir.Scan():
+            body = _live_body(equation, equation.body, equation.num_consts, equation.num_carry, live)
+            return dataclasses.replace(equation, body=body)
+        case ir.Switch():
+            branches = [_without_dead_code(branch, live)[0] for branch in equation.branches]
+            return dataclasses.replace(equation, branches=tuple(_with_zeros(equation, b, live) for b in branches))
+        case ir.While():
+            condition, read = _without_dead_code(equation.condition, [True])
+            carries = condition.inputs[equation.condition_consts :]
+            live = [a or v in read for a, v in zip(live, carries, strict=True)]
+            body = _live_body(equation, equation.body, equation.body_consts, len(live), live)
+            return dataclasses.replace(equation, condition=condition, body=body)
+    return equation
+
+
+def _live_body(equation: ir.Equation, body: ir.Program, first: int, count: int, live: list[bool]) -> ir.Program:
+    """The body of a loop, of whose carries those live too from which another iteration computes what is live."""
+    carries = body.inputs[first : first + count]
+    while True:
+        pruned, read = _without_dead_code(body, live)
+        after = [a or v in read for a, v in zip(live, carries, strict=False)] + live[count:]
+        if after == live:
+            break
+        live = after
+    outputs = [atom if a else v for atom, a, v in zip(pruned.outputs, live, carries, strict=False)]
+    pruned = dataclasses.replace(pruned, outputs=(*outputs, *pruned.outputs[count:]))
+    return _with_zeros(equation, pruned, [True] * count + live[count:])
+
+
+def _with_zeros(equation: ir.Equation, program: ir.Program, live: Sequence[bool]) -> ir.Program:
+    """A program of a loop or branch, with zeros for the outputs that are not live."""
+    zeros: dict[int, ir.Equation] = {}
+    for i, atom in enumerate(program.outputs):
+        if not live[i]:
+            params = {"shape": atom.shape, "broadcast_dimensions": (), "sharding": None}
+            zero, output = ir.Constant(np.zeros((), atom.dtype)), ir.Variable(atom.shape, atom.dtype)
+            zeros[i] = ir.Equation(primitives.broadcast_p, params, (zero,), (output,), equation.context)
+    outputs = tuple(zeros[i].outputs[0] if i in zeros else atom for i, atom in enumerate(program.outputs))
+    return dataclasses.replace(program, equations=(*program.equations, *zeros.values()), outputs=outputs)

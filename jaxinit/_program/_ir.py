@@ -1,0 +1,184 @@
+"""Programs: what a function computes, read from its jaxpr once and kept in a form of our own.
+
+Calls (`jit`, `remat`, `custom_jvp`, ...) are inlined, so that a program is one flat list of equations in execution
+order; `scan`, `cond` and `while_loop` are equations that hold programs.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._program import _primitives as primitives
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variable:
+    """A value that the program computes or receives."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A value known when the function was traced: a literal, or an array that the function closes over."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(getattr(self.value, "shape", ()))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the value."""
+        return jax.dtypes.result_type(self.value) if not hasattr(self.value, "dtype") else self.value.dtype
+
+
+Atom: TypeAlias = Variable | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Equations in execution order, from inputs to outputs.
+
+    Calls of functions with derivatives of their own are inlined like others; `calls` keeps them for those who want to
+    differentiate.
+    """
+
+    inputs: tuple[Variable, ...]
+    equations: "tuple[Equation, ...]"
+    outputs: tuple[Atom, ...]
+    calls: "tuple[Call, ...]" = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to inputs."""
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Variable, ...]
+    context: Any
+
+    def bind(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, computed as the traced function would."""
+        with self.context.manager:
+            return self.bind_here(*values)
+
+    def bind_here(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, whatever mesh the function was traced on."""
+        params = self.primitive.get_bind_params(self.params)
+        results = self.primitive.bind(*values, **params)
+        return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call(Equation):
+    """A call of a function with its own derivative, and the equations that its program was inlined to."""
+
+    inlined: tuple[Equation, ...]
+    results: tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan(Equation):
+    """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order.
+
+    The last stacked inputs, as many as `appended`, are constants of the scan that was traced: see `_stacks`.
+    """
+
+    body: Program
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    appended: int = 0
+
+    def bind(self, *values: Array) -> list[Array]:
+        """The outputs for these inputs, computed by the scan that was traced."""
+        return super().bind(*values[: len(values) - self.appended])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Switch(Equation):
+    """A `lax.cond` or `lax.switch`: the first input is the index of the branch, the others are its operands."""
+
+    branches: tuple[Program, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class While(Equation):
+    """A `lax.while_loop`: inputs are constants of the condition, constants of the body, initial carries."""
+
+    condition: Program
+    body: Program
+    condition_consts: int
+    body_consts: int
+
+
+def is_floating(atom: Atom) -> bool:
+    """Whether a value holds real or complex floating-point numbers."""
+    return bool(jnp.issubdtype(atom.dtype, jnp.inexact))
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a value is known only once a transformation has run."""
+    return isinstance(x, primitives.Tracer)
+
+
+def is_known(constant: Constant) -> bool:
+    """Whether the elements of a constant can be looked at here and now."""
+    return not is_traced(constant.value) and getattr(constant.value, "is_fully_addressable", True)
+
+
+def fills(equation: Equation) -> bool:
+    """Whether a lookup gives a number other than zero for indices out of range."""
+    value = equation.params["fill_value"]
+    # Those who fill with NaN mean indices to be in range.
+    return value is not None and not (value == 0 or value != value)
+
+
+def subprograms(equation: Equation) -> tuple[Program, ...]:
+    """The programs that an equation holds."""
+    match equation:
+        case Scan():
+            return (equation.body,)
+        case Switch():
+            return equation.branches
+        case While():
+            return (equation.condition, equation.body)
+    return ()
+
+
+def holds_program(equation: Equation) -> bool:
+    """Whether a primitive that is not read into a program holds a jaxpr nevertheless (`shard_map`, kernels)."""
+    return not subprograms(equation) and any(True for _ in primitives.jaxprs_in_params(equation.params))
+
+
+def is_opaque(equation: Equation) -> bool:
+    """Whether nothing is known of what a primitive computes: it holds a jaxpr, or is a callback, a foreign call, ..."""
+    return holds_program(equation) or not (subprograms(equation) or equation.primitive in primitives.NAMED)
+
+
+def goes_forwards(program: Program) -> bool:
+    """Whether nothing in a program has a backward rule alone, as far as it can be read."""
+    return (
+        all(call.primitive is not primitives.custom_vjp_call_p for call in program.calls)
+        and not any(holds_program(e) for e in program.equations)
+        and all(goes_forwards(inner) for e in program.equations for inner in subprograms(e))
+    )
+
+
+def equations_of(program: Program) -> Iterator[Equation]:
+    """All equations of a program and of those it holds, in execution order."""
+    for equation in program.equations:
+        yield equation
+        for inner in subprograms(equation):
+            yield from equations_of(inner)

@@ -1,0 +1,95 @@
+"""From a function to its program: JAX traces it, and calls are inlined."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jaxinit._program import _primitives as primitives
+from jaxinit._program._ir import Atom, Call, Constant, Equation, Program, Scan, Switch, Variable, While
+from jaxinit._typing import Array
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> Program:
+    """The program of a function; its inputs are the leaves of the arguments."""
+    return _program(jax.make_jaxpr(function)(*arguments))
+
+
+def as_function(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Array]]:
+    """A function traced once, from the leaves of its arguments to those of its result: no Python of it runs again."""
+    run: Callable[..., list[Array]] = primitives.jaxpr_as_fun(jax.make_jaxpr(function)(*arguments))
+    return run
+
+
+def _program(closed: Any) -> Program:
+    jaxpr = getattr(closed, "jaxpr", closed)
+    inputs = tuple(_variable(v) for v in jaxpr.invars)
+    equations: list[Equation] = []
+    calls: list[Call] = []
+    outputs = _inline(closed, inputs, equations, calls)
+    return Program(inputs, tuple(equations), outputs, tuple(calls))
+
+
+def _variable(var: Any) -> Variable:
+    return Variable(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
+
+
+def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation], calls: list[Call]) -> tuple[Atom, ...]:
+    """Appends the equations of a jaxpr applied to arguments, and the outermost calls; returns its outputs."""
+    jaxpr = getattr(closed, "jaxpr", closed)
+    consts = getattr(closed, "consts", ())
+    environment: dict[Any, Atom] = {}
+    environment.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+    environment.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Atom:
+        return Constant(atom.val) if isinstance(atom, primitives.Literal) else environment[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = tuple(read(v) for v in eqn.invars)
+        if eqn.primitive in primitives.CALLS:
+            own = eqn.primitive in primitives.WITH_DERIVATIVES
+            before = len(equations)
+            results = _inline(eqn.params[primitives.CALLS[eqn.primitive]], inputs, equations, [] if own else calls)
+            if own:
+                outputs = tuple(_variable(v) for v in eqn.outvars)
+                inlined = tuple(equations[before:])
+                calls.append(Call(eqn.primitive, eqn.params, inputs, outputs, eqn.ctx, inlined, results))
+            environment.update(zip(eqn.outvars, results, strict=True))
+            continue
+        outputs = tuple(_variable(v) for v in eqn.outvars)
+        environment.update(zip(eqn.outvars, outputs, strict=True))
+        if eqn.primitive in primitives.IDENTITIES_OF_MANY:
+            equations.extend(_identities(eqn, inputs, outputs))
+        else:
+            equations.append(_equation(eqn, inputs, outputs))
+    return tuple(read(v) for v in jaxpr.outvars)
+
+
+def _identities(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Iterator[Equation]:
+    """One equation for each operand of a primitive that hands on several values as they are: none depends on others."""
+    lists = primitives.IDENTITIES_OF_MANY[eqn.primitive]
+    for i, (value, output) in enumerate(zip(inputs, outputs, strict=True)):
+        params = eqn.params | {name: eqn.params[name][i : i + 1] for name in lists}
+        yield Equation(eqn.primitive, params, (value,), (output,), eqn.ctx)
+
+
+def _equation(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Equation:
+    params = eqn.params
+    fields = (eqn.primitive, params, inputs, outputs, eqn.ctx)
+    if eqn.primitive is primitives.scan_p:
+        num_consts, num_carry = _scan_sizes(params, inputs)
+        return Scan(*fields, _program(params["jaxpr"]), num_consts, num_carry, params["length"], params["reverse"])
+    if eqn.primitive is primitives.cond_p:
+        return Switch(*fields, tuple(_program(branch) for branch in params["branches"]))
+    if eqn.primitive is primitives.while_p:
+        condition, body = _program(params["cond_jaxpr"]), _program(params["body_jaxpr"])
+        return While(*fields, condition, body, params["cond_nconsts"], params["body_nconsts"])
+    return Equation(*fields)
+
+
+def _scan_sizes(params: dict[str, Any], inputs: tuple[Atom, ...]) -> tuple[int, int]:
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].update(list(inputs)).unpack()
+    return len(list(consts)), len(list(carry))

@@ -1,0 +1,159 @@
+"""Where activations meet what layers make: at a layer's output, or beyond what stands between the two.
+
+Between a layer and its activation there may be a normalization, which makes of the output statistics and joins them
+with it again element by element; gains and offsets; one addition of other data, as in a recurrent cell, where layers
+of the input and of the state meet; and cuts of a fused output into gates. Elements are followed through all of these
+until an activation takes them.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from jax import lax
+
+from jaxinit import _program as ir
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
+from jaxinit._reading._following import TracedActivation, following_activation
+from jaxinit._reading._units import Part, Site, Unit
+from jaxinit._typing import Array
+
+_ADDITIONS = (ir.add_p, ir.add_any_p)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Meeting:
+    """Where an activation takes what a unit makes, or some of it.
+
+    Attributes:
+      unit: the unit.
+      value: the input of the activation.
+      activation: the activation; None for a unit that meets none, whose value is the layer's output.
+      samples, features: the dimensions of the value along which samples and positions lie, and those of the units.
+      normalized: whether statistics of the output stand between.
+      segment: (dimension, start, stop) of the value that belongs to the unit, or None for all of it.
+    """
+
+    unit: Unit
+    value: ir.Variable
+    activation: TracedActivation | None
+    samples: tuple[int, ...]
+    features: tuple[int, ...]
+    normalized: bool
+    segment: tuple[int, int, int] | None
+
+    def of(self, value: Array) -> Array:
+        """What belongs to the unit."""
+        if self.segment is None:
+            return value
+        dimension, start, stop = self.segment
+        return lax.slice_in_dim(value, start, stop, axis=dimension)
+
+
+def meetings(flow: Flow) -> dict[Unit, list[Meeting]]:
+    """For each unit of a program, where it meets activations; its own output if it meets none."""
+    found: dict[Unit, list[Meeting]] = {unit: [] for unit in flow.analysis.units}
+    for program in programs_of(flow.analysis.program):
+        for meeting in _Walk(flow, program).meetings():
+            found[meeting.unit].append(meeting)
+    return found
+
+
+class _Walk:
+    """One walk through a program in execution order.
+
+    Attributes:
+      tracks: value → output of a layer → how the elements of the value come from it.
+      added: values to which other data have been added.
+      normalized: values that statistics have gone into.
+      statistics: values that are made of the tracked ones, and of no other data.
+    """
+
+    def __init__(self, flow: Flow, program: ir.Program):
+        self.flow, self.program = flow, program
+        analysis = flow.analysis
+        self.site_of: dict[ir.Variable, Site] = {
+            e.outputs[0]: analysis.sites[e] for e in program.equations if e in analysis.sites
+        }
+        self.tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in self.site_of}
+        self.added: set[ir.Atom] = set()
+        self.normalized: set[ir.Atom] = set()
+        self.statistics: set[ir.Atom] = set()
+        # What a call with a derivative of its own computes on the way to its results is nobody else's to see.
+        self.hidden: set[ir.Atom] = set()
+        for call in program.calls:
+            if not any(e in analysis.sites for e in call.inlined):
+                self.hidden |= {v for e in call.inlined for v in e.outputs} - set(call.results)
+
+    def meetings(self) -> Iterator[Meeting]:
+        met: set[ir.Variable] = set()
+        for equation in self.program.equations:
+            if not ir.subprograms(equation) and equation not in self.flow.analysis.sites:
+                self._follow(equation)
+            for value in equation.outputs:
+                if value not in self.tracks or value in self.hidden:
+                    continue
+                activation = following_activation(self.flow.analysis, self.program, value)
+                if activation is not None:
+                    tracks = self.tracks.pop(value)
+                    met |= set(tracks)
+                    for start, track in tracks.items():
+                        yield from self._at(self.site_of[start], track, value, activation)
+        for start, site in self.site_of.items():
+            if start not in met:
+                yield from self._at(site, Followed.from_start(start.shape), start, None)
+
+    def _follow(self, equation: ir.Equation) -> None:
+        data = [a for a in equation.inputs if self.flow.is_data(a)]
+        tracked = [a for a in data if isinstance(a, ir.Variable) and a in self.tracks]
+        strange = [a for a in data if a not in self.tracks and a not in self.statistics]
+        moved = follow_move(equation, self.tracks)
+        if moved:
+            self.tracks.update(moved)
+        elif tracked and equation.primitive in ir.ELEMENTWISE:
+            self._join(equation, tracked, strange)
+        elif data and not strange and equation.primitive not in (ir.reduce_max_p, *ir.CONTRACTIONS):
+            self.statistics.update(equation.outputs)  # a largest value is taken off for safety, not to normalize
+        for marks in (self.added, self.normalized):
+            if not marks.isdisjoint(data):
+                marks.update(equation.outputs)
+        if tracked and not self.statistics.isdisjoint(data):
+            self.normalized.update(equation.outputs)
+
+    def _join(self, equation: ir.Equation, tracked: list[ir.Variable], strange: list[ir.Atom]) -> None:
+        (output,) = equation.outputs
+        starts = [set(self.tracks[a]) for a in tracked]
+        if strange or any(x != starts[0] for x in starts):
+            # One addition: what a stream of many branches is made of, all of them have long let go of.
+            tracked = [a for a in tracked if a not in self.added]
+            if equation.primitive not in _ADDITIONS:
+                return
+            self.added.add(output)
+        same = [a for a in tracked if a.shape == output.shape]
+        if same:
+            self.tracks[output] = {v: track for a in same for v, track in self.tracks[a].items()}
+
+    def _at(
+        self, site: Site, track: Followed, value: ir.Variable, activation: TracedActivation | None
+    ) -> Iterator[Meeting]:
+        units = set(site.placed.values())
+        features = tuple(d for d, dim in enumerate(track.dims) if any(f.axis in units for f in dim))
+        samples = tuple(d for d in range(len(value.shape)) if d not in features)
+        for part, segment in _segments(site, track):
+            yield Meeting(part.unit, value, activation, samples, features, value in self.normalized, segment)
+
+
+def _segments(site: Site, track: Followed) -> Iterator[tuple[Part, tuple[int, int, int] | None]]:
+    """The parts of a weight that a value comes from, and where in the value they are, if not all of it."""
+    axis = site.segment_dim
+    for part in site.parts:
+        if axis is None or part.size is None:
+            yield part, None
+            continue
+        places, stop = track.indices(axis), part.start + part.size
+        own = [part.start <= i < stop for i in places]
+        along = [d for d, dim in enumerate(track.dims) if any(f.axis == axis for f in dim)]
+        if all(own) or (any(own) and (len(along) != 1 or len(track.dims[along[0]]) != 1)):
+            yield part, None
+        elif any(own):
+            base = track.base[axis]
+            yield part, (along[0], max(part.start - base, 0), min(stop - base, len(places)))

@@ -1,0 +1,349 @@
+"""Which operations of a program are layers, of which weights, and which weights share a scale.
+
+One walk in execution order carries the dependence of every value (see `_dependence`) and records each operation between
+data and a weight as a site. Sites that read the same part of a leaf belong to one unit: the smallest part of the
+parameters that can be scaled by itself (see `_grouping`).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence, Set
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._reading import _dependence as dependence
+from jaxinit._reading import _rules as rules
+from jaxinit._reading._bias import finish_of
+from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
+from jaxinit._reading._experts import Picked, picked_weight
+from jaxinit._reading._geometry import weight_operand
+from jaxinit._reading._grouping import grouped
+from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Analysis, Part, Read, Site, Unit
+
+_UNSCALABLE = (
+    "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
+    "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
+)
+
+
+@dataclasses.dataclass
+class _Loop:
+    """An enclosing scan: its length, the leaves it walks along, and whether from their end."""
+
+    length: int
+    leaves: frozenset[int]
+    reverse: bool = False
+
+
+def analyse(program: ir.Program, leaf_count: int) -> Analysis:
+    """Walks a program whose first `leaf_count` inputs are the leaves of the parameters; the others are data."""
+    inputs = [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)]
+    shapes = [v.shape for v in program.inputs[:leaf_count]]
+    walk = _Walk(shapes)
+    walk.program(program, inputs, ())
+    for atom in program.outputs:
+        walk.read_leaves |= set(walk.of(atom).degrees)
+    return Analysis(
+        program,
+        walk.dependences,
+        walk.sites,
+        grouped(walk.units, walk.sites.values(), walk.reads),
+        walk.opaque,
+        walk.reads,
+        walk.read_leaves,
+    )
+
+
+def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
+    """A leaf, unless it holds no floating-point numbers and so cannot be scaled; or data."""
+    if index >= leaf_count:
+        return DATA
+    return dependence.of_leaf(index, variable.shape) if ir.is_floating(variable) else INDEPENDENT
+
+
+class _Walk:
+    def __init__(self, shapes: Sequence[tuple[int, ...]]):
+        self.shapes = shapes
+        self.dependences: dict[ir.Variable, Dependence] = {}
+        self.sites: dict[ir.Equation, Site] = {}
+        self.picked: dict[ir.Equation, Picked] = {}
+        self.units: list[Unit] = []
+        self.opaque: list[tuple[int, str]] = []
+        self.read_leaves: set[int] = set()
+        self.reads: list[Read] = []
+        self.recording = True
+
+    def of(self, atom: ir.Atom) -> Dependence:
+        return dependence.of_constant(atom) if isinstance(atom, ir.Constant) else self.dependences[atom]
+
+    def known_so_far(self, atom: ir.Atom) -> Dependence:
+        """As `of`; what has not been walked yet depends on data."""
+        return INDEPENDENT if isinstance(atom, ir.Constant) else self.dependences.get(atom, DATA)
+
+    def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+        self.dependences.update(zip(program.inputs, inputs, strict=True))
+        consumers = _consumers(program)
+        # What depends on no data comes first, so that a bias is known when its layer asks for it.
+        late: list[ir.Equation] = []
+        unknown: set[ir.Atom] = set()
+        for equation in program.equations:
+            if unknown.isdisjoint(equation.inputs):
+                arguments = [self.of(atom) for atom in equation.inputs]
+                if not any(x.data for x in arguments):
+                    results = self.equation(equation, arguments, loops, consumers)
+                    self.dependences.update(zip(equation.outputs, results, strict=True))
+                    continue
+            unknown.update(equation.outputs)
+            late.append(equation)
+        for equation in late:
+            arguments = [self.of(atom) for atom in equation.inputs]
+            results = self.equation(equation, arguments, loops, consumers)
+            self.dependences.update(zip(equation.outputs, results, strict=True))
+        return [self.of(atom) for atom in program.outputs]
+
+    def equation(
+        self,
+        equation: ir.Equation,
+        arguments: list[Dependence],
+        loops: tuple[_Loop, ...],
+        consumers: dict[ir.Atom, list[ir.Equation | None]],
+    ) -> list[Dependence]:
+        match equation:
+            case ir.Scan():
+                return self.scan(equation, arguments, loops)
+            case ir.Switch():
+                return self.switch(equation, arguments, loops)
+            case ir.While():
+                return self.loop(equation, arguments, loops)
+        picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weight_leaf)
+        if picked is not None:
+            self.picked[picked.product] = picked
+            self.note_reads(equation, arguments, 0, {picked.leaf})
+            return [DATA]
+        site = self.site(equation, arguments, loops, consumers)
+        results = rules.apply(equation, arguments)
+        if not site and results[0].data:
+            results = self.mingled(equation, arguments, results)
+        if site:
+            self.note_reads(equation, arguments, site.weight, {part.unit.leaf for part in site.parts})
+        elif any(x.data for x in arguments) and results[0].data:
+            self.note_reads(equation, arguments)
+        if site:
+            return [DATA] * len(equation.outputs)
+        return results
+
+    def mingled(
+        self, equation: ir.Equation, arguments: list[Dependence], results: list[Dependence]
+    ) -> list[Dependence]:
+        """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
+        if self.recording and equation.primitive in ir.CONTRACTIONS:
+            ranks = [len(shape) for shape in self.shapes]
+            self.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, ranks))
+        found = mingled_in(equation, arguments)
+        return [dataclasses.replace(x, mingled=found) for x in results] if found else results
+
+    # Structured control flow
+
+    def scan(self, equation: ir.Scan, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+        consts = arguments[: equation.num_consts]
+        carry = arguments[equation.num_consts : equation.num_consts + equation.num_carry]
+        stacked = arguments[equation.num_consts + equation.num_carry :]
+        slices = [dependence.unstacked(x) for x in stacked]
+        leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
+        inner = (*loops, _Loop(equation.length, leaves, equation.reverse))
+
+        def step(carry: list[Dependence]) -> list[Dependence]:
+            return self.program(equation.body, [*consts, *carry, *slices], inner)
+
+        initial, carry = carry, self.fixpoint(step, carry)
+        self.note_mixed(initial, carry)
+        results = step(carry)
+        return [*carry, *(dependence.stacked(x) for x in results[equation.num_carry :])]
+
+    def loop(self, equation: ir.While, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+        first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
+        condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
+        # How often it runs, only the data knows: twice stands for more than once.
+        inner = (*loops, _Loop(2, frozenset()))
+
+        def step(carry: list[Dependence]) -> list[Dependence]:
+            return self.program(equation.body, [*consts, *carry], inner)
+
+        initial, carry = carry, self.fixpoint(step, carry)
+        self.note_mixed(initial, carry)
+        (goes_on,) = self.program(equation.condition, [*condition_consts, *carry], loops)
+        step(carry)
+        steps = zip(carry, equation.body.inputs[equation.body_consts :], equation.body.outputs, strict=True)
+        results = [x if after is before else self.decided([x], goes_on) for x, before, after in steps]
+        self.note_mixed(carry, results)
+        self.note_decisions(goes_on, results)
+        return results
+
+    def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+        index, *operands = arguments
+        by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
+        results = [self.decided(cases, index) for cases in zip(*by_branch, strict=True)]
+        for outputs in by_branch:
+            self.note_mixed(outputs, results)
+        self.note_decisions(index, results)
+        return results
+
+    def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
+        """One of several values, as another one decides."""
+        result = dependence.decided(functools.reduce(dependence.joined, cases), by)
+        return dataclasses.replace(result, mingled=union(cases)) if by.data else result
+
+    def fixpoint(
+        self, step: Callable[[list[Dependence]], list[Dependence]], carry: list[Dependence]
+    ) -> list[Dependence]:
+        """The dependence of a loop's carry that holds for every iteration."""
+        recording, self.recording = self.recording, False
+        while True:
+            after = [dependence.joined(a, b) for a, b in zip(carry, step(carry), strict=False)]
+            if after == carry:
+                break
+            carry = after
+        self.recording = recording
+        return carry
+
+    # Sites
+
+    def site(
+        self,
+        equation: ir.Equation,
+        arguments: list[Dependence],
+        loops: tuple[_Loop, ...],
+        consumers: dict[ir.Atom, list[ir.Equation | None]],
+    ) -> Site | None:
+        picked = self.picked.pop(equation, None)
+        found = (picked.weight, picked.geometry) if picked else weight_operand(equation, arguments)
+        if found is None:
+            return None
+        weight, shape = found
+        value = picked.value if picked else arguments[weight]
+        segments = value.segments
+        if segments and segments.dimension not in shape.out_dims:
+            return None
+        end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
+        placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
+        parts = []
+        start = 0
+        for i, share in enumerate(value.parts):
+            size = segments.sizes[i] if segments else None
+            leaf = self.weight_leaf(share)
+            if leaf is not None:
+                unit = self.unit(leaf, share, loops)
+                fan_out = shape.fan_out
+                if segments and size is not None:
+                    whole = equation.inputs[weight].shape[segments.dimension]
+                    fan_out = fan_out * size // whole
+                parts.append(Part(unit, share, fan_out, start, size))
+            start += size or 0
+        if not parts:
+            return None
+        segment_dim = placed[segments.dimension] if segments else None
+        walked = {part.unit.leaf for part in parts}
+        repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
+        site = Site(
+            equation,
+            weight,
+            shape,
+            parts,
+            end.equation,
+            end.biases,
+            end.bias_dims,
+            placed,
+            segment_dim,
+            repeats,
+            picked.lookup if picked else None,
+        )
+        if self.recording:
+            self.sites[end.equation] = site
+            for part in parts:
+                part.unit.sites.append(site)
+        return site
+
+    def weight_leaf(self, value: Dependence) -> int | None:
+        """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
+        leaves = [leaf for leaf, degree in value.degrees.items() if degree == 1]
+        return max(leaves, key=lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf), default=None)
+
+    def unit(self, leaf: int, value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
+        origin = value.origins.get(leaf)
+        walks = [loop for loop in loops if leaf in loop.leaves]
+        region = origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
+        stack = origin.stack if origin else ()
+        unit = next((u for u in self.units if (u.leaf, u.region, u.stack) == (leaf, region, stack)), None)
+        if unit is None:
+            unit = Unit(leaf, region, stack, _order(stack, walks))
+            if origin is None and walks:
+                unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
+            if self.recording:
+                self.units.append(unit)
+        return unit
+
+    def note_reads(
+        self,
+        equation: ir.Equation,
+        arguments: list[Dependence],
+        weight: int | None = None,
+        weights: Set[int] = frozenset(),
+    ) -> None:
+        """Remembers which leaves data meets here, other than these as the weight of a layer."""
+        if not self.recording:
+            return
+        for i, value in enumerate(arguments):
+            self.read_leaves |= set(value.degrees)
+            if ir.is_opaque(equation):
+                reason = f"it enters {equation.primitive}, whose program is not read"
+                self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
+            if weight is None and equation.primitive in ir.CONTRACTIONS:
+                self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
+            for part in value.parts:
+                for leaf, degree in part.degrees.items():
+                    is_weight = i == weight and leaf in weights and degree == 1
+                    if degree != 0 and not is_weight:
+                        self.reads.append(
+                            Read(leaf, part.origins.get(leaf), degree, len(self.sites), equation.primitive)
+                        )
+
+    def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
+        """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
+        for x, y in zip(before, after, strict=True):
+            if y.data and not x.data:
+                self.note_read(x)
+
+    def note_decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
+        """Parameters that decide how data goes on are read there."""
+        if any(x.data for x in results):
+            self.note_read(decision)
+
+    def note_read(self, x: Dependence) -> None:
+        if self.recording:
+            self.read_leaves |= set(x.degrees)
+            self.reads.extend(
+                Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
+            )
+
+
+def _order(stack: Sequence[Factor], walks: Sequence[_Loop]) -> np.ndarray:
+    """The turn of each slice of a stack in the order of execution."""
+    order = np.arange(math.prod(loop.length for loop in walks)).reshape([loop.length for loop in walks])
+    order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
+    sizes = [f.size for f in stack]
+    return order.reshape(sizes) if order.size == math.prod(sizes) else np.arange(math.prod(sizes)).reshape(sizes)
+
+
+def _consumers(program: ir.Program) -> dict[ir.Atom, list[ir.Equation | None]]:
+    """The equations that read each value; None stands for the outputs of the program."""
+    consumers: dict[ir.Atom, list[ir.Equation | None]] = {}
+    for equation in program.equations:
+        for atom in equation.inputs:
+            consumers.setdefault(atom, []).append(equation)
+    for atom in program.outputs:
+        consumers.setdefault(atom, []).append(None)
+    return consumers

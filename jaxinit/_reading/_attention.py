@@ -1,0 +1,182 @@
+"""Attention, found by what it computes: softmax(Q Kᵀ) V, three layers before it and one after it.
+
+A contraction of data with data whose one operand comes from another such contraction through an exponential mixes
+values by the probabilities of scores. The layers that the operands come from are the query, key and value projections,
+wherever the program cuts them from; the layers that the mixture goes to are output projections.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+
+from jaxinit import _program as ir
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, site_start
+from jaxinit._reading._units import Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Part of the output of a layer's operation: the places along each dimension of features, None along others."""
+
+    site: Site
+    places: tuple[frozenset[int] | None, ...]
+
+    @classmethod
+    def followed(cls, site: Site, track: Followed) -> "Block":
+        """The part of the output that a value comes from."""
+        features = set(site.geometry.placed.values())
+        rank = len(site_start(site).shape)
+        return cls(site, tuple(track.indices(d) if d in features else None for d in range(rank)))
+
+    @classmethod
+    def whole(cls, site: Site) -> "Block":
+        """All of the output."""
+        return cls.followed(site, Followed.from_start(site_start(site).shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """One attention: the layers it is made of.
+
+    Attributes:
+      query, key, value: what the operands come from.
+      output: the layers that the mixture of values goes to.
+      size: the contracted size, of one head.
+      cross: whether queries and keys come from different data.
+      probabilities: what the values are mixed by.
+      summed: the dimensions of the probabilities along which the values lie.
+    """
+
+    query: tuple[Block, ...]
+    key: tuple[Block, ...]
+    value: tuple[Block, ...]
+    output: tuple[Site, ...]
+    size: int
+    cross: bool
+    probabilities: ir.Atom
+    summed: tuple[int, ...]
+
+
+def attentions(flow: Flow) -> list[Attention]:
+    """Every attention of a program, in execution order."""
+    return [found for program in programs_of(flow.analysis.program) for found in _Finder(flow, program).found()]
+
+
+class _Finder:
+    def __init__(self, flow: Flow, program: ir.Program):
+        self.flow, self.program = flow, program
+        equations = set(program.equations)
+        self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations]
+        self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
+        self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
+        self.mixes: dict[ir.Variable, ir.Equation] = {
+            e.outputs[0]: e
+            for e in program.equations
+            if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs) and not self._is_site(e)
+        }
+
+    @functools.cached_property
+    def _reached(self) -> dict[Site, frozenset[ir.Atom]]:
+        """What each layer's data is computed from, back to the nearest layers and contractions of data with data."""
+
+        def ends(atom: ir.Atom) -> bool:
+            return atom in self.site_of or atom in self.mixes
+
+        return {site: frozenset(self.flow.upstream([site.data], ends)) for site in self.sites}
+
+    @functools.cached_property
+    def _mix_tracks(self) -> Tracks:
+        """Where the elements of all contractions of data with data go."""
+        return follow(self.flow, self.program, self.mixes, others=True)
+
+    def _is_site(self, equation: ir.Equation) -> bool:
+        return equation.outputs[0] in self.site_of
+
+    def found(self) -> list[Attention]:
+        if len(self.mixes) < 2:
+            return []
+        tracks = follow(self.flow, self.program, [site_start(s) for s in self.sites], others=False)
+        results = []
+        for mix in self.mixes.values():
+            for operand, probabilities in enumerate(mix.inputs):
+                score = self._score(probabilities)
+                if score is not None:
+                    results.append(self._attention(mix, operand, score, tracks))
+        return [x for x in results if x.query and x.key and x.value]
+
+    def _score(self, probabilities: ir.Atom) -> ir.Equation | None:
+        """The contraction that probabilities come from through an exponential, if there is one alone."""
+
+        def ends(atom: ir.Atom) -> bool:
+            return atom in self.mixes or atom in self.site_of
+
+        passed = list(self.flow.upstream([probabilities], ends))
+        producers = [self.flow.producer.get(a) for a in passed]
+        scores = [self.mixes[a] for a in passed if isinstance(a, ir.Variable) and a in self.mixes]
+        is_softmax = any(e is not None and e.primitive in (ir.exp_p, ir.exp2_p) for e in producers)
+        return scores[0] if is_softmax and len(scores) == 1 else None
+
+    def _attention(self, mix: ir.Equation, operand: int, score: ir.Equation, tracks: Tracks) -> Attention:
+        key = self._key_operand(mix, operand, score)
+        query = self._blocks(score.inputs[1 - key], tracks)
+        keys = self._blocks(score.inputs[key], tracks)
+        (contracted, _), _ = score.params["dimension_numbers"]
+        return Attention(
+            query,
+            keys,
+            self._blocks(mix.inputs[1 - operand], tracks),
+            self._readers(mix.outputs[0]),
+            size=math.prod(score.inputs[0].shape[d] for d in contracted),
+            cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
+            probabilities=mix.inputs[operand],
+            summed=tuple(mix.params["dimension_numbers"][0][operand]),
+        )
+
+    def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:
+        """Which operand of the scores the keys are: the one whose positions the mixture sums over."""
+        (start,) = score.outputs
+        probabilities = mix.inputs[operand]
+        tracks = self._mix_tracks.get(probabilities, {}) if isinstance(probabilities, ir.Variable) else {}
+        if start not in tracks:
+            return 1
+        track = tracks[start]
+        summed = mix.params["dimension_numbers"][0][operand]
+        axes = {f.axis for d in summed for f in track.dims[d]}
+        (_, (batch, _)) = score.params["dimension_numbers"]
+        left = len(score.inputs[0].shape) - len(score.params["dimension_numbers"][0][0])
+        return 0 if any(len(batch) <= axis < left for axis in axes) else 1
+
+    def _blocks(self, atom: ir.Atom, tracks: Tracks) -> tuple[Block, ...]:
+        """The parts of layers' outputs that a value comes from."""
+        found = self.flow.upstream([atom], lambda a: a in tracks or a in self.site_of)
+        blocks: dict[Site, list[Block]] = {}
+        for a in found:
+            for start, track in tracks[a].items() if isinstance(a, ir.Variable) and a in tracks else ():
+                site = self.site_of[start]
+                blocks.setdefault(site, []).append(Block.followed(site, track))
+        return tuple(joined(parts) for parts in blocks.values())
+
+    def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
+        """The layers that a value goes to before it meets any other."""
+        return tuple(site for site in self.sites if value in self._reached[site])
+
+    def _nearest(self, values: Iterable[ir.Atom]) -> frozenset[ir.Atom]:
+        """The nearest layers, or inputs of the program, that values are computed from."""
+        ends = {*self.site_of, *self.program.inputs}
+        return frozenset(a for a in self.flow.upstream(values, lambda a: a in ends) if a in ends)
+
+
+def encoder_sites(flow: Flow, found: Iterable[Attention]) -> frozenset[Site]:
+    """The layers that the memory of cross attention is computed from; none without cross attention."""
+    memories = [b.site.data for a in found if a.cross for b in a.key]
+    atoms = set(flow.upstream(memories, lambda a: False))
+    return frozenset(s for s in flow.analysis.sites.values() if s.finish.outputs[0] in atoms)
+
+
+def joined(blocks: list[Block]) -> Block:
+    """All places of some blocks of one layer."""
+    places = [
+        None if dims[0] is None else frozenset().union(*dims) for dims in zip(*(b.places for b in blocks), strict=True)
+    ]
+    return Block(blocks[0].site, tuple(places))

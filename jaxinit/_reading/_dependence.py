@@ -1,0 +1,152 @@
+"""What a value depends on: the data, and how it grows with each leaf of the parameters.
+
+A value that depends on no data is homogeneous of degree d in a leaf θ if multiplying θ by s > 0 multiplies the value by
+sᵈ. Weights are the values of degree one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._reading import _one_hot
+from jaxinit._reading._one_hot import NONE, Pattern
+from jaxinit._reading._origin import Origin
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """A concatenation of values with different leaves along one dimension."""
+
+    dimension: int
+    sizes: tuple[int, ...]
+    parts: "tuple[Dependence, ...]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dependence:
+    """What a value depends on.
+
+    Attributes:
+      data: whether it depends on the batch; degrees are then of no use, and empty.
+      degrees: leaf → degree of homogeneity, None where there is none; leaves not named have no influence.
+      origins: leaf → origin of the elements, where known.
+      segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
+      pattern: whether it is one-hot, or what such values are made of.
+      zero: whether all elements are known to be zero.
+      mingled: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
+    """
+
+    data: bool = False
+    degrees: Mapping[int, float | None] = dataclasses.field(default_factory=dict)
+    origins: Mapping[int, Origin] = dataclasses.field(default_factory=dict)
+    segments: Segments | None = None
+    pattern: Pattern = NONE
+    zero: bool = False
+    mingled: Mapping[int, Origin | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> "tuple[Dependence, ...]":
+        """The segments, or the value itself."""
+        return self.segments.parts if self.segments else (self,)
+
+    def map(self, rearrange: Callable[[Origin], Origin | None]) -> "Dependence":
+        """The same degrees, other origins."""
+        moved = {leaf: rearrange(origin) for leaf, origin in self.origins.items()}
+        return Dependence(degrees=self.degrees, origins={leaf: o for leaf, o in moved.items() if o is not None})
+
+    def without_origins(self) -> "Dependence":
+        """The same degrees, elements mixed."""
+        return Dependence(degrees=self.degrees)
+
+    def power(self, exponent: float) -> "Dependence":
+        """The value raised to a power, element by element."""
+        degrees = {leaf: None if d is None else d * exponent for leaf, d in self.degrees.items()}
+        return Dependence(degrees=degrees, origins=multiplied(self.origins))
+
+
+INDEPENDENT = Dependence()
+ZERO = Dependence(zero=True)
+DATA = Dependence(data=True)
+
+
+def of_constant(constant: ir.Constant) -> Dependence:
+    """A value known when the function was traced."""
+    return ZERO if _is_zero(constant) else dataclasses.replace(INDEPENDENT, pattern=_one_hot.of_constant(constant))
+
+
+def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
+    """A leaf of the parameters."""
+    return Dependence(degrees={leaf: 1.0}, origins={leaf: Origin.of_leaf(leaf, shape)})
+
+
+def joined(a: Dependence, b: Dependence) -> Dependence:
+    """What can be said of a value that is one or the other (a branch, a carry of a loop)."""
+    if a == b:
+        return a
+    if a.data or b.data:
+        return dataclasses.replace(DATA, mingled={k: o for k, o in a.mingled.items() if b.mingled.get(k, a) == o})
+    both = added([a, b])
+    same = {leaf: o for leaf, o in a.origins.items() if b.origins.get(leaf) == o}
+    return dataclasses.replace(both, origins=same)
+
+
+def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
+    """A value of which no rule says how it grows."""
+    degrees = {leaf: None for x in inputs for leaf, d in x.degrees.items() if d != 0}
+    return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
+
+
+def decided(x: Dependence, by: Dependence) -> Dependence:
+    """A value that another one decides on, as by the branch taken: it grows with a leaf only if the other does not."""
+    if x.data or by.data:
+        return dataclasses.replace(DATA, mingled=x.mingled)
+    moving = {leaf: None for leaf, degree in by.degrees.items() if degree != 0}
+    if not by.degrees:
+        return x
+    if x.segments and moving:
+        return inhomogeneous([x, by])
+    degrees = dict.fromkeys(by.degrees, 0.0) | dict(x.degrees) | moving
+    return dataclasses.replace(
+        x, degrees=degrees, origins={leaf: o for leaf, o in x.origins.items() if leaf not in moving}, zero=False
+    )
+
+
+def unstacked(x: Dependence) -> Dependence:
+    """One slice of a scan's stacked input."""
+    if x.mingled:
+        return dataclasses.replace(DATA, mingled={leaf: o and o.unstacked() for leaf, o in x.mingled.items()})
+    if x.data or not x.degrees:
+        return dataclasses.replace(x, pattern=x.pattern.unstacked())
+    if x.segments:
+        return inhomogeneous([x])
+    return x.map(Origin.unstacked)
+
+
+def stacked(x: Dependence) -> Dependence:
+    """All slices of a scan's stacked output."""
+    return DATA if x.data else inhomogeneous([x])
+
+
+def added(inputs: Sequence[Dependence]) -> Dependence:
+    """A sum keeps the degree that all its terms share; where the elements come from is lost."""
+    if len(inputs) == 1:
+        return inputs[0]
+    leaves = {leaf for x in inputs for leaf in x.degrees}
+    degrees: dict[int, float | None] = {}
+    for leaf in leaves:
+        found = {x.degrees.get(leaf, 0.0) for x in inputs}
+        degrees[leaf] = found.pop() if len(found) == 1 else None
+    return Dependence(degrees=degrees)
+
+
+def multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
+    """Origins after multiplication by something else."""
+    return {leaf: origin.multiplied() for leaf, origin in origins.items()}
+
+
+def _is_zero(atom: ir.Constant) -> bool:
+    if not isinstance(atom.value, int | float | np.generic | np.ndarray):
+        return False
+    return bool(np.all(np.asarray(atom.value) == 0))

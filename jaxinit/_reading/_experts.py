@@ -1,0 +1,90 @@
+"""Weights that data picks: a mixture of experts takes for each sample the matrix that a router names.
+
+The lookup w[i] alone would be an embedding. Followed by a product of what it finds with other data, which contracts
+some of it and leaves some of it free, it is half of a layer: y_t = x_t w[i_t], linear in w, with independent weights
+along the dimensions that are picked from.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxinit import _program as ir
+from jaxinit._reading import _rules as rules
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._geometry import Geometry, weight_operand
+from jaxinit._reading._origin import FOREIGN, Origin
+
+
+class Picked(NamedTuple):
+    """A lookup whose result is the weight of a product.
+
+    Attributes:
+      lookup, product: the two equations.
+      weight: which input of the product is the weight.
+      leaf: the leaf that carries its scale.
+      value: how that input depends on the leaves, were it not for the data that picks.
+      geometry: of the product.
+    """
+
+    lookup: ir.Equation
+    product: ir.Equation
+    weight: int
+    leaf: int
+    value: Dependence
+    geometry: Geometry
+
+
+def picked_weight(
+    lookup: ir.Equation,
+    arguments: Sequence[Dependence],
+    consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]],
+    of: Callable[[ir.Atom], Dependence],
+    weight_leaf: Callable[[Dependence], int | None],
+) -> Picked | None:
+    """What a lookup finds, followed to the product that takes it; None where it is a lookup and no more."""
+    if lookup.primitive not in (ir.gather_p, ir.dynamic_slice_p):
+        return None
+    _, rows = weight_operand(lookup, arguments) or (0, None)
+    leaf = weight_leaf(arguments[0])
+    if rows is None or leaf is None or leaf not in arguments[0].origins or len(rows.out_dims) < 2:
+        return None
+    (atom,) = lookup.outputs
+    value = arguments[0].map(lambda origin: origin.picked_along(rows.in_dims, rows.placed, atom.shape))
+    while True:
+        readers = consumers.get(atom, [])
+        if len(readers) != 1 or readers[0] is None or len(readers[0].outputs) != 1:
+            return None
+        following = readers[0]
+        inputs = [value if a is atom else of(a) for a in following.inputs]
+        if following.primitive is ir.dot_general_p:
+            break
+        if any(x.data or (x.degrees and x is not value) for x in inputs):
+            return None
+        (value,) = rules.apply(following, inputs)
+        (atom,) = following.outputs
+        if value.degrees.get(leaf) != 1 or leaf not in value.origins:
+            return None
+    found = weight_operand(following, inputs)
+    geometry = None if found is None else _without_samples(found[1], value.origins[leaf], atom.shape)
+    return None if found is None or geometry is None else Picked(lookup, following, found[0], leaf, value, geometry)
+
+
+def _without_samples(whole: Geometry, origin: Origin, shape: Sequence[int]) -> Geometry | None:
+    """The roles of those dimensions that the weight itself has; None if no input or no output is among them."""
+
+    def own(dims: Sequence[int]) -> tuple[int, ...]:
+        return tuple(d for d in dims if not origin.dims[d] or any(f.axis != FOREIGN for f in origin.dims[d]))
+
+    out_dims, batch_dims = own(whole.out_dims), own(whole.batch_dims)
+    if not own(whole.in_dims) or not out_dims:
+        return None
+    return dataclasses.replace(
+        whole,
+        kind="einsum",
+        out_dims=out_dims,
+        batch_dims=batch_dims,
+        placed={d: whole.placed[d] for d in out_dims + batch_dims},
+        fan_out=math.prod(shape[d] for d in out_dims),
+    )

@@ -1,0 +1,61 @@
+"""From uses to units: parts of a leaf that share elements are scaled together, and some not at all."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from jaxinit._reading._origin import Factor, overlap
+from jaxinit._reading._units import Read, Site, Unit
+
+
+def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read]) -> list[Unit]:
+    """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
+    units: list[Unit] = []
+    for unit in found:
+        clash = [u for u in units if u.leaf == unit.leaf and overlap(u.region, unit.region)]
+        for other in clash:
+            unit.refused = unit.refused or other.refused
+            if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
+                unit.refused = unit.refused or _clash(unit.stack, other.stack)
+                # One state for all of it, since the states of one use's slices would be of no use to the other.
+                unit.stack, unit.order = (), np.zeros((), int)
+            unit.region = tuple(
+                (min(a, c), max(b, d)) for (a, b), (c, d) in zip(unit.region, other.region, strict=True)
+            )
+            for site in other.sites:
+                for part in site.parts:
+                    if part.unit is other:
+                        part.unit = unit
+            unit.sites = [*other.sites, *(s for s in unit.sites if s not in other.sites)]
+            units.remove(other)
+        units.append(unit)
+    order = {site: i for i, site in enumerate(sites)}
+    for unit in units:
+        unit.sites.sort(key=order.__getitem__)
+        first = order[unit.sites[0]]
+        for leaf, origin, degree, position, _ in reads:
+            if leaf != unit.leaf or (origin and not overlap(origin.region, unit.region)):
+                continue
+            if degree is None:
+                unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
+            elif position <= first:
+                unit.refused = unit.refused or "the program reads it before the first layer that uses it"
+            elif origin and origin.stack != unit.stack and _unflipped(origin.stack) == _unflipped(unit.stack):
+                unit.refused = unit.refused or _clash(unit.stack, origin.stack)
+    units.sort(key=lambda unit: (order[unit.sites[0]], unit.sites[0].parts.index(unit.first_part)))
+    for index, unit in enumerate(units):
+        unit.index = index
+    return units
+
+
+def _clash(a: Sequence[Factor], b: Sequence[Factor]) -> str:
+    """Why two uses that walk along such stacks can have no scales in common."""
+    if a != b and _unflipped(a) == _unflipped(b):
+        return "it is flipped along its stack, and used unflipped too"
+    if a and b:
+        return "loops walk along slices of it that are not the same"
+    return "it is used both as a whole and slice by slice"
+
+
+def _unflipped(factors: Sequence[Factor]) -> list[Factor]:
+    return [f._replace(flipped=False) for f in factors]

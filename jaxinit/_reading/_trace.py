@@ -1,0 +1,190 @@
+"""Tracing: the table of layers of any function of parameters and a batch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit import _program as ir
+from jaxinit._calls import calling
+from jaxinit._checks import check_no_module, is_module
+from jaxinit._program._stacks import with_stacks
+from jaxinit._reading._activated import Meeting, meetings
+from jaxinit._reading._analysis import analyse
+from jaxinit._reading._flow import Flow
+from jaxinit._reading._following import TracedActivation, following_activation
+from jaxinit._reading._portions import Structure, structure
+from jaxinit._reading._residual import Membership, Skip, memberships, skips
+from jaxinit._reading._table import Layer, Layers, Unvisited
+from jaxinit._reading._units import Analysis, Site, Unit
+from jaxinit._reading._views import part_name, stacked_size, view
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A program and what was found in it, with the paths of the leaves."""
+
+    analysis: Analysis
+    paths: tuple[str, ...]
+    leaves: tuple[Any, ...]
+
+    @functools.cached_property
+    def flow(self) -> Flow:
+        """What every value is computed from."""
+        return Flow(self.analysis)
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """Attention and recurrent cells."""
+        return structure(self.flow)
+
+    @functools.cached_property
+    def meetings(self) -> dict[Unit, list[Meeting]]:
+        """Where activations take what the units make."""
+        return meetings(self.flow)
+
+    @functools.cached_property
+    def skips(self) -> tuple[Skip, ...]:
+        """The skip connections."""
+        return skips(self.analysis)
+
+
+def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
+    """Traces and analyses `apply_fn(params, batch)`."""
+    check_no_module("a function of (params, apply_fn, batch)", params, "arrays as params")
+    _check_apply_fn(apply_fn)
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
+    leaves = tuple(leaf for _, leaf in with_paths)
+    with calling("apply_fn", apply_fn, "params", "batch"):
+        program = ir.traced_program(apply_fn, params, batch)
+    return Traced(analyse(with_stacks(program), len(leaves)), paths, leaves)
+
+
+def _check_apply_fn(apply_fn: Any) -> None:
+    """Raises for what is no function of parameters and a batch, as modules and their classes are not."""
+    kind = type(apply_fn)
+    if isinstance(apply_fn, type):
+        received = f"the class {apply_fn.__name__}; for a Linen module pass the method `apply` of one that it makes"
+    elif callable(getattr(apply_fn, "apply", None)) and callable(getattr(apply_fn, "init", None)):
+        received = (
+            f"a {kind.__name__} module; pass its method `apply`, or see jaxinit.linen for modules with state and "
+            "random numbers"
+        )
+    elif is_module(apply_fn, "flax.nnx"):
+        received = f"a {kind.__name__} module of NNX; jaxinit.nnx has functions that take the model itself"
+    elif not callable(apply_fn):
+        received = f"{kind.__name__}; for a Flax module pass module.apply, or use jaxinit.linen or jaxinit.nnx"
+    else:
+        return
+    raise TypeError(f"apply_fn must be a function of (params, batch), got {received}")
+
+
+def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
+    """The layers of `apply_fn(params, batch)`, read from the program that JAX traces it to.
+
+    A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup in one. A weight
+    is a value W that depends on no data and is homogeneous of degree one in a leaf θ of the parameters, W(s·θ) = s·W(θ)
+    for s > 0: the leaf itself, rearranged, cast, or multiplied by anything independent of it. A lookup of matrices that
+    a product with data takes, as in a mixture of experts, is half of that layer: its experts lie along a batch axis.
+
+    Nothing is computed: shapes are enough. Any framework whose models are functions of a pytree will do.
+
+    Args:
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`. What it closes over (random keys,
+        constants) counts as neither parameters nor data.
+      batch: pytree of arrays or `jax.ShapeDtypeStruct`s, the data.
+
+    Returns:
+      `Layers`: a sequence of `Layer` in execution order, with `unvisited` and `unused`; print it for a table.
+
+    Raises:
+      TypeError: `apply_fn` is no function of two arguments.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxinit
+      >>> params = {"hidden": jnp.ones((4, 8)), "out": jnp.ones((8, 2))}
+      >>> def apply_fn(params, x):
+      ...     return jnp.tanh(x @ params["hidden"]) @ params["out"]
+      >>> layers = jaxinit.trace_layers(params, apply_fn, jax.ShapeDtypeStruct((16, 4), jnp.float32))
+      >>> [(layer.path, layer.fan_in, layer.activation) for layer in layers]
+      [('hidden', 4, <tanh>), ('out', 8, None)]
+    """
+    return layers_of(trace(params, apply_fn, batch))
+
+
+def layers_of(traced: Traced) -> Layers:
+    """The table of a traced program."""
+    analysis = traced.analysis
+    members = memberships(traced.skips)
+    home = _homes(analysis.program)
+    rows = tuple(_row(traced, unit, members, home) for unit in analysis.units)
+    opaque = dict.fromkeys(analysis.opaque)
+    unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in opaque)
+    floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
+    unused = tuple(
+        path
+        for i, path in enumerate(traced.paths)
+        if floating[i] and i not in analysis.read_leaves and not any(u.leaf == i for u in analysis.units)
+    )
+    return Layers(rows, unvisited, unused)
+
+
+def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
+    site = unit.sites[0]
+    roles, axes, member = site.geometry, view(unit), members.get(site)
+    return Layer(
+        path=traced.paths[unit.leaf],
+        name=part_name(traced.paths[unit.leaf], unit, jnp.shape(traced.leaves[unit.leaf])),
+        kind=roles.kind,
+        shape=tuple(stop - start for start, stop in unit.region),
+        region=unit.region,
+        fan_in=roles.fan_in,
+        fan_out=unit.first_part.fan_out,
+        receptive_field=roles.receptive_field,
+        feature_group_count=roles.feature_group_count,
+        view=axes.shape if axes else None,
+        in_axes=axes.in_axes if axes else None,
+        out_axes=axes.out_axes if axes else None,
+        batch_axes=axes.batch_axes if axes else None,
+        stack_axes=axes.stack_axes if axes else None,
+        stacked=stacked_size(unit),
+        uses=unit.uses,
+        activation=_activation(traced, unit, home[site.finish]),
+        skip=member.skip if member else None,
+        position=member.position if member else None,
+        branch_length=member.length if member else None,
+        role=_role(traced, unit),
+        has_bias=site.bias is not None,
+        note=unit.refused,
+    )
+
+
+def _activation(traced: Traced, unit: Unit, program: ir.Program) -> TracedActivation | None:
+    site = unit.sites[0]
+    found = following_activation(traced.analysis, program, site.finish.outputs[0])
+    # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
+    if found is not None and {"query", "key"} & set(_roles(traced, unit)) and found.only_multiplies:
+        return None
+    return found
+
+
+def _role(traced: Traced, unit: Unit) -> str | None:
+    return ", ".join(_roles(traced, unit)) or None
+
+
+def _roles(traced: Traced, unit: Unit) -> list[str]:
+    return list(dict.fromkeys(p.role for p in traced.structure.weights.get(unit, ()) if p.role))
+
+
+def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:
+    homes = dict.fromkeys(program.equations, program)
+    for equation in program.equations:
+        for inner in ir.subprograms(equation):
+            homes |= _homes(inner)
+    return homes

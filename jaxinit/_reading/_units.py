@@ -1,0 +1,162 @@
+"""What the analysis of a program finds: operations that are layers, and the parts of the parameters they use."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import INDEPENDENT, Dependence
+from jaxinit._reading._geometry import Geometry
+from jaxinit._reading._origin import Factor, Origin
+
+
+@dataclasses.dataclass(eq=False)
+class Unit:
+    """A part of a leaf that is scaled by itself.
+
+    Attributes:
+      leaf: index of the leaf.
+      region: (start, stop) along each axis of the leaf.
+      stack: factors of the leaf that enclosing scans walk along; the unit has a scale for each step.
+      order: along these factors, which slice's turn comes when.
+      sites: the operations that use it, in execution order.
+      refused: why it must keep its scale, or None.
+      index: its place in order of first use; units sort by it, so that they can be keys of a pytree.
+    """
+
+    leaf: int
+    region: tuple[tuple[int, int], ...]
+    stack: tuple[Factor, ...]
+    order: np.ndarray
+    sites: "list[Site]" = dataclasses.field(default_factory=list)
+    refused: str | None = None
+    index: int = 0
+
+    @property
+    def uses(self) -> int:
+        """How often one pass through the program uses it; for a stacked unit, each of its slices."""
+        return sum(site.repeats for site in self.sites)
+
+    @property
+    def first_part(self) -> "Part":
+        """Its share in the weight of its first site."""
+        return next(part for part in self.sites[0].parts if part.unit is self)
+
+    def __lt__(self, other: "Unit") -> bool:
+        return self.index < other.index
+
+
+@dataclasses.dataclass(eq=False)
+class Part:
+    """The share of one leaf in the weight of a site: all of it, or a segment of a concatenation.
+
+    Attributes:
+      unit: the part of the leaf.
+      dependence: how the weight, or the segment, depends on the leaves.
+      fan_out: connections out of a unit of its input.
+      start, size: the segment along the concatenation; no size if there is none.
+    """
+
+    unit: Unit
+    dependence: Dependence
+    fan_out: int | float
+    start: int = 0
+    size: int | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the elements come from, if known."""
+        return self.dependence.origins.get(self.unit.leaf)
+
+
+class Bias(NamedTuple):
+    """A parameter, or a function of parameters, that is added to a layer's output, or subtracted, and where."""
+
+    value: ir.Atom
+    equation: ir.Equation
+
+
+@dataclasses.dataclass(eq=False)
+class Site:
+    """One operation between data and a weight.
+
+    Attributes:
+      equation, weight: the operation, and which of its inputs is the weight.
+      lookup: the equation in which data picks that input from the weight, or None.
+      geometry: the roles of the weight's dimensions.
+      parts: the units that the weight is made of.
+      finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
+      biases: what is added to the output before anything else happens to it, in order.
+      bias_dims: the dimensions of that output along which their sum varies.
+      placed: dimension of the weight → dimension of the output of `finish`.
+      segment_dim: the dimension of that output along which the parts lie.
+      repeats: how often one pass through the program executes it for each of its unit's scales.
+    """
+
+    equation: ir.Equation
+    weight: int
+    geometry: Geometry
+    parts: list[Part]
+    finish: ir.Equation
+    biases: "tuple[Bias, ...]"
+    bias_dims: frozenset[int]
+    placed: dict[int, int]
+    segment_dim: int | None
+    repeats: int
+    lookup: ir.Equation | None = None
+
+    @property
+    def bias(self) -> ir.Atom | None:
+        """The first bias, if there is one."""
+        return self.biases[0].value if self.biases else None
+
+    @property
+    def data(self) -> ir.Atom:
+        """What the weight is applied to."""
+        return self.equation.inputs[1 - self.weight]
+
+
+class Read(NamedTuple):
+    """A place where data meets a leaf other than as the weight of a layer.
+
+    Attributes:
+      leaf: index of the leaf.
+      origin: which elements, if known.
+      degree: of homogeneity, None where there is none.
+      position: how many sites come before it.
+      primitive: what the data does with it.
+    """
+
+    leaf: int
+    origin: Origin | None
+    degree: float | None
+    position: int
+    primitive: Any = None
+
+
+@dataclasses.dataclass
+class Analysis:
+    """What the walk found.
+
+    Attributes:
+      program: the program, whose first inputs are the leaves of the parameters.
+      dependences: what each variable depends on.
+      sites: the layers in execution order, by the equation that finishes each.
+      units: the parts of the parameters that are scaled by themselves, in order of first use.
+      opaque: leaves that are no layer's weight though data meets them as one, and why.
+      reads: the other places where data meets a leaf.
+      read_leaves: the leaves that an output depends on.
+    """
+
+    program: ir.Program
+    dependences: dict[ir.Variable, Dependence]
+    sites: dict[ir.Equation, Site]
+    units: list[Unit]
+    opaque: list[tuple[int, str]]
+    reads: list[Read]
+    read_leaves: set[int]
+
+    def of(self, atom: ir.Atom) -> Dependence:
+        """What a value depends on."""
+        return INDEPENDENT if isinstance(atom, ir.Constant) else self.dependences.get(atom, INDEPENDENT)

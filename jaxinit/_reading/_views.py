@@ -1,0 +1,169 @@
+"""A unit's part of its leaf as an array with one axis for each role: input, output, batch, stack.
+
+The factors of an origin name runs of the leaf's axes. A view reshapes the part so that each factor is an axis of its
+own, which is how scales are spread over a leaf and how its matrices are found.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+
+from jaxinit._reading._origin import FOREIGN, Factor
+from jaxinit._reading._units import Analysis, Unit
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The part of a leaf, reshaped to one axis a factor, and the axes by role; the rest is the receptive field."""
+
+    shape: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    batch_axes: tuple[int, ...]
+    stack_axes: tuple[int, ...]
+
+
+def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> tuple[Factor, ...]:
+    """The factors along which the scale of a unit varies: independent weights, and channels if asked for.
+
+    Every place that reads the unit must be able to say where these factors lie; those that one cannot are left out,
+    and the unit has one scale along them.
+    """
+    origins = [part.origin for site in unit.sites for part in site.parts if part.unit is unit]
+    origins += [read.origin for read in analysis.reads if read.leaf == unit.leaf and read.degree is not None]
+    wanted: list[Factor] | None = None
+    for site in unit.sites:
+        for part in site.parts:
+            if part.unit is not unit:
+                continue
+            if part.origin is None or part.origin.region != unit.region or len(unit.stack) != len(part.origin.stack):
+                return ()
+            roles = site.geometry.batch_dims + (site.geometry.out_dims if per_channel else ())
+            here = [f for d in roles if d in site.placed for f in part.origin.dims[d] if f.axis != FOREIGN]
+            wanted = here if wanted is None else [f for f in wanted if f in here]
+    assert wanted is not None
+    present = [None if o is None else {f for dim in o.dims for f in dim} for o in origins]
+    return tuple(f for f in wanted if all(found is not None and f in found for found in present))
+
+
+def view(unit: Unit) -> View | None:
+    """The roles of a unit's axes at its first use; None where the program does not tell."""
+    origin, roles = unit.first_part.origin, unit.sites[0].geometry
+    if origin is None or origin.region != unit.region or roles.kind == "embed":
+        return None
+    role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(unit.stack, "stack")
+    for d, dim in enumerate(origin.dims):
+        name = (
+            "in" if d in roles.in_dims else "out" if d in roles.out_dims else "batch" if d in roles.batch_dims else ""
+        )
+        rest = list(dim)
+        if name == "out" and roles.feature_group_count > 1:
+            # Each group of a grouped convolution is a matrix of its own; the groups are the outer part of the axis.
+            if len(rest) != 1 or rest[0].size % roles.feature_group_count:
+                return None
+            (whole,) = rest
+            size = whole.size // roles.feature_group_count
+            role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
+            rest = [whole._replace(size=size)] if size > 1 else []
+        role |= dict.fromkeys(rest, name)
+    axes = [f for axis, (start, stop) in enumerate(unit.region) for f in axis_factors(axis, stop - start, list(role))]
+    if any(f not in role for f in axes):
+        return None
+    by_role = {
+        name: tuple(i for i, f in enumerate(axes) if role[f] == name) for name in ("in", "out", "batch", "stack")
+    }
+    return View(tuple(f.size for f in axes), by_role["in"], by_role["out"], by_role["batch"], by_role["stack"])
+
+
+def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:
+    """An axis cut into the known factors that lie on it, and what is left between them."""
+    result = []
+    for factor in sorted((f for f in known if f.axis == axis), key=lambda f: -f.stride):
+        outer = extent // max(factor.stride * factor.size, 1)
+        if outer > 1:
+            result.append(Factor(axis, outer, factor.stride * factor.size))
+        result.append(factor)
+        extent = factor.stride
+    return [*result, Factor(axis, extent, 1)] if extent > 1 else result
+
+
+def spread_over_leaf(unit: Unit, factors: tuple[Factor, ...], scales: Array) -> Array:
+    """The scales of a unit, stacked dimensions first, as an array that broadcasts against its part of the leaf."""
+    known = [*unit.stack, *factors]
+    scales = in_order_of_leaf(scales.reshape([f.size for f in known]), known)
+    dims = [axis_factors(axis, stop - start, known) for axis, (start, stop) in enumerate(unit.region)]
+    return spread(scales, known, dims)
+
+
+def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
+    """An array whose first axes are factors as the program sees them, as the leaf holds them; or the other way."""
+    flipped = [i for i, f in enumerate(factors) if f.flipped]
+    return jnp.flip(x, flipped) if flipped else x
+
+
+def slice_places(unit: Unit) -> Iterator[tuple[int, ...]]:
+    """Where in its leaf each slice of a stacked unit lies, in the order in which the program has them."""
+    return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in unit.stack))
+
+
+def per_slice(part: Array, unit: Unit) -> Array:
+    """A unit's part of its leaf with the stacked dimensions first, and all others as one."""
+    factors = [
+        f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, list(unit.stack))
+    ]
+    order = [factors.index(f) for f in unit.stack]
+    order += [i for i in range(len(factors)) if i not in order]
+    sizes = [f.size for f in unit.stack]
+    slices = jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
+    return in_order_of_leaf(slices, unit.stack)
+
+
+def part_of(leaf: Array, unit: Unit) -> Array:
+    """The part of a leaf that a unit is."""
+    return leaf[tuple(slice(start, stop) for start, stop in unit.region)]
+
+
+def other_factors(unit: Unit) -> list[int]:
+    """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
+    return [leaf for leaf, degree in unit.first_part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
+
+
+def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
+    """The leaf with another part in the place of a unit."""
+    if part.shape == leaf.shape:
+        return part
+    return leaf.at[tuple(slice(start, stop) for start, stop in unit.region)].set(part)
+
+
+def part_name(path: str, unit: Unit, shape: Sequence[int]) -> str:
+    """The path of a unit's leaf, and which part of the leaf it is, if not all."""
+    if all(stop - start == n for (start, stop), n in zip(unit.region, shape, strict=True)):
+        return path
+    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in unit.region)}]"
+
+
+def stacked_size(unit: Unit) -> int:
+    """How many slices a surrounding scan walks through."""
+    return math.prod(f.size for f in unit.stack)
+
+
+def spread(scales: Array, factors: Sequence[Factor], dims: Sequence[Sequence[Factor]]) -> Array:
+    """Scales along `factors` as an array that broadcasts against a value with these dimensions."""
+    if not factors:
+        return scales
+    order = [f for dim in dims for f in dim if f in factors]
+    scales = jnp.transpose(scales, [factors.index(f) for f in order])
+    flat: list[tuple[int, int]] = []
+    shape: list[int] = []
+    for dim in dims:
+        if not any(f in factors for f in dim):
+            shape.append(1)
+            continue
+        flat.extend((f.size if f in factors else 1, f.size) for f in dim)
+        shape.append(math.prod(f.size for f in dim))
+    scales = jnp.broadcast_to(scales.reshape([n for n, _ in flat]), [n for _, n in flat])
+    return scales.reshape(shape)
