@@ -32,6 +32,8 @@ class Dependence:
       data: whether it depends on the batch; degrees are then of no use, and empty.
       degrees: leaf → degree of homogeneity, None where there is none; leaves not named have no influence.
       origins: leaf → origin of the elements, where known.
+      terms: of a sum of values with leaves of their own, such as re + i·im or W + A·B, the leaves of each term. Degrees
+        then hold for leaves that are in all terms; others only together, one of each term.
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
       pattern: whether it is one-hot, or what such values are made of.
       zero: whether all elements are known to be zero.
@@ -41,6 +43,7 @@ class Dependence:
     data: bool = False
     degrees: Mapping[int, float | None] = dataclasses.field(default_factory=dict)
     origins: Mapping[int, Origin] = dataclasses.field(default_factory=dict)
+    terms: tuple[frozenset[int], ...] = ()
     segments: Segments | None = None
     pattern: Pattern = NONE
     zero: bool = False
@@ -54,16 +57,23 @@ class Dependence:
     def map(self, rearrange: Callable[[Origin], Origin | None]) -> "Dependence":
         """The same degrees, other origins."""
         moved = {leaf: rearrange(origin) for leaf, origin in self.origins.items()}
-        return Dependence(degrees=self.degrees, origins={leaf: o for leaf, o in moved.items() if o is not None})
+        origins = {leaf: o for leaf, o in moved.items() if o is not None}
+        return Dependence(degrees=self.degrees, origins=origins, terms=self.terms)
 
     def without_origins(self) -> "Dependence":
         """The same degrees, elements mixed."""
-        return Dependence(degrees=self.degrees)
+        return Dependence(degrees=self.degrees, terms=self.terms)
 
     def power(self, exponent: float) -> "Dependence":
         """The value raised to a power, element by element."""
         degrees = {leaf: None if d is None else d * exponent for leaf, d in self.degrees.items()}
-        return Dependence(degrees=degrees, origins=multiplied(self.origins))
+        return Dependence(degrees=degrees, origins=multiplied(self.origins), terms=self.terms)
+
+    def degree(self, leaf: int) -> float | None:
+        """How the value grows with a leaf alone; 0 for one that it does not depend on."""
+        if any(leaf not in term for term in self.terms) and leaf in self.degrees:
+            return None
+        return self.degrees.get(leaf, 0.0)
 
 
 INDEPENDENT = Dependence()
@@ -87,14 +97,14 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
         return a
     if a.data or b.data:
         return dataclasses.replace(DATA, mingled={k: o for k, o in a.mingled.items() if b.mingled.get(k, a) == o})
-    both = added([a, b])
+    both = shared([a, b])
     same = {leaf: o for leaf, o in a.origins.items() if b.origins.get(leaf) == o}
     return dataclasses.replace(both, origins=same)
 
 
 def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
     """A value of which no rule says how it grows."""
-    degrees = {leaf: None for x in inputs for leaf, d in x.degrees.items() if d != 0}
+    degrees: dict[int, float | None] = {leaf: None for x in inputs for leaf, d in x.degrees.items() if d != 0}
     return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
 
 
@@ -130,13 +140,32 @@ def stacked(x: Dependence) -> Dependence:
 
 
 def added(inputs: Sequence[Dependence]) -> Dependence:
-    """A sum keeps the degree that all its terms share; where the elements come from is lost."""
+    """A sum keeps the degree that all its terms share; terms with leaves of their own grow with these together."""
+    if len(inputs) == 1:
+        return inputs[0]
+    alike = shared(inputs)
+    if any(degree == 1 for degree in alike.degrees.values()) or not all(map(_is_term, inputs)):
+        return alike
+    terms = tuple(term for x in inputs for term in (x.terms or (frozenset(x.degrees),)))
+    origins = {leaf: o for x in inputs for leaf, o in multiplied(x.origins).items()}
+    if any(a & b for i, a in enumerate(terms) for b in terms[:i]):
+        return alike
+    return Dependence(degrees={leaf: 1.0 for term in terms for leaf in term}, origins=origins, terms=terms)
+
+
+def _is_term(x: Dependence) -> bool:
+    """Whether a value grows in proportion to each of its leaves, or of each of its terms."""
+    return bool(x.degrees) and x.segments is None and all(degree == 1 for degree in x.degrees.values())
+
+
+def shared(inputs: Sequence[Dependence]) -> Dependence:
+    """One of several values, or a function of all that grows as they do: it keeps the degrees that all share."""
     if len(inputs) == 1:
         return inputs[0]
     leaves = {leaf for x in inputs for leaf in x.degrees}
     degrees: dict[int, float | None] = {}
     for leaf in leaves:
-        found = {x.degrees.get(leaf, 0.0) for x in inputs}
+        found = {x.degree(leaf) for x in inputs}
         degrees[leaf] = found.pop() if len(found) == 1 else None
     return Dependence(degrees=degrees)
 

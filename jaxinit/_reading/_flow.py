@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._rules import rearrangement, unstacked_at
+from jaxinit._reading._rules import cuts, rearrangement
 from jaxinit._reading._units import Analysis, Site
 
 
@@ -185,26 +185,14 @@ def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
     if not isinstance(operand, ir.Variable) or operand not in tracks:
         return None
     known = tracks[operand]
-    if equation.primitive is ir.split_p:
-        return _split(equation, known)
-    if equation.primitive is ir.unstack_p:
-        parts = enumerate(equation.outputs)
-        return _known({o: {v: unstacked_at(equation, track, i) for v, track in known.items()} for i, o in parts})
+    moves = cuts(equation)
+    if moves is not None:
+        parts = zip(equation.outputs, moves, strict=True)
+        return _known({output: {v: move(track) for v, track in known.items()} for output, move in parts})
     move = rearrangement(equation)
     if move is None:
         return None
     return _known({equation.outputs[0]: {v: move(track) for v, track in known.items()}})
-
-
-def _split(equation: ir.Equation, known: dict[ir.Variable, Followed]) -> Tracks:
-    shape, axis, start = equation.inputs[0].shape, equation.params["axis"], 0
-    found: dict[ir.Variable, dict[ir.Variable, Origin | None]] = {}
-    for output, size in zip(equation.outputs, equation.params["sizes"], strict=True):
-        starts = [start if d == axis else 0 for d in range(len(shape))]
-        limits = [start + size if d == axis else n for d, n in enumerate(shape)]
-        found[output] = {v: track.sliced(starts, limits, shape) for v, track in known.items()}
-        start += size
-    return _known(found)
 
 
 def _known(moved: "dict[ir.Variable, dict[ir.Variable, Origin | None]]") -> Tracks:

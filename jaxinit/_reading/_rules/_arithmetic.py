@@ -1,0 +1,147 @@
+"""Functions of one number, or of several numbers at the same place."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence, Segments, added, inhomogeneous, multiplied, shared
+from jaxinit._reading._one_hot import NONE, Pattern
+from jaxinit._reading._origin import Origin
+from jaxinit._reading._rules._rearranging import with_segments
+from jaxinit._reading._rules._rule import Rule, is_free, register, scale_free
+
+
+def _no_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    return NONE
+
+
+# Sums
+
+
+def _sum(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return added([x for x in inputs if not x.zero])
+
+
+def _sum_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    """A range of integers stays one when a number is added."""
+    return next((x for x, other in zip(inputs, equation.inputs[::-1], strict=True) if other.shape == ()), NONE)
+
+
+def _negated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inputs[0] if inputs[0].segments is not None else inputs[0].map(Origin.multiplied)
+
+
+register(Rule(_sum, linear="all", elementwise=True, pattern=_sum_pattern), ir.add_p)
+register(Rule(_sum, linear="all", elementwise=True, pattern=_no_pattern), ir.sub_p, ir.add_any_p)
+register(Rule(_sum, linear="all", pattern=_no_pattern), ir.complex_p)
+register(Rule(_negated, linear="all", elementwise=True, pattern=_no_pattern), ir.neg_p)
+
+# Products
+
+
+def product(inputs: Sequence[Dependence], shape: tuple[int, ...] | None) -> Dependence:
+    """A product adds degrees; one element by element, of this shape, keeps where the elements come from."""
+    degrees: dict[int, float | None] = {}
+    for x in inputs:
+        for leaf, degree in x.degrees.items():
+            before = degrees.get(leaf, 0.0)
+            degrees[leaf] = None if degree is None or before is None else before + degree
+    leaves_in = {leaf: sum(leaf in x.degrees for x in inputs) for leaf in degrees}
+    origins: dict[int, Origin] = {}
+    if shape is not None:
+        for x in inputs:
+            # A factor may be a number, or have size 1 along a dimension of the product.
+            spread = {leaf: o.broadcast(shape, range(len(o.dims))) for leaf, o in multiplied(x.origins).items()}
+            origins |= {leaf: o for leaf, o in spread.items() if leaf not in origins and leaves_in[leaf] == 1}
+    sums = [x for x in inputs if x.terms]
+    terms: tuple[frozenset[int], ...] = ()
+    if sums:
+        others = frozenset(leaf for x in inputs if x is not sums[0] for leaf, d in x.degrees.items() if d != 0)
+        if len(sums) > 1 or any(leaves_in[leaf] > 1 for term in sums[0].terms for leaf in term):
+            return inhomogeneous(inputs)
+        terms = tuple(term | others for term in sums[0].terms)
+    return Dependence(degrees=degrees, origins=origins, terms=terms)
+
+
+def _multiplied(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    segmented = [x for x in inputs if x.segments is not None]
+    if not segmented:
+        return product(inputs, equation.outputs[0].shape)
+    if not all(is_free(x) for x in inputs if x is not segmented[0]):
+        return inhomogeneous(inputs)
+    return _scaled_segments(segmented[0].segments)
+
+
+def _divided(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    if inputs[0].segments is not None and is_free(inputs[1]):
+        return _scaled_segments(inputs[0].segments)
+    if any(x.segments is not None for x in inputs):
+        return inhomogeneous(inputs)
+    return product([inputs[0], inputs[1].power(-1.0)], equation.outputs[0].shape)
+
+
+def _scaled_segments(segments: Segments | None) -> Dependence:
+    assert segments is not None
+    parts = tuple(part.map(Origin.multiplied) for part in segments.parts)
+    return with_segments(dataclasses.replace(segments, parts=parts))
+
+
+register(Rule(_multiplied, linear="each", elementwise=True, pattern=_no_pattern), ir.mul_p)
+register(Rule(_divided, linear="first", elementwise=True, pattern=_no_pattern), ir.div_p)
+
+# Powers
+
+
+def _power(exponent: float) -> Callable[[ir.Equation, Sequence[Dependence]], Dependence]:
+    return lambda equation, inputs: inputs[0].power(exponent)
+
+
+def _integer_power(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inputs[0].power(float(equation.params["y"]))
+
+
+register(Rule(_integer_power, elementwise=True, pattern=_no_pattern), ir.integer_pow_p)
+for _primitive, _exponent in ((ir.square_p, 2.0), (ir.sqrt_p, 0.5), (ir.rsqrt_p, -0.5)):
+    register(Rule(_power(_exponent), elementwise=True, pattern=_no_pattern), _primitive)
+
+# Choices
+
+
+def _extreme(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return shared([x for x in inputs if not x.zero]).without_origins()
+
+
+def _chosen(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    if not is_free(inputs[0]):
+        return inhomogeneous(inputs)
+    return shared([x for x in inputs[1:] if not x.zero])
+
+
+register(Rule(_extreme, elementwise=True, pattern=_no_pattern), ir.max_p, ir.min_p)
+register(Rule(_chosen, linear="cases", elementwise=True, pattern=_no_pattern), ir.select_p)
+
+
+def _absolute(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inputs[0].without_origins() if inputs[0].segments is None else inhomogeneous(inputs)
+
+
+def _free(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return scale_free(inputs)
+
+
+def _equal_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    for one, other in (inputs, inputs[::-1]):
+        if one.counts is not None and one.counts in other.repeats:
+            return Pattern(hot=one.counts)
+    return NONE
+
+
+register(Rule(_absolute, elementwise=True, pattern=_no_pattern), ir.abs_p)
+register(Rule(_free, elementwise=True, pattern=_equal_pattern), ir.eq_p)
+_COMPARISONS = ir.SCALE_FREE & ir.ELEMENTWISE - {ir.eq_p}
+register(Rule(_free, elementwise=True, pattern=_no_pattern), *_COMPARISONS)
+
+# All others: the degree is lost.
+_KNOWN = {ir.add_p, ir.sub_p, ir.add_any_p, ir.neg_p, ir.mul_p, ir.div_p, ir.integer_pow_p, ir.square_p, ir.sqrt_p}
+_KNOWN |= {ir.rsqrt_p, ir.max_p, ir.min_p, ir.select_p, ir.abs_p, ir.eq_p, *_COMPARISONS, *ir.IDENTITIES}
+register(Rule(elementwise=True, pattern=_no_pattern), *ir.ELEMENTWISE - _KNOWN)

@@ -1,0 +1,242 @@
+"""Primitives that move, copy, cut or join elements, and those that hand them on as they are."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence, Segments, inhomogeneous
+from jaxinit._reading._one_hot import Pattern
+from jaxinit._reading._origin import Origin
+from jaxinit._reading._rules._rule import Move, Rule, register, rule_of, scale_free
+
+
+def _moved(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    """The first operand, its elements elsewhere."""
+    operand = inputs[0]
+    if operand.segments is not None:
+        return _segments_moved(equation, operand)
+    move = rule_of(equation).move(equation)
+    return operand.without_origins() if move is None else operand.map(move)
+
+
+def _segments_moved(equation: ir.Equation, operand: Dependence) -> Dependence:
+    """A concatenation, moved as a whole."""
+    segments, rule = operand.segments, rule_of(equation)
+    assert segments is not None
+    place, move = rule.places(equation).get(segments.dimension), rule.move(equation)
+    if place is None or move is None:
+        return inhomogeneous([operand])
+    moves: list[Move] = [move] * len(segments.sizes)
+    if equation.primitive is ir.reshape_p:
+        sizes = equation.params["new_sizes"]
+        moves = [
+            functools.partial(_reshaped, sizes=(*sizes[:place], size, *sizes[place + 1 :])) for size in segments.sizes
+        ]
+    parts = tuple(part.map(own) for part, own in zip(segments.parts, moves, strict=True))
+    return with_segments(Segments(place, segments.sizes, parts))
+
+
+def _reshaped(origin: Origin, sizes: Sequence[int]) -> Origin | None:
+    return origin.reshaped(sizes)
+
+
+def with_segments(segments: Segments) -> Dependence:
+    """A value that is a concatenation."""
+    return dataclasses.replace(inhomogeneous(segments.parts), segments=segments)
+
+
+def _whole(equation: ir.Equation) -> dict[int, int]:
+    return {d: d for d in range(len(equation.inputs[0].shape))}
+
+
+# Identities
+
+
+def _cast(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    """A cast drops what is not an integer; whether a number is zero does not change with its scale."""
+    if ir.is_floating(equation.inputs[0]) and not ir.is_floating(equation.outputs[0]):
+        return scale_free(inputs) if equation.outputs[0].dtype == jnp.bool_ else inhomogeneous(inputs)
+    return inputs[0]
+
+
+def _handed_on(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inputs[0]
+
+
+def _stays(equation: ir.Equation) -> Move:
+    return lambda origin: origin
+
+
+def _same_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    return inputs[0]
+
+
+_IDENTITY = Rule(
+    _handed_on, linear="all", elementwise=True, rearranges=True, move=_stays, places=_whole, pattern=_same_pattern
+)
+register(dataclasses.replace(_IDENTITY, dependence=_cast), ir.convert_p)
+register(dataclasses.replace(_IDENTITY, elementwise=False), ir.optimization_barrier_p)
+register(_IDENTITY, *ir.IDENTITIES - {ir.convert_p, ir.optimization_barrier_p})
+
+# Moves
+
+
+def _transpose(equation: ir.Equation) -> Move:
+    return lambda origin: origin.transposed(equation.params["permutation"])
+
+
+def _transpose_places(equation: ir.Equation) -> dict[int, int]:
+    return {d: p for p, d in enumerate(equation.params["permutation"])}
+
+
+def _reverse(equation: ir.Equation) -> Move:
+    return lambda origin: origin.reversed(equation.params["dimensions"])
+
+
+def _reverse_places(equation: ir.Equation) -> dict[int, int]:
+    return {d: d for d in range(len(equation.inputs[0].shape)) if d not in equation.params["dimensions"]}
+
+
+def _squeezed_dims(equation: ir.Equation) -> tuple[int, ...]:
+    rank = len(equation.inputs[0].shape)
+    return tuple(d % rank for d in equation.params["dimensions"])
+
+
+def _squeeze(equation: ir.Equation) -> Move:
+    return lambda origin: origin.squeezed(_squeezed_dims(equation))
+
+
+def _squeeze_places(equation: ir.Equation) -> dict[int, int]:
+    gone = _squeezed_dims(equation)
+    return {d: p for p, d in enumerate(d for d in range(len(equation.inputs[0].shape)) if d not in gone)}
+
+
+def _reshape(equation: ir.Equation) -> Move | None:
+    if equation.params["dimensions"] is not None:
+        return None
+    return lambda origin: origin.reshaped(equation.params["new_sizes"])
+
+
+def _reshape_places(equation: ir.Equation) -> dict[int, int]:
+    if equation.params["dimensions"] is not None:
+        return {}
+    shape, sizes = equation.inputs[0].shape, equation.params["new_sizes"]
+    after = {(math.prod(sizes[:p]), n): p for p, n in enumerate(sizes)}
+    return {d: p for d, n in enumerate(shape) if (p := after.get((math.prod(shape[:d]), n))) is not None}
+
+
+def _broadcast(equation: ir.Equation) -> Move:
+    params = equation.params
+    return lambda origin: origin.broadcast(params["shape"], params["broadcast_dimensions"])
+
+
+def _broadcast_places(equation: ir.Equation) -> dict[int, int]:
+    params, shape = equation.params, equation.inputs[0].shape
+    return {d: p for d, p in enumerate(params["broadcast_dimensions"]) if shape[d] == params["shape"][p]}
+
+
+def _broadcast_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    kept = _broadcast_places(equation)
+    repeats = frozenset(d for d in range(len(equation.params["shape"])) if d not in kept.values())
+    found = inputs[0].moved(kept)
+    return dataclasses.replace(found, repeats=found.repeats | repeats)
+
+
+def _slice(equation: ir.Equation) -> Move | None:
+    params, shape = equation.params, equation.inputs[0].shape
+    if params["strides"] is not None and any(s != 1 for s in params["strides"]):
+        return None
+    return lambda origin: origin.sliced(params["start_indices"], params["limit_indices"], shape)
+
+
+def _slice_places(equation: ir.Equation) -> dict[int, int]:
+    shape, out = equation.inputs[0].shape, equation.outputs[0].shape
+    return {d: d for d in range(len(shape)) if shape[d] == out[d]}
+
+
+_MOVED = Rule(_moved, linear="first", rearranges=True)
+register(dataclasses.replace(_MOVED, move=_transpose, places=_transpose_places), ir.transpose_p)
+register(dataclasses.replace(_MOVED, move=_reverse, places=_reverse_places), ir.rev_p)
+register(dataclasses.replace(_MOVED, move=_squeeze, places=_squeeze_places), ir.squeeze_p)
+register(dataclasses.replace(_MOVED, move=_reshape, places=_reshape_places), ir.reshape_p)
+register(
+    dataclasses.replace(_MOVED, move=_broadcast, places=_broadcast_places, pattern=_broadcast_pattern), ir.broadcast_p
+)
+register(dataclasses.replace(_MOVED, move=_slice, places=_slice_places), ir.slice_p)
+register(_MOVED, ir.tile_p)
+
+# Cuts
+
+
+def _cut(equation: ir.Equation, start: int, stop: int) -> Move:
+    shape, axis = equation.inputs[0].shape, equation.params["axis"]
+    starts = [start if d == axis else 0 for d in range(len(shape))]
+    limits = [stop if d == axis else n for d, n in enumerate(shape)]
+    return lambda origin: origin.sliced(starts, limits, shape)
+
+
+def cuts(equation: ir.Equation) -> list[Move] | None:
+    """What an equation that cuts its operand into several outputs does to the origin for each; None for others."""
+    if equation.primitive is ir.split_p:
+        sizes = equation.params["sizes"]
+        return [_cut(equation, sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
+    if equation.primitive is ir.unstack_p:
+        return [functools.partial(_unstacked, equation, i) for i in range(len(equation.outputs))]
+    return None
+
+
+def _unstacked(equation: ir.Equation, index: int, origin: Origin) -> Origin | None:
+    found = _cut(equation, index, index + 1)(origin)
+    return None if found is None else found.squeezed((equation.params["axis"],))
+
+
+def _parts(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
+    operand, found = inputs[0], cuts(equation)
+    assert found is not None
+    if operand.segments is None:
+        return [operand.map(move) for move in found]
+    sizes = tuple(equation.params.get("sizes", ()))
+    if (operand.segments.dimension, operand.segments.sizes) == (equation.params["axis"], sizes):
+        return list(operand.segments.parts)
+    return [inhomogeneous([operand])] * len(found)
+
+
+register(Rule(_parts, linear="first", rearranges=True), ir.split_p, ir.unstack_p)
+
+# Joins
+
+
+def _concatenated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    if all(x.degrees == inputs[0].degrees and x.terms == inputs[0].terms and x.segments is None for x in inputs):
+        return inputs[0].without_origins()
+    axis = equation.params["dimension"]
+    sizes: list[int] = []
+    parts: list[Dependence] = []
+    for x, atom in zip(inputs, equation.inputs, strict=True):
+        if x.segments is None:
+            sizes.append(atom.shape[axis])
+            parts.append(x)
+        elif x.segments.dimension == axis:
+            sizes.extend(x.segments.sizes)
+            parts.extend(x.segments.parts)
+        else:
+            return inhomogeneous(inputs)
+    return with_segments(Segments(axis, tuple(sizes), tuple(parts)))
+
+
+def _stacked(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    alike = all(x.degrees == inputs[0].degrees and x.terms == inputs[0].terms and x.segments is None for x in inputs)
+    return inputs[0].without_origins() if alike else inhomogeneous(inputs)
+
+
+def _padded(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inputs[0].without_origins() if inputs[1].zero else inhomogeneous(inputs)
+
+
+register(Rule(_concatenated, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.concatenate_p)
+register(Rule(_stacked, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.stack_p)
+register(Rule(_padded, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.pad_p)

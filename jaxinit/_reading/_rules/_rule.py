@@ -1,0 +1,104 @@
+"""One rule a primitive: all that the reading knows of it, in one registered object.
+
+A primitive that is registered nowhere has the rule `OPAQUE`: how its output grows with a leaf is unknown, and so is
+where its elements come from. Nothing is guessed of it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence, inhomogeneous
+from jaxinit._reading._one_hot import NONE, Pattern
+from jaxinit._reading._origin import Origin
+
+Move: TypeAlias = Callable[[Origin], Origin | None]
+
+Linear: TypeAlias = Literal["", "first", "each", "all", "cases"]
+
+
+def _unknown(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inhomogeneous(inputs)
+
+
+def _no_move(equation: ir.Equation) -> None:
+    return None
+
+
+def _no_places(equation: ir.Equation) -> dict[int, int]:
+    return {}
+
+
+def _moved_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
+    return inputs[0].moved(rule_of(equation).places(equation)) if inputs and inputs[0] != NONE else NONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What is known of a primitive.
+
+    Attributes:
+      dependence: how the output depends on leaves, for inputs that depend on no data; of an equation with several
+        outputs a sequence.
+      linear: in which operands the output is linear while the others stay as they are: the "first"; "each" of them
+        alone, as in a product; "all" of them together, as in a sum; the "cases" between which the first chooses.
+      elementwise: whether each element of the output is a function of the elements of the operands at its place.
+      rearranges: whether each element of an output is an element of an operand, moved, copied or cut, or a constant.
+      move: what an equation does to the origin of its first operand's elements, if it only moves, copies or drops them.
+      places: dimension of the first operand → dimension of the output, for those that are kept whole.
+      pattern: how one-hot values and what they are made of go through it.
+    """
+
+    dependence: Callable[[ir.Equation, Sequence[Dependence]], Dependence | Sequence[Dependence]] = _unknown
+    linear: Linear = ""
+    elementwise: bool = False
+    rearranges: bool = False
+    move: Callable[[ir.Equation], Move | None] = _no_move
+    places: Callable[[ir.Equation], Mapping[int, int]] = _no_places
+    pattern: Callable[[ir.Equation, Sequence[Pattern]], Pattern] = _moved_pattern
+
+    def is_linear_in(self, operands: Sequence[bool]) -> bool:
+        """Whether the output is linear in these of the operands together, the others as they are."""
+        match self.linear:
+            case "first":
+                return operands[0] and not any(operands[1:])
+            case "each":
+                return sum(operands) == 1
+            case "all":
+                return any(operands)
+            case "cases":
+                return any(operands) and not operands[0]
+        return False
+
+
+OPAQUE = Rule()
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register(rule: Rule, *primitives: Any) -> None:
+    """Makes a rule that of some primitives; those that this JAX does not have are never asked for."""
+    for primitive in primitives:
+        if primitive in _RULES:
+            raise ValueError(f"{primitive} has a rule already")
+        _RULES[primitive] = rule
+
+
+def rule_of(equation: ir.Equation) -> Rule:
+    """The rule of an equation's primitive."""
+    return _RULES.get(equation.primitive, OPAQUE)
+
+
+def is_free(x: Dependence) -> bool:
+    """Whether scaling any leaf leaves the value alone."""
+    return not x.data and all(degree == 0 for degree in x.degrees.values())
+
+
+def scale_free(inputs: Sequence[Dependence]) -> Dependence:
+    """Unchanged when all operands are multiplied by the same positive number."""
+    terms = [x for x in inputs if not x.zero]
+    found: dict[int, set[float | None]] = {}
+    for leaf in {leaf for x in terms for leaf in x.degrees}:
+        found[leaf] = {x.degrees.get(leaf, 0.0) for x in terms}
+    return Dependence(degrees={leaf: 0.0 if len(d) == 1 and None not in d else None for leaf, d in found.items()})
