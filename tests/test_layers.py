@@ -424,18 +424,32 @@ def test_what_is_homogeneous_in_a_leaf_is_a_weight(weight):
     [
         (lambda w: w + 1, "not homogeneous"),
         (lambda w: w**2, "not homogeneous"),
-        (lambda w: w / jnp.linalg.norm(w), "scaling it changes nothing"),
         (lambda w: w.astype(jnp.int8).astype(jnp.float32), "not homogeneous"),
-        (lambda w: w.astype(bool).astype(jnp.float32), "scaling it changes nothing"),
         (lambda w: lax.cond(jnp.linalg.norm(w) > 8, lambda: w * 0.25, lambda: w), "not homogeneous"),
         (lambda w: lax.while_loop(lambda c: jnp.linalg.norm(c) > 1, lambda c: c * 0.5, w), "not homogeneous"),
     ],
-    ids=["shifted", "squared", "normalised", "rounded", "nonzero", "clipped", "halved"],
+    ids=["shifted", "squared", "rounded", "clipped", "halved"],
 )
 def test_a_matrix_that_no_scale_can_serve_is_listed_with_the_reason(weight, reason):
     layers = trace_layers(struct(12, 12), lambda w, x: x @ weight(w), struct(5, 12))
     assert len(layers) == 0
     assert reason in layers.unvisited[0].reason
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        lambda w: w / jnp.linalg.norm(w),
+        lambda w: (w - w.mean(0)) / jnp.sqrt(w.var(0) + 1e-5),
+        lambda w: w / jnp.maximum(jnp.linalg.norm(w, axis=0), 1e-6),
+        lambda w: w.astype(bool).astype(jnp.float32),
+    ],
+    ids=["normalised", "standardised", "with a guard", "nonzero"],
+)
+def test_a_kernel_that_no_scale_changes_is_a_layer_that_says_so(weight):
+    (layer,) = trace_layers(struct(12, 7), lambda w, x: x @ weight(w), struct(5, 12))
+    assert (layer.path, layer.fan_in, layer.fan_out) == ("", 12, 7)
+    assert "scaling it changes nothing" in layer.note
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Evaluation:
         self._weights: dict[ir.Equation, tuple[int, frozenset[Unit]]] = {}
         for site in analysis.sites.values():
             own = frozenset(part.unit for part in site.parts)
-            self._weights[site.equation] = site.weight, own
+            self._weights.update((entry.equation, (entry.weight, own)) for entry in site.entries)
             if site.lookup is not None:
                 self._weights[site.lookup] = 0, own
         # Of several biases all are added with the last.

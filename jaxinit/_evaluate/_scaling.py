@@ -29,7 +29,8 @@ class Scaling:
         self.scale_factors = scale_factors
         self.units_of_leaf: dict[int, list[Unit]] = {}
         for unit in units:
-            self.units_of_leaf.setdefault(unit.leaf, []).append(unit)
+            for leaf in unit.regions:
+                self.units_of_leaf.setdefault(leaf, []).append(unit)
 
     def applied(
         self,
@@ -50,10 +51,10 @@ class Scaling:
                 pieces.append(self.applied(piece, part, states, but))
                 start += size
             return jnp.concatenate(pieces, axis=axis)
-        for unit in self._active(dependence, states, but):
-            degree = dependence.degrees[unit.leaf]
+        for unit, leaf in self._active(dependence, states, but).items():
+            degree = dependence.degrees[leaf]
             assert degree is not None
-            origin = dependence.origins.get(unit.leaf)
+            origin = dependence.origins.get(leaf)
             factor = self.scale(states[unit])
             if degree != 1:
                 factor = factor**degree
@@ -64,13 +65,13 @@ class Scaling:
             value = (value.astype(wide) * factor.astype(wide)).astype(dtype)
         return value
 
-    def _active(self, dependence: Dependence, states: Mapping[Unit, State], but: frozenset[Unit]) -> list[Unit]:
-        """The units whose scale enters a value."""
-        found = []
+    def _active(self, dependence: Dependence, states: Mapping[Unit, State], but: frozenset[Unit]) -> dict[Unit, int]:
+        """The units whose scale enters a value, each with the leaf by which it does."""
+        found: dict[Unit, int] = {}
         for leaf, degree in dependence.degrees.items():
             origin = dependence.origins.get(leaf)
             for unit in self.units_of_leaf.get(leaf, ()):
-                here = origin is None or overlap(origin.region, unit.region)
+                here = origin is None or overlap(origin.region, unit.regions[leaf])
                 if degree and here and unit in states and unit not in but and unit.refused is None:
-                    found.append(unit)
+                    found.setdefault(unit, leaf)
         return found

@@ -128,7 +128,8 @@ def _with_orthonormal(units: Iterable[Unit], leaves: Sequence[Any]) -> list[Any]
     alike: dict[Any, list[Unit]] = {}
     for unit in units:
         axes = view(unit)
-        if axes is not None and axes.in_axes and axes.out_axes and not other_factors(unit):
+        alone = not other_factors(unit) and not unit.members
+        if axes is not None and axes.in_axes and axes.out_axes and alone:
             alike.setdefault((axes, jnp.result_type(new[unit.leaf])), []).append(unit)
     for (axes, _), group in alike.items():
         parts = [part_of(new[unit.leaf], unit) for unit in group]
@@ -168,12 +169,14 @@ def _with_scales(
     for unit in problem.analysis.units:
         if unit not in problem.selected:
             continue
-        part = part_of(new[unit.leaf], unit)
         scale, shift = found[unit]
-        scales = spread_over_leaf(unit, problem.factors[unit], scale)
-        wide = drawing_dtype(part.dtype)
-        scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
-        new[unit.leaf] = with_part(new[unit.leaf], unit, scaled)
+        for leaf in unit.regions:
+            own = unit.seen_in(leaf)
+            part = part_of(new[leaf], own)
+            scales = spread_over_leaf(own, problem.factors[unit], scale)
+            wide = drawing_dtype(part.dtype)
+            scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
+            new[leaf] = with_part(new[leaf], own, scaled)
         if shift is not None:
             _move_bias(new, problem, unit, shift)
     return new

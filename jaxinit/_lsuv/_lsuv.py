@@ -37,7 +37,7 @@ from jaxinit._program import is_traced
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._trace import Traced, trace
 from jaxinit._reading._units import Unit
-from jaxinit._reading._views import in_order_of_leaf, other_factors, part_name, scale_factors, view
+from jaxinit._reading._views import in_order_of_leaf, other_factors, scale_factors, unit_name, view
 from jaxinit._typing import Array
 
 
@@ -214,6 +214,8 @@ def _caveat(traced: Traced, unit: Unit, options: Options) -> str:
     if others:
         paths = ", ".join(traced.paths[leaf] for leaf in others)
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
+    if unit.members:
+        return f"one scale for all of it, not made orthonormal: {len(unit.regions)} leaves make one weight"
     if any(part.origin is None for site in unit.sites for part in site.parts if part.unit is unit):
         return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
     if options.orthonormalize and view(unit) is None and unit.sites[0].geometry.kind != "embed":
@@ -269,9 +271,10 @@ def _report(
     traced: Traced, notes: Mapping[Unit, str], problem: Problem, states: States, attempts: Mapping[Unit, Array]
 ) -> LsuvReport:
     units = problem.analysis.units
+    shapes = [np.shape(leaf) for leaf in traced.leaves]
     found = [_in_order_of_leaf(states[unit], [*unit.stack, *problem.factors[unit]]) for unit in units]
     return LsuvReport(
-        paths=tuple(part_name(traced.paths[unit.leaf], unit, np.shape(traced.leaves[unit.leaf])) for unit in units),
+        paths=tuple(unit_name(traced.paths, unit, shapes) for unit in units),
         notes=tuple(notes[unit] for unit in units),
         before=tuple(s.before for s in found),
         after=tuple(s.after for s in found),

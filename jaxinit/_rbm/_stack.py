@@ -34,7 +34,7 @@ class Storey:
         """What the program feeds to the layer, of shape (samples, visible)."""
         values = _value(program, self.site.data, inputs)
         (contracted, _) = self.site.equation.params["dimension_numbers"]
-        (axis,) = contracted[1 - self.site.weight]
+        (axis,) = contracted[1 - self.site.entries[0].weight]
         return jnp.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
 
 
@@ -59,12 +59,14 @@ def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Stor
     analysis, site = model.traced.analysis, unit.sites[0]
     if layer.kind != "dense":
         return f"is of kind {layer.kind!r}, not dense"
+    if site.entries[0].equation is not site.equation:
+        return "is spelled out as products and a sum"
     if site.equation not in analysis.program.equations:
         return "is used inside a loop or a branch"
     name = layer.activation.name if layer.activation else "no activation"
     if name != "sigmoid":
         return f"is followed by {name}, not by a sigmoid"
-    weight = slot_of(analysis, site.equation.inputs[site.weight], site.geometry.in_dims + site.geometry.out_dims)
+    weight = slot_of(analysis, site.weight, site.geometry.in_dims + site.geometry.out_dims)
     if weight is None:
         return "has a weight that the program computes, other than by rearranging a leaf"
     bias = None

@@ -17,17 +17,22 @@ from jaxinit._reading import _dependence as dependence
 from jaxinit._reading import _rules as rules
 from jaxinit._reading._bias import finish_of
 from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
+from jaxinit._reading._ensembles import mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
-from jaxinit._reading._geometry import weight_operand
+from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Analysis, Part, Read, Site, Unit
+from jaxinit._reading._regions import Region, geometry_of_region, regions
+from jaxinit._reading._towers import inputs_of_towers
+from jaxinit._reading._units import Analysis, Entry, Part, Read, Site, Unit
 
 _UNSCALABLE = (
     "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
     "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
 )
+_MOST_TOWERS = 8
+"""Towers upon towers: more than these are left unread."""
 
 
 @dataclasses.dataclass
@@ -41,20 +46,24 @@ class _Loop:
 
 def analyse(program: ir.Program, leaf_count: int) -> Analysis:
     """Walks a program whose first `leaf_count` inputs are the leaves of the parameters; the others are data."""
-    inputs = [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)]
-    shapes = [v.shape for v in program.inputs[:leaf_count]]
-    walk = _Walk(shapes)
-    walk.program(program, inputs, ())
-    for atom in program.outputs:
-        walk.read_leaves |= set(walk.of(atom).degrees)
+    as_data: frozenset[ir.Atom] = frozenset()
+    for _ in range(_MOST_TOWERS):
+        walk = _Walk(program, leaf_count, as_data)
+        more = walk.towers - as_data
+        if not more:
+            break
+        as_data |= more
+    units = grouped(walk.units, walk.sites.values(), walk.reads)
+    mark_ensembles(units)
     return Analysis(
         program,
         walk.dependences,
         walk.sites,
-        grouped(walk.units, walk.sites.values(), walk.reads),
+        units,
         walk.opaque,
         walk.reads,
         walk.read_leaves,
+        as_data,
     )
 
 
@@ -66,8 +75,12 @@ def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
 
 
 class _Walk:
-    def __init__(self, shapes: Sequence[tuple[int, ...]]):
-        self.shapes = shapes
+    def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
+        self.shapes = [v.shape for v in program.inputs[:leaf_count]]
+        self.as_data = as_data
+        self.towers: set[ir.Atom] = set()
+        self.entered: dict[ir.Equation, Entry] = {}
+        self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
@@ -76,16 +89,31 @@ class _Walk:
         self.read_leaves: set[int] = set()
         self.reads: list[Read] = []
         self.recording = True
+        self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
+        for atom in program.outputs:
+            self.read_leaves |= set(self.of(atom).degrees)
 
     def of(self, atom: ir.Atom) -> Dependence:
+        if atom in self.as_data:
+            return DATA
         return dependence.of_constant(atom) if isinstance(atom, ir.Constant) else self.dependences[atom]
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
-        return INDEPENDENT if isinstance(atom, ir.Constant) else self.dependences.get(atom, DATA)
+        if isinstance(atom, ir.Constant) or atom in self.as_data:
+            return self.of(atom)
+        return self.dependences.get(atom, DATA)
+
+    def became(self, atoms: Sequence[ir.Variable], values: Sequence[Dependence]) -> None:
+        """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
+        for atom, value in zip(atoms, values, strict=True):
+            if atom in self.as_data:
+                self.note_read(value)
+                value = DATA
+            self.dependences[atom] = value
 
     def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
-        self.dependences.update(zip(program.inputs, inputs, strict=True))
+        self.became(program.inputs, inputs)
         consumers = _consumers(program)
         # What depends on no data comes first, so that a bias is known when its layer asks for it.
         late: list[ir.Equation] = []
@@ -95,14 +123,20 @@ class _Walk:
                 arguments = [self.of(atom) for atom in equation.inputs]
                 if not any(x.data for x in arguments):
                     results = self.equation(equation, arguments, loops, consumers)
-                    self.dependences.update(zip(equation.outputs, results, strict=True))
+                    self.became(equation.outputs, results)
+                    # To layers of a tower, what comes from here is data.
+                    unknown.update(v for v in equation.outputs if v in self.as_data)
                     continue
             unknown.update(equation.outputs)
             late.append(equation)
+        self.towers |= inputs_of_towers(program.equations, self.known_so_far, consumers)
+        for region in regions(late, self.known_so_far, consumers):
+            self.ends[region.end] = region
+            self.entered.update((entry.equation, entry) for entry in region.entries)
         for equation in late:
             arguments = [self.of(atom) for atom in equation.inputs]
             results = self.equation(equation, arguments, loops, consumers)
-            self.dependences.update(zip(equation.outputs, results, strict=True))
+            self.became(equation.outputs, results)
         return [self.of(atom) for atom in program.outputs]
 
     def equation(
@@ -124,16 +158,24 @@ class _Walk:
             self.picked[picked.product] = picked
             self.note_reads(equation, arguments, 0, {picked.leaf})
             return [DATA]
+        if equation in self.ends:
+            self.region_site(self.ends[equation], loops, consumers)
+            return [DATA]
+        if equation in self.entered:
+            entry = self.entered[equation]
+            self.note_reads(equation, arguments, entry.weight, set(self.weight_leaves(arguments[entry.weight])))
+            return [DATA]
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
-        if not site and results[0].data:
-            results = self.mingled(equation, arguments, results)
         if site:
-            self.note_reads(equation, arguments, site.weight, {part.unit.leaf for part in site.parts})
-        elif any(x.data for x in arguments) and results[0].data:
-            self.note_reads(equation, arguments)
-        if site:
+            self.note_reads(
+                equation, arguments, site.entries[0].weight, {x for p in site.parts for x in p.unit.regions}
+            )
             return [DATA] * len(equation.outputs)
+        if results and results[0].data:
+            results = self.mingled(equation, arguments, results)
+            if any(x.data for x in arguments):
+                self.note_reads(equation, arguments)
         return results
 
     def mingled(
@@ -225,21 +267,52 @@ class _Walk:
             return None
         weight, shape = found
         value = picked.value if picked else arguments[weight]
-        segments = value.segments
-        if segments and segments.dimension not in shape.out_dims:
+        if value.segments and value.segments.dimension not in shape.out_dims:
             return None
+        return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
+
+    def region_site(
+        self, region: Region, loops: tuple[_Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
+    ) -> None:
+        """The layer that a region is."""
+        if region.joint:
+            first = region.entries[0].equation
+            found = weight_operand(first, [self.of(atom) for atom in first.inputs])
+            assert found is not None
+            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries))
+            value = dependence.added([self.of(entry.atom) for entry in region.entries])
+        else:
+            shape, origin = geometry_of_region(region, self.of)
+            value = self.of(region.entries[0].atom)
+            leaf = self.weight_leaf(value)
+            origins = {} if leaf is None or origin is None else {leaf: origin}
+            value = Dependence(degrees=value.degrees, origins=origins)
+        self.layer(region.entries, region.end, shape, value, loops, consumers)
+
+    def layer(
+        self,
+        entries: tuple[Entry, ...],
+        equation: ir.Equation,
+        shape: Geometry,
+        value: Dependence,
+        loops: tuple[_Loop, ...],
+        consumers: dict[ir.Atom, list[ir.Equation | None]],
+        picked: Picked | None = None,
+    ) -> Site | None:
+        """The layer of a weight that these entries take, with its output made by an equation."""
+        segments = value.segments
         end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
         placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
         parts = []
         start = 0
         for i, share in enumerate(value.parts):
             size = segments.sizes[i] if segments else None
-            leaf = self.weight_leaf(share)
-            if leaf is not None:
-                unit = self.unit(leaf, share, loops)
+            leaves = self.weight_leaves(share)
+            if leaves:
+                unit = self.unit(leaves, share, loops)
                 fan_out = shape.fan_out
                 if segments and size is not None:
-                    whole = equation.inputs[weight].shape[segments.dimension]
+                    whole = entries[0].atom.shape[segments.dimension]
                     fan_out = fan_out * size // whole
                 parts.append(Part(unit, share, fan_out, start, size))
             start += size or 0
@@ -249,8 +322,8 @@ class _Walk:
         walked = {part.unit.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
         site = Site(
+            entries,
             equation,
-            weight,
             shape,
             parts,
             end.equation,
@@ -269,22 +342,51 @@ class _Walk:
 
     def weight_leaf(self, value: Dependence) -> int | None:
         """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
-        leaves = [leaf for leaf, degree in value.degrees.items() if degree == 1]
-        return max(leaves, key=lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf), default=None)
+        return max(
+            (leaf for leaf in value.degrees if value.degree(leaf) == 1), key=self._weight_of(value), default=None
+        )
 
-    def unit(self, leaf: int, value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
+    def _weight_of(self, value: Dependence) -> Callable[[int], tuple[bool, int, int]]:
+        return lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf)
+
+    def weight_leaves(self, value: Dependence) -> tuple[int, ...]:
+        """The leaf that carries the scale; of a sum one of each term; if no scale changes the weight, its largest."""
+        alone = self.weight_leaf(value)
+        if alone is not None:
+            return (alone,)
+        if value.terms and all(degree == 1 for degree in value.degrees.values()):
+            chosen = [max(term, key=self._weight_of(value)) for term in value.terms]
+            return tuple(dict.fromkeys(sorted(chosen, key=self._weight_of(value), reverse=True)))
+        arrays = [leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1]
+        largest = max(arrays, key=self._weight_of(value), default=None)
+        return () if largest is None or value.segments else (largest,)
+
+    def unit(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
+        leaf, *others = leaves
         origin = value.origins.get(leaf)
         walks = [loop for loop in loops if leaf in loop.leaves]
-        region = origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
+        region = self.region_of(leaf, value)
         stack = origin.stack if origin else ()
-        unit = next((u for u in self.units if (u.leaf, u.region, u.stack) == (leaf, region, stack)), None)
+        members = {other: self.region_of(other, value) for other in others}
+        unit = next(
+            (u for u in self.units if (u.leaf, u.region, u.stack, u.members) == (leaf, region, stack, members)), None
+        )
         if unit is None:
-            unit = Unit(leaf, region, stack, _order(stack, walks))
+            unit = Unit(leaf, region, stack, _order(stack, walks), members=members)
+            stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
             if origin is None and walks:
                 unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
+            elif len({tuple(f.size for f in found) for found in stacks}) > 1:
+                unit.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
+            elif not value.terms and value.degree(leaf) != 1:
+                unit.refused = _UNSCALABLE[value.degree(leaf) == 0]
             if self.recording:
                 self.units.append(unit)
         return unit
+
+    def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
+        origin = value.origins.get(leaf)
+        return origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
 
     def note_reads(
         self,
@@ -305,11 +407,9 @@ class _Walk:
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
                 for leaf, degree in part.degrees.items():
-                    is_weight = i == weight and leaf in weights and degree == 1
-                    if degree != 0 and not is_weight:
-                        self.reads.append(
-                            Read(leaf, part.origins.get(leaf), degree, len(self.sites), equation.primitive)
-                        )
+                    if degree != 0 and not (i == weight and leaf in weights):
+                        origin, alone = part.origins.get(leaf), part.degree(leaf)
+                        self.reads.append(Read(leaf, origin, alone, len(self.sites), equation.primitive))
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry or a branch that starts as parameters and goes on as data reads the parameters."""

@@ -110,7 +110,7 @@ class _Finder:
 
     def _state_rows(self, site: Site) -> tuple[int, int] | None:
         """The rows of a layer's weight that meet the state: all, or those of its place in a concatenation."""
-        data, weight = site.data, site.equation.inputs[site.weight]
+        data, weight = site.data, site.weight
         rows = math.prod(weight.shape[d] for d in site.geometry.in_dims)
         if self._is_state(data, gated=True):
             return 0, rows

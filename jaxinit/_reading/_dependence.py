@@ -36,7 +36,7 @@ class Dependence:
         then hold for leaves that are in all terms; others only together, one of each term.
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
       pattern: whether it is one-hot, or what such values are made of.
-      zero: whether all elements are known to be zero.
+      zero: whether all elements are known to be zero, or not a number.
       mingled: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
     """
 
@@ -176,6 +176,8 @@ def multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
 
 
 def _is_zero(atom: ir.Constant) -> bool:
-    if not isinstance(atom.value, int | float | np.generic | np.ndarray):
+    """Whether all elements are zero, or not a number, as where a mean is taken over nothing."""
+    if not isinstance(atom.value, int | float | np.generic | np.ndarray) and not np.isscalar(atom.value):
         return False
-    return bool(np.all(np.asarray(atom.value) == 0))
+    value = np.asarray(atom.value)
+    return bool(np.all((value == 0) | (value != value)))

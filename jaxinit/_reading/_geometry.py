@@ -39,17 +39,27 @@ class Geometry:
 
 
 def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tuple[int, Geometry] | None:
-    """Which input of an equation is a weight, and the roles of its dimensions."""
-    for i, value in enumerate(arguments):
-        if value.data or not any(1 in part.degrees.values() for part in value.parts):
-            continue
-        others = [x for j, x in enumerate(arguments) if j != i]
-        if not any(x.data for x in others):
-            continue
-        shape = geometry_of(equation, i, others[0])
-        if shape is not None:
-            return i, shape
+    """Which input of an equation is a weight, and the roles of its dimensions.
+
+    A weight that grows with no leaf, since it is divided by its own norm, is one nevertheless if it is a matrix.
+    """
+    for is_weight in (_grows, _is_normalized):
+        for i, value in enumerate(arguments):
+            others = [x for j, x in enumerate(arguments) if j != i]
+            if value.data or not is_weight(value) or not any(x.data for x in others):
+                continue
+            shape = geometry_of(equation, i, others[0])
+            if shape is not None and (is_weight is _grows or (shape.in_dims and shape.out_dims)):
+                return i, shape
     return None
+
+
+def _grows(value: Dependence) -> bool:
+    return any(1 in part.degrees.values() for part in value.parts)
+
+
+def _is_normalized(value: Dependence) -> bool:
+    return bool(value.degrees) and value.segments is None and not any(d != 0 for d in value.degrees.values())
 
 
 def geometry_of(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:

@@ -12,16 +12,17 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
     """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
     units: list[Unit] = []
     for unit in found:
-        clash = [u for u in units if u.leaf == unit.leaf and overlap(u.region, unit.region)]
+        clash = [u for u in units if _share(u, unit)]
         for other in clash:
             unit.refused = unit.refused or other.refused
             if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
                 unit.refused = unit.refused or _clash(unit.stack, other.stack)
                 # One state for all of it, since the states of one use's slices would be of no use to the other.
                 unit.stack, unit.order = (), np.zeros((), int)
-            unit.region = tuple(
-                (min(a, c), max(b, d)) for (a, b), (c, d) in zip(unit.region, other.region, strict=True)
-            )
+            regions = {**other.regions, **unit.regions}
+            for leaf in other.regions.keys() & unit.regions.keys():
+                regions[leaf] = _hull(other.regions[leaf], unit.regions[leaf])
+            unit.region, unit.members = regions.pop(unit.leaf), regions
             for site in other.sites:
                 for part in site.parts:
                     if part.unit is other:
@@ -34,7 +35,8 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
         unit.sites.sort(key=order.__getitem__)
         first = order[unit.sites[0]]
         for leaf, origin, degree, position, _ in reads:
-            if leaf != unit.leaf or (origin and not overlap(origin.region, unit.region)):
+            region = unit.regions.get(leaf)
+            if region is None or (origin and not overlap(origin.region, region)):
                 continue
             if degree is None:
                 unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
@@ -46,6 +48,15 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
     for index, unit in enumerate(units):
         unit.index = index
     return units
+
+
+def _share(a: Unit, b: Unit) -> bool:
+    """Whether two units have elements of a leaf in common."""
+    return any(overlap(a.regions[leaf], b.regions[leaf]) for leaf in a.regions.keys() & b.regions.keys())
+
+
+def _hull(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((min(x[0], y[0]), max(x[1], y[1])) for x, y in zip(a, b, strict=True))
 
 
 def _clash(a: Sequence[Factor], b: Sequence[Factor]) -> str:

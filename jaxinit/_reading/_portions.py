@@ -134,7 +134,7 @@ def _columns(analysis: Analysis, site: Site, part: Part, block: Block) -> tuple[
         return None
     region = [stop - start for start, stop in part.unit.region]
     strides = _strides(region)
-    segments = analysis.of(site.equation.inputs[site.weight]).segments
+    segments = analysis.of(site.weight).segments
     offsets, chosen = np.zeros(1, np.int64), np.ones(1, bool)
     for d in site.geometry.out_dims:
         along = steps(origin.dims[d], lambda f: f.stride * strides[f.axis])

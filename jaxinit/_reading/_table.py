@@ -16,9 +16,10 @@ class Layer:
 
     Attributes:
       path: path of the leaf, "/"-separated.
-      name: the path, and the region of the leaf if the layer is not all of it.
-      kind: "dense", "einsum" (batched or grouped, picked by data, or of several dimensions), "conv" or "embed" (rows
-        looked up by data, or by a product with a comparison).
+      paths: paths of all leaves that make one weight and are scaled alike, such as its real and its imaginary part.
+      name: the path or paths, and the region of the leaf if the layer is not all of it.
+      kind: "dense", "einsum" (batched or grouped, picked by data, or of several dimensions), "conv", "depthwise" (a sum
+        of shifted products, channel by channel) or "embed" (rows looked up by data, or by a product with a comparison).
       shape: shape of the part of the leaf that is meant, `region` of it.
       region: (start, stop) along each axis of the leaf.
       fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched
@@ -41,6 +42,7 @@ class Layer:
     """
 
     path: str
+    paths: tuple[str, ...]
     name: str
     kind: str
     shape: tuple[int, ...]

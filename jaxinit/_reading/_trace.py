@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships, skips
 from jaxinit._reading._table import Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
-from jaxinit._reading._views import part_name, stacked_size, view
+from jaxinit._reading._views import stacked_size, unit_name, view
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ def layers_of(traced: Traced) -> Layers:
     unused = tuple(
         path
         for i, path in enumerate(traced.paths)
-        if floating[i] and i not in analysis.read_leaves and not any(u.leaf == i for u in analysis.units)
+        if floating[i] and i not in analysis.read_leaves and not any(i in u.regions for u in analysis.units)
     )
     return Layers(rows, unvisited, unused)
 
@@ -140,12 +141,13 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
     roles, axes, member = site.geometry, view(unit), members.get(site)
     return Layer(
         path=traced.paths[unit.leaf],
-        name=part_name(traced.paths[unit.leaf], unit, jnp.shape(traced.leaves[unit.leaf])),
+        paths=tuple(traced.paths[leaf] for leaf in unit.regions),
+        name=unit_name(traced.paths, unit, [jnp.shape(leaf) for leaf in traced.leaves]),
         kind=roles.kind,
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
         fan_in=roles.fan_in,
-        fan_out=unit.first_part.fan_out,
+        fan_out=_shared_out(unit.first_part.fan_out, [f.size for f in unit.first_part.ensemble]),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,
@@ -163,6 +165,12 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         has_bias=site.bias is not None,
         note=unit.refused,
     )
+
+
+def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
+    """The fan-out of one of several weights that meet the same data."""
+    count = math.prod(members)
+    return fan_out // count if fan_out % count == 0 else fan_out / count
 
 
 def _activation(traced: Traced, unit: Unit, program: ir.Program) -> TracedActivation | None:

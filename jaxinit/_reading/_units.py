@@ -6,18 +6,36 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._reading._dependence import INDEPENDENT, Dependence
+from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import Factor, Origin
 
 
+class Entry(NamedTuple):
+    """An equation in which data meets a weight, and which of its inputs the weight is."""
+
+    equation: ir.Equation
+    weight: int
+
+    @property
+    def atom(self) -> ir.Atom:
+        """The weight."""
+        return self.equation.inputs[self.weight]
+
+    @property
+    def data(self) -> ir.Atom:
+        """What it is applied to."""
+        return self.equation.inputs[1 - self.weight]
+
+
 @dataclasses.dataclass(eq=False)
 class Unit:
-    """A part of a leaf that is scaled by itself.
+    """A part of a leaf that is scaled by itself, or with parts of other leaves that make one weight with it.
 
     Attributes:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
+      members: the other leaves that are scaled alike, such as the imaginary parts of a weight, and their regions.
       stack: factors of the leaf that enclosing scans walk along; the unit has a scale for each step.
       order: along these factors, which slice's turn comes when.
       sites: the operations that use it, in execution order.
@@ -32,6 +50,17 @@ class Unit:
     sites: "list[Site]" = dataclasses.field(default_factory=list)
     refused: str | None = None
     index: int = 0
+    members: dict[int, tuple[tuple[int, int], ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def regions(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Leaf → the part of it that is meant, for all leaves that are scaled together."""
+        return {self.leaf: self.region, **self.members}
+
+    def seen_in(self, leaf: int) -> "Unit":
+        """The same unit as a part of another of its leaves."""
+        regions = self.regions
+        return dataclasses.replace(self, leaf=leaf, region=regions.pop(leaf), members=regions)
 
     @property
     def uses(self) -> int:
@@ -56,6 +85,7 @@ class Part:
       dependence: how the weight, or the segment, depends on the leaves.
       fan_out: connections out of a unit of its input.
       start, size: the segment along the concatenation; no size if there is none.
+      ensemble: the factors of its leaf along which independent weights lie that meet the same data.
     """
 
     unit: Unit
@@ -63,6 +93,7 @@ class Part:
     fan_out: int | float
     start: int = 0
     size: int | None = None
+    ensemble: frozenset[Factor] = frozenset()
 
     @property
     def origin(self) -> Origin | None:
@@ -79,11 +110,12 @@ class Bias(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Site:
-    """One operation between data and a weight.
+    """One layer: the operation between data and a weight, or several whose sum it is.
 
     Attributes:
-      equation, weight: the operation, and which of its inputs is the weight.
-      lookup: the equation in which data picks that input from the weight, or None.
+      entries: where data meets the weight.
+      equation: the equation whose output is linear in the weight: the operation, or the sum.
+      lookup: the equation in which data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
       parts: the units that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
@@ -94,8 +126,8 @@ class Site:
       repeats: how often one pass through the program executes it for each of its unit's scales.
     """
 
+    entries: tuple[Entry, ...]
     equation: ir.Equation
-    weight: int
     geometry: Geometry
     parts: list[Part]
     finish: ir.Equation
@@ -114,7 +146,12 @@ class Site:
     @property
     def data(self) -> ir.Atom:
         """What the weight is applied to."""
-        return self.equation.inputs[1 - self.weight]
+        return self.entries[0].data
+
+    @property
+    def weight(self) -> ir.Atom:
+        """The weight, as the first operation takes it."""
+        return self.entries[0].atom
 
 
 class Read(NamedTuple):
@@ -147,6 +184,7 @@ class Analysis:
       opaque: leaves that are no layer's weight though data meets them as one, and why.
       reads: the other places where data meets a leaf.
       read_leaves: the leaves that an output depends on.
+      as_data: constants, and functions of parameters, that layers take as data.
     """
 
     program: ir.Program
@@ -156,7 +194,10 @@ class Analysis:
     opaque: list[tuple[int, str]]
     reads: list[Read]
     read_leaves: set[int]
+    as_data: frozenset[ir.Atom] = frozenset()
 
     def of(self, atom: ir.Atom) -> Dependence:
         """What a value depends on."""
-        return INDEPENDENT if isinstance(atom, ir.Constant) else self.dependences.get(atom, INDEPENDENT)
+        if isinstance(atom, ir.Constant):
+            return DATA if atom in self.as_data else INDEPENDENT
+        return self.dependences.get(atom, INDEPENDENT)

@@ -30,11 +30,16 @@ class View:
 def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> tuple[Factor, ...]:
     """The factors along which the scale of a unit varies: independent weights, and channels if asked for.
 
+    A weight of several leaves has one scale for all of them, unless they are alike.
+
     Every place that reads the unit must be able to say where these factors lie; those that one cannot are left out,
     and the unit has one scale along them.
     """
+    shapes = {tuple(stop - start for start, stop in region) for region in unit.regions.values()}
+    if len(shapes) > 1:
+        return ()
     origins = [part.origin for site in unit.sites for part in site.parts if part.unit is unit]
-    origins += [read.origin for read in analysis.reads if read.leaf == unit.leaf and read.degree is not None]
+    origins += [read.origin for read in analysis.reads if read.leaf in unit.regions and read.degree is not None]
     wanted: list[Factor] | None = None
     for site in unit.sites:
         for part in site.parts:
@@ -44,6 +49,7 @@ def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> 
                 return ()
             roles = site.geometry.batch_dims + (site.geometry.out_dims if per_channel else ())
             here = [f for d in roles if d in site.placed for f in part.origin.dims[d] if f.axis != FOREIGN]
+            here += [f for d in site.placed for f in part.origin.dims[d] if f in part.ensemble and f not in here]
             wanted = here if wanted is None else [f for f in wanted if f in here]
     assert wanted is not None
     present = [None if o is None else {f for dim in o.dims for f in dim} for o in origins]
@@ -69,7 +75,7 @@ def view(unit: Unit) -> View | None:
             size = whole.size // roles.feature_group_count
             role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
             rest = [whole._replace(size=size)] if size > 1 else []
-        role |= dict.fromkeys(rest, name)
+        role |= {f: "batch" if f in unit.first_part.ensemble else name for f in rest}
     axes = [f for axis, (start, stop) in enumerate(unit.region) for f in axis_factors(axis, stop - start, list(role))]
     if any(f not in role for f in axes):
         return None
@@ -129,7 +135,8 @@ def part_of(leaf: Array, unit: Unit) -> Array:
 
 def other_factors(unit: Unit) -> list[int]:
     """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
-    return [leaf for leaf, degree in unit.first_part.dependence.degrees.items() if degree == 1 and leaf != unit.leaf]
+    degrees = unit.first_part.dependence.degrees
+    return [leaf for leaf, degree in degrees.items() if degree == 1 and leaf not in unit.regions]
 
 
 def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
@@ -137,6 +144,11 @@ def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
     if part.shape == leaf.shape:
         return part
     return leaf.at[tuple(slice(start, stop) for start, stop in unit.region)].set(part)
+
+
+def unit_name(paths: Sequence[str], unit: Unit, shapes: Sequence[Sequence[int]]) -> str:
+    """The path of a unit's leaf, or of all leaves that make it, and which parts of them they are, if not all."""
+    return " + ".join(part_name(paths[leaf], unit.seen_in(leaf), shapes[leaf]) for leaf in unit.regions)
 
 
 def part_name(path: str, unit: Unit, shape: Sequence[int]) -> str:

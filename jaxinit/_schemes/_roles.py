@@ -170,7 +170,7 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
 def _is_gain(layer: Layer, unit: Unit) -> bool:
     """Whether a leaf with one axis at most makes a weight with more elements than it has."""
     part, site = unit.first_part, unit.sites[0]
-    made = math.prod(site.equation.inputs[site.weight].shape)
+    made = math.prod(site.weight.shape)
     if part.size is not None:
         made = made * part.size // sum(p.size or 0 for p in site.parts)
     slice_size = math.prod(layer.shape) // layer.stacked

@@ -18,8 +18,25 @@ def _no_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
 # Sums
 
 
+_GUARD = 1e-3
+"""A number of this size at most beside a statistic guards a division."""
+
+
+def _without_guards(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
+    """The operands, but for zeros, and for the small numbers that keep norms of weights from zero."""
+    terms = [(x, atom) for x, atom in zip(inputs, equation.inputs, strict=True) if not x.zero]
+    statistics = all(not x.origins and x.segments is None for x, _ in terms)
+    return [x for x, atom in terms if not (statistics and _is_guard(atom))]
+
+
+def _is_guard(atom: ir.Atom) -> bool:
+    if not isinstance(atom, ir.Constant) or atom.shape or not ir.is_known(atom) or not ir.is_floating(atom):
+        return False
+    return abs(complex(atom.value)) <= _GUARD
+
+
 def _sum(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    return added([x for x in inputs if not x.zero])
+    return added(_without_guards(equation, inputs))
 
 
 def _sum_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
@@ -108,7 +125,7 @@ for _primitive, _exponent in ((ir.square_p, 2.0), (ir.sqrt_p, 0.5), (ir.rsqrt_p,
 
 
 def _extreme(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    return shared([x for x in inputs if not x.zero]).without_origins()
+    return shared(_without_guards(equation, inputs)).without_origins()
 
 
 def _chosen(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:

@@ -1,0 +1,298 @@
+"""Layers that are spelled out: products of data with a weight, element by element, and a sum over the products.
+
+`(x[..., None] * w).sum(-2)` and `sum_i shift_i(x) * w[i]` are as linear in w as x @ w is. From each product of data
+with a weight the program is followed while it stays linear in the weight. Where a sum runs along a dimension of the
+weight, or adds products with other parts of it, the products have become a layer, which ends with the last such sum.
+A product that goes on as it is scales data, and is not a layer; nor is one that is used beside the sum as well.
+
+Two weights that stand for the real and the imaginary part of one, a·w − b·v beside a·v + b·w, are found here, too.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._geometry import Geometry, weight_operand
+from jaxinit._reading._origin import FOREIGN, Factor, Origin
+from jaxinit._reading._rules import rule_of
+from jaxinit._reading._units import Entry
+
+_Of: TypeAlias = Callable[[ir.Atom], Dependence]
+_Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Part of a program that is linear in a weight, from products with data to the last sum of them.
+
+    Attributes:
+      entries: the products.
+      end: the equation whose output is their sum.
+      places: dimension of a product → dimension of the sum, for those that are kept.
+      summed: the dimensions of a product along which the sum runs.
+      joint: whether the entries take different weights that are one: its real and its imaginary part.
+    """
+
+    entries: tuple[Entry, ...]
+    end: ir.Equation
+    places: Mapping[int, int]
+    summed: frozenset[int]
+    joint: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Partial:
+    """A value that is linear in a leaf by these entries; `end` made it a sum over its elements, None if nothing did."""
+
+    entries: tuple[Entry, ...]
+    origins: tuple[Origin | None, ...]
+    places: Mapping[int, int]
+    summed: frozenset[int] = frozenset()
+    end: ir.Equation | None = None
+
+
+_Part: TypeAlias = tuple[int, tuple[tuple[int, int], ...], tuple[Factor, ...]]
+"""A part of a leaf: its index, region and stack."""
+
+_Found: TypeAlias = dict[ir.Atom, dict[int, _Partial]]
+
+
+def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) -> list[Region]:
+    """The regions among equations that meet data, in order of their ends.
+
+    Args:
+      equations: in execution order.
+      of: what a value depends on; all that depends on no data is known.
+      consumers: the equations that read each value; None stands for the outputs of the program.
+    """
+    partials: _Found = {}
+    followed: set[tuple[ir.Atom, int, ir.Equation]] = set()
+    for equation in equations:
+        carried = [partials.get(atom, {}) for atom in equation.inputs]
+        entry = _entry(equation, of)
+        found = {} if entry is None else {entry[0]: entry[1]}
+        for leaf in dict.fromkeys(leaf for x in carried for leaf in x):
+            after = _followed(equation, [x.get(leaf) for x in carried], of)
+            if after is not None and leaf not in found:
+                found[leaf] = after
+                followed.update(
+                    (atom, leaf, equation) for atom, x in zip(equation.inputs, carried, strict=True) if leaf in x
+                )
+        if found:
+            partials[equation.outputs[0]] = found
+    return [*_spelled_out(partials, followed, consumers), *_complex_pairs(equations, of, consumers)]
+
+
+def _entry(equation: ir.Equation, of: _Of) -> tuple[int, _Partial] | None:
+    """A product of data with a weight that contracts nothing."""
+    if not multiplies(equation):
+        return None
+    for i, atom in enumerate(equation.inputs):
+        value = of(atom)
+        other = of(equation.inputs[1 - i])
+        if value.data or not other.data or value.segments is not None or math.prod(atom.shape) <= 1:
+            continue
+        leaf = next((leaf for leaf in value.degrees if value.degree(leaf) == 1), None)
+        if leaf is not None:
+            rank = len(equation.outputs[0].shape)
+            return leaf, _Partial((Entry(equation, i),), (value.origins.get(leaf),), {d: d for d in range(rank)})
+    return None
+
+
+def multiplies(equation: ir.Equation) -> bool:
+    """Whether an equation multiplies element by element."""
+    return equation.primitive is ir.mul_p
+
+
+def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _Of) -> _Partial | None:
+    """What becomes of values that are linear in one leaf; None where the output is not, or by more than these."""
+    rule = rule_of(equation)
+    carriers = [x for x in operands if x is not None]
+    others = [atom for atom, x in zip(equation.inputs, operands, strict=True) if x is None]
+    if len(equation.outputs) != 1 or not rule.is_linear_in([x is not None for x in operands]):
+        return None
+    if rule.linear == "each" and (any(of(atom).data for atom in others) or not rule.elementwise):
+        return None
+    if rule.linear in ("all", "cases") and any(not of(a).zero for a in others[rule.linear == "cases" :]):
+        return None
+    if len(carriers) > 1:
+        return _joined(equation, carriers) if rule.elementwise and rule.linear == "all" else None
+    (one,) = carriers
+    if equation.primitive is ir.reduce_sum_p:
+        axes = set(equation.params["axes"])
+        left = {d: p - sum(a < p for a in axes) for d, p in one.places.items() if p not in axes}
+        summed = frozenset(d for d, p in one.places.items() if p in axes)
+        varied = any(_varies(one, d, of) for d in summed)
+        end = equation if varied else one.end
+        return dataclasses.replace(one, places=left, summed=one.summed | summed, end=end)
+    if rule.elementwise:
+        return one
+    if not rule.rearranges:
+        return None
+    moved = rule.places(equation)
+    return dataclasses.replace(one, places={d: moved[p] for d, p in one.places.items() if p in moved})
+
+
+def _joined(equation: ir.Equation, carriers: Sequence[_Partial]) -> _Partial | None:
+    """A sum of products with different parts of a leaf."""
+    if sum(x.end is None for x in carriers) == 0:
+        return None  # layers of their own
+    first = carriers[0]
+    if any(x.places != first.places or x.summed != first.summed for x in carriers):
+        return None
+    origins = tuple(o for x in carriers for o in x.origins)
+    known = [o for o in origins if o is not None]
+    apart = len(known) == len(origins) and len({(o.region, o.stack) for o in known}) == len(origins)
+    if not apart:
+        return dataclasses.replace(
+            first, entries=tuple(e for x in carriers for e in x.entries), origins=origins, end=None
+        )
+    return dataclasses.replace(
+        first, entries=tuple(e for x in carriers for e in x.entries), origins=origins, end=equation
+    )
+
+
+def _varies(partial: _Partial, dimension: int, of: _Of) -> bool:
+    """Whether the weight has elements of its own along a dimension of the product."""
+    entry = partial.entries[0]
+    return varies(of(entry.atom), entry.atom.shape, dimension, partial.origins[0])
+
+
+def varies(value: Dependence, shape: Sequence[int], dimension: int, origin: Origin | None) -> bool:
+    """Whether a value differs along one of its dimensions, as far as it is known."""
+    if origin is not None:
+        return any(f.axis != FOREIGN for f in origin.dims[dimension])
+    return shape[dimension] > 1 and dimension not in value.pattern.repeats
+
+
+def _spelled_out(
+    partials: _Found, followed: set[tuple[ir.Atom, int, ir.Equation]], consumers: _Consumers
+) -> list[Region]:
+    """The regions of sums that go on no further, none of whose products is used otherwise."""
+    used: dict[Entry, int] = {}
+    ends: dict[ir.Equation, _Partial] = {}
+    spoiled: set[Entry] = set()
+    for atom, by_leaf in partials.items():
+        for leaf, partial in by_leaf.items():
+            readers = consumers.get(atom, [])
+            leaves = any(r is None or (atom, leaf, r) not in followed for r in readers)
+            if leaves and partial.end is None:
+                spoiled.update(partial.entries)
+            elif leaves:
+                ends.setdefault(partial.end, partial)  # type: ignore[arg-type]
+    for partial in ends.values():
+        for entry in partial.entries:
+            used[entry] = used.get(entry, 0) + 1
+    result = []
+    for end, partial in ends.items():
+        if any(e in spoiled or used[e] > 1 for e in partial.entries):
+            continue
+        at_end = partials[end.outputs[0]]
+        own = next(x for x in at_end.values() if x.entries == partial.entries)
+        result.append(Region(own.entries, end, own.places, own.summed))
+    return result
+
+
+def _complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) -> list[Region]:
+    """Pairs of sums a·w ± b·v and a·v ± b·w: w and v are the parts of one complex weight."""
+    producers: dict[ir.Atom, ir.Equation] = {e.outputs[0]: e for e in equations if e.outputs}
+    sums: dict[frozenset[_Part], list[tuple[ir.Equation, tuple[Entry, ...], dict[_Part, object]]]] = {}
+    for equation in equations:
+        if equation.primitive not in (ir.add_p, ir.sub_p, ir.add_any_p):
+            continue
+        found = [_layer(producers.get(atom), of, consumers) for atom in equation.inputs]
+        if found[0] is None or found[1] is None:
+            continue
+        ((one, w), (other, v)) = found[0], found[1]
+        a, b = (_identity(entry.data, producers) for entry in (one, other))
+        if w != v and a != b and one.atom.shape == other.atom.shape:
+            sums.setdefault(frozenset({w, v}), []).append((equation, (one, other), {w: a, v: b}))
+    result = []
+    for weights, both in sums.items():
+        if len(both) != 2:
+            continue
+        w, v = weights
+        (_, _, first), (_, _, second) = both
+        if second == {w: first[v], v: first[w]}:
+            for end, entries, _ in both:
+                rank = len(end.outputs[0].shape)
+                result.append(Region(entries, end, {d: d for d in range(rank)}, frozenset(), joint=True))
+    return result
+
+
+def _layer(equation: ir.Equation | None, of: _Of, consumers: _Consumers) -> tuple[Entry, _Part] | None:
+    """A product of data with a weight that one equation alone reads, and which part of a leaf the weight is."""
+    if equation is None or equation.primitive not in (ir.dot_general_p, ir.conv_p):
+        return None
+    found = weight_operand(equation, [of(atom) for atom in equation.inputs])
+    if found is None or len(consumers.get(equation.outputs[0], [])) != 1:
+        return None
+    entry = Entry(equation, found[0])
+    value = of(entry.atom)
+    leaf = next((leaf for leaf in value.degrees if value.degree(leaf) == 1), None)
+    origin = value.origins.get(leaf) if leaf is not None else None
+    return (entry, (leaf, origin.region, origin.stack)) if leaf is not None and origin is not None else None
+
+
+def _identity(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> object:
+    """Something that is equal for two values that are the same elements, moved in the same way."""
+    equation = producers.get(atom)
+    if equation is None or not rule_of(equation).rearranges:
+        return atom
+    return equation.primitive, str(equation.params), tuple(_identity(x, producers) for x in equation.inputs)
+
+
+def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None]:
+    """The roles of the dimensions of a region's weight, and where in its leaf its elements lie.
+
+    The weight is seen in the shape of a product, with one more dimension in front if there are several products.
+    """
+    first = region.entries[0]
+    shape = first.equation.outputs[0].shape
+    value, data = of(first.atom), of(first.data)
+    leaf = next(leaf for leaf in value.degrees if value.degree(leaf) == 1)
+    origins = [of(e.atom).origins.get(leaf) for e in region.entries]
+    own = [d for d in range(len(shape)) if varies(value, first.atom.shape, d, origins[0])]
+    summed = [d for d in own if d in region.summed]
+    with_data = [d for d in own if d not in summed and varies(data, first.data.shape, d, None)]
+    free = [d for d in own if d not in summed and d not in with_data]
+    taps, off = len(region.entries), int(len(region.entries) > 1)
+    n_in, n_out = (math.prod(shape[d] for d in dims) for dims in (summed, free))
+    kind = (
+        "depthwise" if off and not summed and not free else "dense" if len(summed) == 1 and len(free) <= 1 else "einsum"
+    )
+    if kind == "dense" and (with_data or off):
+        kind = "einsum"
+    geometry = Geometry(
+        kind,
+        tuple(d + off for d in summed),
+        tuple(d + off for d in free),
+        tuple(d + off for d in with_data),
+        {d + off: region.places[d] for d in (*free, *with_data) if d in region.places},
+        fan_in=taps * n_in,
+        fan_out=taps * n_out,
+        receptive_field=taps,
+    )
+    return geometry, origins[0] if taps == 1 else _stacked_origin(origins)
+
+
+def _stacked_origin(origins: Sequence[Origin | None]) -> Origin | None:
+    """The origin of several parts of a leaf one after another, if they lie evenly along one axis and are alike."""
+    known = [o for o in origins if o is not None]
+    first = known[0] if known else None
+    if first is None or len(known) != len(origins):
+        return None
+    axes = [a for a in range(len(first.region)) if len({o.region[a] for o in known}) > 1]
+    if len(axes) != 1 or any((o.dims, o.stack) != (first.dims, first.stack) for o in known):
+        return None
+    (axis,) = axes
+    starts = sorted(o.region[axis][0] for o in known)
+    if starts != list(range(starts[0], starts[0] + len(starts))) or any(
+        b - a != 1 for a, b in (o.region[axis] for o in known)
+    ):
+        return None
+    region = tuple((starts[0], starts[-1] + 1) if a == axis else r for a, r in enumerate(first.region))
+    return dataclasses.replace(first, region=region, dims=((Factor(axis, len(starts), 1),), *first.dims))

@@ -1,0 +1,103 @@
+"""Towers on constants: layers whose input does not come from the batch.
+
+Coordinates, Fourier features and queries that a function closes over, and arrays of its keyword arguments, are as much
+data as the batch is. A constant that multiplies a weight could also be a part of the weight, as in `x @ (e @ basis)`.
+What tells the two apart is what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
+nonlinearity makes it a tower, and so does a product of data with its outputs, as of queries with relative positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._origin import Origin
+from jaxinit._reading._rules import rule_of
+
+# Their results go into norms, of weights too.
+_OF_NORMS = ir.family("square", "integer_pow", "abs", "sqrt", "rsqrt", "sign", "pow")
+
+
+def inputs_of_towers(
+    equations: Sequence[ir.Equation],
+    of: Callable[[ir.Atom], Dependence],
+    consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]],
+) -> set[ir.Atom]:
+    """The values that layers take as data though they do not depend on the batch."""
+    found: set[ir.Atom] = set()
+    for equation in equations:
+        if equation.primitive not in (ir.dot_general_p, ir.conv_p):
+            continue
+        if any(of(atom).data for atom in (*equation.inputs, *equation.outputs)):
+            continue
+        data = _data_operand(equation, [of(atom) for atom in equation.inputs])
+        if data is None:
+            continue
+        raw = 1 in of(equation.inputs[data]).degrees.values()
+        if _goes_on_as_data(equation, data, raw, of, consumers):
+            found.add(equation.inputs[data])
+    return found
+
+
+def _data_operand(equation: ir.Equation, inputs: Sequence[Dependence]) -> int | None:
+    """Which operand of a product would be data, were it the first layer of a tower."""
+    kernels = [i for i, x in enumerate(inputs) if 1 in x.degrees.values()]
+    if not kernels:
+        return None
+    if len(kernels) == 2:
+        # x @ w, or w @ x for a vector x.
+        ranks = [sum(n > 1 for n in atom.shape) for atom in equation.inputs]
+        return 1 if ranks[0] > 1 >= ranks[1] and equation.primitive is ir.dot_general_p else 0
+    return 1 - kernels[0]
+
+
+def _goes_on_as_data(
+    product: ir.Equation,
+    data: int,
+    raw: bool,
+    of: Callable[[ir.Atom], Dependence],
+    consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]],
+) -> bool:
+    """Whether a nonlinearity takes a product element by element, or data are multiplied with its output features."""
+    start = product.outputs[0]
+    queue: list[tuple[ir.Atom, Origin | None]] = [(start, Origin.of_leaf(0, start.shape))]
+    features = _features(product, 1 - data)
+    seen = {start}
+    while queue:
+        atom, origin = queue.pop()
+        for equation in consumers.get(atom, []):
+            if equation is None or len(equation.outputs) != 1 or equation.primitive in _OF_NORMS:
+                continue
+            if any(of(x).data for x in (*equation.inputs, *equation.outputs)):
+                if not raw and origin is not None and _meets(equation, atom, origin, features):
+                    return True
+                continue
+            rule = rule_of(equation)
+            if rule.elementwise and not rule.linear:
+                return True
+            linear = rule.is_linear_in([x is atom for x in equation.inputs]) or rule.linear == "all"
+            (output,) = equation.outputs
+            if linear and (rule.elementwise or rule.rearranges) and output not in seen:
+                seen.add(output)
+                move = rule.move(equation)
+                stays = rule.elementwise and output.shape == atom.shape
+                queue.append((output, origin if stays else origin and move and move(origin)))
+    return False
+
+
+def _features(product: ir.Equation, kernel: int) -> set[int]:
+    """The dimensions of a product that are outputs of its kernel."""
+    if product.primitive is not ir.dot_general_p:
+        return set()
+    (contracted, batched) = product.params["dimension_numbers"]
+    free = [len(a.shape) - len(c) - len(b) for a, c, b in zip(product.inputs, contracted, batched, strict=True)]
+    first = len(batched[0]) + (free[0] if kernel == 1 else 0)
+    return set(range(first, first + free[kernel]))
+
+
+def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int]) -> bool:
+    """Whether an equation contracts a value with data along these dimensions of what it comes from, and no others."""
+    if equation.primitive is not ir.dot_general_p:
+        return False
+    (contracted, _) = equation.params["dimension_numbers"]
+    axes = {f.axis for d in contracted[equation.inputs.index(atom)] for f in origin.dims[d]}
+    return bool(axes) and axes <= features
