@@ -1,0 +1,101 @@
+"""The weights that a program makes of leaves, for given values of the leaves: scaled, gathered, normalised, summed.
+
+Only what depends on no data is computed, upstream of where data meets the weight, through loops slice by slice.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from jaxinit import _program as ir
+from jaxinit._reading._units import Analysis, Unit
+from jaxinit._typing import Array
+
+_Steps: TypeAlias = Mapping[ir.Equation, int]
+
+
+def is_made(unit: Unit) -> bool:
+    """Whether the weight of a layer is something else than elements of one leaf."""
+    part = unit.first_part
+    return bool(unit.members) or part.origin is None or not part.origin.exact
+
+
+def weights_made(analysis: Analysis, unit: Unit, leaves: Sequence[Any]) -> list[list[Array]] | None:
+    """For each slice of a unit, in the order in which loops walk along it, the weights that its first layer takes.
+
+    None where they depend on more than parameters and constants.
+    """
+    values = Made(analysis, leaves)
+    atoms = [entry.atom for entry in unit.sites[0].entries]
+    loops = values.loops_around(atoms[0])
+    walked = loops[len(loops) - len(unit.stack) :] if unit.stack else []
+    slices = []
+    for steps in itertools.product(*(range(loop.length) for loop in walked)):
+        at = dict.fromkeys(loops, 0) | dict(zip(walked, steps, strict=True))
+        found = [values.of(atom, at) for atom in atoms]
+        if any(x is None for x in found):
+            return None
+        slices.append(found)
+    return slices
+
+
+class Made:
+    """Values of a program that depend on no data, computed when they are asked for."""
+
+    def __init__(self, analysis: Analysis, leaves: Sequence[Any]):
+        self.analysis = analysis
+        self.known: dict[ir.Atom, Any] = dict(zip(analysis.program.inputs, leaves, strict=False))
+        self.producer: dict[ir.Atom, ir.Equation] = {}
+        self.outside: dict[ir.Atom, tuple[ir.Equation, ir.Atom, bool]] = {}
+        self.home: dict[ir.Atom, tuple[ir.Scan, ...]] = {}
+        self._enter(analysis.program, ())
+
+    def _enter(self, program: ir.Program, loops: tuple[ir.Scan, ...]) -> None:
+        self.home.update(dict.fromkeys(program.inputs, loops))
+        for equation in program.equations:
+            self.producer.update(dict.fromkeys(equation.outputs, equation))
+            self.home.update(dict.fromkeys(equation.outputs, loops))
+            match equation:
+                case ir.Scan():
+                    first, second = equation.num_consts, equation.num_consts + equation.num_carry
+                    for i, (v, atom) in enumerate(zip(equation.body.inputs, equation.inputs, strict=True)):
+                        if not first <= i < second:
+                            self.outside[v] = equation, atom, i >= second
+                    self._enter(equation.body, (*loops, equation))
+                case ir.Switch():
+                    for branch in equation.branches:
+                        for v, atom in zip(branch.inputs, equation.inputs[1:], strict=True):
+                            self.outside[v] = equation, atom, False
+                        self._enter(branch, loops)
+                case ir.While():
+                    consts = equation.inputs[equation.condition_consts :]
+                    for v, atom in zip(equation.body.inputs[: equation.body_consts], consts, strict=False):
+                        self.outside[v] = equation, atom, False
+                    self._enter(equation.body, loops)
+
+    def loops_around(self, atom: ir.Atom) -> list[ir.Scan]:
+        """The scans in whose bodies a value is computed, outermost first."""
+        return list(self.home.get(atom, ()))
+
+    def of(self, atom: ir.Atom, steps: _Steps) -> Any:
+        """The value of an atom in these steps of the scans around it; None if it depends on data."""
+        if isinstance(atom, ir.Constant):
+            return atom.value
+        if atom in self.known:
+            return self.known[atom]
+        if self.analysis.of(atom).data and atom not in self.analysis.as_data:
+            return None
+        if atom in self.outside:
+            equation, outer, walked = self.outside[atom]
+            value = self.of(outer, steps)
+            return value if value is None or not walked else value[steps[equation]]
+        equation = self.producer.get(atom)  # type: ignore[assignment]
+        if equation is None:
+            return None
+        arguments = [self.of(x, steps) for x in equation.inputs]
+        if any(x is None for x in arguments):
+            return None
+        outputs = equation.bind(*arguments)
+        if not self.home[atom]:
+            self.known.update(zip(equation.outputs, outputs, strict=True))
+        return outputs[equation.outputs.index(atom)]  # type: ignore[arg-type]
