@@ -132,6 +132,8 @@ class _Walk:
             self.note_reads(equation, arguments, site.weight, {part.unit.leaf for part in site.parts})
         elif any(x.data for x in arguments) and results[0].data:
             self.note_reads(equation, arguments)
+        elif equation.outputs and not any(x.data for x in arguments):
+            self.note_hidden(equation, arguments)
         if site:
             return [DATA] * len(equation.outputs)
         return results
@@ -296,11 +298,9 @@ class _Walk:
         """Remembers which leaves data meets here, other than these as the weight of a layer."""
         if not self.recording:
             return
+        self.note_hidden(equation, arguments)
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if ir.is_opaque(equation):
-                reason = f"it enters {equation.primitive}, whose program is not read"
-                self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
             if weight is None and equation.primitive in ir.CONTRACTIONS:
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
@@ -310,6 +310,13 @@ class _Walk:
                         self.reads.append(
                             Read(leaf, part.origins.get(leaf), degree, len(self.sites), equation.primitive)
                         )
+
+    def note_hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
+        """Remembers what hides the leaves that enter it."""
+        if self.recording and ir.is_opaque(equation):
+            reason = f"it enters {equation.primitive}, whose program is not read"
+            degrees = [pair for value in arguments for pair in value.degrees.items()]
+            self.opaque.extend((leaf, reason) for leaf, degree in degrees if degree != 0)
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
