@@ -17,7 +17,7 @@ from jaxinit._typing import Array, Axis
 from jaxinit.haar._dispatch import fewest_panels_width
 from jaxinit.haar._panels import cut
 from jaxinit.haar._reflectors import frame
-from jaxinit.haar._triangular import matmul
+from jaxinit.haar._triangular import identity, matmul
 
 
 def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()) -> Array:
@@ -102,7 +102,7 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
 
     gram = matmul(matrix.conj().mT, matrix) if tall else matmul(matrix, matrix.conj().mT)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
-    isotropic = scale.astype(matrix.dtype) * jnp.eye(columns, dtype=matrix.dtype)
+    isotropic = scale.astype(matrix.dtype) * identity(gram, matrix.dtype)
     deviation = jnp.max(jnp.abs(gram - isotropic), axis=(-2, -1), keepdims=True)
     # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
     tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))

@@ -85,7 +85,7 @@ def _between_samples(x: Array, size: Array, samples: tuple[int, ...], features: 
     gram = some @ some.T
     squares = jnp.sum(some * some, 1)
     norms = jnp.sqrt(squares)
-    cosines = gram / jnp.maximum(norms[:, None] * norms, 1e-30)
+    cosines = gram / jnp.maximum(norms[:, None] * norms[None], 1e-30)
     by_sample = [jnp.sum(cosines, 0), jnp.sum(gram**2, 0), squares, (squares > 0).astype(squares.dtype)]
     all_cosines, square_sum, trace, own = totals(by_sample, ())
     pairs = max(len(some) * (len(some) - 1), 1)

@@ -61,6 +61,6 @@ def _hadamard(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:
     Its entry (i, j) is the parity of the bits that i and j share, so the rest of the matrix is never made.
     """
     size = 1 << (columns - 1).bit_length()
-    shared = jnp.arange(rows, dtype=np.uint32)[:, None] & jnp.arange(columns, dtype=np.uint32)
+    shared = jnp.arange(rows, dtype=np.uint32)[:, None] & jnp.arange(columns, dtype=np.uint32)[None]
     odd = jnp.bitwise_count(shared) % 2 == 1
     return jnp.where(odd, -1.0, 1.0).astype(dtype) * dtype.type(size**-0.5)

@@ -55,12 +55,12 @@ def fresh(key: Array, data: Array, hidden: int) -> Machine:
 
 def hidden_probabilities(machine: Machine, visible: Array) -> Array:
     """p(h = 1 | v), a row for each row of v."""
-    return jax.nn.sigmoid(machine.hidden_bias + visible @ machine.weight)
+    return jax.nn.sigmoid(machine.hidden_bias[None] + visible @ machine.weight)
 
 
 def visible_probabilities(machine: Machine, hidden: Array) -> Array:
     """p(v = 1 | h), a row for each row of h."""
-    return jax.nn.sigmoid(machine.visible_bias + hidden @ machine.weight.T)
+    return jax.nn.sigmoid(machine.visible_bias[None] + hidden @ machine.weight.T)
 
 
 def divergence_gradient(key: Array, machine: Machine, data: Array, cd_steps: int) -> Machine:

@@ -168,14 +168,16 @@ class _Walk:
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
         if site:
-            self.note_reads(
-                equation, arguments, site.entries[0].weight, {x for p in site.parts for x in p.unit.regions}
-            )
+            leaves = {leaf for part in site.parts for leaf in part.unit.regions}
+            self.note_reads(equation, arguments, site.entries[0].weight, leaves)
             return [DATA] * len(equation.outputs)
+        meets_data = any(x.data for x in arguments)
         if results and results[0].data:
             results = self.mingled(equation, arguments, results)
-            if any(x.data for x in arguments):
+            if meets_data:
                 self.note_reads(equation, arguments)
+        elif results and not meets_data:
+            self.note_hidden(equation, arguments)
         return results
 
     def mingled(
@@ -398,11 +400,9 @@ class _Walk:
         """Remembers which leaves data meets here, other than these as the weight of a layer."""
         if not self.recording:
             return
+        self.note_hidden(equation, arguments)
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if ir.is_opaque(equation):
-                reason = f"it enters {equation.primitive}, whose program is not read"
-                self.opaque.extend((leaf, reason) for leaf, degree in value.degrees.items() if degree != 0)
             if weight is None and equation.primitive in ir.CONTRACTIONS:
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
@@ -410,6 +410,13 @@ class _Walk:
                     if degree != 0 and not (i == weight and leaf in weights):
                         origin, alone = part.origins.get(leaf), part.degree(leaf)
                         self.reads.append(Read(leaf, origin, alone, len(self.sites), equation.primitive))
+
+    def note_hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
+        """Remembers what hides the leaves that enter it."""
+        if self.recording and ir.is_opaque(equation):
+            reason = f"it enters {equation.primitive}, whose program is not read"
+            degrees = [pair for value in arguments for pair in value.degrees.items()]
+            self.opaque.extend((leaf, reason) for leaf, degree in degrees if degree != 0)
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry or a branch that starts as parameters and goes on as data reads the parameters."""

@@ -42,7 +42,7 @@ class mimetic_factor:
         d, width = shape[::-1] if self.transposed else shape
         size, wide = width // self.heads, drawing_dtype(dtype)
         z = _random.normal(key, (self.heads, d, d), wide) * wide.type(d**-0.5)
-        product = wide.type(self.noise) * z + wide.type(self.identity) * jnp.eye(d, dtype=wide)
+        product = wide.type(self.noise) * z + wide.type(self.identity) * jnp.eye(d, dtype=wide)[None]
         u, s, vt = jnp.linalg.svd(product)
         side = jnp.swapaxes(vt, -1, -2) if self.right else u
         factor = side[..., :size] * jnp.sqrt(s)[..., None, :size]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._typing import Array
-from jaxinit.haar._triangular import diagonal, inverse, matmul
+from jaxinit.haar._triangular import diagonal, identity, inverse, matmul
 
 
 def frame(panels: Sequence[Array], tall: bool) -> Array:
@@ -66,7 +66,7 @@ def _ut_transform(gram: Array, top: Array, squares: Array) -> tuple[Array, Array
     # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
     strict = jnp.triu(gram + top.conj() * shift[..., None, :], 1)
     half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(d.dtype)
-    upper = strict + jnp.eye(gram.shape[-1], dtype=d.dtype) * half[..., None, :]
+    upper = strict + identity(gram, d.dtype) * half[..., None, :]
     return shift, phase, upper
 
 
@@ -113,7 +113,8 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
 
 def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
     """So many rows and columns, the entries first on the diagonal and zero after them."""
-    return jnp.eye(rows, columns, dtype=entries.dtype) * _lengthened(entries, rows)[..., None]
+    column = _lengthened(entries, rows)[..., None]
+    return lax.broadcast_to_rank(jnp.eye(rows, columns, dtype=entries.dtype), column.ndim) * column
 
 
 def _lengthened(vector: Array, length: int) -> Array:

@@ -27,12 +27,12 @@ def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike,
         vectors = _gaussian_vectors(key, batch, max(n, m), min(n, m), dtype)
         if special:
             negative = sum((x[0] < 0).astype(int) for x in vectors)
-            vectors[-1] = vectors[-1] * jnp.where(negative % 2 == 1, -1, 1).astype(dtype)
+            vectors[-1] = vectors[-1] * jnp.where(negative % 2 == 1, -1, 1).astype(dtype)[None]
         return _scaled_frame(vectors)
 
     # On CPU the last reflector must not be fused with the transpose, which would repeat it for each entry.
     q, scratch = lax.platform_dependent(key, cpu=functools.partial(stored, frame), default=frame)
-    return jnp.moveaxis(q / scratch[: q.shape[1]], (0, 1), (-1, -2) if n < m else (-2, -1))
+    return jnp.moveaxis(q / scratch[None, : q.shape[1]], (0, 1), (-1, -2) if n < m else (-2, -1))
 
 
 def _gaussian_vectors(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike) -> list[Array]:
@@ -69,10 +69,10 @@ def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
     # entry of Q. The norms go before them, so that the last weights too are in an array that is read twice.
     scratch = jnp.concatenate([norms.astype(q.dtype), jnp.zeros((columns, *batch), q.dtype)])
     for j in reversed(range(columns - 1)):
-        products = _sum(q[i, j].conj() * q[i, j + 1 :] for i in range(j + 1, rows))
-        scratch = scratch.at[columns + j + 1 :].set(products * halves[j])
+        products = _sum(q[i, j].conj()[None] * q[i, j + 1 :] for i in range(j + 1, rows))
+        scratch = scratch.at[columns + j + 1 :].set(products * halves[j][None])
         v = jnp.concatenate([firsts[j : j + 1], q[j + 1 :, j]])
-        q = q.at[j:, j + 1 :].add(-v[:, None] * scratch[columns + j + 1 :])
+        q = q.at[j:, j + 1 :].add(-v[:, None] * scratch[None, columns + j + 1 :])
     return q, scratch
 
 

@@ -8,7 +8,7 @@ stands left of a block column [B; C], the inverse with that column is [T, −T B
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._typing import Array
+from jaxinit._typing import Array, DTypeLike
 
 BLOCK = 8
 """Columns a step of the loop has. Blocks of 16 would lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
@@ -22,7 +22,12 @@ def matmul(a: Array, b: Array) -> Array:
 
 def diagonal(matrix: Array) -> Array:
     """The diagonals of square matrices. jnp.diagonal is a gather, which XLA's CPU fusion repeats in every reader."""
-    return jnp.sum(jnp.where(jnp.eye(matrix.shape[-1], dtype=bool), matrix, 0), axis=-1)
+    return jnp.sum(jnp.where(identity(matrix, bool), matrix, 0), axis=-1)
+
+
+def identity(like: Array, dtype: DTypeLike) -> Array:
+    """The identity of the size of square matrices, with axes of size one for those of the batch."""
+    return lax.broadcast_to_rank(jnp.eye(like.shape[-1], dtype=dtype), like.ndim)
 
 
 def inverse(upper: Array) -> Array:
@@ -34,11 +39,11 @@ def inverse(upper: Array) -> Array:
     upper = pad_with_identity(upper, count * BLOCK)
     # (..., count, 8, 8): the blocks of the diagonal, by a sum, for a gather would be slow.
     squares = upper.reshape(*batch, count, BLOCK, count, BLOCK)
-    on_diagonal = jnp.eye(count, dtype=bool)[:, None, :, None]
+    on_diagonal = lax.broadcast_to_rank(jnp.eye(count, dtype=bool)[:, None, :, None], squares.ndim)
     inverses = _inverse_of_block(jnp.sum(jnp.where(on_diagonal, squares, 0), axis=-2))
     start = jnp.where(on_diagonal, inverses[..., None, :], 0).reshape(upper.shape)
     inverses = jnp.moveaxis(inverses, -3, 0)
-    row = jnp.arange(count * BLOCK)[:, None]
+    row = lax.broadcast_to_rank(jnp.arange(count * BLOCK)[:, None], upper.ndim)
 
     def join(block: Array, whole: Array) -> Array:
         column = lax.dynamic_slice_in_dim(upper, block * BLOCK, BLOCK, axis=-1)
@@ -57,16 +62,16 @@ def pad_with_identity(matrix: Array, size: int) -> Array:
     if width == size:
         return matrix
     margins = [(0, 0)] * (matrix.ndim - 2) + [(0, size - width)] * 2
-    identity = jnp.diag((jnp.arange(size) >= width).astype(matrix.dtype))
-    return jnp.pad(matrix, margins) + identity
+    corner = jnp.diag((jnp.arange(size) >= width).astype(matrix.dtype))
+    return jnp.pad(matrix, margins) + lax.broadcast_to_rank(corner, matrix.ndim)
 
 
 def _inverse_of_block(upper: Array) -> Array:
-    identity = jnp.eye(upper.shape[-1], dtype=upper.dtype)
+    one = identity(upper, upper.dtype)
     pivots = diagonal(upper)
     m = jnp.triu(upper, 1) / pivots[..., :, None]
     m2 = matmul(m, m)
     m4 = matmul(m2, m2)
-    product: Array = matmul(matmul(identity - m, identity + m2), identity + m4)
+    product: Array = matmul(matmul(one - m, one + m2), one + m4)
     product = product / pivots[..., None, :]
     return product
