@@ -22,6 +22,8 @@ from jaxinit._program._ir import fills as fills
 from jaxinit._program._ir import goes_forwards as goes_forwards
 from jaxinit._program._ir import holds_program as holds_program
 from jaxinit._program._ir import is_floating as is_floating
+from jaxinit._program._ir import is_integer as is_integer
+from jaxinit._program._ir import is_key as is_key
 from jaxinit._program._ir import is_known as is_known
 from jaxinit._program._ir import is_opaque as is_opaque
 from jaxinit._program._ir import is_traced as is_traced

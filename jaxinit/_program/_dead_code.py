@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._program import _ir as ir
@@ -42,7 +40,7 @@ def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Pr
 def _without_dead_outputs(equation: ir.Equation, live: list[bool]) -> ir.Equation:
     """A loop or branch that does nothing for the outputs that are not live; it keeps them, to no purpose."""
     # Of random keys there are no zeros.
-    live = [a or jnp.issubdtype(v.dtype, jax.dtypes.extended) for a, v in zip(live, equation.outputs, strict=True)]
+    live = [a or ir.is_key(v) for a, v in zip(live, equation.outputs, strict=True)]
     match equation:
         case ir.Scan():
             body = _live_body(equation, equation.body, equation.num_consts, equation.num_carry, live)

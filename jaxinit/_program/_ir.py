@@ -128,14 +128,25 @@ def is_floating(atom: Atom) -> bool:
     return bool(jnp.issubdtype(atom.dtype, jnp.inexact))
 
 
+def is_integer(atom: Atom) -> bool:
+    """Whether a value holds integers; a random key does not."""
+    return bool(jnp.issubdtype(atom.dtype, jnp.integer))
+
+
+def is_key(atom: Atom) -> bool:
+    """Whether a value holds random keys, with which there is no arithmetic, or others of JAX's extended dtypes."""
+    return bool(jnp.issubdtype(atom.dtype, jax.dtypes.extended))
+
+
 def is_traced(x: Any) -> bool:
     """Whether a value is known only once a transformation has run."""
     return isinstance(x, primitives.Tracer)
 
 
 def is_known(constant: Constant) -> bool:
-    """Whether the elements of a constant can be looked at here and now."""
-    return not is_traced(constant.value) and getattr(constant.value, "is_fully_addressable", True)
+    """Whether the elements of a constant are numbers that can be looked at here and now."""
+    here = not is_traced(constant.value) and getattr(constant.value, "is_fully_addressable", True)
+    return here and not is_key(constant)
 
 
 def fills(equation: Equation) -> bool:

@@ -96,6 +96,6 @@ def _counters(body: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
 
 def _equals(atom: ir.Atom, value: int | np.ndarray) -> bool:
     """Whether a value is known to be these integers."""
-    if not isinstance(atom, ir.Constant) or ir.is_traced(atom.value) or not np.issubdtype(atom.dtype, np.integer):
+    if not isinstance(atom, ir.Constant) or not ir.is_known(atom) or not ir.is_integer(atom):
         return False
     return np.array_equal(np.asarray(atom.value), value)

@@ -46,7 +46,7 @@ NONE = Pattern()
 def of_constant(constant: ir.Constant) -> Pattern:
     """Of a value known when the function was traced."""
     sizes = [(n, d) for d, n in enumerate(constant.shape) if n > 1]
-    if len(sizes) != 1 or not ir.is_known(constant) or not np.issubdtype(constant.dtype, np.integer):
+    if len(sizes) != 1 or not ir.is_known(constant) or not ir.is_integer(constant):
         return NONE
     ((size, dim),) = sizes
     numbers = np.asarray(constant.value).reshape(-1).astype(np.int64)
