@@ -18,6 +18,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._origin import FOREIGN
@@ -103,10 +104,25 @@ def _programs(
 
 @dataclasses.dataclass
 class _Branch:
-    """What lies between a value and a term of a sum: equations by number, and how many layers come after each layer."""
+    """What lies between a value and a term of a sum: equations by number, and what comes after each layer."""
 
     members: frozenset[int]
-    after: dict[Site, int]
+    after: "dict[Site, _After]"
+
+
+class _After(NamedTuple):
+    """How many gates and layers come after a layer on the way with the fewest, and whether it lies aside.
+
+    Layers aside are those of other data. They go with what comes after them, and make a branch no deeper.
+    """
+
+    gates: int
+    layers: int
+    aside: bool = False
+
+    def then(self, gates: int = 0, layers: int = 0, aside: bool = False) -> "_After":
+        """What comes after a layer that these gates and layers lie behind first."""
+        return _After(self.gates + gates, self.layers + layers, self.aside or aside)
 
 
 class _Finder:
@@ -143,7 +159,7 @@ class _Finder:
             for atom in self.sources[i]:
                 self.height[atom] = max(self.height[atom], height)
         self.known: dict[ir.Atom, ir.Atom] = {}
-        self._held: dict[int, dict[Site, int]] = {}
+        self._held: dict[int, dict[Site, _After]] = {}
 
     def found(self) -> Iterator[Skip]:
         """In execution order of the sums."""
@@ -170,6 +186,10 @@ class _Finder:
         equation = self.program.equations[i]
         return equation.primitive in _SUMS and len(self.sources[i]) == 2 and equation not in self.analysis.sites
 
+    def _adds_no_data(self, i: int) -> bool:
+        equation = self.program.equations[i]
+        return equation.primitive in _SUMS and len(self.sources[i]) == 1 and equation not in self.analysis.sites
+
     def _terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
         """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
         terms: list[ir.Atom] = []
@@ -177,7 +197,8 @@ class _Finder:
         while pending:
             atom = pending.pop()
             j = self.index.get(atom)
-            if j is not None and self._is_sum(j) and len(self.readers[atom]) == 1:
+            alone = j is not None and len(self.readers[atom]) == 1
+            if j is not None and alone and (self._is_sum(j) or self._adds_no_data(j)):
                 inner.add(j)
                 pending.extend(reversed(self.sources[j]))
             else:
@@ -195,7 +216,7 @@ class _Finder:
                 continue
             window = self._window(root, others)
             branches = [(t, self._branch(root, t, window)) for t in others]
-            branches = [(t, branch) for t, branch in branches if branch.after]
+            branches = [(t, branch) for t, branch in branches if not all(x.aside for x in branch.after.values())]
             if not branches:
                 continue
             if len(branches) > 1 and self._is_series([t for t, _ in branches], branches):
@@ -263,6 +284,10 @@ class _Finder:
 
     # Between a value and what is computed from it
 
+    def _number(self, atom: ir.Atom) -> int:
+        """The number of the equation that makes a value, −1 for an input."""
+        return self.index.get(atom, -1)
+
     def _may_reach(self, root: ir.Atom, atom: ir.Atom) -> bool:
         return self.level[atom] > self.level[root] and self.height[atom] < self.height[root]
 
@@ -290,44 +315,45 @@ class _Finder:
         return window
 
     def _descends(self, atom: ir.Atom, root: ir.Atom, window: dict[int, bool]) -> bool:
-        return atom is root or window.get(self.index.get(atom, -1), False)
+        return atom is root or window.get(self._number(atom), False)
 
     def _branch(self, root: ir.Atom, term: ir.Atom, window: dict[int, bool]) -> _Branch:
         """The layers between a value and a term, each with the least number of layers that come after it."""
-        end = self.index.get(term, -1)
-        after: dict[int, int] = {}
-        layers: dict[Site, int] = {}
+        end = self._number(term)
+        after: dict[int, _After] = {}
+        layers: dict[Site, _After] = {}
         if not window.get(end, False) or term is root:
             return _Branch(frozenset(), layers)
         has_layers: dict[int, bool] = {}
         for i, descends in window.items():
-            has_layers[i] = descends and (
-                bool(self._layers(i))
-                or any(has_layers.get(self.index.get(a, -1), False) for a in self._before(i, root))
-            )
-        aside: dict[int, int] = {}
-        after[end] = 0
+            numbers = (self._number(a) for a in self._before(i, root))
+            has_layers[i] = descends and (bool(self._layers(i)) or any(has_layers.get(j, False) for j in numbers))
+        aside: dict[int, _After] = {}
+        after[end] = _After(0, 0)
         for i in sorted((i for i, descends in window.items() if descends), reverse=True):
             if i not in after:
                 continue
             inside = self._layers(i)
             for site, more in inside.items():
-                layers[site] = min(layers.get(site, after[i] + more), after[i] + more)
-            through = after[i] + max(inside.values(), default=-1) + 1
+                layers[site] = after[i].then(more.gates, more.layers)
+            through = after[i].then(layers=_depth(inside))
             before = self._before(i, root)
             gate = self._gate(i, root, window) if len(before) > 1 else None
             for atom in before:
                 if atom is root or atom not in self.index:
                     continue
                 j = self.index[atom]
-                value = next((a for a in before if a is not gate), atom)
-                late = atom is gate and has_layers.get(self.index.get(value, -1), False)
+                way = through
+                if atom is gate:
+                    value = next(a for a in before if a is not gate)
+                    # The last layer of what a gate weighs counts as one that comes after it.
+                    way = way.then(1, int(has_layers.get(self._number(value), False)))
                 found = after if self._descends(atom, root, window) else aside
-                found[j] = min(found.get(j, through + late), through + late)
+                found[j] = min(found.get(j, way), way)
         self._add_layers_aside(frozenset(after), aside, layers)
         return _Branch(frozenset(after), layers)
 
-    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, int], layers: dict[Site, int]) -> None:
+    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, _After], layers: dict[Site, _After]) -> None:
         """Adds the layers of other data that the branch alone reads, such as keys and values of a memory."""
         own = set(members)
         pending = [-i for i in aside]
@@ -340,21 +366,21 @@ class _Finder:
             own.add(i)
             inside = self._layers(i)
             for site, more in inside.items():
-                layers[site] = min(layers.get(site, aside[i] + more), aside[i] + more)
+                layers[site] = aside[i].then(more.gates, more.layers, aside=True)
             for atom in () if inside else self.sources[i]:
                 j = self.index.get(atom)
                 if j is not None:
                     aside[j] = min(aside.get(j, aside[i]), aside[i])
                     heapq.heappush(pending, -j)
 
-    def _layers(self, i: int) -> dict[Site, int]:
+    def _layers(self, i: int) -> dict[Site, _After]:
         """The layers that an equation is, or holds, and the least number of those in it that come after each."""
         if i not in self._held:
             equation = self.program.equations[i]
             if equation in self.analysis.sites:
-                self._held[i] = {self.analysis.sites[equation]: 0}
+                self._held[i] = {self.analysis.sites[equation]: _After(0, 0)}
             else:
-                held: dict[Site, int] = {}
+                held: dict[Site, _After] = {}
                 for inner in ir.subprograms(equation):
                     held |= _after_each(self.analysis, inner)
                 self._held[i] = held
@@ -372,15 +398,17 @@ class _Finder:
         descends = [self._descends(a, root, window) for a in (gate, value)]
         if descends[0] != descends[1]:
             return descends[1]
-        spread = [self._is_spread(a) for a in (gate, value)]
+        spread = [self._is_spread(gate, value), self._is_spread(value, gate)]
         if spread[0] != spread[1]:
             return spread[0]
         if not self._may_reach(value, gate):
             return False
         return next(reversed(self._window(value, [gate]).values()), False)
 
-    def _is_spread(self, atom: ir.Atom) -> bool:
-        """Whether a value is one number for many, or has size 1 where what it multiplies has not."""
+    def _is_spread(self, atom: ir.Atom, other: ir.Atom) -> bool:
+        """Whether a value is one number for many of those it multiplies."""
+        if math.prod(atom.shape) < math.prod(other.shape):
+            return True
         i = self.index.get(self._cast(atom))
         return i is not None and self.program.equations[i].primitive is ir.broadcast_p
 
@@ -392,11 +420,11 @@ class _Finder:
     # What a sum is
 
     def _root(self, atom: ir.Atom) -> ir.Atom:
-        """The value that a skip connection starts from: linear operations without data or layers are undone."""
+        """The value that a skip connection starts from: linear operations without layers or other data are undone."""
         while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
             equation = self.program.equations[i]
             (source,) = self.sources[i]
-            moved = equation.primitive in _MOVES or _crops(equation)
+            moved = equation.primitive in _MOVES or equation.primitive in _SUMS or _crops(equation)
             scaled = equation.primitive is ir.mul_p
             scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
             if equation in self.analysis.sites or not (moved or scaled):
@@ -410,7 +438,7 @@ class _Finder:
         if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
             return False
         a, b = self.sources[i]
-        return not any(self._is_spread(x) and self._may_reach(y, x) for x, y in ((a, b), (b, a)))
+        return not any(self._is_spread(x, y) and self._may_reach(y, x) for x, y in ((a, b), (b, a)))
 
     def _multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
         """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
@@ -476,7 +504,7 @@ class _Finder:
         return any(x is y and p is not q for x, p in a for y, q in b)
 
     def _parts(self, atom: ir.Atom) -> list[tuple[ir.Atom, ir.Equation]]:
-        """What a value is cut from, and by which equation: through products, and moves that cut nothing."""
+        """What a value is cut from, and by which equation: through sums and products, and moves that cut nothing."""
         found: list[tuple[ir.Atom, ir.Equation]] = []
         pending = [atom]
         while pending:
@@ -486,44 +514,54 @@ class _Finder:
             equation = self.program.equations[i]
             if equation.primitive is ir.slice_p:
                 found.append((self.sources[i][0], equation))
-            elif (equation.primitive is ir.mul_p or equation.primitive in _MOVES) and len(found) < 4:
+            elif len(found) < 4 and (equation.primitive in (ir.mul_p, *_SUMS) or equation.primitive in _MOVES):
                 pending.extend(self.sources[i])
         return found
 
 
 def _crops(equation: ir.Equation) -> bool:
     """Whether an equation leaves out some of a value along dimensions, but does not pick one entry of many."""
-    if equation.primitive is not ir.slice_p:
+    if equation.primitive not in (ir.slice_p, ir.split_p):
         return False
     return all(
         after > 1 or before == 1
-        for before, after in zip(equation.inputs[0].shape, equation.outputs[0].shape, strict=True)
+        for output in equation.outputs
+        for before, after in zip(equation.inputs[0].shape, output.shape, strict=True)
     )
 
 
-def _after_each(analysis: Analysis, program: ir.Program) -> dict[Site, int]:
-    """For each layer of a program, and of those it holds, the least number of layers between it and an output."""
-    after: dict[ir.Atom, int] = dict.fromkeys(program.outputs, 0)
-    found: dict[Site, int] = {}
+def _depth(inside: dict[Site, _After]) -> int:
+    """How many layers deep an equation is that is a layer, or holds some."""
+    return max((after.layers for after in inside.values()), default=-1) + 1
+
+
+def _after_each(analysis: Analysis, program: ir.Program) -> dict[Site, _After]:
+    """For each layer of a program, and of those it holds, what comes between it and an output."""
+    after: dict[ir.Atom, _After] = dict.fromkeys(program.outputs, _After(0, 0))
+    found: dict[Site, _After] = {}
     for equation in reversed(program.equations):
         known = [after[v] for v in equation.outputs if v in after]
         if not known:
             continue
         least = min(known)
-        inside: dict[Site, int] = {}
+        inside: dict[Site, _After] = {}
         if equation in analysis.sites:
-            inside = {analysis.sites[equation]: 0}
+            inside = {analysis.sites[equation]: _After(0, 0)}
         else:
             for inner in ir.subprograms(equation):
                 inside |= _after_each(analysis, inner)
-        found |= {site: least + more for site, more in inside.items()}
-        through = least + max(inside.values(), default=-1) + 1
+        found |= {site: least.then(more.gates, more.layers) for site, more in inside.items()}
+        way = least.then(layers=_depth(inside))
         for atom in equation.inputs:
-            after[atom] = min(after.get(atom, through), through)
+            after[atom] = min(after.get(atom, way), way)
     return found
 
 
-def _skip(after: dict[Site, int], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
-    length = 1 + max(after.values())
-    layers = sorted(after, key=lambda site: -after[site])
-    return Skip(tuple(layers), tuple(length - 1 - after[s] for s in layers), length, multiplier, shortcut, equation)
+def _skip(after: dict[Site, _After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
+    """Gates are no deeper than what they weigh, and never last: to close one is not to close the branch."""
+    length = 1 + max((x.layers for x in after.values() if not x.gates and not x.aside), default=0)
+    if any(x.gates and not x.aside for x in after.values()):
+        length = max(length, 2)
+    places = {s: max(min(length - 1 - x.layers, length - 2 if x.gates else length), 0) for s, x in after.items()}
+    layers = sorted(after, key=places.__getitem__)
+    return Skip(tuple(layers), tuple(places[s] for s in layers), length, multiplier, shortcut, equation)
