@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, site_start
+from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Site
 
 
@@ -58,16 +59,21 @@ class Attention:
     summed: tuple[int, ...]
 
 
-def attentions(flow: Flow) -> list[Attention]:
-    """Every attention of a program, in execution order."""
-    return [found for program in programs_of(flow.analysis.program) for found in _Finder(flow, program).found()]
+def attentions(flow: Flow, connections: Iterable[Skip]) -> list[Attention]:
+    """Every attention of a program, in execution order; the skip connections tell where a block begins."""
+    sums = frozenset(skip.sum.outputs[0] for skip in connections)
+    return [found for program in programs_of(flow.analysis.program) for found in _Finder(flow, program, sums).found()]
 
 
 class _Finder:
-    def __init__(self, flow: Flow, program: ir.Program):
+    """The attention in one program.
+
+    No search goes beyond layers and the sums of skip connections, so that each looks at one block.
+    """
+
+    def __init__(self, flow: Flow, program: ir.Program, sums: frozenset[ir.Variable]):
         self.flow, self.program = flow, program
-        equations = set(program.equations)
-        self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations]
+        self.sites = [flow.analysis.sites[e] for e in program.equations if e in flow.analysis.sites]
         self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
         self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
         self.mixes: dict[ir.Variable, ir.Equation] = {
@@ -75,20 +81,30 @@ class _Finder:
             for e in program.equations
             if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs) and not self._is_site(e)
         }
+        self.operations = {s.equation: s for s in self.sites}
+        self.starts = frozenset(site_start(s) for s in self.sites)
+        self.ends = {*self.site_of, *self.mixes, *sums}
+        self.far_ends = {*self.starts, *self.mixes, *sums}
+        self.nearest_ends = {*self.site_of, *program.inputs, *sums}
 
     @functools.cached_property
-    def _reached(self) -> dict[Site, frozenset[ir.Atom]]:
-        """What each layer's data is computed from, back to the nearest layers and contractions of data with data."""
-
-        def ends(atom: ir.Atom) -> bool:
-            return atom in self.site_of or atom in self.mixes
-
-        return {site: frozenset(self.flow.upstream([site.data], ends)) for site in self.sites}
+    def _numbers(self) -> dict[ir.Equation, int]:
+        return {equation: i for i, equation in enumerate(self.program.equations)}
 
     @functools.cached_property
-    def _mix_tracks(self) -> Tracks:
-        """Where the elements of all contractions of data with data go."""
-        return follow(self.flow, self.program, self.mixes, others=True)
+    def _consumers(self) -> dict[ir.Atom, list[int]]:
+        """The numbers of the equations that read a value."""
+        found: dict[ir.Atom, list[int]] = {}
+        for i, equation in enumerate(self.program.equations):
+            for atom in equation.inputs:
+                found.setdefault(atom, []).append(i)
+        return found
+
+    def _between(self, starts: Iterable[ir.Variable], reached: Iterable[ir.Atom], others: bool) -> Tracks:
+        """Where the elements of some values go in the equations that make some others."""
+        numbers = {self._numbers.get(self.flow.producer[a]) for a in reached if a in self.flow.producer}
+        equations = tuple(self.program.equations[i] for i in sorted(i for i in numbers if i is not None))
+        return follow(self.flow, dataclasses.replace(self.program, equations=equations), starts, others=others)
 
     def _is_site(self, equation: ir.Equation) -> bool:
         return equation.outputs[0] in self.site_of
@@ -96,36 +112,31 @@ class _Finder:
     def found(self) -> list[Attention]:
         if len(self.mixes) < 2:
             return []
-        tracks = follow(self.flow, self.program, [site_start(s) for s in self.sites], others=False)
         results = []
         for mix in self.mixes.values():
             for operand, probabilities in enumerate(mix.inputs):
                 score = self._score(probabilities)
                 if score is not None:
-                    results.append(self._attention(mix, operand, score, tracks))
+                    results.append(self._attention(mix, operand, score))
         return [x for x in results if x.query and x.key and x.value]
 
     def _score(self, probabilities: ir.Atom) -> ir.Equation | None:
         """The contraction that probabilities come from through an exponential, if there is one alone."""
-
-        def ends(atom: ir.Atom) -> bool:
-            return atom in self.mixes or atom in self.site_of
-
-        passed = list(self.flow.upstream([probabilities], ends))
+        passed = list(self.flow.upstream([probabilities], self.ends.__contains__))
         producers = [self.flow.producer.get(a) for a in passed]
         scores = [self.mixes[a] for a in passed if isinstance(a, ir.Variable) and a in self.mixes]
         is_softmax = any(e is not None and e.primitive in (ir.exp_p, ir.exp2_p) for e in producers)
         return scores[0] if is_softmax and len(scores) == 1 else None
 
-    def _attention(self, mix: ir.Equation, operand: int, score: ir.Equation, tracks: Tracks) -> Attention:
+    def _attention(self, mix: ir.Equation, operand: int, score: ir.Equation) -> Attention:
         key = self._key_operand(mix, operand, score)
-        query = self._blocks(score.inputs[1 - key], tracks)
-        keys = self._blocks(score.inputs[key], tracks)
+        query = self._blocks(score.inputs[1 - key])
+        keys = self._blocks(score.inputs[key])
         (contracted, _), _ = score.params["dimension_numbers"]
         return Attention(
             query,
             keys,
-            self._blocks(mix.inputs[1 - operand], tracks),
+            self._blocks(mix.inputs[1 - operand]),
             self._readers(mix.outputs[0]),
             size=math.prod(score.inputs[0].shape[d] for d in contracted),
             cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
@@ -137,7 +148,8 @@ class _Finder:
         """Which operand of the scores the keys are: the one whose positions the mixture sums over."""
         (start,) = score.outputs
         probabilities = mix.inputs[operand]
-        tracks = self._mix_tracks.get(probabilities, {}) if isinstance(probabilities, ir.Variable) else {}
+        passed = list(self.flow.upstream([probabilities], self.ends.__contains__))
+        tracks = self._between([start], passed, others=True).get(probabilities, {})  # type: ignore[arg-type]
         if start not in tracks:
             return 1
         track = tracks[start]
@@ -147,8 +159,11 @@ class _Finder:
         left = len(score.inputs[0].shape) - len(score.params["dimension_numbers"][0][0])
         return 0 if any(len(batch) <= axis < left for axis in axes) else 1
 
-    def _blocks(self, atom: ir.Atom, tracks: Tracks) -> tuple[Block, ...]:
+    def _blocks(self, atom: ir.Atom) -> tuple[Block, ...]:
         """The parts of layers' outputs that a value comes from."""
+        reached = list(self.flow.upstream([atom], self.far_ends.__contains__))
+        starts = [a for a in reached if isinstance(a, ir.Variable) and a in self.starts]
+        tracks = self._between(starts, reached, others=False)
         found = self.flow.upstream([atom], lambda a: a in tracks or a in self.site_of)
         blocks: dict[Site, list[Block]] = {}
         for a in found:
@@ -158,13 +173,28 @@ class _Finder:
         return tuple(joined(parts) for parts in blocks.values())
 
     def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
-        """The layers that a value goes to before it meets any other."""
-        return tuple(site for site in self.sites if value in self._reached[site])
+        """The layers that a value goes to before it meets a layer, another such contraction or a skip connection."""
+        found: set[int] = set()
+        seen: set[int] = set()
+        pending = list(self._consumers.get(value, ()))
+        while pending:
+            i = pending.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            equation = self.program.equations[i]
+            if equation in self.operations:
+                found.add(i)
+                continue
+            for v in equation.outputs:
+                if v not in self.ends and self.flow.is_data(v):
+                    pending.extend(self._consumers.get(v, ()))
+        return tuple(self.operations[self.program.equations[i]] for i in sorted(found))
 
     def _nearest(self, values: Iterable[ir.Atom]) -> frozenset[ir.Atom]:
-        """The nearest layers, or inputs of the program, that values are computed from."""
-        ends = {*self.site_of, *self.program.inputs}
-        return frozenset(a for a in self.flow.upstream(values, lambda a: a in ends) if a in ends)
+        """The nearest layers, skip connections or inputs of the program that values are computed from."""
+        ends = self.nearest_ends
+        return frozenset(a for a in self.flow.upstream(values, ends.__contains__) if a in ends)
 
 
 def encoder_sites(flow: Flow, found: Iterable[Attention]) -> frozenset[Site]:

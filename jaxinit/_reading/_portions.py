@@ -15,6 +15,7 @@ from jaxinit._reading._attention import Attention, Block, attentions, encoder_si
 from jaxinit._reading._cells import BiasLink, Cell, cells
 from jaxinit._reading._flow import Flow, site_start, steps
 from jaxinit._reading._origin import FOREIGN, Factor
+from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Analysis, Part, Site, Unit
 from jaxinit._reading._views import view
 
@@ -58,10 +59,10 @@ class Structure:
     biases: dict[int, tuple[Portion, ...]]
 
 
-def structure(flow: Flow) -> Structure:
+def structure(flow: Flow, connections: Sequence[Skip]) -> Structure:
     """Finds attention and recurrent cells, and what they make of every weight."""
     analysis = flow.analysis
-    heads, recurrent = attentions(flow), cells(flow)
+    heads, recurrent = attentions(flow, connections), cells(flow)
     weights: dict[Unit, tuple[Portion, ...]] = {}
     named = _named_blocks(heads, recurrent)
     for unit in analysis.units:

@@ -1,19 +1,33 @@
 """Which layers sit in the branch of a skip connection, x + f(x), and at which position.
 
-An addition of two data values is a skip connection if one side, up to linear operations without weights, is a value
-that the other side is computed from; or if one side is that value through a single layer (a projection shortcut) and
-the other has two layers or more.
+A sum of data values is a skip connection if one of its terms, up to linear operations without weights, is a value that
+another one, the branch, is computed from; or if it has two terms, of which one is that value through a single layer (a
+projection shortcut) and the other has two layers or more. The branch is what lies between: layers through which the
+value goes, and those of other data that only the branch reads. Skip connections within it have branches of their own.
+
+Three sums are no skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
+not grow; those of a value and its own later steps, added over time; and D u beside a recurrence in u, as in state-space
+models, where D is one more path from the input to the output of a block, and no block adds to the input itself.
+
+The cost is linear: a search for the value goes no further back than the value can lie, and does not enter branches that
+are known already.
 """
 
 import collections
 import dataclasses
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from jaxinit import _program as ir
-from jaxinit._reading._flow import programs_of
 from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._units import Analysis, Site
+
+_SUMS = (ir.add_p, ir.add_any_p)
+_MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p, ir.broadcast_p, ir.pad_p})
+_MIXING = ir.family("fft", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "associative_scan")
+"""What carries values along a sequence, in place of a loop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,139 +44,524 @@ class Skip:
     """A skip connection.
 
     Attributes:
-      layers: the layers of the branch, in execution order.
+      layers: the layers of the branch that are in none within it, by their position; those at one position in execution
+        order.
+      positions: for each of them how many layers lie before it in the branch. Layers beside one another have the same
+        position. The last position is that of layers whose output reaches the sum through no other layer.
+      length: how many layers deep the branch is.
       multiplier: the leaf of one number, in each step of a scan, that multiplies the branch, or None.
       shortcut: the leaf that multiplies what the branch is added to, or None.
+      sum: the equation that adds the branch.
     """
 
     layers: tuple[Site, ...]
+    positions: tuple[int, ...]
+    length: int
     multiplier: int | None
     shortcut: int | None
+    sum: ir.Equation
 
 
 def skips(analysis: Analysis) -> tuple[Skip, ...]:
     """The skip connections whose branches hold layers of their own, in execution order."""
-    found = []
-    for program in programs_of(analysis.program):
-        history = _History(analysis, program)
-        for equation in program.equations:
-            layers, branch, shortcut = history.branch(equation)
-            if layers:
-                found.append((layers, history.multiplier(branch, scalar=True), history.multiplier(shortcut)))
-    innermost: dict[Site, int] = {}
-    for i, (layers, *_) in enumerate(found):
-        for site in layers:
-            if site not in innermost or len(found[innermost[site]][0]) > len(layers):
-                innermost[site] = i
-    return tuple(Skip(tuple(x[0]), x[1], x[2]) for i, x in enumerate(found) if i in innermost.values())
+    order = {site: i for i, site in enumerate(analysis.sites.values())}
+    found: list[Skip] = []
+    taken: set[Site] = set()
+    for program, carried in _programs(analysis.program):
+        for skip in _Finder(analysis, program, carried).found():
+            own = {site: skip.positions[i] for i, site in enumerate(skip.layers) if site not in taken}
+            if own:
+                layers = sorted(own, key=lambda site: (own[site], order[site]))
+                positions = tuple(own[site] for site in layers)
+                found.append(dataclasses.replace(skip, layers=tuple(layers), positions=positions))
+                taken.update(own)
+    return tuple(sorted(found, key=lambda skip: min(order[site] for site in skip.layers)))
 
 
 def memberships(connections: Sequence[Skip]) -> dict[Site, Membership]:
     """The skip connection of each layer that has one."""
-    found: dict[Site, Membership] = {}
-    for number, skip in enumerate(connections):
-        for position, site in enumerate(skip.layers):
-            if site not in found or found[site].length > len(skip.layers):
-                found[site] = Membership(number, position, len(skip.layers))
-    return found
+    return {
+        site: Membership(number, position, skip.length)
+        for number, skip in enumerate(connections)
+        for position, site in zip(skip.positions, skip.layers, strict=True)
+    }
 
 
-class _History:
-    """For each value of a program, as sets of bits, the equations it is computed from."""
+def _programs(
+    program: ir.Program, carried: frozenset[ir.Atom] = frozenset()
+) -> Iterator[tuple[ir.Program, frozenset[ir.Atom]]]:
+    """A program and all that it holds, those within first; and which of its inputs a loop carries."""
+    for equation in program.equations:
+        for inner in ir.subprograms(equation):
+            inputs: Sequence[ir.Atom] = ()
+            if isinstance(equation, ir.Scan):
+                inputs = inner.inputs[equation.num_consts : equation.num_consts + equation.num_carry]
+            elif isinstance(equation, ir.While) and inner is equation.body:
+                inputs = inner.inputs[equation.body_consts :]
+            yield from _programs(inner, frozenset(inputs))
+    yield program, carried
 
-    def __init__(self, analysis: Analysis, program: ir.Program):
-        self.analysis = analysis
-        self.index = {equation: i for i, equation in enumerate(program.equations)}
-        self.readers = collections.Counter(a for e in program.equations for a in e.inputs)
-        self.readers.update(program.outputs)
-        self.producer: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
-        self.inputs = {v: 1 << (len(program.equations) + i) for i, v in enumerate(program.inputs)}
-        self.of: dict[ir.Atom, int] = {}
-        for equation in program.equations:
-            bits = 1 << self.index[equation]
-            for atom in equation.inputs:
-                if isinstance(atom, ir.Variable) and analysis.of(atom).data:
-                    bits |= self.of.get(atom, self.inputs.get(atom, 0))
-            self.of.update(dict.fromkeys(equation.outputs, bits))
-        self.sites: dict[int, list[Site]] = {}
-        for equation, i in self.index.items():
-            if equation in analysis.sites:
-                self.sites[i] = [analysis.sites[equation]]
-            elif ir.subprograms(equation):
-                inner = (e for p in ir.subprograms(equation) for e in ir.equations_of(p))
-                held = [analysis.sites[e] for e in inner if e in analysis.sites]
-                if held:
-                    self.sites[i] = held
 
-    def branch(self, equation: ir.Equation) -> tuple[list[Site], ir.Atom | None, ir.Atom | None]:
-        """If an equation adds a branch to its skip connection: the branch's layers, and what is added to what."""
-        nothing: tuple[list[Site], None, None] = [], None, None
-        if equation.primitive not in (ir.add_p, ir.add_any_p) or equation in self.analysis.sites:
-            return nothing
-        left, right = equation.inputs
-        if not (self._is_data(left) and self._is_data(right)):
-            return nothing
-        for skip, branch in ((left, right), (right, left)):
-            root = self._root(skip)
-            bits = self.of.get(branch, self.inputs.get(branch, 0))  # type: ignore[arg-type]
-            if self._bit(root) & bits and root is not branch:
-                return self._layers(bits & ~self._history(root)), branch, skip
-        for skip, branch in ((left, right), (right, left)):
-            shortcut = self._layers(self._history(skip) & ~self._history(branch))
-            layers = self._layers(self._history(branch) & ~self._history(skip))
-            one = len(shortcut) == 1 and shortcut[0].geometry.kind != "embed"
-            if one and len(layers) > 1 and not self._is_gated(branch):
-                source = self._root(shortcut[0].data)
-                if self._bit(source) & self._history(branch):
-                    return layers, branch, skip
-        return nothing
+@dataclasses.dataclass
+class _Branch:
+    """What lies between a value and a term of a sum: equations by number, and what comes after each layer."""
 
-    def multiplier(self, atom: ir.Atom | None, scalar: bool = False) -> int | None:
+    members: frozenset[int]
+    after: "dict[Site, _After]"
+
+
+class _After(NamedTuple):
+    """How many gates and layers come after a layer on the way with the fewest, and whether it lies aside.
+
+    Layers aside are those of other data. They go with what comes after them, and make a branch no deeper.
+    """
+
+    gates: int
+    layers: int
+    aside: bool = False
+
+    def then(self, gates: int = 0, layers: int = 0, aside: bool = False) -> "_After":
+        """What comes after a layer that these gates and layers lie behind first."""
+        return _After(self.gates + gates, self.layers + layers, self.aside or aside)
+
+
+class _Finder:
+    """The skip connections of one program, those of the programs that it holds aside.
+
+    Attributes:
+      level: for each value that depends on data the longest way from the inputs, counted in equations.
+      height: the longest way to where it is used last. Both bound a search: what a value is computed from has a
+        smaller level and a larger height.
+      known: sums that are skip connections → what their branches start from. A search leaps over these branches.
+    """
+
+    def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):
+        self.analysis, self.program, self.carried = analysis, program, carried
+        self.index: dict[ir.Atom, int] = {}
+        self.sources: list[tuple[ir.Atom, ...]] = []
+        self.readers: dict[ir.Atom, list[int]] = collections.defaultdict(list)
+        self.level: dict[ir.Atom, int] = {v: 0 for v in program.inputs if analysis.of(v).data}
+        for i, equation in enumerate(program.equations):
+            data = tuple(a for a in equation.inputs if a in self.level)
+            self.sources.append(data)
+            for atom in data:
+                self.readers[atom].append(i)
+            level = 1 + max((self.level[a] for a in data), default=0)
+            for v in equation.outputs:
+                self.index[v] = i
+                if analysis.of(v).data:
+                    self.level[v] = level
+        for atom in program.outputs:
+            self.readers[atom].append(len(program.equations))
+        self.height: dict[ir.Atom, int] = dict.fromkeys(self.level, 0)
+        for i in reversed(range(len(program.equations))):
+            height = 1 + max((self.height.get(v, 0) for v in program.equations[i].outputs), default=0)
+            for atom in self.sources[i]:
+                self.height[atom] = max(self.height[atom], height)
+        self.known: dict[ir.Atom, ir.Atom] = {}
+        self._held: dict[int, dict[Site, _After]] = {}
+
+    def found(self) -> Iterator[Skip]:
+        """In execution order of the sums."""
+        inner: set[int] = set()
+        sums = []
+        for i in reversed(range(len(self.program.equations))):
+            if i not in inner and self._is_sum(i):
+                sums.append((i, self._terms(i, inner)))
+        found: list[Skip] = []
+        beside: set[int] = set()
+        for i, terms in reversed(sums):
+            for skip, recurrent in self._residual(i, terms) or self._projected(i, terms):
+                if recurrent:
+                    assert skip.shortcut is not None
+                    beside.add(skip.shortcut)
+                else:
+                    found.append(skip)
+        # Of an unrolled recurrence the first step has no state yet: its parameters tell.
+        return (skip for skip in found if skip.shortcut not in beside)
+
+    # Sums
+
+    def _is_sum(self, i: int) -> bool:
+        equation = self.program.equations[i]
+        return equation.primitive in _SUMS and len(self.sources[i]) == 2 and equation not in self.analysis.sites
+
+    def _adds_no_data(self, i: int) -> bool:
+        equation = self.program.equations[i]
+        return equation.primitive in _SUMS and len(self.sources[i]) == 1 and equation not in self.analysis.sites
+
+    def _terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
+        """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
+        terms: list[ir.Atom] = []
+        pending = list(reversed(self.sources[i]))
+        while pending:
+            atom = pending.pop()
+            j = self.index.get(atom)
+            alone = j is not None and len(self.readers[atom]) == 1
+            if j is not None and alone and (self._is_sum(j) or self._adds_no_data(j)):
+                inner.add(j)
+                pending.extend(reversed(self.sources[j]))
+            else:
+                terms.append(atom)
+        return terms
+
+    def _residual(self, i: int, terms: Sequence[ir.Atom]) -> list[tuple[Skip, bool]]:
+        """The branches of a sum that one of its terms is the start of, and whether it stands beside a recurrence."""
+        roots = [self._root(term) for term in terms]
+        levels = [self.level[term] for term in terms]
+        for k in sorted(range(len(terms)), key=lambda k: self.level[roots[k]]):
+            root = roots[k]
+            others = [t for j, t in enumerate(terms) if j != k and self._may_reach(root, t)]
+            if self.level[root] >= max(levels) or not others:
+                continue
+            window = self._window(root, others)
+            branches = [(t, self._branch(root, t, window)) for t in others]
+            branches = [(t, branch) for t, branch in branches if not all(x.aside for x in branch.after.values())]
+            if not branches:
+                continue
+            if len(branches) > 1 and self._is_series([t for t, _ in branches], branches):
+                return []
+            return self._skips(i, terms[k], root, branches)
+        return []
+
+    def _skips(
+        self, i: int, shortcut: ir.Atom, root: ir.Atom, branches: Sequence[tuple[ir.Atom, _Branch]]
+    ) -> list[tuple[Skip, bool]]:
+        """A skip connection for each branch; those that data weigh, as a mixture of experts does, count together."""
+        leaf = self._multiplier(shortcut)
+        recurrent = leaf is not None and any(self._is_recurrent(root, t, branch) for t, branch in branches)
+        weighed = [branch for t, branch in branches if self._weighs(t)]
+        merged = _Branch(frozenset(), {})
+        for branch in weighed:
+            after = {s: min(n, merged.after.get(s, n)) for s, n in branch.after.items()}
+            merged = _Branch(merged.members | branch.members, merged.after | after)
+        several = [(self._multiplier(t, scalar=True), branch) for t, branch in branches if branch not in weighed]
+        if weighed:
+            one = [t for t, branch in branches if branch in weighed]
+            several.append((self._multiplier(one[0], scalar=True) if len(one) == 1 else None, merged))
+        if not recurrent:
+            self.known[self.program.equations[i].outputs[0]] = root
+        equation = self.program.equations[i]
+        return [(_skip(branch.after, multiplier, leaf, equation), recurrent) for multiplier, branch in several]
+
+    def _projected(self, i: int, terms: Sequence[ir.Atom]) -> list[tuple[Skip, bool]]:
+        """The branch beside a projection shortcut."""
+        if len(terms) != 2:
+            return []
+        for shortcut, term in (terms, terms[::-1]):
+            site = self._only_layer(shortcut)
+            if site is None or site.geometry.kind == "embed" or self._weighs(term):
+                continue
+            root = self._root(site.data)
+            if root not in self.level or not self._may_reach(root, term):
+                continue
+            branch = self._branch(root, term, self._window(root, [term]))
+            if len(branch.after) > 1 and self.index[site.finish.outputs[0]] not in branch.members:
+                return self._skips(i, shortcut, root, [(term, branch)])
+        return []
+
+    def _only_layer(self, atom: ir.Atom) -> Site | None:
+        """The layer that a value is computed from by other means than layers, if it is computed from nothing else."""
+        found: set[Site] = set()
+        seen: set[ir.Atom] = set()
+        pending = [atom]
+        while pending:
+            atom = pending.pop()
+            if atom in seen:
+                continue
+            seen.add(atom)
+            i = self.index.get(atom)
+            if i is None or atom in self.known or ir.subprograms(self.program.equations[i]):
+                return None
+            site = self.analysis.sites.get(self.program.equations[i])
+            if site is None:
+                pending.extend(self.sources[i])
+            else:
+                found.add(site)
+                if len(found) > 1:
+                    return None
+        return found.pop() if found else None
+
+    # Between a value and what is computed from it
+
+    def _number(self, atom: ir.Atom) -> int:
+        """The number of the equation that makes a value, −1 for an input."""
+        return self.index.get(atom, -1)
+
+    def _may_reach(self, root: ir.Atom, atom: ir.Atom) -> bool:
+        return self.level[atom] > self.level[root] and self.height[atom] < self.height[root]
+
+    def _before(self, i: int, root: ir.Atom) -> tuple[ir.Atom, ...]:
+        """What an equation computes from, or what the branch that it adds starts from, if that comes after the root."""
+        output = self.program.equations[i].outputs[0]
+        start = self.known.get(output)
+        if start is not None and self.level[start] >= self.level[root]:
+            return (start,)
+        return self.sources[i]
+
+    def _window(self, root: ir.Atom, ends: Iterable[ir.Atom]) -> dict[int, bool]:
+        """The equations between a value and others, in execution order, and whether they compute from the value."""
+        seen: set[int] = set()
+        pending = [self.index[a] for a in ends if a in self.index]
+        while pending:
+            i = pending.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            pending.extend(self.index[a] for a in self._before(i, root) if a in self.index and self._may_reach(root, a))
+        window: dict[int, bool] = {}
+        for i in sorted(seen):
+            window[i] = any(self._descends(a, root, window) for a in self._before(i, root))
+        return window
+
+    def _descends(self, atom: ir.Atom, root: ir.Atom, window: dict[int, bool]) -> bool:
+        return atom is root or window.get(self._number(atom), False)
+
+    def _branch(self, root: ir.Atom, term: ir.Atom, window: dict[int, bool]) -> _Branch:
+        """The layers between a value and a term, each with the least number of layers that come after it."""
+        end = self._number(term)
+        after: dict[int, _After] = {}
+        layers: dict[Site, _After] = {}
+        if not window.get(end, False) or term is root:
+            return _Branch(frozenset(), layers)
+        has_layers: dict[int, bool] = {}
+        for i, descends in window.items():
+            numbers = (self._number(a) for a in self._before(i, root))
+            has_layers[i] = descends and (bool(self._layers(i)) or any(has_layers.get(j, False) for j in numbers))
+        aside: dict[int, _After] = {}
+        after[end] = _After(0, 0)
+        for i in sorted((i for i, descends in window.items() if descends), reverse=True):
+            if i not in after:
+                continue
+            inside = self._layers(i)
+            for site, more in inside.items():
+                layers[site] = after[i].then(more.gates, more.layers)
+            through = after[i].then(layers=_depth(inside))
+            before = self._before(i, root)
+            gate = self._gate(i, root, window) if len(before) > 1 else None
+            for atom in before:
+                if atom is root or atom not in self.index:
+                    continue
+                j = self.index[atom]
+                way = through
+                if atom is gate:
+                    value = next(a for a in before if a is not gate)
+                    # The last layer of what a gate weighs counts as one that comes after it.
+                    way = way.then(1, int(has_layers.get(self._number(value), False)))
+                found = after if self._descends(atom, root, window) else aside
+                found[j] = min(found.get(j, way), way)
+        self._add_layers_aside(frozenset(after), aside, layers)
+        return _Branch(frozenset(after), layers)
+
+    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, _After], layers: dict[Site, _After]) -> None:
+        """Adds the layers of other data that the branch alone reads, such as keys and values of a memory."""
+        own = set(members)
+        pending = [-i for i in aside]
+        heapq.heapify(pending)
+        while pending:
+            i = -heapq.heappop(pending)
+            outputs = self.program.equations[i].outputs
+            if i in own or outputs[0] in self.known or not own.issuperset(j for v in outputs for j in self.readers[v]):
+                continue
+            own.add(i)
+            inside = self._layers(i)
+            for site, more in inside.items():
+                layers[site] = aside[i].then(more.gates, more.layers, aside=True)
+            for atom in () if inside else self.sources[i]:
+                j = self.index.get(atom)
+                if j is not None:
+                    aside[j] = min(aside.get(j, aside[i]), aside[i])
+                    heapq.heappush(pending, -j)
+
+    def _layers(self, i: int) -> dict[Site, _After]:
+        """The layers that an equation is, or holds, and the least number of those in it that come after each."""
+        if i not in self._held:
+            equation = self.program.equations[i]
+            if equation in self.analysis.sites:
+                self._held[i] = {self.analysis.sites[equation]: _After(0, 0)}
+            else:
+                held: dict[Site, _After] = {}
+                for inner in ir.subprograms(equation):
+                    held |= _after_each(self.analysis, inner)
+                self._held[i] = held
+        return self._held[i]
+
+    def _gate(self, i: int, root: ir.Atom, window: dict[int, bool]) -> ir.Atom | None:
+        """Which factor of a product of data is no value but weighs the other: see `_is_gate`."""
+        if self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
+            return None
+        a, b = self.sources[i]
+        return next((x for x, y in ((a, b), (b, a)) if self._is_gate(x, y, root, window)), None)
+
+    def _is_gate(self, gate: ir.Atom, value: ir.Atom, root: ir.Atom, window: dict[int, bool]) -> bool:
+        """Whether it comes from elsewhere while the value does not, is spread over it, or is computed from it."""
+        descends = [self._descends(a, root, window) for a in (gate, value)]
+        if descends[0] != descends[1]:
+            return descends[1]
+        spread = [self._is_spread(gate, value), self._is_spread(value, gate)]
+        if spread[0] != spread[1]:
+            return spread[0]
+        if not self._may_reach(value, gate):
+            return False
+        return next(reversed(self._window(value, [gate]).values()), False)
+
+    def _is_spread(self, atom: ir.Atom, other: ir.Atom) -> bool:
+        """Whether a value is one number for many of those it multiplies."""
+        if math.prod(atom.shape) < math.prod(other.shape):
+            return True
+        i = self.index.get(self._cast(atom))
+        return i is not None and self.program.equations[i].primitive is ir.broadcast_p
+
+    def _cast(self, atom: ir.Atom) -> ir.Atom:
+        while (i := self.index.get(atom)) is not None and self.program.equations[i].primitive in ir.IDENTITIES:
+            atom = self.program.equations[i].inputs[0]
+        return atom
+
+    # What a sum is
+
+    def _root(self, atom: ir.Atom) -> ir.Atom:
+        """The value that a skip connection starts from: linear operations without layers or other data are undone."""
+        while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
+            equation = self.program.equations[i]
+            (source,) = self.sources[i]
+            moved = equation.primitive in _MOVES or equation.primitive in _SUMS or _crops(equation)
+            scaled = equation.primitive is ir.mul_p
+            scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
+            if equation in self.analysis.sites or not (moved or scaled):
+                break
+            atom = source
+        return atom
+
+    def _weighs(self, atom: ir.Atom) -> bool:
+        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
+        i = self.index.get(self._root(atom))
+        if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
+            return False
+        a, b = self.sources[i]
+        return not any(self._is_spread(x, y) and self._may_reach(y, x) for x, y in ((a, b), (b, a)))
+
+    def _multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
         """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
-        while atom is not None and self.readers.get(atom) == 1:
-            equation = self.producer.get(atom)
-            data = [] if equation is None else [x for x in equation.inputs if self._is_data(x)]
-            if equation is None or equation in self.analysis.sites or len(data) != 1:
+        while len(self.readers[atom]) == 1 and (i := self.index.get(atom)) is not None:
+            equation = self.program.equations[i]
+            if equation in self.analysis.sites or len(self.sources[i]) != 1:
                 return None
             if equation.primitive is ir.mul_p:
                 for value in equation.inputs:
                     for leaf, origin in self.analysis.of(value).origins.items():
                         if not scalar or math.prod(f.size for d in origin.dims for f in d if f.axis != FOREIGN) == 1:
                             return leaf
-            (atom,) = data
+            (atom,) = self.sources[i]
         return None
 
-    def _is_data(self, atom: ir.Atom) -> bool:
-        return isinstance(atom, ir.Variable) and self.analysis.of(atom).data
+    def _is_series(self, terms: Sequence[ir.Atom], branches: Sequence[tuple[ir.Atom, _Branch]]) -> bool:
+        """Whether terms are computed from one another by the same weights: a state at several times."""
+        ends = {self.index[t] for t in terms}
+        for term, branch in branches:
+            if len(ends & branch.members) > 1:
+                units = [part.unit for site in branch.after for part in site.parts]
+                if len(set(units)) < len(units) and self.index[term] in ends:
+                    return True
+        return False
 
-    def _history(self, atom: ir.Atom) -> int:
-        return self.of.get(atom, self.inputs.get(atom, 0))  # type: ignore[arg-type]
+    def _is_recurrent(self, root: ir.Atom, term: ir.Atom, branch: _Branch) -> bool:
+        """Whether a branch is a recurrence: values go from step to step in it by other means than layers."""
+        equations = [self.program.equations[i] for i in branch.members]
+        if any(isinstance(e, ir.While) or (isinstance(e, ir.Scan) and e.num_carry) for e in equations):
+            return True
+        if any(e.primitive in _MIXING or self._shifts(i) for i, e in zip(branch.members, equations, strict=True)):
+            return True
+        units = {part.unit for site in branch.after for part in site.parts}
+        carried = self.carried - {root}
+        seen: set[ir.Atom] = {root}
+        pending = [term]
+        while pending:
+            atom = pending.pop()
+            if atom in seen:
+                continue
+            seen.add(atom)
+            if atom in carried:
+                return True
+            i = self.index.get(atom)
+            if i is None:
+                continue
+            site = self.analysis.sites.get(self.program.equations[i])
+            if i not in branch.members and site is not None:
+                # A layer of another step: the same weights made what the branch takes from elsewhere.
+                if any(part.unit in units for part in site.parts):
+                    return True
+                continue
+            if atom in self.known and i not in branch.members:
+                continue
+            pending.extend(self.sources[i])
+        return False
 
-    def _bit(self, atom: ir.Atom) -> int:
-        if atom in self.producer:
-            return 1 << self.index[self.producer[atom]]
-        return self.inputs.get(atom, 0)  # type: ignore[arg-type]
-
-    def _root(self, atom: ir.Atom) -> ir.Atom:
-        """The value that a skip connection starts from: linear operations without data or layers are undone."""
-        while (equation := self.producer.get(atom)) is not None and equation not in self.analysis.sites:
-            moved = equation.primitive in {*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p}
-            moved |= equation.primitive in (ir.broadcast_p, ir.slice_p, ir.pad_p)
-            data = [x for x in equation.inputs if self._is_data(x)]
-            scaled = equation.primitive in (ir.mul_p, ir.div_p) and len(data) == 1 and data[0] is equation.inputs[0]
-            scaled |= equation.primitive is ir.mul_p and len(data) == 1
-            if not (moved or scaled):
-                break
-            atom = data[0]
-        return atom
-
-    def _is_gated(self, atom: ir.Atom) -> bool:
-        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
-        equation = self.producer.get(self._root(atom))
-        if equation is None or equation.primitive is not ir.mul_p:
+    def _shifts(self, i: int) -> bool:
+        """Whether an equation adds parts of one value that lie at different places, as a scan by halves does."""
+        if not self._is_sum(i):
             return False
-        producers = [self.producer.get(x) for x in equation.inputs]
-        return not any(producer is not None and producer.primitive is ir.broadcast_p for producer in producers)
+        a, b = (self._parts(atom) for atom in self.sources[i])
+        return any(x is y and p is not q for x, p in a for y, q in b)
 
-    def _layers(self, bits: int) -> list[Site]:
-        return [site for i, sites in self.sites.items() if bits >> i & 1 for site in sites]
+    def _parts(self, atom: ir.Atom) -> list[tuple[ir.Atom, ir.Equation]]:
+        """What a value is cut from, and by which equation: through sums and products, and moves that cut nothing."""
+        found: list[tuple[ir.Atom, ir.Equation]] = []
+        pending = [atom]
+        while pending:
+            i = self.index.get(pending.pop())
+            if i is None:
+                continue
+            equation = self.program.equations[i]
+            if equation.primitive is ir.slice_p:
+                found.append((self.sources[i][0], equation))
+            elif len(found) < 4 and (equation.primitive in (ir.mul_p, *_SUMS) or equation.primitive in _MOVES):
+                pending.extend(self.sources[i])
+        return found
+
+
+def _crops(equation: ir.Equation) -> bool:
+    """Whether an equation leaves out some of a value along dimensions, but does not pick one entry of many."""
+    if equation.primitive not in (ir.slice_p, ir.split_p):
+        return False
+    return all(
+        after > 1 or before == 1
+        for output in equation.outputs
+        for before, after in zip(equation.inputs[0].shape, output.shape, strict=True)
+    )
+
+
+def _depth(inside: dict[Site, _After]) -> int:
+    """How many layers deep an equation is that is a layer, or holds some."""
+    return max((after.layers for after in inside.values()), default=-1) + 1
+
+
+def _after_each(analysis: Analysis, program: ir.Program) -> dict[Site, _After]:
+    """For each layer of a program, and of those it holds, what comes between it and an output."""
+    after: dict[ir.Atom, _After] = dict.fromkeys(program.outputs, _After(0, 0))
+    found: dict[Site, _After] = {}
+    for equation in reversed(program.equations):
+        known = [after[v] for v in equation.outputs if v in after]
+        if not known:
+            continue
+        least = min(known)
+        inside: dict[Site, _After] = {}
+        if equation in analysis.sites:
+            inside = {analysis.sites[equation]: _After(0, 0)}
+        else:
+            for inner in ir.subprograms(equation):
+                inside |= _after_each(analysis, inner)
+        found |= {site: least.then(more.gates, more.layers) for site, more in inside.items()}
+        way = least.then(layers=_depth(inside))
+        for atom in equation.inputs:
+            after[atom] = min(after.get(atom, way), way)
+    return found
+
+
+def _skip(after: dict[Site, _After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
+    """Gates are no deeper than what they weigh, and never last: to close one is not to close the branch."""
+    length = 1 + max((x.layers for x in after.values() if not x.gates and not x.aside), default=0)
+    if any(x.gates and not x.aside for x in after.values()):
+        length = max(length, 2)
+    places = {s: max(min(length - 1 - x.layers, length - 2 if x.gates else length), 0) for s, x in after.items()}
+    layers = sorted(after, key=places.__getitem__)
+    return Skip(tuple(layers), tuple(places[s] for s in layers), length, multiplier, shortcut, equation)

@@ -1,0 +1,120 @@
+"""jaxinit.trace_layers against jax.make_jaxpr of the same function: python benchmarks/reading.py [--seconds 8]
+
+Nothing is computed: parameters and batch are shapes. A chain of dense layers, twice as long each time, shows whether
+the cost of reading is linear; transformers of 80 unrolled blocks, one with an embedding and one without, show what it
+is beside the trace that JAX makes anyway. Each of the two is given a new function every time, so that neither finds a
+trace of an earlier call. Interleaved in one process, medians. Rows are written to
+benchmarks/results/reading-<hardware>.json. `--quick` measures small models and writes nothing.
+"""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _machine import description, results_file
+from _timing import interleaved
+from rich.console import Console
+from rich.table import Table
+
+import jaxinit
+
+LENGTHS = (400, 800, 1600, 3200)
+BLOCKS = 80
+
+
+def struct(*shape):
+    """An array of which only the shape is known."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def chain(length, width=16):
+    """Dense layers with biases, one after the other."""
+
+    def apply_fn(params, x):
+        for weight, bias in params:
+            x = jax.nn.relu(x @ weight + bias)
+        return x
+
+    return [(struct(width, width), struct(width))] * length, apply_fn, struct(8, width)
+
+
+def transformer(blocks, width=64, heads=4, embedded=False):
+    """Unrolled blocks of attention and a gated feed-forward network: seven weights a block."""
+
+    def normalized(x, gain):
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * gain
+
+    def block(p, x):
+        y = normalized(x, p["attention_norm"])
+        query, key, value = (
+            (y @ p[name]).reshape(*x.shape[:-1], heads, width // heads) for name in ("query", "key", "value")
+        )
+        x = x + jax.nn.dot_product_attention(query, key, value, is_causal=True).reshape(x.shape) @ p["output"]
+        y = normalized(x, p["norm"])
+        return x + (jax.nn.silu(y @ p["gate"]) * (y @ p["up"])) @ p["down"]
+
+    def apply_fn(params, x):
+        if embedded:
+            x = params["embedding"][x]
+        for p in params["blocks"]:
+            x = block(p, x)
+        return x @ params["embedding"].T if embedded else x
+
+    one = {name: struct(width, width) for name in ("query", "key", "value", "output")}
+    one |= {"gate": struct(width, 4 * width), "up": struct(width, 4 * width), "down": struct(4 * width, width)}
+    one |= {"attention_norm": struct(width), "norm": struct(width)}
+    params = {"blocks": [one] * blocks}
+    if not embedded:
+        return params, apply_fn, struct(2, 16, width)
+    return params | {"embedding": struct(256, width)}, apply_fn, jax.ShapeDtypeStruct((2, 16), jnp.int32)
+
+
+def models(quick):
+    """Every model by its name."""
+    lengths, blocks = ((50, 100), 5) if quick else (LENGTHS, BLOCKS)
+    found = {f"{length} dense layers": chain(length) for length in lengths}
+    found[f"transformer, {blocks} blocks"] = transformer(blocks)
+    found[f"transformer, {blocks} blocks, embedding"] = transformer(blocks, embedded=True)
+    return found
+
+
+def row(params, apply_fn, batch, seconds):
+    """Seconds of both, and their ratio."""
+
+    def tracing(run):
+        return lambda: run(lambda params, batch: apply_fn(params, batch))
+
+    runs = {
+        "jaxpr": tracing(lambda function: jax.make_jaxpr(function)(params, batch)),
+        "reading": tracing(lambda function: jaxinit.trace_layers(params, function, batch)),
+    }
+    times = {name: np.asarray(found) for name, found in interleaved(runs, seconds).items()}
+    found = {name: float(np.median(some)) for name, some in times.items()}
+    return found | {"ratio": float(np.median(times["reading"] / times["jaxpr"]))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8, help="time for each model")
+    parser.add_argument("--quick", action="store_true", help="small models, nothing written")
+    arguments = parser.parse_args()
+    rows = {name: row(*model, arguments.seconds) for name, model in models(arguments.quick).items()}
+    table = Table(title="trace_layers beside jax.make_jaxpr")
+    for column in ("model", "make_jaxpr, ms", "trace_layers, ms", "ratio", "to the row above"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    before = None
+    for name, r in rows.items():
+        if "dense" in name:
+            r["growth"] = None if before is None else r["reading"] / before
+            before = r["reading"]
+        grown = f"{r['growth']:.2f}" if r.get("growth") else "–"
+        table.add_row(name, f"{1e3 * r['jaxpr']:.0f}", f"{1e3 * r['reading']:.0f}", f"{r['ratio']:.2f}", grown)
+    Console().print(table)
+    if not arguments.quick:
+        results_file("reading").write_text(json.dumps({"machine": description(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
