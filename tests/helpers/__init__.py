@@ -1,0 +1,1 @@
+"""What property tests share: random programs with what is known of them, and an interpreter that measures them."""
