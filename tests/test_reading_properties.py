@@ -25,14 +25,14 @@ import jaxinit
 BROADCASTS = frozenset({"layer: experts-einsum", "layer: experts-vmap"})
 SUMS = frozenset({"layer: product-sum", "layer: shifted-sum"})
 NOT_YET: dict[str, frozenset[str]] = {
-    "listed": SUMS,
-    "is a layer": SUMS | {"weight: complex"},
-    "fans": BROADCASTS,
+    "listed": frozenset(),
+    "is a layer": frozenset(),
+    "fans": frozenset(),
     "biases": frozenset({"bias: subtracted-from"}),
     "activations": frozenset(feature for feature in FEATURES if feature.startswith("output:"))
     | {"activation: gelu_exact", "layer: batched", "layer: experts-einsum"}
     | {"bias: constant", "bias: constant-vector", "bias: subtracted-from"},
-    "lsuv": SUMS | BROADCASTS | {"bias: constant-vector", "bias: subtracted-from", "bias: negated", "bias: where"},
+    "lsuv": frozenset() | {"bias: constant-vector", "bias: subtracted-from", "bias: negated", "bias: where"},
 }
 """Property → features of programs that it does not hold for yet."""
 
@@ -77,9 +77,9 @@ def check_listed(program: Program, layers: Any) -> None:
     named = {entry.path for entry in layers.unvisited if entry.reason}
     for weight in program.weights:
         for leaf in weight.leaves:
-            assert leaf in named or any(row.path == leaf for row in layers), f"{leaf} is neither listed nor named"
+            assert leaf in named or any(leaf in row.paths for row in layers), f"{leaf} is neither listed nor named"
     weights = {leaf for weight in program.weights for leaf in weight.leaves}
-    others = [row.path for row in layers if row.path not in weights]
+    others = [row.path for row in layers if not weights.issuperset(row.paths)]
     assert not others, f"listed as layers: {others}"
 
 
@@ -87,7 +87,7 @@ def check_is_layer(program: Program, layers: Any) -> None:
     """Each leaf that is a weight is a layer, and says so itself."""
     for weight in program.weights:
         for leaf in weight.leaves:
-            rows = [row for row in layers if row.path == leaf]
+            rows = [row for row in layers if leaf in row.paths]
             assert rows, f"{leaf} is no layer"
             assert all(row.note is None for row in rows), [row.note for row in rows]
 
@@ -143,7 +143,7 @@ def check_structure(program: Program, layers: Any) -> None:
     for weight in program.weights:
         rows = rows_of(weight, layers)
         for row in rows:
-            uses = row.stacked * row.uses * len(rows) // len(weight.leaves)
+            uses = row.stacked * row.uses * sum(len(x.paths) for x in rows) // len(weight.leaves)
             assert uses == weight.stacked * weight.uses, f"{row.name}: stacked {row.stacked}, uses {row.uses}"
 
 
@@ -174,7 +174,8 @@ def check_linear(program: Program, layers: Any) -> None:
                     if not row.region[0][0] <= index < row.region[0][1]:
                         continue
                     region[0] = slice(index, index + 1)
-                scaled[row.path] = scaled[row.path].at[tuple(region)].multiply(1.7)
+                for path in row.paths:
+                    scaled[path] = scaled[path].at[tuple(region)].multiply(1.7)
             _, after = evaluate(program.marked, scaled, batch)
             # A turn of a loop does not change what came before it; of a shared weight only the first use is so.
             old, new = before[f"{weight.name} product"][turn], after[f"{weight.name} product"][turn]

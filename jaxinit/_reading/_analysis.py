@@ -21,6 +21,7 @@ from jaxinit._reading._ensembles import mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
+from jaxinit._reading._hypernetworks import fan_in_made
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._regions import Region, geometry_of_region, regions
@@ -335,6 +336,7 @@ class _Walk:
             segment_dim,
             repeats,
             picked.lookup if picked else None,
+            fan_in_made(end.equation.outputs[0], placed.values(), consumers),
         )
         if self.recording:
             self.sites[end.equation] = site

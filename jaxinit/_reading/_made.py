@@ -11,7 +11,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._units import Analysis, Unit
 from jaxinit._typing import Array
 
-_Steps: TypeAlias = Mapping[ir.Equation, int]
+_Steps: TypeAlias = Mapping[ir.Scan, int]
 
 
 def is_made(unit: Unit) -> bool:
@@ -46,7 +46,7 @@ class Made:
         self.analysis = analysis
         self.known: dict[ir.Atom, Any] = dict(zip(analysis.program.inputs, leaves, strict=False))
         self.producer: dict[ir.Atom, ir.Equation] = {}
-        self.outside: dict[ir.Atom, tuple[ir.Equation, ir.Atom, bool]] = {}
+        self.outside: dict[ir.Atom, tuple[ir.Scan | None, ir.Atom]] = {}
         self.home: dict[ir.Atom, tuple[ir.Scan, ...]] = {}
         self._enter(analysis.program, ())
 
@@ -60,17 +60,17 @@ class Made:
                     first, second = equation.num_consts, equation.num_consts + equation.num_carry
                     for i, (v, atom) in enumerate(zip(equation.body.inputs, equation.inputs, strict=True)):
                         if not first <= i < second:
-                            self.outside[v] = equation, atom, i >= second
+                            self.outside[v] = equation if i >= second else None, atom
                     self._enter(equation.body, (*loops, equation))
                 case ir.Switch():
                     for branch in equation.branches:
                         for v, atom in zip(branch.inputs, equation.inputs[1:], strict=True):
-                            self.outside[v] = equation, atom, False
+                            self.outside[v] = None, atom
                         self._enter(branch, loops)
                 case ir.While():
                     consts = equation.inputs[equation.condition_consts :]
                     for v, atom in zip(equation.body.inputs[: equation.body_consts], consts, strict=False):
-                        self.outside[v] = equation, atom, False
+                        self.outside[v] = None, atom
                     self._enter(equation.body, loops)
 
     def loops_around(self, atom: ir.Atom) -> list[ir.Scan]:
@@ -86,10 +86,10 @@ class Made:
         if self.analysis.of(atom).data and atom not in self.analysis.as_data:
             return None
         if atom in self.outside:
-            equation, outer, walked = self.outside[atom]
+            loop, outer = self.outside[atom]
             value = self.of(outer, steps)
-            return value if value is None or not walked else value[steps[equation]]
-        equation = self.producer.get(atom)  # type: ignore[assignment]
+            return value if value is None or loop is None else value[steps[loop]]
+        equation = self.producer.get(atom)
         if equation is None:
             return None
         arguments = [self.of(x, steps) for x in equation.inputs]

@@ -23,7 +23,8 @@ class Layer:
       shape: shape of the part of the leaf that is meant, `region` of it.
       region: (start, stop) along each axis of the leaf.
       fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched
-        contraction counted. A lookup reads one row: its fan-in is 1.
+        contraction counted. A lookup reads one row: its fan-in is 1. If the output is itself the weight of what
+        follows, as in a hypernetwork, the fan-in counts the inputs of that as well.
       receptive_field: taps of a convolution, 1 otherwise.
       feature_group_count: groups of a convolution, 1 otherwise.
       view: `shape` with every axis that plays two roles split; the axes that follow count in it.
@@ -105,7 +106,7 @@ class Layers(Tabular):
     def __getitem__(self, key: int | str) -> Layer:
         """A layer by its place, or by its path."""
         if isinstance(key, str):
-            found = [layer for layer in self.layers if layer.path == key]
+            found = [layer for layer in self.layers if key in layer.paths]
             if not found:
                 raise KeyError(f"no layer has the path {key!r}; the paths are {[x.path for x in self.layers]}")
             return found[0]

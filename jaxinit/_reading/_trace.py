@@ -146,7 +146,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         kind=roles.kind,
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
-        fan_in=roles.fan_in,
+        fan_in=roles.fan_in * site.makes,
         fan_out=_shared_out(unit.first_part.fan_out, [f.size for f in unit.first_part.ensemble]),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,

@@ -124,6 +124,7 @@ class Site:
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       repeats: how often one pass through the program executes it for each of its unit's scales.
+      makes: the fan-in of the weight that the output is for what follows, 1 where it is not a weight.
     """
 
     entries: tuple[Entry, ...]
@@ -137,6 +138,7 @@ class Site:
     segment_dim: int | None
     repeats: int
     lookup: ir.Equation | None = None
+    makes: int = 1
 
     @property
     def bias(self) -> ir.Atom | None:

@@ -45,6 +45,9 @@ def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> 
         for part in site.parts:
             if part.unit is not unit:
                 continue
+            # The channels of a depthwise convolution are one layer.
+            if site.geometry.kind == "depthwise" and not per_channel:
+                return ()
             if part.origin is None or part.origin.region != unit.region or len(unit.stack) != len(part.origin.stack):
                 return ()
             roles = site.geometry.batch_dims + (site.geometry.out_dims if per_channel else ())

@@ -115,18 +115,17 @@ def _squeeze_places(equation: ir.Equation) -> dict[int, int]:
     return {d: p for p, d in enumerate(d for d in range(len(equation.inputs[0].shape)) if d not in gone)}
 
 
-def _reshape(equation: ir.Equation) -> Move | None:
-    if equation.params["dimensions"] is not None:
-        return None
-    return lambda origin: origin.reshaped(equation.params["new_sizes"])
+def _reshape(equation: ir.Equation) -> Move:
+    order, sizes = equation.params["dimensions"], equation.params["new_sizes"]
+    return lambda origin: (origin if order is None else origin.transposed(order)).reshaped(sizes)
 
 
 def _reshape_places(equation: ir.Equation) -> dict[int, int]:
-    if equation.params["dimensions"] is not None:
-        return {}
     shape, sizes = equation.inputs[0].shape, equation.params["new_sizes"]
+    order = equation.params["dimensions"] or range(len(shape))
+    shape = tuple(shape[d] for d in order)
     after = {(math.prod(sizes[:p]), n): p for p, n in enumerate(sizes)}
-    return {d: p for d, n in enumerate(shape) if (p := after.get((math.prod(shape[:d]), n))) is not None}
+    return {d: p for i, d in enumerate(order) if (p := after.get((math.prod(shape[:i]), shape[i]))) is not None}
 
 
 def _broadcast(equation: ir.Equation) -> Move:
