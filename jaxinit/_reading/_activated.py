@@ -13,9 +13,10 @@ from typing import Any
 from jax import lax
 
 from jaxinit import _program as ir
-from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
 from jaxinit._reading._consumers import consumers_of
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
 from jaxinit._reading._following import following_activation
+from jaxinit._reading._origin import Factor
 from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._reading._units import Part, Site, Unit
 from jaxinit._typing import Array
@@ -156,8 +157,13 @@ def _segments(site: Site, track: Followed) -> Iterator[tuple[Part, tuple[int, in
         places, stop = track.indices(axis), part.start + part.size
         own = [part.start <= i < stop for i in places]
         along = [d for d, dim in enumerate(track.dims) if any(f.axis == axis for f in dim)]
-        if all(own) or (any(own) and (len(along) != 1 or len(track.dims[along[0]]) != 1)):
+        if all(own) or (any(own) and (len(along) != 1 or not _is_run(track.dims[along[0]]))):
             yield part, None
         elif any(own):
             base = track.base[axis]
             yield part, (along[0], max(part.start - base, 0), min(stop - base, len(places)))
+
+
+def _is_run(dim: tuple[Factor, ...]) -> bool:
+    """Whether the elements along a dimension are neighbours where they come from."""
+    return len(dim) == 1 and dim[0].stride == 1

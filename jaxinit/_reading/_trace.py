@@ -40,7 +40,7 @@ class Traced:
     @functools.cached_property
     def structure(self) -> Structure:
         """Attention and recurrent cells."""
-        return structure(self.flow, self.skips)
+        return structure(self.flow, self.skips, self.leaves)
 
     @functools.cached_property
     def meetings(self) -> dict[Unit, list[Meeting]]:
