@@ -3,7 +3,9 @@
 A name stands for the function of `jax.nn`, with that function's default arguments.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 from jaxinit._typing import Array
 
 Activation = str | Callable[[Array], Array]
+_T = TypeVar("_T")
 
 
 def lecun_tanh(x: Array) -> Array:
@@ -94,4 +97,24 @@ def canonical_activation(activation: Activation) -> Activation:
     Raises:
       ValueError, TypeError: as `activation_function`.
     """
-    return _NAME_OF.get(activation_function(activation), activation)
+    function = activation_function(activation)
+    return _NAME_OF.get(function, activation) if _is_hashable(function) else activation
+
+
+def cached(compute: Callable[..., _T]) -> Callable[..., _T]:
+    """A function of an activation that remembers its results; what has no hash, as modules that hold arrays, anew."""
+    remembering = functools.lru_cache(maxsize=256)(compute)
+
+    @functools.wraps(compute)
+    def computed(activation: Activation, *further: Any) -> _T:
+        return (remembering if _is_hashable(activation) else compute)(activation, *further)
+
+    return computed
+
+
+def _is_hashable(x: Any) -> bool:
+    try:
+        hash(x)
+    except TypeError:
+        return False
+    return True

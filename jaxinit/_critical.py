@@ -5,7 +5,6 @@ sigma_w²/fan_in and biases of variance sigma_b²: q ← sigma_w² E[f(√q z)²
 or apart at the rate chi = sigma_w² E[f'(√q z)²]; at chi = 1 signals travel to any depth.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import Activation, canonical_activation
+from jaxinit._activations import Activation, cached, canonical_activation
 from jaxinit._checks import check_number
 from jaxinit._gain import elementwise
 from jaxinit._quadrature import Integrand, gaussian_means
@@ -79,7 +78,7 @@ def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoin
     return _critical(canonical_activation(activation), float(bias_variance))
 
 
-@functools.lru_cache(maxsize=256)
+@cached
 def _critical(activation: Activation, bias_variance: float) -> CriticalPoint:
     function = elementwise(activation)
 

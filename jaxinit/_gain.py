@@ -3,7 +3,6 @@
 With z standard normal, gain = 1/sqrt(E[f(z)²]), computed by quadrature for any elementwise function.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import Activation, activation_function, canonical_activation
+from jaxinit._activations import Activation, activation_function, cached, canonical_activation
 from jaxinit._quadrature import evaluate, gaussian_means
 from jaxinit._typing import Array, Scalar
 
@@ -92,11 +91,13 @@ def _torch_gain(activation: Activation, param: Scalar | None) -> float | Array:
     )
 
 
-@functools.lru_cache(maxsize=256)
+@cached
 def _quadrature_gain(activation: Activation, param: float | None) -> float:
     function = elementwise(activation, param)
+    # Of a function with random factors, as dropout has, the mean square is not the square of the mean.
+    square = getattr(activation, "second_moment", lambda z: function(z) ** 2)
     with np.errstate(all="ignore"):  # what overflows is reported below
-        second_moment = float(gaussian_means(lambda z: (function(z) ** 2,))[0])
+        second_moment = float(gaussian_means(lambda z: (square(z),))[0])
     if not 0 < second_moment < math.inf:
         raise ValueError(
             f"{activation!r} has no gain: its second moment over standard normal inputs is {second_moment}, "

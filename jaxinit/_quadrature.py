@@ -120,7 +120,9 @@ def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:
     """The functions at float64 points, shape (functions, points), whatever trace or x64 mode surrounds."""
 
     def compute() -> np.ndarray:
-        with jax.enable_x64(True), jax.default_device(_host()):
+        # What is infinite or undefined is for the caller to see.
+        quiet = jax.debug_nans(False), jax.debug_infs(False)
+        with jax.enable_x64(True), jax.default_device(_host()), quiet[0], quiet[1]:
             results = [np.asarray(values) for values in functions(jnp.asarray(points))]
             if any(np.iscomplexobj(values) for values in results):
                 raise ValueError("the function returns complex numbers, expected real ones")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._eager import outside_traces
-from jaxinit._reading._following import TracedActivation
+from jaxinit._reading._traced_activation import TracedActivation
 
 FLAT = 0.05
 """A slope below so much of the largest one counts as none."""

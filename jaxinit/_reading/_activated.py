@@ -7,13 +7,17 @@ until an activation takes them.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jax import lax
 
 from jaxinit import _program as ir
+from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
-from jaxinit._reading._following import TracedActivation, following_activation
+from jaxinit._reading._following import following_activation
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._reading._units import Part, Site, Unit
 from jaxinit._typing import Array
 
@@ -49,11 +53,11 @@ class Meeting:
         return lax.slice_in_dim(value, start, stop, axis=dimension)
 
 
-def meetings(flow: Flow) -> dict[Unit, list[Meeting]]:
+def meetings(flow: Flow, leaves: Sequence[Any] = ()) -> dict[Unit, list[Meeting]]:
     """For each unit of a program, where it meets activations; its own output if it meets none."""
     found: dict[Unit, list[Meeting]] = {unit: [] for unit in flow.analysis.units}
     for program in programs_of(flow.analysis.program):
-        for meeting in _Walk(flow, program).meetings():
+        for meeting in _Walk(flow, program, leaves).meetings():
             found[meeting.unit].append(meeting)
     return found
 
@@ -68,9 +72,10 @@ class _Walk:
       statistics: values that are made of the tracked ones, and of no other data.
     """
 
-    def __init__(self, flow: Flow, program: ir.Program):
-        self.flow, self.program = flow, program
+    def __init__(self, flow: Flow, program: ir.Program, leaves: Sequence[Any]):
+        self.flow, self.program, self.leaves = flow, program, leaves
         analysis = flow.analysis
+        self.consumers = consumers_of(analysis)
         self.site_of: dict[ir.Variable, Site] = {
             e.outputs[0]: analysis.sites[e] for e in program.equations if e in analysis.sites
         }
@@ -90,9 +95,9 @@ class _Walk:
             if not ir.subprograms(equation) and equation not in self.flow.analysis.sites:
                 self._follow(equation)
             for value in equation.outputs:
-                if value not in self.tracks or value in self.hidden:
+                if value not in self.tracks or value in self.hidden or equation in self.consumers.idle:
                     continue
-                activation = following_activation(self.flow.analysis, self.program, value)
+                activation = following_activation(self.flow.analysis, self.program, value, self.leaves)
                 if activation is not None:
                     tracks = self.tracks.pop(value)
                     met |= set(tracks)
@@ -103,7 +108,7 @@ class _Walk:
                 yield from self._at(site, Followed.from_start(start.shape), start, None)
 
     def _follow(self, equation: ir.Equation) -> None:
-        data = [a for a in equation.inputs if self.flow.is_data(a)]
+        data = [a for a in equation.inputs if self.flow.is_data(a) and a not in self.consumers.free]
         tracked = [a for a in data if isinstance(a, ir.Variable) and a in self.tracks]
         strange = [a for a in data if a not in self.tracks and a not in self.statistics]
         moved = follow_move(equation, self.tracks)
@@ -152,8 +157,13 @@ def _segments(site: Site, track: Followed) -> Iterator[tuple[Part, tuple[int, in
         places, stop = track.indices(axis), part.start + part.size
         own = [part.start <= i < stop for i in places]
         along = [d for d, dim in enumerate(track.dims) if any(f.axis == axis for f in dim)]
-        if all(own) or (any(own) and (len(along) != 1 or len(track.dims[along[0]]) != 1)):
+        if all(own) or (any(own) and (len(along) != 1 or not _is_run(track.dims[along[0]]))):
             yield part, None
         elif any(own):
             base = track.base[axis]
             yield part, (along[0], max(part.start - base, 0), min(stop - base, len(places)))
+
+
+def _is_run(dim: tuple[Factor, ...]) -> bool:
+    """Whether the elements along a dimension are neighbours where they come from."""
+    return len(dim) == 1 and dim[0].stride == 1

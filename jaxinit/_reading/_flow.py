@@ -121,6 +121,27 @@ class Followed(Origin):
             dims[d] = (*([outer._replace(size=size)] if size > 1 else []), *inner)
         return dataclasses.replace(self, base=tuple(base), dims=tuple(dims))
 
+    def strided(
+        self, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int], shape: Sequence[int]
+    ) -> "Followed | None":
+        """After `lax.slice` with any strides; None where it cuts through several factors."""
+        whole = [(0, n) if k > 1 else (s, e) for s, e, k, n in zip(starts, limits, strides, shape, strict=True)]
+        cut = self.sliced([s for s, _ in whole], [e for _, e in whole], shape)
+        if cut is None:
+            return None
+        base, dims = list(cut.base), list(cut.dims)
+        for d, (start, limit, stride, size) in enumerate(zip(starts, limits, strides, shape, strict=True)):
+            if stride == 1:
+                continue
+            if len(dims[d]) != 1:
+                return None
+            (factor,), count = dims[d], -(-(limit - start) // stride)
+            first = size - 1 - start - (count - 1) * stride if factor.flipped else start
+            if factor.axis != FOREIGN:
+                base[factor.axis] += first * factor.stride
+            dims[d] = (factor._replace(size=count, stride=factor.stride * stride),) if count > 1 else ()
+        return dataclasses.replace(cut, base=tuple(base), dims=tuple(dims))
+
     def coordinates(self, dims: Sequence[int], axis: int) -> np.ndarray:
         """Where along an axis of the start each element lies, over the flattened product of some dimensions."""
         factors = [f for d in dims for f in self.dims[d]]
@@ -189,6 +210,10 @@ def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
     if moves is not None:
         parts = zip(equation.outputs, moves, strict=True)
         return _known({output: {v: move(track) for v, track in known.items()} for output, move in parts})
+    params = equation.params
+    if equation.primitive is ir.slice_p and params["strides"] is not None:
+        places = params["start_indices"], params["limit_indices"], params["strides"], operand.shape
+        return _known({equation.outputs[0]: {v: track.strided(*places) for v, track in known.items()}})
     move = rearrangement(equation)
     if move is None:
         return None
@@ -202,6 +227,21 @@ def _known(moved: "dict[ir.Variable, dict[ir.Variable, Origin | None]]") -> Trac
         for output, tracks in moved.items()
     }
     return {output: tracks for output, tracks in found.items() if tracks}
+
+
+def follow_cuts(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable]) -> Tracks:
+    """Where the elements of some values go while they are only moved, cut, and added parameters to."""
+    tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in starts}
+    for equation in program.equations:
+        moved = follow_move(equation, tracks)
+        if moved is not None:
+            tracks.update(moved)
+        elif equation.primitive in (ir.add_p, ir.add_any_p, ir.sub_p):
+            data = [a for a in equation.inputs if flow.is_data(a)]
+            if len(data) == 1 and isinstance(data[0], ir.Variable) and data[0] in tracks:
+                if data[0].shape == equation.outputs[0].shape:
+                    tracks[equation.outputs[0]] = tracks[data[0]]
+    return tracks
 
 
 def site_start(site: Site) -> ir.Variable:

@@ -1,186 +1,264 @@
-"""The activation that follows a layer: the elementwise function between its pre-activation and whatever comes next."""
+"""The activation that follows a layer: the elementwise function between its pre-activation and whatever comes next.
 
-import dataclasses
-import functools
+A value is followed through all that takes it element by element, together with known numbers, random bits and slopes
+that are parameters, and through all that only moves, cuts, copies or joins elements. Where it is taken otherwise, it
+goes on: the activation is the one function of it that goes on there.
+"""
+
 import heapq
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._activations import NAMES, activation_function
 from jaxinit._eager import outside_traces
+from jaxinit._reading._consumers import Consumers, consumers_of
+from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
 from jaxinit._reading._flow import programs_of
+from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 from jaxinit._reading._units import Analysis
 from jaxinit._typing import Array
 
 _POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
+_MOVES = frozenset(
+    {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.rev_p, ir.broadcast_p, ir.slice_p, ir.dynamic_slice_p, ir.pad_p}
+    | {ir.split_p, ir.unstack_p, ir.gather_p, ir.tile_p}
+)
+"""The elements of the first input, elsewhere or in part; `pad` adds others."""
+_JOINS = frozenset({ir.concatenate_p, ir.stack_p, ir.dynamic_update_slice_p})
+"""The elements of several inputs, side by side."""
+_SUMS = (ir.add_p, ir.add_any_p)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TracedActivation:
-    """An elementwise function cut out of a program: call it, or take `jaxinit.gain` of it.
+class Onward(NamedTuple):
+    """What a value goes on as.
 
-    Two are equal if they are the same steps, so the gain of a hundred layers alike is computed once.
+    Attributes:
+      activation: the elementwise function of it that goes on; None if there are several, or none that is not linear.
+      multiplier: by how much numbers and random factors multiply its standard deviation, if that is all they do.
     """
 
-    equations: tuple[ir.Equation, ...]
-    argument: ir.Atom
-    result: ir.Atom
-
-    def __call__(self, x: Array) -> Array:
-        """The function of an array of any shape, computed in the precision of the array."""
-        x = jnp.asarray(x)
-        environment: dict[ir.Atom, Any] = {self.argument: x}
-
-        def dtype_of(atom: ir.Atom) -> Any:
-            return x.dtype if jnp.issubdtype(atom.dtype, jnp.floating) else atom.dtype
-
-        def read(atom: ir.Atom) -> Array:
-            value = environment[atom] if atom in environment else _number(atom)
-            return jnp.broadcast_to(jnp.asarray(value, dtype_of(atom)), x.shape)
-
-        for equation in self.equations:
-            if _keeps_numbers(equation):
-                (result,) = equation.outputs
-                environment[result] = read(equation.inputs[0]).astype(dtype_of(result))
-            else:
-                results = equation.bind_here(*map(read, equation.inputs))
-                environment.update(zip(equation.outputs, results, strict=True))
-        return environment[self.result]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TracedActivation) and self._steps == other._steps
-
-    def __hash__(self) -> int:
-        return hash(self._steps)
-
-    @functools.cached_property
-    def _steps(self) -> tuple[Any, ...]:
-        """All that `__call__` depends on, without the variables of the program."""
-        numbered: dict[ir.Atom, int] = {self.argument: 0}
-
-        def read(atom: ir.Atom) -> Any:
-            if atom in numbered:
-                return numbered[atom]
-            number = np.asarray(_number(atom))
-            return number.dtype.str, number.tobytes()
-
-        steps = []
-        for equation in self.equations:
-            names = () if _keeps_numbers(equation) else equation.params
-            params = tuple((name, _hashable(equation.params[name])) for name in names)
-            kinds = tuple("f" if ir.is_floating(v) else str(v.dtype) for v in equation.outputs)
-            steps.append((str(equation.primitive), params, tuple(map(read, equation.inputs)), kinds))
-            numbered.update((v, len(numbered) + i) for i, v in enumerate(equation.outputs))
-        return (*steps, read(self.result))
-
-    @property
-    def name(self) -> str:
-        """The name of the activation it equals, or the primitives it is made of."""
-        return _name(self)
-
-    @functools.cached_property
-    def only_multiplies(self) -> bool:
-        """Whether it is x → c x for some number c."""
-
-        def compare() -> bool:
-            try:
-                values = np.asarray(self(jnp.asarray(_POINTS)), np.float64)
-            except (TypeError, ValueError, NotImplementedError):
-                return False
-            return np.allclose(values, _POINTS * (values[-1] / _POINTS[-1]), rtol=1e-4, atol=0)
-
-        return outside_traces(compare)
-
-    def _known_name(self) -> str | None:
-        points = jnp.asarray(_POINTS)
-        try:
-            values = self(points)
-        except (TypeError, ValueError, NotImplementedError):  # primitives that real numbers do not go through
-            return None
-        return next((n for n in NAMES if np.allclose(values, activation_function(n)(points), 1e-4, 1e-5)), None)
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
+    activation: TracedActivation | None
+    multiplier: float
 
 
-def _keeps_numbers(equation: ir.Equation) -> bool:
-    """Whether an equation changes no number, but where it lies or how it is stored."""
-    return equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
+class _Place(NamedTuple):
+    """A value whose elements are one function of elements of the start.
+
+    Attributes:
+      expression: the function.
+      way: how elements have been moved; values that came the same way have the same elements at the same places.
+      within: (start, stop) along each dimension within which elements of the start lie; None if anywhere.
+    """
+
+    expression: Expression
+    way: Any
+    within: tuple[tuple[int, int], ...] | None
 
 
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
+def onward(
+    analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = (), *, biases: bool = False
+) -> Onward:
+    """What all of `start` goes on as.
+
+    Args:
+      analysis: of the whole program.
+      program: the part of it that makes `start`.
+      start: the value.
+      leaves: the leaves of the parameters, whose values count where they are known.
+      biases: whether parameters that are added to it may be left out, as biases are that are zero at the start.
+    """
+    consumers = consumers_of(analysis)
+    refused: set[Expression] = set()
+    while True:
+        exits = _Walk(analysis, consumers, program, start, biases, refused).exits()
+        # A parameter that multiplies all of it belongs to what comes next; as a slope it multiplies a part.
+        scales = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
+        if not scales:
+            break
+        refused.update(scales)
+    if not exits or exits[0] is ARGUMENT or any(reaches(x, exits[0]) for x in exits[1:]):
+        return Onward(None, 1.0)
+    read = {x.leaf for x in sources(exits[0]) if isinstance(x, Parameter)}
+    found = TracedActivation(exits[0], {i: concrete(leaves[i]) if leaves else None for i in read})
+    return Onward(None, found.spread) if exits[0].degree == 1 else Onward(found, 1.0)
 
 
-@functools.lru_cache(maxsize=256)
-def _name(activation: TracedActivation) -> str:
-    known = outside_traces(activation._known_name)
-    return known or "·".join(str(e.primitive) for e in activation.equations)
-
-
-class _Reading:
-    """What is asked of a program for every layer in it: who reads a value, and which values are one known number."""
-
-    def __init__(self, program: ir.Program):
-        self.readers: dict[ir.Atom, list[int]] = {}
-        self.producer: dict[ir.Atom, int] = {}
-        self.uniform: set[ir.Atom] = set()
-        for i, equation in enumerate(program.equations):
-            if _spreads_number(equation, self.uniform):
-                self.uniform.update(equation.outputs)
-            self.producer.update(dict.fromkeys(equation.outputs, i))
-            for atom in set(equation.inputs):
-                self.readers.setdefault(atom, []).append(i)
-
-
-_reading = functools.lru_cache(maxsize=8)(_Reading)
-
-
-def following_activation(analysis: Analysis, program: ir.Program, start: ir.Variable) -> TracedActivation | None:
+def following_activation(
+    analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = ()
+) -> TracedActivation | None:
     """The elementwise function that all of `start` goes through next; None if it goes on as it is, or divides."""
-    reading = _reading(program)
-    inside: dict[ir.Atom, None] = {start: None}
-    chosen: list[ir.Equation] = []
-    consumed_outside: set[ir.Atom] = {atom for atom in program.outputs if isinstance(atom, ir.Variable)}
-    pending = list(reading.readers.get(start, []))
-    seen = set(pending)
-    heapq.heapify(pending)
-    while pending:  # in execution order
-        equation = program.equations[heapq.heappop(pending)]
-        elementwise = (
-            equation.primitive in ir.ELEMENTWISE
-            and equation not in analysis.sites
-            and all(atom in inside or atom in reading.uniform or _is_number(atom) for atom in equation.inputs)
+    return onward(analysis, program, start, leaves).activation
+
+
+def _reads_parameter(x: Expression) -> bool:
+    """Whether a step applies a parameter to a function of the argument."""
+    return (
+        isinstance(x, Step)
+        and x.degree > 0
+        and any(y.degree == 0 and any(isinstance(s, Parameter) for s in sources(y)) for y in x.inputs)
+    )
+
+
+def _remains(exits: Iterable[Expression], step: Expression) -> bool:
+    """Whether the argument still goes into all that a step goes into, without this step."""
+    return all(reaches(x, step, decisions=False) for x in exits if step in ordered([x]))
+
+
+class _Walk:
+    """One walk from a value to where it goes on, in execution order."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        consumers: Consumers,
+        program: ir.Program,
+        start: ir.Variable,
+        biases: bool,
+        refused: set[Expression],
+    ):
+        self.analysis, self.consumers, self.program = analysis, consumers, program
+        self.biases, self.refused = biases, refused
+        whole = tuple((0, n) for n in start.shape)
+        self.inside: dict[ir.Atom, _Place] = {start: _Place(ARGUMENT, (), whole)}
+
+    def exits(self) -> list[Expression]:
+        """What the value goes on as: each function once, in the order in which they are made."""
+        outside: set[ir.Atom] = {v for v in self.inside if v in self.consumers.kept}
+        pending: list[tuple[int, int]] = []
+        seen: set[int] = set()
+
+        def enter(value: ir.Atom) -> None:
+            for at, _ in self.consumers.readers.get(value, ()):
+                if at not in seen:
+                    seen.add(at)
+                    heapq.heappush(pending, at)
+
+        for value in self.inside:
+            enter(value)
+        while pending:
+            equation = self.program.equations[heapq.heappop(pending)]
+            if equation in self.consumers.idle:
+                continue
+            found = None if equation in self.analysis.sites else self._through(equation)
+            if found is None:
+                outside.update(a for a in equation.inputs if a in self.inside)
+                continue
+            self.inside.update(found)
+            for value in found:
+                enter(value)
+                if value in self.consumers.kept:
+                    outside.add(value)
+        return list(dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside))
+
+    def _through(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
+        """What an equation makes of values that are followed; None where it does more than that."""
+        if equation.primitive in _JOINS:
+            return self._joined(equation)
+        if equation.primitive in _MOVES:
+            place = self.inside.get(equation.inputs[0])
+            further = any(a in self.inside for a in equation.inputs[1:])
+            return None if place is None or further else self._moved(equation, place)
+        return self._mapped(equation) if equation.primitive in ir.ELEMENTWISE | ir.IDENTITIES else None
+
+    def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
+        (output,) = equation.outputs
+        places = [self.inside[a] for a in equation.inputs if a in self.inside]
+        if any(p.way != places[0].way for p in places):
+            return None
+        bias = self._without_bias(equation, places)
+        if bias is not None:
+            return {output: bias}
+        inputs = [self.inside[a].expression if a in self.inside else self.consumers.of(a) for a in equation.inputs]
+        known = [x for x in inputs if x is not None]
+        if len(known) < len(inputs):
+            return None
+        made = self.consumers.expressions.step(equation, known)
+        if made in self.refused or (_reads_parameter(made) and equation.primitive not in (ir.mul_p, ir.div_p)):
+            return None
+        return {output: places[0]._replace(expression=made)}
+
+    def _without_bias(self, equation: ir.Equation, places: list[_Place]) -> _Place | None:
+        """The value itself where a parameter is added to it."""
+        first, *others = equation.inputs
+        adds = equation.primitive in _SUMS or (equation.primitive is ir.sub_p and first in self.inside)
+        if not (self.biases and adds and len(places) == 1 and places[0].expression.degree == 1):
+            return None
+        other = self.analysis.of(others[0] if first in self.inside else first)
+        return places[0] if not other.data and any(part.degrees for part in other.parts) else None
+
+    def _moved(self, equation: ir.Equation, place: _Place) -> dict[ir.Atom, _Place]:
+        found: dict[ir.Atom, _Place] = {}
+        start = 0
+        for i, output in enumerate(equation.outputs):
+            within = None if place.within is None else _within(equation, output, place.within, start)
+            start += output.shape[equation.params["axis"]] if equation.primitive is ir.split_p else 1
+            if within is None or all(a < b for a, b in within):
+                found[output] = place._replace(way=(place.way, equation.primitive, _moves(equation), i), within=within)
+        return found
+
+    def _joined(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
+        """Elements side by side: of one function all, and of other values."""
+        (output,) = equation.outputs
+        places = [self.inside.get(a) for a in equation.inputs]
+        own = [p for p in places if p is not None]
+        if any(p.expression is not own[0].expression for p in own):
+            return None
+        within = None
+        if equation.primitive is ir.concatenate_p and all(p.within is not None for p in own):
+            within = _within_joined(equation, [p and p.within for p in places])
+        ways = tuple(p and p.way for p in places)
+        way = (ways, equation.primitive, tuple(a.shape for a in equation.inputs), _moves(equation))
+        return {output: _Place(own[0].expression, way, within)}
+
+
+def _moves(equation: ir.Equation) -> str:
+    """All that decides where elements go, other than what they are: parameters, and the values of further inputs."""
+    further = [repr(a.value) if isinstance(a, ir.Constant) and not a.shape else id(a) for a in equation.inputs[1:]]
+    return repr((sorted((name, repr(x)) for name, x in equation.params.items()), further))
+
+
+def _within(
+    equation: ir.Equation, output: ir.Variable, within: tuple[tuple[int, int], ...], start: int
+) -> tuple[tuple[int, int], ...] | None:
+    """Within which places of an output the elements lie that lay within these; None if anywhere."""
+    primitive, params, shape = equation.primitive, equation.params, equation.inputs[0].shape
+    whole = all(place == (0, n) for place, n in zip(within, shape, strict=True))
+    if primitive is ir.transpose_p:
+        return tuple(within[d] for d in params["permutation"])
+    if primitive is ir.squeeze_p:
+        gone = {d % len(shape) for d in params["dimensions"]}
+        return tuple(x for d, x in enumerate(within) if d not in gone)
+    if primitive is ir.slice_p:
+        strides = params["strides"] or [1] * len(shape)
+        cuts = zip(within, params["start_indices"], params["limit_indices"], strides, strict=True)
+        return tuple((max(0, -(-(a - s) // k)), -(-(min(b, e) - s) // k)) for (a, b), s, e, k in cuts)
+    if primitive is ir.split_p:
+        axis, size = params["axis"], output.shape[params["axis"]]
+        return tuple(
+            (max(a - start, 0), min(b - start, size)) if d == axis else (a, b) for d, (a, b) in enumerate(within)
         )
-        if not elementwise:
-            consumed_outside.update(atom for atom in equation.inputs if atom in inside)
-            continue
-        chosen.append(equation)
-        inside.update(dict.fromkeys(equation.outputs))
-        for index in {i for output in equation.outputs for i in reading.readers.get(output, [])} - seen:
-            seen.add(index)
-            heapq.heappush(pending, index)
-    exits = [atom for atom in inside if atom in consumed_outside]
-    if not exits or exits[0] is start or _avoids(exits[0], exits[1:], start, chosen):
-        return None
-    kept: set[int] = set()
-    needed = [exits[0]]
-    while needed:
-        producer = reading.producer.get(atom := needed.pop())
-        if producer is not None and producer not in kept and atom is not start:
-            kept.add(producer)
-            needed.extend(program.equations[producer].inputs)
-    equations = tuple(program.equations[i] for i in sorted(kept))
-    if all(e.primitive in ir.IDENTITIES for e in equations):
-        return None
-    return TracedActivation(equations, start, exits[0])
+    if primitive is ir.pad_p:
+        configuration = zip(within, params["padding_config"], strict=True)
+        return tuple((low + a * (gap + 1), low + (b - 1) * (gap + 1) + 1) for (a, b), (low, _, gap) in configuration)
+    return tuple((0, n) for n in output.shape) if whole else None
+
+
+def _within_joined(
+    equation: ir.Equation, parts: list[tuple[tuple[int, int], ...] | None]
+) -> tuple[tuple[int, int], ...]:
+    axis, start = equation.params["dimension"], 0
+    found: list[tuple[int, int]] | None = None
+    for atom, part in zip(equation.inputs, parts, strict=True):
+        if part is not None:
+            moved = [(a + start, b + start) if d == axis else (a, b) for d, (a, b) in enumerate(part)]
+            pairs = zip(found or moved, moved, strict=True)
+            found = [(min(a, c), max(b, d)) for (a, b), (c, d) in pairs]
+        start += atom.shape[axis]
+    assert found is not None
+    return tuple(found)
 
 
 def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
@@ -215,21 +293,6 @@ def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
         )
 
     return bool(outside_traces(evaluate))
-
-
-def _avoids(first: ir.Atom, others: list[ir.Atom], start: ir.Atom, equations: list[ir.Equation]) -> bool:
-    """Whether one of the other exits can be reached from the start other than through the first."""
-    reached: set[ir.Atom] = {start}
-    for equation in equations:
-        if not reached.isdisjoint(equation.inputs):
-            reached.update(out for out in equation.outputs if out is not first)
-    return not reached.isdisjoint(others)
-
-
-def _spreads_number(equation: ir.Equation, uniform: set[ir.Atom]) -> bool:
-    """Whether all elements of the outputs are one number, known from the program alone."""
-    computes = equation.primitive is ir.broadcast_p or equation.primitive in ir.ELEMENTWISE
-    return computes and all(atom in uniform or _is_number(atom) for atom in equation.inputs)
 
 
 def _is_number(atom: ir.Atom) -> bool:

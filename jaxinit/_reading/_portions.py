@@ -7,18 +7,20 @@ A fused weight is cut by the program after its product; each part is a set of co
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jaxinit._reading._attention import Attention, Block, attentions, encoder_sites
 from jaxinit._reading._cells import BiasLink, Cell, cells
-from jaxinit._reading._flow import Flow, site_start, steps
+from jaxinit._reading._flow import Flow, follow_cuts, programs_of, site_start, steps
+from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._origin import FOREIGN, Factor
 from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Analysis, Part, Site, Unit
 from jaxinit._reading._views import view
 
+_SEVERAL = Onward(None, 1.0)
 _Named: TypeAlias = tuple[str | None, Block, float]
 
 
@@ -32,6 +34,7 @@ class Portion:
       state_rows: the rows (start, stop) of the weight that meet the state of a recurrent cell, or None.
       cell: number of the recurrent cell that it is a weight of, or None.
       open: for a forget gate, by how much the program itself opens it: the logit of the gate at zero.
+      onward: what a block of a fused weight goes on as, where its blocks go on as different functions.
     """
 
     role: str | None
@@ -39,6 +42,7 @@ class Portion:
     state_rows: tuple[int, int] | None = None
     cell: int | None = None
     open: float = 0.0
+    onward: Onward | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +63,19 @@ class Structure:
     biases: dict[int, tuple[Portion, ...]]
 
 
-def structure(flow: Flow, connections: Sequence[Skip]) -> Structure:
-    """Finds attention and recurrent cells, and what they make of every weight."""
+def structure(flow: Flow, connections: Sequence[Skip], leaves: Sequence[Any] = ()) -> Structure:
+    """Finds attention, recurrent cells and gated units, and what they make of every weight."""
     analysis = flow.analysis
     heads, recurrent = attentions(flow, connections), cells(flow)
     weights: dict[Unit, tuple[Portion, ...]] = {}
     named = _named_blocks(heads, recurrent)
+    others = [s for s in analysis.sites.values() if s not in named]
+    gated = _gated_blocks(flow, others, leaves)
     for unit in analysis.units:
         found = _portions(analysis, unit, named.get(unit.sites[0], []), recurrent)
-        if found:
-            weights[unit] = found
+        blocks = _blocks_of(analysis, unit, gated.get(unit.sites[0], []))
+        if found or blocks:
+            weights[unit] = found or blocks
     biases: dict[int, list[Portion]] = {}
     for i, cell in enumerate(recurrent):
         for link in cell.biases:
@@ -108,6 +115,40 @@ def _portions(
     if len(parts) == 1 and len(parts[0].places or ()) == count == _column_count(unit):
         parts = (dataclasses.replace(parts[0], places=None),)
     return tuple(p for p in parts if p.role or p.cell is not None or p.places)
+
+
+def _gated_blocks(flow: Flow, sites: Sequence[Site], leaves: Sequence[Any]) -> dict[Site, list[tuple[Block, Onward]]]:
+    """The parts into which outputs of layers are cut, and what each goes on as, where not all go on as one function."""
+    analysis = flow.analysis
+    found: dict[Site, list[tuple[Block, Onward]]] = {}
+    for program in programs_of(analysis.program):
+        equations = set(program.equations)
+        site_of = {site_start(s): s for s in sites if s.equation in equations}
+        tracks = follow_cuts(flow, program, site_of) if site_of else {}
+        for value, starts in tracks.items():
+            for start, track in starts.items():
+                block = Block.followed(site_of[start], track)
+                sizes = zip(block.places, start.shape, strict=True)
+                if all(places is None or len(places) == n for places, n in sizes):
+                    continue
+                own = onward(analysis, program, value, leaves, biases=True)
+                found.setdefault(site_of[start], []).append((block, own))
+    return found
+
+
+def _blocks_of(analysis: Analysis, unit: Unit, blocks: Sequence[tuple[Block, Onward]]) -> tuple[Portion, ...]:
+    """The blocks of a fused weight, if they go on as different functions and no column is in two or in none."""
+    chosen: dict[tuple[int, ...], Onward] = {}
+    for block, own in blocks:
+        columns = _columns(analysis, unit.sites[0], unit.first_part, block)
+        if columns and (columns not in chosen or own == chosen[columns]):
+            chosen[columns] = own
+        elif columns:
+            chosen[columns] = _SEVERAL
+    portions = _partition([Portion(None, columns, onward=own) for columns, own in chosen.items()])
+    places = [i for p in portions for i in p.places or ()]
+    complete = len(portions) > 1 and sorted(places) == list(range(_column_count(unit)))
+    return portions if complete and len({p.onward for p in portions}) > 1 else ()
 
 
 def _partition(portions: Sequence[Portion]) -> tuple[Portion, ...]:

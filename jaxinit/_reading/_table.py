@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxinit._reading._following import TracedActivation
+from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._tabular import Tabular, add_path_column
 
 
@@ -33,13 +33,15 @@ class Layer:
         where the program mixes the elements before use.
       stacked: how many layers of a scan the weight holds, 1 otherwise.
       uses: how often each of them is used in one call; a `while_loop` counts as two.
-      activation: the elementwise function that follows, or None.
+      activation: the elementwise function that follows, or None; multiplication by numbers alone is none.
       skip: number of the innermost skip connection whose branch holds the layer, or None.
       position, branch_length: its place in that branch and how many layers the branch has, or None.
       role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;
         several for a fused weight; or None.
       has_bias: whether a bias is added to the output.
       note: why the weight cannot be scaled consistently, or None.
+      multiplier: without an activation, by how much numbers and dropout multiply the standard deviation of the output;
+        1 for queries and keys, whose scores are made smaller on purpose.
     """
 
     path: str
@@ -66,6 +68,7 @@ class Layer:
     role: str | None
     has_bias: bool
     note: str | None
+    multiplier: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; the activation by name."""

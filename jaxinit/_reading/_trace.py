@@ -16,7 +16,7 @@ from jaxinit._program._stacks import with_stacks
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._flow import Flow
-from jaxinit._reading._following import TracedActivation, following_activation
+from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships, skips
 from jaxinit._reading._table import Layer, Layers, Unvisited
@@ -40,12 +40,12 @@ class Traced:
     @functools.cached_property
     def structure(self) -> Structure:
         """Attention and recurrent cells."""
-        return structure(self.flow, self.skips)
+        return structure(self.flow, self.skips, self.leaves)
 
     @functools.cached_property
     def meetings(self) -> dict[Unit, list[Meeting]]:
         """Where activations take what the units make."""
-        return meetings(self.flow)
+        return meetings(self.flow, self.leaves)
 
     @functools.cached_property
     def skips(self) -> tuple[Skip, ...]:
@@ -139,6 +139,7 @@ def layers_of(traced: Traced) -> Layers:
 def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
     site = unit.sites[0]
     roles, axes, member = site.geometry, view(unit), members.get(site)
+    following = _following(traced, unit, home[site.finish])
     return Layer(
         path=traced.paths[unit.leaf],
         paths=tuple(traced.paths[leaf] for leaf in unit.regions),
@@ -157,13 +158,14 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         stack_axes=axes.stack_axes if axes else None,
         stacked=stacked_size(unit),
         uses=unit.uses,
-        activation=_activation(traced, unit, home[site.finish]),
+        activation=following.activation,
         skip=member.skip if member else None,
         position=member.position if member else None,
         branch_length=member.length if member else None,
         role=_role(traced, unit),
         has_bias=site.bias is not None,
         note=unit.refused,
+        multiplier=following.multiplier,
     )
 
 
@@ -173,13 +175,11 @@ def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
     return fan_out // count if fan_out % count == 0 else fan_out / count
 
 
-def _activation(traced: Traced, unit: Unit, program: ir.Program) -> TracedActivation | None:
+def _following(traced: Traced, unit: Unit, program: ir.Program) -> Onward:
     site = unit.sites[0]
-    found = following_activation(traced.analysis, program, site.finish.outputs[0])
+    found = onward(traced.analysis, program, site.finish.outputs[0], traced.leaves, biases=True)
     # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
-    if found is not None and {"query", "key"} & set(_roles(traced, unit)) and found.only_multiplies:
-        return None
-    return found
+    return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, unit)) else found
 
 
 def _role(traced: Traced, unit: Unit) -> str | None:

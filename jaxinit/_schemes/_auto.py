@@ -11,8 +11,10 @@ from jaxinit._schemes._scheme import Rule, Scheme
 
 def _gained(layer: Layer) -> tuple[float, str]:
     """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
-    if layer.activation is None:
+    if layer.activation is None and layer.multiplier == 1:
         return 1.0, "no activation follows"
+    if layer.activation is None:
+        return 1 / layer.multiplier, f"what follows multiplies by {layer.multiplier:.3g}"
     try:
         return float(gain(layer.activation)), f"gain of {layer.activation.name}"
     except ValueError:

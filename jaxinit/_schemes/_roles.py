@@ -150,7 +150,8 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
     columns = [None] if fused or not portions else [p.places for p in portions]
     named = [portions[i].role if portions and not (fused and len(portions) > 1) else None for i in range(len(columns))]
     pieces = []
-    for role, column in zip(named, columns, strict=True):
+    own = [None] if fused or not portions else [p.onward for p in portions]
+    for role, column, onward in zip(named, columns, own, strict=True):
         for row in rows:
             if row is not None and row[0] == row[1]:
                 continue
@@ -162,6 +163,8 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
                     fan_in=layer.fan_in if row is None else row[1] - row[0],
                     fan_out=layer.fan_out if column is None else len(column),
                 )
+            if onward is not None:
+                part = dataclasses.replace(part, activation=onward.activation, multiplier=onward.multiplier)
             meets_state = state is not None and row in (None, state)
             pieces.append(Piece(part, role, first.cell, meets_state, in_encoder, _is_gain(layer, unit), row, column))
     return tuple(pieces)
@@ -178,9 +181,15 @@ def _is_gain(layer: Layer, unit: Unit) -> bool:
 
 
 def _suffix(role: str | None, row: tuple[int, int] | None, columns: tuple[int, ...] | None) -> str:
-    named = "" if columns is None else role or f"columns {columns[0]}:{columns[-1] + 1}"
+    named = "" if columns is None else role or f"columns {_range(columns)}"
     met = "" if row is None else f"rows {row[0]}:{row[1]}"
     return f"[{', '.join(x for x in (met, named) if x)}]"
+
+
+def _range(places: tuple[int, ...]) -> str:
+    step = places[1] - places[0] if len(places) > 1 else 1
+    strided = step > 1 and places == tuple(range(places[0], places[-1] + 1, step))
+    return f"{places[0]}:{places[-1] + 1}" + (f":{step}" if strided else "")
 
 
 def matrix_fan_in(layer: Layer) -> int:

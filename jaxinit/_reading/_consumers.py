@@ -1,0 +1,153 @@
+"""Who consumes the values of a program: what is asked for every layer in it, gathered once.
+
+Some values are made without any data: from known numbers, parameters and random bits, element by element. Some are made
+for statistics alone, as the squares of a normalization: what is summed up of them meets, element by element, the very
+values that they were made from.
+"""
+
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._reading._expressions import Bits, Expression, Expressions
+from jaxinit._reading._units import Analysis
+
+_REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_window_sum", "psum") | {
+    ir.dot_general_p
+}
+_REARRANGEMENTS = frozenset({ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.rev_p})
+
+
+class Consumers:
+    """Of an analysed program and all that it holds.
+
+    Attributes:
+      readers: value → the equations that read it, and their places in the program that holds them.
+      kept: values that their program gives out.
+      free: value made without data → the expression of its elements.
+      expressions: all expressions that are made for this program.
+      idle: equations whose results only statistics consume, statistics that meet what they were made from again.
+    """
+
+    def __init__(self, analysis: Analysis):
+        self.readers: dict[ir.Atom, list[tuple[int, ir.Equation]]] = {}
+        self.kept: set[ir.Atom] = set()
+        self.free: dict[ir.Atom, Expression] = {}
+        self.expressions = Expressions()
+        self.idle: set[ir.Equation] = set()
+        self._sites = {site.equation for site in analysis.sites.values()}
+        self._analysis_of = analysis.of
+        self._program(analysis.program)
+        del self._sites, self._analysis_of  # so that what is kept for a program does not keep the program
+
+    def of(self, atom: ir.Atom) -> Expression | None:
+        """The expression of what is made without data; None for other values."""
+        if isinstance(atom, ir.Variable):
+            return self.free.get(atom)
+        single = np.size(atom.value) == 1 if ir.is_known(atom) and _is_numeric(atom) else False
+        return self.expressions.number(np.asarray(atom.value, atom.dtype)) if single else None
+
+    def _program(self, program: ir.Program) -> None:
+        self.kept.update(program.outputs)
+        for v in program.inputs:
+            found = self._leaf(v)
+            if found is not None:
+                self.free.setdefault(v, found)
+        for i, equation in enumerate(program.equations):
+            for atom in set(equation.inputs):
+                if isinstance(atom, ir.Variable):
+                    self.readers.setdefault(atom, []).append((i, equation))
+            found = self._expression(equation)
+            if found is not None:
+                self.free[equation.outputs[0]] = found
+            for inner, arguments in _constants(equation):
+                for v, atom in zip(inner.inputs, arguments, strict=False):
+                    outside = self.of(atom)
+                    if outside is not None:
+                        self.free[v] = outside
+            for inner in ir.subprograms(equation):
+                self._program(inner)
+        self._find_idle(program)
+
+    def _leaf(self, atom: ir.Variable) -> Expression | None:
+        """An element of a leaf of the parameters, for a value that is a leaf, or a slice of one that a scan takes."""
+        value = self._analysis_of(atom)
+        if value.data or len(value.origins) != 1 or not ir.is_floating(atom):
+            return None
+        ((leaf, origin),) = value.origins.items()
+        return self.expressions.parameter(leaf) if origin.exact and set(value.degrees) == {leaf} else None
+
+    def _expression(self, equation: ir.Equation) -> Expression | None:
+        if equation.primitive is ir.random_bits_p:
+            return Bits(equation.outputs[0].dtype)
+        if equation.primitive in _REARRANGEMENTS:
+            return self.of(equation.inputs[0])
+        if equation.primitive not in ir.ELEMENTWISE | ir.IDENTITIES:
+            return None
+        inputs = [self.of(a) for a in equation.inputs]
+        known = [x for x in inputs if x is not None]
+        return self.expressions.step(equation, known) if known and len(known) == len(inputs) else None
+
+    def _find_idle(self, program: ir.Program) -> None:
+        """Follows every value back to the one it is an elementwise function of, and statistics to what they are of."""
+        root: dict[ir.Atom, ir.Atom] = {}
+        statistics: dict[ir.Atom, frozenset[ir.Equation]] = {}
+        of: dict[ir.Equation, ir.Atom] = {}
+        met: set[ir.Equation] = set()
+        for equation in program.equations:
+            data = [a for a in equation.inputs if self._is_data(a) and a not in self.free]
+            if not data or ir.subprograms(equation) or equation in self._sites:
+                continue
+            whole = [a for a in data if a not in statistics]
+            roots = {root.get(a, a) for a in whole}
+            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
+            if elementwise and not whole:
+                found = frozenset().union(*(statistics[a] for a in data))
+                statistics.update(dict.fromkeys(equation.outputs, found))
+            elif elementwise and len(roots) == 1:
+                (own,) = roots
+                met |= {r for a in data if a in statistics for r in statistics[a] if of[r] is own}
+                root[equation.outputs[0]] = own
+            elif equation.primitive in _REDUCTIONS and len(roots) == 1 and len(whole) == len(data):
+                (of[equation],) = roots
+                statistics.update(dict.fromkeys(equation.outputs, frozenset((equation,))))
+        self.idle |= met
+        for equation in reversed(program.equations) if met else ():
+            if equation.primitive not in ir.ELEMENTWISE and equation.primitive not in _REARRANGEMENTS:
+                continue
+            readers = [e for v in equation.outputs for _, e in self.readers.get(v, [])]
+            if readers and self.kept.isdisjoint(equation.outputs) and all(e in self.idle for e in readers):
+                self.idle.add(equation)
+
+    def _is_data(self, atom: ir.Atom) -> bool:
+        return isinstance(atom, ir.Variable) and self._analysis_of(atom).data
+
+
+def _constants(equation: ir.Equation) -> list[tuple[ir.Program, tuple[ir.Atom, ...]]]:
+    """The programs of loops and branches, and what their first inputs are in every iteration."""
+    match equation:
+        case ir.Scan():
+            return [(equation.body, equation.inputs[: equation.num_consts])]
+        case ir.Switch():
+            return [(branch, equation.inputs[1:]) for branch in equation.branches]
+        case ir.While():
+            first = equation.condition_consts
+            return [(equation.body, equation.inputs[first : first + equation.body_consts])]
+    return []
+
+
+def _is_numeric(atom: ir.Constant) -> bool:
+    return not jnp.issubdtype(atom.dtype, jax.dtypes.extended)
+
+
+_known: "weakref.WeakKeyDictionary[ir.Program, Consumers]" = weakref.WeakKeyDictionary()
+
+
+def consumers_of(analysis: Analysis) -> Consumers:
+    """The consumers of a program's values, gathered once."""
+    if analysis.program not in _known:
+        _known[analysis.program] = Consumers(analysis)
+    return _known[analysis.program]

@@ -1,0 +1,217 @@
+"""Activations that are cut out of a program: functions to call, to take the gain of, and to name.
+
+A name is that of the function of `jax.nn` it agrees with at many points, which lie close and on no grid between −10 and
+10 and go out to 10⁴, where both are known there.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._activations import NAMES, activation_function
+from jaxinit._quadrature import evaluate as evaluate_exactly
+from jaxinit._reading import _expressions as expressions
+from jaxinit._reading._expressions import ARGUMENT, Bits, Expression, Number, Parameter, Step
+from jaxinit._reading._factors import Factors, factors
+from jaxinit._typing import Array
+
+_COMMON = ("linear", "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu")
+_TYPICAL_SLOPE = 0.25
+"""Where He et al. (2015, arXiv:1502.01852) start the slope of a parametric ReLU."""
+
+
+class TracedActivation:
+    """An elementwise function cut out of a program: call it, or take `jaxinit.gain` of it.
+
+    Random factors, as those of dropout, enter as their moments: a call gives the mean over them, and a gain is taken of
+    the mean square. A parameter enters as the elements of its leaf are distributed, where they are known; else a slope
+    counts as .25 and anything else as 1.
+
+    Two are equal if they are the same steps, so the gain of a hundred layers alike is computed once.
+    """
+
+    def __init__(self, result: Expression, leaves: Mapping[int, np.ndarray | None] | None = None):
+        self._result = result
+        self._leaves = leaves or {}
+        self._known: Factors | None = None
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The leaves of the parameters that it reads."""
+        return tuple(sorted({x.leaf for x in expressions.sources(self._result) if isinstance(x, Parameter)}))
+
+    def __call__(self, x: Array) -> Array:
+        """The function of an array of any shape, computed in the precision of the array; its mean if it is random."""
+        x = jnp.asarray(x)
+        known = self._factors
+        if not known.parts:
+            return self._at(x, {})
+        return jnp.tensordot(jnp.asarray(known.weights, x.dtype), self._values(x), 1)
+
+    def second_moment(self, x: Array) -> Array:
+        """The mean of the function's square over its random factors, at each element of an array."""
+        x = jnp.asarray(x)
+        known = self._factors
+        if not known.parts:
+            return self._at(x, {}) ** 2
+        return jnp.tensordot(jnp.asarray(known.weights, x.dtype), self._values(x) ** 2, 1)
+
+    def _values(self, x: Array) -> Array:
+        """The function for all random factors, along a first axis."""
+        known = self._factors
+        along = (-1, *[1] * x.ndim)
+        return self._at(
+            x[None], {p: jnp.asarray(v.reshape(along)) for p, v in zip(known.parts, known.values, strict=True)}
+        )
+
+    def _at(self, x: Array, known: Mapping[Expression, Any], result: Expression | None = None) -> Array:
+        (values,) = expressions.evaluate([result or self._result], {ARGUMENT: x, **known}, x.dtype)
+        return jnp.broadcast_to(values, np.broadcast_shapes(x.shape, *(np.shape(v) for v in known.values())))
+
+    @property
+    def _factors(self) -> Factors:
+        # Not a `cached_property`: numbers are computed in threads, which would wait for one another's lock.
+        if self._known is None:
+            self._known = self._found_factors()
+        return self._known
+
+    def _found_factors(self) -> Factors:
+        read = {x: self._leaves.get(x.leaf) for x in expressions.sources(self._result) if isinstance(x, Parameter)}
+        unknown = self._typical if any(v is None for v in read.values()) else 1.0
+        return factors(self._result, {x: np.array([unknown]) if v is None else v for x, v in read.items()})
+
+    @property
+    def _typical(self) -> float:
+        """What a parameter of unknown value counts as: where 1 would leave nothing of the function, it is a slope."""
+        with_ones = TracedActivation(self._result, dict.fromkeys(self.parameters, np.ones(1)))
+        return _TYPICAL_SLOPE if with_ones.only_multiplies else 1.0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedActivation) and self._steps == other._steps
+
+    def __hash__(self) -> int:
+        return hash(self._steps)
+
+    @functools.cached_property
+    def _steps(self) -> tuple[Any, ...]:
+        """All that the function depends on, without the variables of the program."""
+        numbered: dict[Expression, int] = {}
+        steps: list[Any] = []
+        for node in expressions.ordered([self._result]):
+            match node:
+                case Number():
+                    step: Any = (node.value.dtype.str, node.value.tobytes())
+                case Bits():
+                    step = ("bits", str(node.dtype))
+                case Parameter():
+                    known = self._leaves.get(node.leaf)
+                    step = ("parameter", None if known is None else known.tobytes())
+                case Step():
+                    step = (*expressions.signature(node.equation), *(numbered[x] for x in node.inputs))
+                case _:
+                    step = ()
+            numbered[node] = len(numbered)
+            steps.append(step)
+        return tuple(steps)
+
+    @property
+    def name(self) -> str:
+        """The name of the activation it equals, or the primitives it is made of."""
+        return _name(self)
+
+    @property
+    def only_multiplies(self) -> bool:
+        """Whether it is x → c x for some number c."""
+        values = _samples(self)
+        return values is not None and _agree(values, _points() * (values[_LAST] / _points()[_LAST]))
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the function of standard normal numbers, where it only multiplies and adds."""
+        assert self._result.degree == 1
+        known = self._factors
+        at_ends = evaluate_exactly(lambda z: (self._values(z),), np.array([0.0, 1.0]))[0]
+        added, slope = at_ends[:, 0], at_ends[:, 1] - at_ends[:, 0]
+        mean = known.weights @ added
+        return float(np.sqrt(known.weights @ (slope**2 + (added - mean) ** 2)))
+
+    def _known_name(self) -> str | None:
+        values = _samples(self)
+        if values is None:
+            return None
+        if self.parameters and self._is_parametric_relu():
+            return "prelu"
+        tolerance = self._tolerance
+        names = dict.fromkeys((*_COMMON, *NAMES))
+        found = next((name for name in names if _agree(values, _samples_of(name), tolerance)), None)
+        return found or ("gelu" if _agree(values, _exact_gelu(), tolerance) else None)
+
+    @property
+    def _tolerance(self) -> float:
+        """How far numbers of low precision in the program may lead from the function they stand for."""
+        numbers = [x.value.dtype for x in expressions.ordered([self._result]) if isinstance(x, Number)]
+        return max([2 * float(jnp.finfo(d).eps) for d in numbers if jnp.issubdtype(d, jnp.floating)], default=0.0)
+
+    def _is_parametric_relu(self) -> bool:
+        """Whether parameters are the slope of its negative half."""
+        for slope in (0.375, 0.75):
+            values = _samples(TracedActivation(self._result, dict.fromkeys(self.parameters, np.array([slope]))))
+            points = _points()
+            if values is None or not _agree(values, np.where(points > 0, points, slope * points)):
+                return False
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+@functools.lru_cache(maxsize=256)
+def _name(activation: TracedActivation) -> str:
+    steps = [x.equation.primitive for x in expressions.ordered([activation._result]) if isinstance(x, Step)]
+    return activation._known_name() or "·".join(map(str, steps))
+
+
+_LAST = 1800
+
+
+@functools.cache
+def _points() -> np.ndarray:
+    """Where functions are compared: close together, on no grid, and far out."""
+    inner = np.sort(np.mod(np.arange(1, 1802) * (5**0.5 - 1) / 2, 1.0)) * 20 - 10
+    outer = np.geomspace(10.1, 9876.5, 60)
+    return np.concatenate([inner, outer, -outer])
+
+
+def _samples(function: Any) -> np.ndarray | None:
+    """A function at these points; None if real numbers do not go through it."""
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(evaluate_exactly(lambda x: (function(x),), _points())[0])
+    except (TypeError, ValueError, NotImplementedError):  # primitives that real numbers do not go through
+        return None
+
+
+@functools.lru_cache(maxsize=len(NAMES))
+def _samples_of(name: str) -> np.ndarray:
+    found = _samples(activation_function(name))
+    assert found is not None
+    return found
+
+
+@functools.cache
+def _exact_gelu() -> np.ndarray:
+    found = _samples(functools.partial(jax.nn.gelu, approximate=False))
+    assert found is not None
+    return found
+
+
+def _agree(a: np.ndarray, b: np.ndarray, tolerance: float = 0.0) -> bool:
+    """Whether two functions are one; far out, where an exponential overflows, either may be undefined."""
+    tolerance = max(tolerance, 1e-5)
+    near = np.abs(_points()) <= 80
+    known = near | (np.isfinite(a) & np.isfinite(b))
+    return bool(np.allclose(a[known], b[known], rtol=tolerance, atol=tolerance / 10))
