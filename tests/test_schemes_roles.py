@@ -547,16 +547,26 @@ def test_gates_over_positions_begin_open_and_gates_over_features_as_they_did(swa
 )
 def test_kernels_that_are_divided_by_their_own_norm_are_drawn(standardised):
     new, rows = drawn(shapes({"w": ones(4, 400)}), lambda p, x: jnp.tanh(x @ standardised(p["w"])))
-    assert rows["w"].role == "kernel"
-    assert float(jnp.std(new["w"])) == pytest.approx(0.5, rel=0.1)
+    assert float(jnp.std(new["w"])) == pytest.approx(jaxinit.gain("tanh") / 2, rel=0.1)
+    assert rows["w"].role in ("dense", "kernel")
 
 
 def test_weights_merged_with_others_keep_their_values():
     """A low-rank pair that is added to the weight before data meets it: its zero factor must stay zero."""
     old = {"w": ones(4, 8), "a": ones(4, 2), "b": jnp.zeros((2, 8))}
     new, rows = drawn(old, lambda p, x: x @ (p["w"] + p["a"] @ p["b"]))
-    assert {row.init for row in rows.values()} == {"kept"}
+    assert (rows["a"].init, rows["b"].init) == ("kept", "kept")
     np.testing.assert_array_equal(new["b"], 0)
+
+
+@pytest.mark.parametrize("form", [lambda p: p["re"] + 1j * p["im"], lambda p: jax.lax.complex(p["re"], p["im"])])
+def test_a_complex_weight_has_half_of_its_variance_in_each_part(form):
+    params = shapes({"re": ones(4, 400), "im": ones(4, 400)})
+    with jax.numpy_dtype_promotion("standard"):
+        new, _ = drawn(params, lambda p, x: jnp.abs(x.astype(jnp.complex64) @ form(p)))
+    for part in ("re", "im"):
+        assert float(jnp.var(new[part])) == pytest.approx(1 / 8, rel=0.2)
+    assert not np.array_equal(new["re"], new["im"])
 
 
 def test_kept_leaves_stay_under_jit_and_vmap():

@@ -49,7 +49,8 @@ class Products:
 
     def __init__(self, flow: Flow):
         self.flow = flow
-        self.layers = {site.equation for site in flow.analysis.sites.values()}
+        sites = flow.analysis.sites.values()
+        self.layers = {e for site in sites for e in (site.equation, *(entry.equation for entry in site.entries))}
         self.readers: dict[ir.Atom, list[ir.Equation]] = {}
         self.order: dict[ir.Atom, int] = {}
         number = 0

@@ -20,7 +20,7 @@ from jaxinit._reading._reach import leaves_of_outputs
 from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Site
 
-KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale"})
+KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale", "low-rank factor"})
 """Roles of leaves whose value says more than any draw could."""
 
 FROZEN = frozenset({"buffer", "quantisation scale"})
@@ -87,7 +87,7 @@ class _Evidence:
         self.analysis, self.products = flow.analysis, Products(flow)
         self.program = self.analysis.program
         sites = list(self.analysis.sites.values())
-        self.site_of = {site.equation: site for site in sites}
+        self.site_of = {(entry.equation, entry.weight): site for site in sites for entry in site.entries}
         self.bias_of = {bias.equation: site for site in sites for bias in site.biases}
         self.uses: dict[int, list[_Use]] = {}
         self.carries: set[ir.Atom] = set()
@@ -127,6 +127,8 @@ class _Evidence:
         quantised = next((r for u in uses if self.is_weight(u) and (r := _quantised(self, u)) is not None), None)
         if quantised is not None:
             return quantised
+        if any(leaf in unit.members and not unit.is_alike(leaf) for unit in self.analysis.units):
+            return LeafRole("low-rank factor", "a factor of what is added to a weight")
         found = [_of_use(self, use) for use in uses if not self.is_weight(use)]
         found = [role for role in found if role.name != "statistic"] or found
         names = {role.name for role in found}
@@ -138,13 +140,8 @@ class _Evidence:
 
     def is_weight(self, use: _Use) -> bool:
         """Whether a use is that of a layer's weight."""
-        site = self.site_of.get(use.equation)
-        return (
-            site is not None
-            and use.place == site.weight
-            and use.degree == 1
-            and any(part.unit.leaf == use.leaf for part in site.parts)
-        )
+        site = self.site_of.get((use.equation, use.place))
+        return site is not None and use.degree == 1 and any(use.leaf in part.unit.regions for part in site.parts)
 
     def multiplier(self, leaf: int) -> str | None:
         """Whether a leaf multiplies a branch or what it is added to, as one number."""
@@ -420,7 +417,7 @@ def _kernel(evidence: _Evidence, use: _Use) -> LeafRole | None:
     """A weight whose scale nothing can set: divided by its own norm, or chosen by data."""
     if use.equation.primitive not in ir.CONTRACTIONS or sum(n > 1 for n in evidence.shapes[use.leaf]) < 2:
         return None
-    site = evidence.site_of.get(use.equation)
+    site = evidence.site_of.get((use.equation, use.place))
     if site is not None and any(evidence.shapes[part.unit.leaf] == evidence.shapes[use.leaf] for part in site.parts):
         return LeafRole("kernel", "one of two factors of a kernel")
     if use.degree == 0 or evidence.products.normalises_itself(use.atom):

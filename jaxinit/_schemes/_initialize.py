@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_choice
-from jaxinit._initializers import constant
+from jaxinit._initializers import constant, scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
 from jaxinit._program import is_traced
@@ -17,7 +17,7 @@ from jaxinit._reading import Layer
 from jaxinit._reading._roles import FROZEN, LeafRole
 from jaxinit._reading._trace import trace
 from jaxinit._reading._units import Unit
-from jaxinit._reading._views import other_factors, with_part
+from jaxinit._reading._views import other_factors, part_name, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
@@ -206,7 +206,9 @@ class _Drawing:
         self.rows: list[Drawn] = []
         self.weights: dict[int, list[tuple[Layer, Unit, tuple[Piece, ...]]]] = {}
         for (layer, unit), pieces in zip(model.layers, model.pieces, strict=True):
-            self.weights.setdefault(unit.leaf, []).append((layer, unit, pieces))
+            for leaf in filter(unit.is_alike, unit.regions):
+                seen = (layer, unit, pieces) if not unit.members else _seen_in(model, leaf, layer, unit, pieces)
+                self.weights.setdefault(leaf, []).append(seen)
 
     def leaf(self, index: int, old: Any) -> Array:
         """A new leaf for an old one, or for its shape."""
@@ -222,7 +224,7 @@ class _Drawing:
             new = self._kept(path, kept, old)
             weights = () if kept.name in FROZEN else weights
         for layer, unit, pieces in weights:
-            new = with_part(jnp.asarray(new), unit, self._weight(path, layer, pieces, dtype))
+            new = with_part(jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit), dtype))
         return new
 
     def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
@@ -233,7 +235,7 @@ class _Drawing:
         self.rows.append(Drawn(path, role.name, shape, init, role.reason))
         return jnp.full(shape, start, old.dtype) if is_shape else old
 
-    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], dtype: Any) -> Array:
+    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], terms: int, dtype: Any) -> Array:
         override = overridden(self.overrides, path, layer)
         if override is not None:
             whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
@@ -242,6 +244,8 @@ class _Drawing:
         draws = []
         for piece in pieces:
             init, reason, shared = _weight_rule(self.scheme, piece, self.model)
+            if terms > 1:
+                init, reason = scaled(init, terms**-0.5), f"{reason}; one of {terms} terms: variance / {terms}"
             name = piece.layer.name
             role = f"{layer.kind}, {piece.role}" if piece.role else layer.kind
             self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
@@ -268,6 +272,22 @@ class _Drawing:
     def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
         self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
         return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
+
+
+def _terms(unit: Unit) -> int:
+    """How many leaves are added to make a weight; where each meets data by itself, fans count them."""
+    return sum(map(unit.is_alike, unit.regions)) if len(unit.sites[0].entries) == 1 else 1
+
+
+def _seen_in(
+    model: Model, leaf: int, layer: Layer, unit: Unit, pieces: tuple[Piece, ...]
+) -> tuple[Layer, Unit, tuple[Piece, ...]]:
+    """A layer whose weight several leaves make, as the layer of one of them."""
+    traced, seen = model.traced, unit.seen_in(leaf)
+    name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
+    own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
+    named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in pieces]
+    return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(pieces, named, strict=True))
 
 
 def _placed(new: Array, old: Any) -> Array:

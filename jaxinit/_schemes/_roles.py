@@ -205,7 +205,8 @@ def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dic
     layer_of = {site: layer for layer, unit in layers for site in unit.sites}
     cell_of = {layer: parts[0].cell for layer, unit in layers if (parts := structure.weights.get(unit))}
     drawn_elements = [0] * len(shapes)
-    for region, leaf in {(unit.region, unit.leaf) for unit in traced.analysis.units}:
+    alike = {(region, leaf) for u in traced.analysis.units for leaf, region in u.regions.items() if u.is_alike(leaf)}
+    for region, leaf in alike:
         drawn_elements[leaf] += math.prod(stop - start for start, stop in region)
     vectors: dict[int, Vector] = {}
     kept: dict[int, LeafRole] = {}
