@@ -358,10 +358,22 @@ def test_the_report_is_data_text_and_html():
 
 def test_what_of_a_leaf_is_no_layer_is_drawn_by_its_role():
     def apply_fn(w, x):
-        return jnp.tanh(x @ w[:12]) * w[12]
+        x = jnp.tanh(x @ w[:12])
+        return x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)) * w[12]
 
     shape = jax.ShapeDtypeStruct((13, 12), jnp.float32)
     new, report = initialize(KEY, shape, apply_fn, jnp.ones((4, 12)), return_report=True)
     assert jnp.std(new[:12]) == pytest.approx(jaxinit.gain("tanh") / 12**0.5, rel=0.3)
     assert [row.role for row in report.rows] == ["scale", "dense"]
     assert (new[12] == 1).all()
+
+
+def test_what_of_a_leaf_has_no_role_is_kept():
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w[:12]) * w[12]
+
+    old = jnp.full((13, 12), 0.7)
+    new, report = initialize(KEY, old, apply_fn, jnp.ones((4, 12)), return_report=True)
+    assert jnp.std(new[:12]) == pytest.approx(jaxinit.gain("tanh") / 12**0.5, rel=0.3)
+    assert [row.role for row in report.rows] == ["unknown", "dense"]
+    np.testing.assert_array_equal(new[12], old[12])

@@ -57,6 +57,11 @@ class Unit:
         """Leaf → the part of it that is meant, for all leaves that are scaled together."""
         return {self.leaf: self.region, **self.members}
 
+    def is_alike(self, leaf: int) -> bool:
+        """Whether a leaf makes the weight element by element, as its imaginary part does."""
+        own, other = ([stop - start for start, stop in region] for region in (self.region, self.regions[leaf]))
+        return own == other
+
     def seen_in(self, leaf: int) -> "Unit":
         """The same unit as a part of another of its leaves."""
         regions = self.regions

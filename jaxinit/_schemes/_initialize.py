@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._initializers import zeros
+from jaxinit._checks import check_choice
+from jaxinit._initializers import constant, scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
 from jaxinit._program import is_traced
 from jaxinit._reading import Layer
+from jaxinit._reading._roles import FROZEN, LeafRole
 from jaxinit._reading._trace import trace
 from jaxinit._reading._units import Unit
-from jaxinit._reading._views import other_factors, with_part
+from jaxinit._reading._views import other_factors, part_name, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
@@ -70,6 +72,7 @@ def initialize(
     scheme: str | Scheme = "auto",
     *,
     overrides: Overrides = None,
+    unread: str = "keep",
     return_report: bool = False,
 ) -> Any:
     """Draws every leaf of the parameters anew, by a rule that knows how the program uses it.
@@ -78,16 +81,23 @@ def initialize(
     whatever the framework; each independent matrix is drawn by itself. Keys are derived from paths: adding a layer
     changes no other.
 
+    A leaf that is no layer's weight is drawn by its role, which must show in the program: a bias, the scale of a
+    normalised value or of a residual branch, an offset, positions. A leaf of another role, or without evidence for any,
+    keeps its value, and the report says why: running statistics and other state that the function returns, decays of a
+    recurrence, slopes, quantisation scales, what it reads behind `stop_gradient` only, and what it does not read.
+
     Args:
       key: a typed or raw JAX key.
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter. Leaves that are no
-        floating-point numbers are kept if they are arrays, and zero if they are shapes.
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s. Of leaves that are drawn only shapes and dtypes matter; those
+        that are kept must be arrays. So must leaves that are no floating-point numbers.
       apply_fn: function of (params, batch), for a Linen module `module.apply`.
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
       scheme: a name ("auto", "torch_default", ...) or a value of `jaxinit.schemes`.
       overrides: other initializers for some leaves: a mapping from path patterns, as in `fnmatch`, to initializers, the
         first match counts; or a function of (path, layer or None) that returns an initializer or None. They are called
         with the leaf's shape as it is stored, or for a layer's matrix in the layout (*taps, fan-in, fan-out).
+      unread: what becomes of leaves that no output depends on, such as those of a decoder when only the encoder is
+        called: "keep" leaves their values; "draw" draws those with two axes or more as kernels in Flax's layout.
       return_report: also return an `InitializeReport`, the table of what was drawn and why.
 
     Returns:
@@ -97,7 +107,7 @@ def initialize(
       TypeError: `key` is no key, `apply_fn` no function of two arguments, `scheme` no scheme, or an override no
         initializer.
       ValueError: an unknown scheme, a scheme that does not fit the model (the layer that breaks its assumption is
-        named), or a pattern that matches no leaf.
+        named), a pattern that matches no leaf, or a leaf that is to be kept but has only a shape.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,12 +121,16 @@ def initialize(
       [('b', 'bias', 'bias'), ('w', 'dense', 'gain of relu')]
     """
     key = check_key("initialize(key, params, apply_fn, batch)", key)
+    check_choice("unread", unread, ("keep", "draw"))
     chosen = as_scheme(scheme)
     model = roles(trace(params, apply_fn, batch), chosen.fused)
     chosen.check(model)
     traced = model.traced
     check_overrides(overrides, traced.paths)
     _check_products(model, overrides)
+    if unread == "draw":
+        model = _with_unread(model)
+    _check_kept(model, overrides)
     draw = _Drawing(key, chosen, model, overrides)
     leaves = [draw.leaf(i, old) for i, old in enumerate(traced.leaves)]
     if chosen.measures:
@@ -148,6 +162,42 @@ def _check_products(model: Model, overrides: Overrides) -> None:
                 )
 
 
+def _with_unread(model: Model) -> Model:
+    """The same model, with kernels among the leaves that the program does not read."""
+    vectors, kept = dict(model.vectors), dict(model.kept)
+    for leaf, role in model.kept.items():
+        shape = tuple(jnp.shape(model.traced.leaves[leaf]))
+        if role.name == "unread" and len(shape) >= 2:
+            vectors[leaf] = Vector(model.traced.paths[leaf], shape, "kernel", "the program does not read it")
+            del kept[leaf]
+    return dataclasses.replace(model, vectors=vectors, kept=kept)
+
+
+def _check_kept(model: Model, overrides: Overrides) -> None:
+    """Leaves that keep their values must have some.
+
+    Raises:
+      ValueError: some are shapes.
+    """
+    traced = model.traced
+    missing = [
+        (traced.paths[leaf], role)
+        for leaf, role in model.kept.items()
+        if isinstance(traced.leaves[leaf], jax.ShapeDtypeStruct)
+        and role.start is None
+        and overridden(overrides, traced.paths[leaf], None) is None
+    ]
+    if missing:
+        listed = "; ".join(f"{path} ({role.name}: {role.reason})" for path, role in missing)
+        unread = any(role.name == "unread" for _, role in missing)
+        raise ValueError(
+            f"no rule draws these leaves, and they have shapes but no values to keep: {listed}. Pass "
+            "arrays for them in params, as the model's own initialization makes them, or say what they are, for "
+            f"instance overrides={{{missing[0][0]!r}: jaxinit.zeros}}"
+            + ('; unread="draw" draws kernels among those that are not read' if unread else "")
+        )
+
+
 class _Drawing:
     """Draws leaf after leaf, and keeps the rows of the report."""
 
@@ -156,24 +206,36 @@ class _Drawing:
         self.rows: list[Drawn] = []
         self.weights: dict[int, list[tuple[Layer, Unit, tuple[Piece, ...]]]] = {}
         for (layer, unit), pieces in zip(model.layers, model.pieces, strict=True):
-            self.weights.setdefault(unit.leaf, []).append((layer, unit, pieces))
+            for leaf in filter(unit.is_alike, unit.regions):
+                seen = (layer, unit, pieces) if not unit.members else _seen_in(model, leaf, layer, unit, pieces)
+                self.weights.setdefault(leaf, []).append(seen)
 
     def leaf(self, index: int, old: Any) -> Array:
         """A new leaf for an old one, or for its shape."""
         path, shape, dtype = self.model.traced.paths[index], tuple(jnp.shape(old)), jnp.result_type(old)
-        if index in self.weights:
-            rest = self.model.vectors.get(index)
-            new = jnp.zeros(shape, dtype) if rest is None else self._vector(index, rest, dtype)
-            for layer, unit, pieces in self.weights[index]:
-                new = with_part(new, unit, self._weight(path, layer, pieces, dtype))
-            return new
-        if index in self.model.vectors:
-            return self._vector(index, self.model.vectors[index], dtype)
-        is_shape = isinstance(old, jax.ShapeDtypeStruct)
-        self.rows.append(Drawn(path, "integer", shape, "zeros" if is_shape else "kept", "no floating-point numbers"))
-        return zeros(self.key, shape, dtype) if is_shape else old
+        vector, kept, weights = self.model.vectors.get(index), self.model.kept.get(index), self.weights.get(index, ())
+        if vector is not None:
+            new = self._vector(index, vector, dtype)
+        elif kept is None:
+            new = jnp.zeros(shape, dtype)
+        elif (override := overridden(self.overrides, path, None)) is not None:
+            return self._drawn(Vector(path, shape, kept.name), Rule(override, "override"), dtype)
+        else:
+            new = self._kept(path, kept, old)
+            weights = () if kept.name in FROZEN else weights
+        for layer, unit, pieces in weights:
+            new = with_part(jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit), dtype))
+        return new
 
-    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], dtype: Any) -> Array:
+    def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
+        """The leaf as it was; state of which only the shape is known, as it changes nothing."""
+        shape, is_shape = tuple(jnp.shape(old)), isinstance(old, jax.ShapeDtypeStruct)
+        start = role.start or 0.0
+        init = repr(constant(start)) if is_shape else "kept"
+        self.rows.append(Drawn(path, role.name, shape, init, role.reason))
+        return jnp.full(shape, start, old.dtype) if is_shape else old
+
+    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], terms: int, dtype: Any) -> Array:
         override = overridden(self.overrides, path, layer)
         if override is not None:
             whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
@@ -182,6 +244,8 @@ class _Drawing:
         draws = []
         for piece in pieces:
             init, reason, shared = _weight_rule(self.scheme, piece, self.model)
+            if terms > 1:
+                init, reason = scaled(init, terms**-0.5), f"{reason}; one of {terms} terms: variance / {terms}"
             name = piece.layer.name
             role = f"{layer.kind}, {piece.role}" if piece.role else layer.kind
             self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
@@ -208,6 +272,22 @@ class _Drawing:
     def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
         self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
         return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
+
+
+def _terms(unit: Unit) -> int:
+    """How many leaves are added to make a weight; where each meets data by itself, fans count them."""
+    return sum(map(unit.is_alike, unit.regions)) if len(unit.sites[0].entries) == 1 else 1
+
+
+def _seen_in(
+    model: Model, leaf: int, layer: Layer, unit: Unit, pieces: tuple[Piece, ...]
+) -> tuple[Layer, Unit, tuple[Piece, ...]]:
+    """A layer whose weight several leaves make, as the layer of one of them."""
+    traced, seen = model.traced, unit.seen_in(leaf)
+    name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
+    own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
+    named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in pieces]
+    return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(pieces, named, strict=True))
 
 
 def _placed(new: Array, old: Any) -> Array:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from jaxinit import _program as ir
 from jaxinit._reading import Layer
 from jaxinit._reading._following import is_concatenated_relu
 from jaxinit._reading._portions import Portion
+from jaxinit._reading._roles import FROZEN, KEPT, LeafRole, leaf_roles
 from jaxinit._reading._trace import Traced, layers_of
 from jaxinit._reading._units import Site, Unit
 
@@ -21,9 +21,12 @@ class Vector:
     Attributes:
       path: path of the leaf.
       shape: shape of the leaf, or (elements,).
-      role: "bias" of a layer, "multiplier" of a residual branch by one number, "shortcut" that multiplies what a branch
-        is added to, "scale" that multiplies other data, "offset" that is added to it, "position" for an offset with
-        more than one axis, "unread" by the program, or "other".
+      role: "bias" of a layer, "gate bias", "multiplier" of a residual branch by one number, "shortcut" that multiplies
+        what a branch is added to, "scale" of a normalised value or a residual branch, "offset" that is added to data,
+        "position" for an offset with more than one axis, "token", or "kernel" for that of a layer whose scale cannot
+        be set.
+      reason: the evidence for the role.
+      start: the value at which the leaf changes nothing, where there is one.
       layer: the layer whose bias it is, or None.
       cell: number of the recurrent cell that a bias belongs to, or None.
       gate: the gate of that cell whose elements are meant, or None for the whole leaf.
@@ -32,6 +35,8 @@ class Vector:
     path: str
     shape: tuple[int, ...]
     role: str
+    reason: str = ""
+    start: float | None = None
     layer: Layer | None = None
     cell: int | None = None
     gate: Portion | None = None
@@ -70,12 +75,14 @@ class Model:
       layers: the layers in execution order, with their units.
       pieces: the matrices that are drawn, layer by layer.
       vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
+      kept: index of a leaf → its role, for those whose value stays, or that of the elements that are no layer's weight.
     """
 
     traced: Traced
     layers: tuple[tuple[Layer, Unit], ...]
     pieces: tuple[tuple[Piece, ...], ...]
     vectors: Mapping[int, Vector]
+    kept: Mapping[int, LeafRole]
 
     @property
     def all_pieces(self) -> tuple[Piece, ...]:
@@ -136,7 +143,7 @@ def roles(traced: Traced, fused: bool = False) -> Model:
     """The role of every leaf; `fused` weights, whose outputs the program cuts, are drawn as one matrix."""
     layers = tuple(zip(layers_of(traced), traced.analysis.units, strict=True))
     pieces = tuple(_pieces(traced, layer, unit, fused) for layer, unit in layers)
-    return Model(traced, layers, pieces, _vectors(traced, layers))
+    return Model(traced, layers, pieces, *_others(traced, layers))
 
 
 def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piece, ...]:
@@ -199,66 +206,36 @@ def matrix_fan_in(layer: Layer) -> int:
     return math.prod(layer.view[a] for a in layer.in_axes)
 
 
-def _vectors(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> dict[int, Vector]:
-    analysis = traced.analysis
-    covered: dict[int, set[tuple[tuple[int, int], ...]]] = {}
-    for unit in analysis.units:
-        covered.setdefault(unit.leaf, set()).add(unit.region)
-    biases: dict[int, Layer | None] = {}
-    for layer, unit in layers:
-        for site in unit.sites:
-            for bias in site.biases:
-                if bias.equation.primitive is ir.sub_p:  # a running mean that is taken off
-                    continue
-                for part in analysis.of(bias.value).parts:
-                    own = [leaf for leaf in part.degrees if leaf in part.origins or _is_vector(traced, leaf)]
-                    biases |= {leaf: layer for leaf in own if leaf not in biases}
+def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dict[int, Vector], dict[int, LeafRole]]:
+    """The leaves that are not, or not in all of their elements, layers' weights: those to draw, and those to keep."""
+    shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
+    found = leaf_roles(traced.flow, traced.skips, shapes)
     structure = traced.structure
-    unit_cells = {layer: found[0].cell for layer, unit in layers if (found := structure.weights.get(unit))}
-    cells = {leaf: unit_cells.get(layer) for leaf, layer in biases.items() if layer is not None}
-    for leaf, gates in structure.biases.items():
-        if gates:
-            biases.setdefault(leaf, None)
-            cells[leaf] = gates[0].cell
-    vectors = {}
-    for leaf, path in enumerate(traced.paths):
-        array = traced.leaves[leaf]
-        shape = tuple(jnp.shape(array))
-        of_layers = sum(math.prod(stop - start for start, stop in region) for region in covered.get(leaf, ()))
-        if (leaf in covered and of_layers >= math.prod(shape)) or not jnp.issubdtype(
-            jnp.result_type(array), jnp.inexact
-        ):
+    layer_of = {site: layer for layer, unit in layers for site in unit.sites}
+    cell_of = {layer: parts[0].cell for layer, unit in layers if (parts := structure.weights.get(unit))}
+    drawn_elements = [0] * len(shapes)
+    alike = {(region, leaf) for u in traced.analysis.units for leaf, region in u.regions.items() if u.is_alike(leaf)}
+    for region, leaf in alike:
+        drawn_elements[leaf] += math.prod(stop - start for start, stop in region)
+    vectors: dict[int, Vector] = {}
+    kept: dict[int, LeafRole] = {}
+    for leaf, role in enumerate(found):
+        path, shape = traced.paths[leaf], shapes[leaf]
+        gates = structure.biases.get(leaf, ())
+        if not jnp.issubdtype(jnp.result_type(traced.leaves[leaf]), jnp.inexact):
+            kept[leaf] = LeafRole("integer", "no floating-point numbers")
+        elif role.name in FROZEN:
+            kept[leaf] = role
+        elif drawn_elements[leaf] and drawn_elements[leaf] >= math.prod(shape):
             continue
-        if leaf in biases:
-            vectors[leaf] = Vector(path, shape, "bias", biases[leaf], cells.get(leaf))
+        elif role.site is not None or gates:
+            layer = layer_of.get(role.site) if role.site is not None else None
+            cell = cell_of.get(layer) if layer is not None else None
+            if gates:
+                role, cell = LeafRole("bias", "bias", 0.0), gates[0].cell if cell is None else cell
+            vectors[leaf] = Vector(path, shape, role.name, role.reason, role.start, layer, cell)
+        elif role.name in KEPT:
+            kept[leaf] = role
         else:
-            vectors[leaf] = Vector(path, shape, _role(traced, leaf, shape))
-    return vectors
-
-
-def _is_vector(traced: Traced, leaf: int) -> bool:
-    return sum(n > 1 for n in jnp.shape(traced.leaves[leaf])) <= 1
-
-
-def _role(traced: Traced, leaf: int, shape: tuple[int, ...]) -> str:
-    analysis = traced.analysis
-    if leaf not in analysis.read_leaves:
-        return "unread"
-    if any(leaf == skip.multiplier for skip in traced.skips):
-        return "multiplier"
-    if any(leaf == skip.shortcut for skip in traced.skips):
-        return "shortcut"
-    if sum(n > 1 for n in shape) > 1 and any(leaf == listed for listed, _ in analysis.opaque):
-        return "other"  # a weight, of whatever layer
-    primitives = {read.primitive for read in analysis.reads if read.leaf == leaf}
-    if primitives & {ir.mul_p, ir.div_p}:
-        return "scale"
-    if primitives & {ir.add_p, ir.sub_p, ir.add_any_p}:
-        return "position" if sum(n > 1 for n in shape) > 1 and not _stacked(traced, leaf) else "offset"
-    return "other"
-
-
-def _stacked(traced: Traced, leaf: int) -> bool:
-    """Whether a scan walks along the leaf, so that the program sees one slice at a time."""
-    origins = [read.origin for read in traced.analysis.reads if read.leaf == leaf and read.origin is not None]
-    return any(math.prod(f.size for f in o.stack) > 1 for o in origins)
+            vectors[leaf] = Vector(path, shape, role.name, role.reason, role.start)
+    return vectors, kept

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from jaxinit._checks import shown
-from jaxinit._initializers import Initializer, lecun_normal, normal, ones, zeros
+from jaxinit._initializers import Initializer, constant, lecun_normal, normal, ones, zeros
 from jaxinit._initializers._base import REGISTRY as INITIALIZERS
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece, Vector
@@ -65,25 +65,21 @@ class Scheme:
         return Rule(ones, "the gain of a normalised kernel")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
-        """The rule for leaves that are no layer's weight."""
+        """The rule for leaves that are no layer's weight, and whose role is known."""
         match vector.role:
-            case "bias":
-                return Rule(zeros, "bias")
-            case "scale" | "multiplier" | "shortcut":
-                return Rule(ones, "multiplies data")
-            case "offset":
-                return Rule(zeros, "added to data")
-            case "position":
-                return Rule(normal(0.02), "an array added to data, such as positions")
-            case "unread":
-                return Rule(zeros, "the program does not read it")
-        if len(vector.shape) >= 2:
-            return Rule(lecun_normal(), "no layer's weight, in Flax's layout")
-        return Rule(zeros, "neither a layer's weight nor added to or multiplied with data")
+            case "position" | "token":
+                return Rule(normal(0.02), vector.reason)
+            case "kernel":
+                return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
+        return Rule(_filled(vector.start or 0.0), vector.reason)
 
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
         """Leaves that the data decide, by index, with the reason, once all others are drawn."""
         return {}
+
+
+def _filled(value: float) -> Initializer:
+    return zeros if value == 0 else ones if value == 1 else constant(value)
 
 
 def as_scheme(scheme: Any) -> Scheme:
