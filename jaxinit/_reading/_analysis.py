@@ -260,6 +260,7 @@ class _Walk:
             segment_dim,
             repeats,
             picked.lookup if picked else None,
+            end.sign,
         )
         if self.recording:
             self.sites[end.equation] = site
