@@ -225,6 +225,92 @@ def test_a_function_of_parameters_that_is_added_is_a_bias(bias):
     assert "not centred" in report.problems()["w"][0]
 
 
+STEPS = jnp.linspace(-0.8, 0.8, 40)
+NOISE = 0.5 * jax.random.normal(KEYS[3], (64, 40))
+EVERY_THIRD = jnp.arange(40) % 3 == 0
+CENTRED = {
+    "zero minus b": lambda u, b: u + (0 - b),
+    "zeros minus b": lambda u, b: u + (jnp.zeros(40) - b),
+    "minus b": lambda u, b: u + -b,
+    "subtracted": lambda u, b: u - b,
+    "subtracted from": lambda u, b: b - u,
+    "negated": lambda u, b: -u + b,
+    "twice negated": lambda u, b: -(-u - b),
+    "a number": lambda u, b: u + 0.5 + b,
+    "a constant": lambda u, b: STEPS - (u + b),
+}
+NOT_CENTRED = {
+    "masked": (lambda u, b: u + jnp.where(EVERY_THIRD, b, 0), "no real bias"),
+    "masked the other way": (lambda u, b: u - jnp.where(EVERY_THIRD, 0, -b), "no real bias"),
+    "constant": (lambda u, b: u + STEPS, "no real bias"),
+    "number": (lambda u, b: u + 0.5, "no real bias"),
+    "of samples": (lambda u, b: b - (u + NOISE), "along other dimensions"),
+    "split": (lambda u, b: u.reshape(64, 5, 8) - b.reshape(5, 8), "along other dimensions"),
+    "moved": (lambda u, b: (u + b).reshape(8, 8, 40).transpose(2, 0, 1) - STEPS[:, None, None], "no real bias"),
+    "sum of two": (lambda u, b: (u - NOISE).T - b[:, None], "along other dimensions"),
+}
+
+
+@pytest.mark.parametrize("name", [*CENTRED, *NOT_CENTRED])
+def test_whatever_is_added_without_data_is_exact_and_with_either_sign(name):
+    add, reason = (CENTRED[name], None) if name in CENTRED else NOT_CENTRED[name]
+    params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 0.4 * jax.random.normal(KEYS[1], (40,))}
+
+    def apply_fn(p, x):
+        return add(x @ p["w"], p["b"])
+
+    for center in (False, True):
+        options = {"center": center, "target": 1.5, "orthonormalize": False}
+        new, report = lsuv(params, apply_fn, VECTORS, return_report=True, **options)
+        y = apply_fn(new, VECTORS)
+        assert float(jnp.std(y)) == pytest.approx(1.5, abs=1e-4)
+        assert float(report.after[0]) == pytest.approx(1.5, abs=1e-4)
+        ratio = new["w"] / params["w"]
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+        if not center or reason:
+            np.testing.assert_array_equal(new["b"], params["b"])
+            assert not center or reason in report.problems()["w"][0]
+        else:
+            np.testing.assert_allclose(jnp.mean(y, 0), 0, atol=1e-5)
+            assert report.problems() == {}
+
+
+@pytest.mark.parametrize("bias", [(1,), (), (20,)])
+def test_a_bias_on_concatenated_weights_may_have_one_element(bias):
+    params = {"a": jax.random.normal(KEYS[0], (12, 14)), "c": jax.random.normal(KEYS[1], (12, 6))}
+    params["b"] = 0.3 + 0.2 * jax.random.normal(KEYS[2], bias)
+
+    def apply_fn(p, x):
+        return x @ jnp.concatenate([p["a"], p["c"]], 1) - p["b"]
+
+    y = apply_fn(lsuv(params, apply_fn, VECTORS, orthonormalize=False), VECTORS)
+    np.testing.assert_allclose([jnp.std(y[:, :14]), jnp.std(y[:, 14:])], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_bias_of_a_convolution_under_vmap(sign, center):
+    params = {"w": jax.random.normal(KEYS[0], (3, 3, 8)), "b": 0.4 * jax.random.normal(KEYS[1], (8,))}
+    x = jax.random.normal(KEYS[2], (4, 6, 9, 3))
+
+    def one(p, x):
+        y = lax.conv_general_dilated(x[None], p["w"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))[0]
+        return p["b"] + y if sign > 0 else p["b"] - y
+
+    def apply_fn(p, x):
+        return jax.vmap(jax.vmap(lambda x: one(p, x)))(x)
+
+    y = apply_fn(lsuv(params, apply_fn, x, center=center), x)
+    assert float(jnp.std(y)) == pytest.approx(1, abs=1e-4)
+    assert (float(jnp.max(jnp.abs(jnp.mean(y, (0, 1, 2))))) < 1e-5) == center
+
+
+def test_the_number_that_an_activation_adds_is_not_a_bias():
+    (row,) = jaxinit.trace_layers(square_weights(1), lambda p, x: jax.nn.hard_sigmoid(x @ p[0]), VECTORS)
+    assert not row.has_bias
+    np.testing.assert_allclose(row.activation(jnp.array([-4.0, 0.0, 4.0])), [0, 0.5, 1])
+
+
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
     new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)

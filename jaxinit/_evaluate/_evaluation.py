@@ -58,8 +58,8 @@ class Evaluation:
             self._weights.update((entry.equation, (entry.weight, own)) for entry in site.entries)
             if site.lookup is not None:
                 self._weights[site.lookup] = 0, own
-        # Of several biases all are added with the last.
-        self._postponed = {b.equation: b for site in analysis.sites.values() for b in site.biases[:-1]}
+        # Of several biases all are added with the last; on the way there, the sum is the output alone.
+        self._additions = {b.equation: b.value for site in analysis.sites.values() for b in site.biases}
         self._holding_sites: dict[ir.Equation, bool] = {}
 
     def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
@@ -119,7 +119,7 @@ class Evaluation:
         return {equation: call for call in whole for equation in call.inlined}
 
     def _is_of_layer(self, equation: ir.Equation) -> bool:
-        ends = equation in self.analysis.sites or equation in self._postponed
+        ends = equation in self.analysis.sites or equation in self._additions
         return ends or equation in self._weights or self._sites_within(equation)
 
     def _meets_data(self, equation: ir.Equation) -> bool:
@@ -139,12 +139,8 @@ class Evaluation:
         site = self.analysis.sites.get(equation)
         if site is not None:
             return [self._site(site, equation, arguments, states)]
-        if equation in self._postponed:
-            return [
-                x
-                for x, atom in zip(arguments, equation.inputs, strict=True)
-                if atom is not self._postponed[equation].value
-            ]
+        if equation in self._additions:
+            return [self._without_bias(equation, arguments)]
         if self._sites_within(equation):
             outputs = self._control_flow.bind(equation, arguments, states)
             if outputs is not None:
@@ -169,8 +165,8 @@ class Evaluation:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
         bias = None
         if site.biases:
-            u = next(x for x, atom in zip(operands, equation.inputs, strict=True) if atom is not site.biases[-1].value)
-            bias = self._bias(site, added, jnp.ndim(u), states)
+            u = self._without_bias(equation, operands)
+            bias = self._bias(site, added, jnp.shape(u), states)
         else:
             (u,) = self._bound(equation, operands, states)
         outputs = []
@@ -183,25 +179,33 @@ class Evaluation:
                 if part.start > start:
                     outputs.append(_segment(u, bias, site.segment_dim, start, part.start))
                 start = part.start + part.size
-                piece = lax.slice_in_dim(u, part.start, start, axis=site.segment_dim)
-                bias_piece = None if bias is None else lax.slice_in_dim(bias, part.start, start, axis=site.segment_dim)
+                piece = _cut(u, site.segment_dim, part.start, start)
+                bias_piece = None if bias is None else _cut(bias, site.segment_dim, part.start, start)
             states[part.unit], output = self.visitor.use(place, states.get(part.unit), piece, bias_piece)
             outputs.append(output)
         if site.segment_dim is not None and start < u.shape[site.segment_dim]:
             outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
         return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=site.segment_dim)
 
-    def _bias(self, site: Site, values: Sequence[Array], rank: int, states: dict[Unit, State]) -> Array:
+    def _without_bias(self, equation: ir.Equation, arguments: Sequence[Array]) -> Array:
+        """The other term of a sum or difference with a bias."""
+        bias = self._additions[equation]
+        i, u = next((i, x) for i, x in enumerate(arguments) if equation.inputs[i] is not bias)
+        return -u if i == 1 and equation.primitive is ir.sub_p else u
+
+    def _bias(self, site: Site, values: Sequence[Array], shape: tuple[int, ...], states: dict[Unit, State]) -> Array:
         """The sum of a site's biases, scaled; of size 1 along each dimension in which it does not vary."""
+        repeated = [axis for axis in range(len(shape)) if axis not in site.bias_dims]
         total = None
         for bias, value in zip(site.biases, values, strict=True):
             term = self._scaling.applied(value, self.analysis.of(bias.value), states)
+            for move in bias.moves:
+                (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *_constants(move))
             if jnp.ndim(term) == 0:
-                term = jnp.reshape(term, (1,) * rank)
+                term = jnp.reshape(term, (1,) * len(shape))
             # What is not repeated need not be stored.
-            repeated = [axis for axis in range(rank) if axis not in site.bias_dims]
             term = with_automatic_axes(functools.partial(_once, repeated), term)
-            term = -term if bias.equation.primitive is ir.sub_p else term
+            term = term if bias.sign == 1 else -term
             total = term if total is None else total + term
         assert total is not None
         return total
@@ -223,7 +227,17 @@ def _once(axes: Sequence[int], bias: Array) -> Array:
     return bias
 
 
+def _constants(equation: ir.Equation) -> list[Any]:
+    """The operands of a rearrangement beside the first, which say where elements go."""
+    return [atom.value for atom in equation.inputs[1:] if isinstance(atom, ir.Constant)]
+
+
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:
     """A segment of a layer's output that belongs to no unit."""
-    piece = lax.slice_in_dim(u, start, stop, axis=axis)
-    return piece if bias is None else piece + lax.slice_in_dim(bias, start, stop, axis=axis)
+    piece = _cut(u, axis, start, stop)
+    return piece if bias is None else piece + _cut(bias, axis, start, stop)
+
+
+def _cut(x: Array, axis: int, start: int, stop: int) -> Array:
+    """A segment of an output, or of a bias, which has size 1 where it does not vary."""
+    return x if x.shape[axis] == 1 else lax.slice_in_dim(x, start, stop, axis=axis)

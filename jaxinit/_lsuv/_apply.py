@@ -1,7 +1,6 @@
 """From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,19 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
+from jaxinit._lsuv._centre import output_dims
 from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
-from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._trace import Traced
+from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._units import Unit
 from jaxinit._reading._views import (
     in_order_of_leaf,
     other_factors,
     part_of,
-    scale_factors,
     spread,
     spread_over_leaf,
     view,
@@ -29,86 +26,6 @@ from jaxinit._reading._views import (
 )
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
-
-
-def centred_channels(
-    traced: Traced, selected: frozenset[Unit]
-) -> tuple[dict[Unit, tuple[Factor, ...]], dict[Unit, str]]:
-    """Along which factors each unit is centred; and why the others of those selected are not.
-
-    Only a unit that is used once can be, with a bias that is a leaf of its own and has an entry for each channel.
-    """
-    channels, refused = {}, {}
-    for unit in selected:
-        factors = scale_factors(traced.analysis, unit, per_channel=True)
-        if unit.uses > 1:
-            # What centres one use does not centre the others.
-            refused[unit] = "not centred: it is used more than once"
-        elif (bias := _bias_leaf(traced, unit)) is None:
-            refused[unit] = "not centred: it has no real bias of its own"
-        elif not _has_entry_for_each_channel(unit, factors, bias[1]):
-            refused[unit] = "not centred: its bias does not have one entry for each unit"
-        else:
-            channels[unit] = factors
-    return channels, refused
-
-
-def _bias_leaf(traced: Traced, unit: Unit) -> tuple[int, Origin] | None:
-    """The leaf that is a unit's bias and nothing else, and its origin."""
-    if len(unit.sites) != 1:
-        return None
-    (site,) = unit.sites
-    part = unit.first_part
-    if site.bias is None or len(site.parts) != 1 or part.origin is None or part.size is not None:
-        return None
-    dependence = traced.analysis.of(site.bias)
-    if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
-        return None
-    if len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
-        return None
-    ((leaf, origin),) = dependence.origins.items()
-    feature_dims = set(site.placed.values())
-    if site.biases[0].equation.primitive is not ir.add_p or not site.bias_dims <= feature_dims:
-        return None
-    reads = [read for read in traced.analysis.reads if read.leaf == leaf]
-    whole = all(
-        stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
-    )
-    if not origin.exact or not whole or len(reads) != 1 or _is_in_a_weight(traced, leaf):
-        return None
-    return leaf, origin
-
-
-def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
-    """Whether the weight of any layer is made of this leaf, or a program that is not read takes it."""
-    weights = (part.dependence for site in traced.analysis.sites.values() for part in site.parts)
-    return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
-
-
-def _has_entry_for_each_channel(unit: Unit, factors: tuple[Factor, ...], bias: Origin) -> bool:
-    """Whether the bias has its own entry wherever the output has a channel of its own."""
-    if [f.size for f in unit.stack] != [f.size for f in bias.stack]:
-        return False
-    dims = _output_dims(unit)
-    for dim, own in zip(dims, bias.dims or [()] * len(dims), strict=True):
-        if not any(f in factors for f in dim) and all(f.axis == FOREIGN for f in own):
-            continue
-        if any(f not in factors for f in dim) or any(f.axis == FOREIGN for f in own):
-            return False
-        if math.prod(f.size for f in dim) != math.prod(f.size for f in own):
-            return False
-    return True
-
-
-def _output_dims(unit: Unit) -> list[tuple[Factor, ...]]:
-    """The factors of the weight along each dimension of the output of its only layer."""
-    (site,) = unit.sites
-    origin = site.parts[0].origin
-    assert origin is not None
-    dims: list[tuple[Factor, ...]] = [()] * len(site.finish.outputs[0].shape)
-    for source, target in site.placed.items():
-        dims[target] = origin.dims[source]
-    return dims
 
 
 def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
@@ -183,18 +100,17 @@ def _with_scales(
 
 
 def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) -> None:
-    (site,) = unit.sites
-    assert site.bias is not None
-    ((leaf, origin),) = problem.analysis.of(site.bias).origins.items()
+    centre = problem.centres[unit]
+    leaf, origin = centre.leaf, centre.origin
     # The bias has the output's features, stacked dimensions first, and each dimension may be made of factors in an
     # order of its own.
-    known = [*unit.stack, *problem.channels[unit]]
-    dims = [*((f,) for f in unit.stack), *_output_dims(unit)]
+    known = [*unit.stack, *centre.channels]
+    dims = [*((f,) for f in unit.stack), *output_dims(unit)]
     shift = spread(shift.reshape([f.size for f in known]), known, dims)
     names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis != FOREIGN)]
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))
     moved = jnp.transpose(shift.reshape([f.size for f in names]), by_axis)
     moved = in_order_of_leaf(moved, [names[i] for i in by_axis])
     bias = leaves[leaf]
-    new = (bias + moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
+    new = (bias + centre.sign * moved.reshape(bias.shape).astype(bias.dtype)).astype(bias.dtype)
     leaves[leaf] = jnp.where(jnp.isfinite(new), new, bias) if is_narrow(bias.dtype) else new

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_finite, check_flag, check_values
-from jaxinit._lsuv._apply import centred_channels, with_orthonormal, with_scales
+from jaxinit._lsuv._apply import with_orthonormal, with_scales
+from jaxinit._lsuv._centre import centres
 from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
 from jaxinit._lsuv._options import (
@@ -181,11 +182,11 @@ def _lsuv(
     traced = trace(params, apply_fn, batch)
     units = traced.analysis.units
     selected, notes = selected_units(traced, options.where)
-    channels, not_centred = centred_channels(traced, selected) if options.center else ({}, {})
+    centred, not_centred = centres(traced, selected) if options.center else ({}, {})
     problem = Problem(
         traced.analysis,
         factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in units},
-        channels=channels,
+        centres=centred,
         targets=dict(zip(units, unit_targets(traced, options.target_patterns, targets), strict=True)),
         selected=selected,
         tolerance=options.tolerance,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._lsuv._centre import Centre
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
@@ -33,7 +34,7 @@ class Problem:
 
     analysis: Analysis
     factors: dict[Unit, tuple[Factor, ...]]
-    channels: dict[Unit, tuple[Factor, ...]]
+    centres: dict[Unit, Centre]
     targets: dict[Unit, Array]
     selected: frozenset[Unit]
     tolerance: float | Array
@@ -48,7 +49,7 @@ class Problem:
     def evaluation(self, refined: frozenset[Unit], selected: frozenset[Unit] | None = None) -> Evaluation:
         """An evaluation that pools the uses of `refined`."""
         chosen = self.selected if selected is None else selected
-        channels = {u: f for u, f in self.channels.items() if u in chosen}
+        channels = {u: centre.channels for u, centre in self.centres.items() if u in chosen}
         visitor = ScaleVisitor(self.factors, channels, self.targets, chosen, refined, self.shared)
         return Evaluation(self.analysis, visitor, self.factors)
 

@@ -70,10 +70,10 @@ def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Stor
     if weight is None:
         return "has a weight that the program computes, other than by rearranging a leaf"
     bias = None
-    if site.bias is not None:
+    if site.biases:
         features = tuple(site.placed[d] for d in site.geometry.out_dims if d in site.placed)
-        bias = slot_of(analysis, site.bias, features)
-        plain = len(site.biases) == 1 and site.finish.primitive is ir.add_p
+        bias = slot_of(analysis, site.biases[0].value, features)
+        plain = len(site.biases) == 1 and site.sign == site.biases[0].sign == 1 and not site.biases[0].moves
         if bias is None or len(features) < len(site.geometry.out_dims) or not plain:
             return "has a bias that is not a vector of its own, added to its output"
     if below and _source(analysis.program, site.data) is not _output(analysis.program, below[-1].layer):

@@ -337,6 +337,7 @@ class _Walk:
             repeats,
             picked.lookup if picked else None,
             fan_in_made(end.equation.outputs[0], placed.values(), consumers),
+            end.sign,
         )
         if self.recording:
             self.sites[end.equation] = site

@@ -7,7 +7,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import FOREIGN, Origin
-from jaxinit._reading._rules import rearrangement
+from jaxinit._reading._rules import Move, rearrangement
 from jaxinit._reading._units import Bias
 
 
@@ -19,12 +19,14 @@ class End(NamedTuple):
       biases: what is added, in order.
       bias_dims: the dimensions of the end's output along which the sum of the biases varies.
       places: dimension of the operation's output → dimension of the end's, for those that are kept whole.
+      sign: with which the operation's output enters the end's.
     """
 
     equation: ir.Equation
     biases: tuple[Bias, ...]
     bias_dims: frozenset[int]
     places: Mapping[int, int]
+    sign: int = 1
 
 
 def finish_of(
@@ -34,35 +36,78 @@ def finish_of(
     of: Callable[[ir.Atom], Dependence],
     segmented: int | None,
 ) -> End:
-    """The end of a layer, whose weight is concatenated along the dimension `segmented`, if at all."""
+    """The end of a layer, whose weight is concatenated along the dimension `segmented`, if at all.
+
+    Its output is followed while each step is a sum or difference with what depends on no data, a change of sign, or a
+    rearrangement; the last sum is the end.
+    """
     end = End(equation, (), frozenset(), {d: d for d in range(len(equation.outputs[0].shape))})
     if shape.kind == "embed":
         return end
     value = equation.outputs[0]
-    origin: Origin | None = Origin.of_leaf(0, value.shape)
-    while origin is not None:
+    origin = Origin.of_leaf(0, value.shape)
+    biases: tuple[Bias, ...] = ()
+    varying: frozenset[int] = frozenset()
+    sign = 1
+    while True:
         readers = consumers.get(value, [])
         if len(readers) != 1 or readers[0] is None:
             return end
         following = readers[0]
-        if following.primitive is ir.add_p or (following.primitive is ir.sub_p and following.inputs[0] is value):
-            bias = next((atom for atom in following.inputs if atom is not value), None)
-            varying = None if bias is None else _varying(of(bias), bias.shape)
+        if following.primitive in _SUMS:
+            added = _added(following, value, of)
+            # A table to each row of which the output is added makes more of it than there was.
+            if added is None or following.outputs[0].shape != value.shape:
+                return end
+            bias, dims = added
+            if following.primitive is ir.sub_p and following.inputs[0] is not value:
+                sign, biases = -sign, _negated(biases)
+            biases, varying = (*biases, bias), varying | dims
             places = _places(origin, equation.outputs[0].shape)
-            if bias is None or varying is None or (segmented is not None and shape.placed[segmented] not in places):
+            if segmented is not None and shape.placed[segmented] not in places:
                 return end
-            if following.outputs[0].shape != value.shape:  # a table, to each row of which the output is added
-                return end
-            end = End(following, (*end.biases, Bias(bias, following)), end.bias_dims | varying, places)
-        elif end.biases:  # of a sum that is moved, the dimensions are others
-            return end
+            # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance.
+            if bias.is_parameter or dims:
+                end = End(following, biases, varying, places, sign)
+        elif following.primitive is ir.neg_p:
+            sign, biases = -sign, _negated(biases)
         else:
             move = rearrangement(following)
-            if move is None or following.inputs[0] is not value:
+            if move is None or following.inputs[0] is not value or not ir.is_floating(following.outputs[0]):
                 return end
-            origin = move(origin)
+            moved, dims_moved = move(origin), _moved(varying, value.shape, move)
+            if moved is None or dims_moved is None:
+                return end
+            origin, varying = moved, dims_moved
+            biases = tuple(b._replace(moves=(*b.moves, following)) for b in biases)
         value = following.outputs[0]
-    return end
+
+
+def _negated(biases: tuple[Bias, ...]) -> tuple[Bias, ...]:
+    return tuple(bias._replace(sign=-bias.sign) for bias in biases)
+
+
+_SUMS = {ir.add_p, ir.sub_p, ir.add_any_p}
+
+
+def _added(
+    equation: ir.Equation, value: ir.Atom, of: Callable[[ir.Atom], Dependence]
+) -> tuple[Bias, frozenset[int]] | None:
+    """What a sum or difference adds to a value, if it depends on no data, and the dimensions along which it varies."""
+    added = next((atom for atom in equation.inputs if atom is not value), None)
+    if added is None or of(added).data:
+        return None
+    sign = -1 if equation.primitive is ir.sub_p and equation.inputs[1] is added else 1
+    is_parameter = any(part.degrees for part in of(added).parts)
+    return Bias(added, equation, is_parameter, sign), _varying(of(added), added.shape)
+
+
+def _moved(varying: frozenset[int], shape: tuple[int, ...], move: Move) -> frozenset[int] | None:
+    """The dimensions along which a value varies once it is rearranged."""
+    after = move(Origin.of_leaf(0, shape))
+    if after is None:
+        return None
+    return frozenset(d for d, dim in enumerate(after.dims) if any(f.axis in varying for f in dim))
 
 
 def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
@@ -71,13 +116,11 @@ def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
     return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}
 
 
-def _varying(value: Dependence, shape: tuple[int, ...]) -> frozenset[int] | None:
-    """The dimensions along which a parameter, or a function of parameters, may vary; None if it is neither."""
-    if value.data or not any(part.degrees for part in value.parts):
-        return None
+def _varying(value: Dependence, shape: tuple[int, ...]) -> frozenset[int]:
+    """The dimensions along which a value that depends on no data may vary."""
     dims: set[int] = set() if value.segments is None else {value.segments.dimension}
     for part in value.parts:
-        if part.degrees.keys() == part.origins.keys() and all(o.exact for o in part.origins.values()):
+        if part.degrees and part.degrees.keys() == part.origins.keys() and all(o.exact for o in part.origins.values()):
             for origin in part.origins.values():
                 dims |= {d for d, dim in enumerate(origin.dims) if any(f.axis != FOREIGN for f in dim)}
         else:

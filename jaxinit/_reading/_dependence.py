@@ -60,6 +60,10 @@ class Dependence:
         origins = {leaf: o for leaf, o in moved.items() if o is not None}
         return Dependence(degrees=self.degrees, origins=origins, terms=self.terms)
 
+    def negated(self) -> "Dependence":
+        """With the other sign."""
+        return self if self.segments is not None else self.map(Origin.multiplied)
+
     def without_origins(self) -> "Dependence":
         """The same degrees, elements mixed."""
         return Dependence(degrees=self.degrees, terms=self.terms)

@@ -107,10 +107,21 @@ class Part:
 
 
 class Bias(NamedTuple):
-    """A parameter, or a function of parameters, that is added to a layer's output, or subtracted, and where."""
+    """A value that depends on no data and is added to a layer's output, or subtracted, and where.
+
+    Attributes:
+      value: a parameter, a function of parameters, or a constant.
+      equation: the sum or difference.
+      is_parameter: whether any leaf has a say in the value.
+      sign: with which it enters the output of the layer, 1 or -1.
+      moves: what rearranges the sum on its way to the output of the layer, in order.
+    """
 
     value: ir.Atom
     equation: ir.Equation
+    is_parameter: bool = True
+    sign: int = 1
+    moves: tuple[ir.Equation, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
@@ -123,11 +134,13 @@ class Site:
       lookup: the equation in which data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
       parts: the units that the weight is made of.
-      finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias.
+      finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
+        is the output of the operation, rearranged and with either sign, plus the biases.
       biases: what is added to the output before anything else happens to it, in order.
       bias_dims: the dimensions of that output along which their sum varies.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
+      sign: with which the operation's output enters that of `finish`.
       repeats: how often one pass through the program executes it for each of its unit's scales.
       makes: the fan-in of the weight that the output is for what follows, 1 where it is not a weight.
     """
@@ -144,11 +157,12 @@ class Site:
     repeats: int
     lookup: ir.Equation | None = None
     makes: int = 1
+    sign: int = 1
 
     @property
     def bias(self) -> ir.Atom | None:
-        """The first bias, if there is one."""
-        return self.biases[0].value if self.biases else None
+        """The first bias that is made of parameters, if there is one."""
+        return next((bias.value for bias in self.biases if bias.is_parameter), None)
 
     @property
     def data(self) -> ir.Atom:

@@ -39,17 +39,23 @@ def _sum(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     return added(_without_guards(equation, inputs))
 
 
+def _difference(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    # What is left of 0 - x is x with another sign.
+    return inputs[1].negated() if inputs[0].zero and not inputs[1].zero else _sum(equation, inputs)
+
+
 def _sum_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
     """A range of integers stays one when a number is added."""
     return next((x for x, other in zip(inputs, equation.inputs[::-1], strict=True) if other.shape == ()), NONE)
 
 
 def _negated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    return inputs[0] if inputs[0].segments is not None else inputs[0].map(Origin.multiplied)
+    return inputs[0].negated()
 
 
 register(Rule(_sum, linear="all", elementwise=True, pattern=_sum_pattern), ir.add_p)
-register(Rule(_sum, linear="all", elementwise=True, pattern=_no_pattern), ir.sub_p, ir.add_any_p)
+register(Rule(_sum, linear="all", elementwise=True, pattern=_no_pattern), ir.add_any_p)
+register(Rule(_difference, linear="all", elementwise=True, pattern=_no_pattern), ir.sub_p)
 register(Rule(_sum, linear="all", pattern=_no_pattern), ir.complex_p)
 register(Rule(_negated, linear="all", elementwise=True, pattern=_no_pattern), ir.neg_p)
 
@@ -131,7 +137,9 @@ def _extreme(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
 def _chosen(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     if not is_free(inputs[0]):
         return inhomogeneous(inputs)
-    return shared([x for x in inputs[1:] if not x.zero])
+    cases = [x for x in inputs[1:] if not x.zero]
+    # Where one case is zero, the other is multiplied by a mask.
+    return cases[0].map(Origin.multiplied) if len(cases) == 1 < len(inputs) - 1 else shared(cases)
 
 
 register(Rule(_extreme, elementwise=True, pattern=_no_pattern), ir.max_p, ir.min_p)

@@ -1,0 +1,140 @@
+"""Which layers can be centred: those with a bias that has an entry of its own for each channel, with either sign."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import of_constant
+from jaxinit._reading._origin import FOREIGN, Factor, Origin
+from jaxinit._reading._rules import rearrangement
+from jaxinit._reading._trace import Traced
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import scale_factors
+
+
+class Centre(NamedTuple):
+    """What centres the output of a unit.
+
+    Attributes:
+      channels: the factors along which each entry of the output's mean is taken off by itself.
+      leaf, origin: the bias, and where its elements lie.
+      sign: with which the bias enters the output.
+    """
+
+    channels: tuple[Factor, ...]
+    leaf: int
+    origin: Origin
+    sign: int
+
+
+def centres(traced: Traced, selected: frozenset[Unit]) -> tuple[dict[Unit, Centre], dict[Unit, str]]:
+    """What centres each unit; and why the others of those selected are not centred.
+
+    Only a unit that is used once can be, with a bias that is a leaf of its own, with either sign, and has an entry for
+    each channel.
+    """
+    found, refused = {}, {}
+    for unit in selected:
+        if unit.uses > 1:
+            # What centres one use does not centre the others.
+            refused[unit] = "not centred: it is used more than once"
+            continue
+        if len(unit.sites) == 1 and not unit.sites[0].bias_dims <= set(unit.sites[0].placed.values()):
+            refused[unit] = "not centred: what is added to its output varies along other dimensions than its units"
+            continue
+        channels = scale_factors(traced.analysis, unit, per_channel=True)
+        biases = _bias_leaves(traced, unit)
+        fitting = [b for b in biases if _has_entry_for_each_channel(unit, channels, b[1])]
+        if fitting:
+            found[unit] = Centre(channels, *fitting[0])
+        elif biases:
+            refused[unit] = "not centred: its bias does not have one entry for each unit"
+        else:
+            refused[unit] = "not centred: it has no real bias of its own"
+    return found, refused
+
+
+def _bias_leaves(traced: Traced, unit: Unit) -> list[tuple[int, Origin, int]]:
+    """The leaves that are a unit's bias and nothing else, their origins, and the signs with which they are added."""
+    if len(unit.sites) != 1:
+        return []
+    (site,) = unit.sites
+    part = unit.first_part
+    if len(site.parts) != 1 or part.origin is None or part.size is not None:
+        return []
+    if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
+        return []
+    found = []
+    for bias in site.biases:
+        dependence = traced.analysis.of(bias.value)
+        if bias.moves or len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
+            continue
+        ((leaf, origin),) = dependence.origins.items()
+        sign = _sign(traced, bias.value)
+        reads = [read for read in traced.analysis.reads if read.leaf == leaf]
+        whole = all(
+            stop - start == n for (start, stop), n in zip(origin.region, np.shape(traced.leaves[leaf]), strict=True)
+        )
+        if sign and whole and len(reads) == 1 and not _is_in_a_weight(traced, leaf):
+            found.append((leaf, origin, bias.sign * sign))
+    return found
+
+
+def _sign(traced: Traced, value: ir.Atom) -> int:
+    """1 for elements of a leaf as they are, -1 for those with the other sign, 0 for anything else made of them."""
+    sign = 1
+    while not all(origin.exact for origin in traced.analysis.of(value).origins.values()):
+        equation = traced.flow.producer.get(value)
+        if equation is None:
+            return 0
+        terms = [atom for atom in equation.inputs if traced.analysis.of(atom).degrees]
+        others = [atom for atom in equation.inputs if atom not in terms]
+        zeros = all(_is_zero(traced, atom) for atom in others)
+        if len(terms) == 1 and equation.primitive in (ir.add_p, ir.sub_p, ir.neg_p) and zeros:
+            negative = equation.primitive is ir.neg_p or (
+                equation.primitive is ir.sub_p and equation.inputs[1] is terms[0]
+            )
+            sign = -sign if negative else sign
+        elif rearrangement(equation) is None:
+            return 0
+        value = equation.inputs[0] if rearrangement(equation) is not None else terms[0]
+    return sign
+
+
+def _is_zero(traced: Traced, atom: ir.Atom) -> bool:
+    return of_constant(atom).zero if isinstance(atom, ir.Constant) else traced.analysis.of(atom).zero
+
+
+def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
+    """Whether the weight of any layer is made of this leaf, or a program that is not read takes it."""
+    weights = (part.dependence for site in traced.analysis.sites.values() for part in site.parts)
+    return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
+
+
+def _has_entry_for_each_channel(unit: Unit, factors: tuple[Factor, ...], bias: Origin) -> bool:
+    """Whether the bias has its own entry wherever the output has a channel of its own."""
+    if [f.size for f in unit.stack] != [f.size for f in bias.stack]:
+        return False
+    dims = output_dims(unit)
+    for dim, own in zip(dims, bias.dims or [()] * len(dims), strict=True):
+        if not any(f in factors for f in dim) and all(f.axis == FOREIGN for f in own):
+            continue
+        if any(f not in factors for f in dim) or any(f.axis == FOREIGN for f in own):
+            return False
+        if math.prod(f.size for f in dim) != math.prod(f.size for f in own):
+            return False
+    return True
+
+
+def output_dims(unit: Unit) -> list[tuple[Factor, ...]]:
+    """The factors of the weight along each dimension of the output of its only layer."""
+    (site,) = unit.sites
+    origin = site.parts[0].origin
+    assert origin is not None
+    dims: list[tuple[Factor, ...]] = [()] * len(site.finish.outputs[0].shape)
+    for source, target in site.placed.items():
+        dims[target] = origin.dims[source]
+    return dims
