@@ -27,10 +27,25 @@ def threefry2x32(key_words: Array, shape: tuple[int, ...]) -> tuple[Array, Array
         key_words: the key, two 32-bit words, shape (2,).
         shape: fewer than 2³² elements, so that the counter's first word stays 0.
     """
+    subkeys = _subkeys(key_words)
+    return _rounds(subkeys, jnp.broadcast_to(subkeys[0], shape), _flat_index(shape) + subkeys[1])
+
+
+def first_words(key_words: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """The first random words of a key, of 32 or 64 bits, computed by NumPy: the same rounds, and nothing to compile."""
+    subkeys = _subkeys(key_words[:, None])  # NumPy lets arrays overflow, and warns of numbers that do
+    counter = np.arange(count, dtype=np.uint32)
+    x, y = _rounds(subkeys, np.broadcast_to(subkeys[0], count), counter + subkeys[1])
+    return _joined(x, y) if bits == 64 else x ^ y
+
+
+def _subkeys(key_words: Any) -> tuple[Any, Any, Any]:
     first, second = key_words[0], key_words[1]
-    subkeys = (first, second, first ^ second ^ _PARITY)
-    x = jnp.broadcast_to(subkeys[0], shape)
-    y = _flat_index(shape) + subkeys[1]
+    return first, second, first ^ second ^ _PARITY
+
+
+def _rounds(subkeys: tuple[Any, Any, Any], x: Any, y: Any) -> tuple[Any, Any]:
+    """The twenty rounds, on arrays of JAX or NumPy to which the first subkeys have been added."""
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x = x + y
@@ -51,7 +66,7 @@ def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.d
     def draw(key_words: Array) -> Array:
         x, y = threefry2x32(key_words, shape)
         if dtype.itemsize == 8:
-            return _with_exponent_zero((x.astype(np.uint64) << np.uint64(32)) | y.astype(np.uint64), dtype)
+            return _with_exponent_zero(_joined(x, y), dtype)
         return _with_exponent_zero(x ^ y, dtype)
 
     floats: Array = stored(draw, key_words)
@@ -74,6 +89,10 @@ def stored(function: Callable[[Array], Any], key: Array) -> Any:
     return lax.cond(always, function, never, key)
 
 
+def _joined(x: Any, y: Any) -> Any:
+    return (x.astype(np.uint64) << np.uint64(32)) | y.astype(np.uint64)
+
+
 def _with_exponent_zero(word: Array, dtype: np.dtype[Any]) -> Array:
     mantissa = word >> np.array(8 * dtype.itemsize - np.finfo(dtype).nmant, word.dtype)
     return lax.bitcast_convert_type(mantissa | np.array(1, dtype).view(word.dtype), dtype)
@@ -88,5 +107,5 @@ def _flat_index(shape: tuple[int, ...]) -> Array:
     return index
 
 
-def _rotate_left(word: Array, distance: int) -> Array:
+def _rotate_left(word: Any, distance: int) -> Any:
     return (word << np.uint32(distance)) | (word >> np.uint32(32 - distance))

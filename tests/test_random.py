@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxinit import _random
-from jaxinit._threefry import threefry2x32
+from jaxinit import _random, _threefry
+from jaxinit._threefry import first_words, threefry2x32
 
 Draw = Callable[..., jax.Array]
 
@@ -226,6 +226,40 @@ def test_the_hash_is_threefry() -> None:
     x, y = threefry2x32(jnp.asarray([3, 5], np.uint32), (2, 3, 4))
     expected = jax.random.bits(jax.random.wrap_key_data(jnp.asarray([3, 5], np.uint32)), (24,), np.uint32)
     np.testing.assert_array_equal((x ^ y).reshape(-1), expected)
+
+
+def test_numpy_computes_the_same_words() -> None:
+    key = jax.random.wrap_key_data(jnp.asarray([3, 0xFFFFFFFF], np.uint32))
+    words = np.asarray(jax.random.key_data(key))
+    np.testing.assert_array_equal(first_words(words, 9, 32), jax.random.bits(key, (9,), np.uint32))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(first_words(words, 9, 64), jax.random.bits(key, (9,), np.uint64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float64])
+def test_a_jax_with_other_words_gets_its_own_draws(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In place of another JAX, another hash here: what is drawn must not depend on it.
+    key = jax.random.key(12)
+    with jax.enable_x64(np.finfo(dtype).bits == 64):
+        assert _random._has_fast_draw(key, (33, 31), dtype)
+        monkeypatch.setattr(_threefry, "_ROTATIONS", ((13, 15, 26, 6), (17, 29, 16, 23)))
+        _random._has_words_of_jax.cache_clear()
+        jax.clear_caches()
+        try:
+            assert not _random._has_fast_draw(key, (33, 31), dtype)
+            _assert_same(_fixed((33, 31), dtype), _normal, key)
+        finally:
+            _random._has_words_of_jax.cache_clear()
+            jax.clear_caches()
+
+
+def test_what_jax_draws_is_compared_in_the_midst_of_a_trace_too() -> None:
+    _random._has_words_of_jax.cache_clear()
+    jax.clear_caches()
+    with jax.threefry_partitionable(True):
+        draw = jax.jit(jax.vmap(_fixed((33, 31), np.float32)(functools.partial(_uniform, _random))))
+        text = draw.lower(jax.random.split(jax.random.key(13), 2)).as_text()
+    assert "optimization_barrier" in text  # the fast draw's
 
 
 def test_the_platform_is_chosen_when_the_program_is_lowered() -> None:

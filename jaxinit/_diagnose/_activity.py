@@ -51,14 +51,14 @@ class Activity(NamedTuple):
 
 def no_activity() -> Activity:
     """Nothing met yet."""
-    return Activity(*[jnp.zeros(())] * 7)
+    return Activity(*[jnp.zeros((), jnp.float32)] * 7)
 
 
 def activity(meeting: Meeting, value: Array) -> Activity:
     """What is measured at one meeting."""
     z = real(lax.stop_gradient(meeting.of(value)))
     known, samples = curve(meeting.activation), meeting.samples
-    dead, saturated = jnp.zeros(()), jnp.zeros(())
+    dead, saturated = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     if known is None:
         post = z
         mean, size = totals([z / z.size, jnp.abs(z) / z.size], samples)

@@ -142,7 +142,7 @@ def _diagnose(
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps)
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
     for name in (*_columns(empty()), "weight_norm"):
-        joined.setdefault(name, jnp.zeros(0))
+        joined.setdefault(name, jnp.zeros(0, jnp.float32))
     for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
         joined.setdefault(name, None)
     equal = None
@@ -225,9 +225,9 @@ def _projected(output: Any, batch: Any, key: Array) -> Array:
     parts = [y for y in jax.tree.leaves(output) if _is_inexact(y)]
     keys = jax.random.split(key, max(len(parts), 1))
     size = max(sum(y.size for y in parts), 1)
-    total = jnp.zeros(())
+    total = jnp.zeros((), jnp.float32)
     for y, own in zip(parts, keys, strict=False):
-        total = total + jnp.sum(jnp.real(y).astype(jnp.float32) * jax.random.normal(own, y.shape))
+        total = total + jnp.sum(jnp.real(y).astype(jnp.float32) * jax.random.normal(own, y.shape, jnp.float32))
     return total / size**0.5
 
 
@@ -257,7 +257,7 @@ _VARIETIES = ("weights over units", "gradients over units", "gradients over inpu
 
 
 def _varieties(unit: Unit, weight: Any, gradient: Array | None) -> dict[str, Array]:
-    unknown = jnp.ones(stacked_size(unit))
+    unknown = jnp.ones(stacked_size(unit), jnp.float32)
 
     def of(x: Any) -> tuple[Array, Array]:
         found = None if x is None else with_automatic_axes(lambda x: variety(x, unit), jnp.asarray(x))

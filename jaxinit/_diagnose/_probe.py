@@ -48,7 +48,9 @@ class ProbeState(NamedTuple):
 
 def empty() -> ProbeState:
     """Nothing measured yet."""
-    return ProbeState(jnp.zeros(3), Measured(*[jnp.zeros(())] * 3), no_activity(), jnp.zeros(2))
+    return ProbeState(
+        jnp.zeros(3, jnp.float32), Measured(*[jnp.zeros((), jnp.float32)] * 3), no_activity(), jnp.zeros(2, jnp.float32)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -62,7 +64,7 @@ def _probed_forward(x: Array, probe: Array, samples: int) -> tuple[Array, None]:
 
 def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Array]:
     size = with_automatic_axes(lambda x: rms(x, tuple(range(x.ndim))), gradient)
-    return gradient, jnp.stack([size, jnp.ones(()), jnp.full((), samples, jnp.float32)])
+    return gradient, jnp.stack([size, jnp.ones((), jnp.float32), jnp.full((), samples, jnp.float32)])
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
@@ -82,14 +84,14 @@ class Probe:
 
     def scale(self, state: ProbeState) -> Array:
         """Weights stay as they are."""
-        return jnp.ones(())
+        return jnp.ones((), jnp.float32)
 
     def use(self, place: Place, state: ProbeState | None, u: Array, bias: Array | None) -> tuple[ProbeState, Array]:
         """Measures a layer's output, and lets it pass."""
         state = empty() if state is None else state
         output = u if bias is None else u + bias
         found = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
-        measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones(()), *found), strict=True)))
+        measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones((), jnp.float32), *found), strict=True)))
         units = place.site.placed.values()
         samples = math.prod(n for d, n in enumerate(output.shape) if d not in units)
         return state._replace(measured=measured), _probed(output, state.probe, samples)

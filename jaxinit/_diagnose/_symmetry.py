@@ -49,7 +49,7 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
 
     def of_size(found: Array, along: Sequence[int]) -> Array:
         if all(x.shape[d] == 1 for d in along):
-            return jnp.ones(peak.size)
+            return jnp.ones(peak.size, jnp.float32)
         share = jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned)
         return in_order_of_leaf(share, unit.stack).reshape(-1).astype(jnp.float32)
 

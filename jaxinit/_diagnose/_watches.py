@@ -60,7 +60,7 @@ def _at_attention(attention: Attention, units: Sequence[Unit]) -> Watch:
 
     def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
         peak = with_automatic_axes(largest, lax.stop_gradient(value))
-        entry = jnp.stack([peak, jnp.ones(())])
+        entry = jnp.stack([peak, jnp.ones((), jnp.float32)])
         return {unit: states[unit]._replace(attention=states[unit].attention + entry) for unit in concerned}
 
     return watch

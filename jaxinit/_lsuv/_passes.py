@@ -88,7 +88,7 @@ def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
 def measure(analysis: Analysis, values: Sequence[Any]) -> dict[Unit, Array]:
     """The std of each unit's output, for each slice of a stack: one evaluation of the program as it is."""
     factors: dict[Unit, tuple[Factor, ...]] = dict.fromkeys(analysis.units, ())
-    targets = {unit: jnp.ones(()) for unit in analysis.units}
+    targets = {unit: jnp.ones((), jnp.float32) for unit in analysis.units}
     return measured(Problem(analysis, factors, {}, targets, frozenset(), 0.0, 1), values)
 
 
