@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from models import MODELS
 
-from jaxinit import trace_layers
+from jaxinit import recommend, trace_layers
 from jaxinit._reading import _residual
+from jaxinit._reading._normalizations import normalizations
 from jaxinit._reading._trace import trace
 from jaxinit._schemes._roles import roles
+from jaxinit.schemes import looks_linear
 
 KEY = jax.random.key(0)
 
@@ -538,3 +540,68 @@ def test_the_search_for_branches_is_linear():
             for program, carried in _residual._programs(analysis.program):
                 list(Counting(analysis, program, carried).found())
         assert looked[1] <= 4.4 * looked[0] + 10, (apply_fn, looked)
+
+
+def scaled(statistic):
+    return lambda p, x: (x - x.mean(-1, keepdims=True)) * p / statistic(x)
+
+
+NO_NORMALIZATIONS = {
+    "temperature": lambda p, x: x / p,
+    "exponential of a temperature": lambda p, x: x * jnp.exp(p),
+    "root of a temperature": lambda p, x: x / jnp.sqrt(p[0]),
+    "softmax": lambda p, x: jax.nn.softmax(x * p / jnp.sqrt(8.0)),
+    "constant": lambda p, x: x * p * jax.lax.rsqrt(8.0),
+    "centred": lambda p, x: p * (x - x.mean(-1, keepdims=True)),
+    "statistic": lambda p, x: jnp.sqrt(jnp.mean((p * x) ** 2)),
+}
+NORMALIZATIONS = {
+    "variance": scaled(lambda x: jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)),
+    "standard deviation": scaled(lambda x: x.std(-1, keepdims=True) + 1e-6),
+    "power": lambda p, x: p * x * (jnp.mean(x**2, -1, keepdims=True) + 1e-6) ** -0.5,
+    "reciprocal": lambda p, x: p * x * (1 / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))),
+    "norm": lambda p, x: p * x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6),
+    "batch": scaled(lambda x: jnp.sqrt(x.var(0) + 1e-6)),
+    "running variance": lambda p, x: x * jax.lax.rsqrt(p + 1e-6),
+}
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "expected"),
+    [(f, False) for f in NO_NORMALIZATIONS.values()] + [(f, True) for f in NORMALIZATIONS.values()],
+    ids=[*NO_NORMALIZATIONS, *NORMALIZATIONS],
+)
+def test_what_is_divided_by_the_root_of_a_statistic_is_normalized(apply_fn, expected):
+    analysis = trace(struct(D), apply_fn, struct(4, D)).analysis
+    assert any(True for _ in normalizations(analysis)) is expected
+
+
+def test_recommendations_count_depth_along_the_data_and_take_no_temperature_for_a_normalization():
+    def deep(temperature):
+        def apply_fn(params, x):
+            for w in params["w"]:
+                x = jax.nn.relu(x @ w)
+            x = x @ params["out"]
+            return x / params["tau"] if temperature else x
+
+        return {"w": [jnp.ones((D, D))] * 40, "out": jnp.ones((D, 3)), "tau": jnp.ones(())}, apply_fn, jnp.ones((2, D))
+
+    assert recommend(*deep(False)).start == recommend(*deep(True)).start == looks_linear()
+    wide = {str(i): jnp.ones((D, D)) for i in range(80)}
+
+    def beside(params, x):
+        return jnp.concatenate(
+            [jax.nn.relu(jax.nn.relu(x @ params[str(i)]) @ params[str(i + 1)]) for i in range(0, 80, 2)]
+        )
+
+    assert roles(trace(wide, beside, struct(2, D))).depth == 2
+    assert recommend(wide, beside, jnp.ones((2, D))).start != looks_linear()
+
+
+def test_layers_that_are_shared_have_a_branch_for_each_use():
+    def apply_fn(p, x):
+        for _ in range(3):
+            x = x + mlp(p, x)
+        return x
+
+    assert places(named("u", "d"), apply_fn, struct(4, D)) == ({"u": (0, 0, 2), "d": (0, 1, 2)}, 3)
