@@ -124,3 +124,75 @@ def test_a_router_whose_gradient_ends_at_an_argmax_is_no_vanishing_gradient():
     assert [row.name for row, gradient in gradients if gradient == 0] == ["router"]
     assert report.healthy, report.verdict
     assert report.gradient_growth == pytest.approx(1, abs=0.3)
+
+
+def conditioned(params, batch):
+    """Blocks that an embedding of the time modulates, as in diffusion transformers."""
+    x, time = batch
+    time = jax.nn.silu(time @ params["time"][0]) @ params["time"][1]
+    x = x @ params["patch"]
+    for p in params["blocks"]:
+        shift, scale, gate = jnp.split(jax.nn.silu(time) @ p["modulate"], 3, axis=-1)
+        y = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+        y = y * (1 + scale) + shift
+        x = x + gate * (jax.nn.relu(y @ p["up"]) @ p["down"])
+    return x @ params["out"]
+
+
+def blocks(count):
+    draw = jaxinit.lecun_normal()
+    keys = iter(jax.random.split(KEY, 4 + 3 * count))
+    params = {
+        "time": [draw(next(keys), (32, 32)), draw(next(keys), (32, 32))],
+        "patch": draw(next(keys), (32, 32)),
+        "blocks": [
+            {
+                "modulate": draw(next(keys), (32, 96)),
+                "up": draw(next(keys), (32, 32)),
+                "down": draw(next(keys), (32, 32)),
+            }
+            for _ in range(count)
+        ],
+        "out": draw(next(keys), (32, 8)),
+    }
+    return params, (X, 0.01 * jax.random.normal(jax.random.key(3), (64, 32)))
+
+
+def test_layers_are_compared_with_those_their_data_come_from():
+    """The embedder of the time is a hundred times as small as what is beside it, which is its own affair."""
+    params, batch = blocks(4)
+    report = diagnose(params, conditioned, batch, lanczos_steps=0)
+    number = {row.name: i for i, row in enumerate(report.rows)}
+    before = {row.name: {report.rows[i].name for i in row.before} for row in report.rows}
+    assert before["time/0"] == before["patch"] == set()
+    assert before["time/1"] == {"time/0"}
+    assert before["blocks/2/modulate"] == {"time/1"}
+    assert {"patch", "blocks/0/modulate"} == before["blocks/0/up"]
+    assert before["blocks/0/down"] == {"blocks/0/up"}
+    scale = np.asarray(report.pre_std)
+    assert scale[number["patch"]] > 50 * scale[number["time/0"]]
+    assert "outlier" not in faults(report), report.verdict
+    # One that stands out from what it is computed from still does.
+    params["blocks"][2]["down"] *= 1e3
+    assert faults(diagnose(params, conditioned, batch, lanczos_steps=0))["outlier"] == "blocks/2/down"
+
+
+def test_the_layer_before_one_of_a_stack_is_that_of_the_step_before():
+    def apply_fn(params, x):
+        def step(x, w):
+            return jax.nn.relu(jax.nn.relu(x @ w["up"]) @ w["down"]), None
+
+        x = jax.lax.scan(step, x @ params["in"], params["stack"], reverse=True)[0]
+        return jax.lax.scan(step, x, params["other"])[0] @ params["out"]
+
+    stack = {name: jnp.stack(drawn(3, seed=i)) for i, name in enumerate(("up", "down"))}
+    params = {"in": drawn(1)[0], "stack": stack, "other": stack, "out": drawn(1)[0]}
+    report = diagnose(params, apply_fn, X, lanczos_steps=0)
+    before = {row.name: [report.rows[i].name for i in row.before] for row in report.rows}
+    assert before["in"] == []
+    assert before["stack/up[2]"] == ["in"]
+    assert before["stack/up[0]"] == ["stack/down[1]"]
+    assert before["stack/down[0]"] == ["stack/up[0]"]
+    assert before["other/up[0]"] == ["stack/down[0]"]
+    assert before["other/up[2]"] == ["other/down[1]"]
+    assert before["out"] == ["other/down[2]"]

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from models import MODELS
 
-from jaxinit import trace_layers
+from jaxinit import recommend, trace_layers
+from jaxinit._reading import _residual
+from jaxinit._reading._normalizations import normalizations
 from jaxinit._reading._trace import trace
+from jaxinit._schemes._roles import roles
+from jaxinit.schemes import looks_linear
 
 KEY = jax.random.key(0)
 
@@ -244,3 +248,360 @@ def test_structure_of_large_batches_costs_no_memory():
     )
     assert [layer.role for layer in layers] == ["query, key, value", "output"]
     assert np.prod(layers[0].shape) == 192
+
+
+D = 8
+
+
+def named(*names):
+    return {name: struct(D, D) for name in names}
+
+
+def places(params, apply_fn, batch):
+    """Path → (skip, position, length) of the branch it is in; and the number of branches."""
+    layers = trace_layers(params, apply_fn, batch)
+    found = {x.path: None if x.skip is None else (x.skip, x.position, x.branch_length) for x in layers}
+    return found, roles(trace(params, apply_fn, batch)).branches
+
+
+def mlp(p, x):
+    return jax.nn.relu(x @ p["u"]) @ p["d"]
+
+
+def in_a_scan(p, x):
+    def step(h, u):
+        h = p["a"] * h + u @ p["b"]
+        return h, h @ p["c"] + p["skip"] * u
+
+    return jax.lax.scan(step, jnp.zeros((2, D)), x)[1]
+
+
+def after_a_scan(p, x):
+    states = jax.lax.scan(lambda h, u: (p["a"] * h + u,) * 2, jnp.zeros((2, D)), x @ p["b"])[1]
+    return states @ p["c"] + p["skip"] * x
+
+
+def after_an_associative_scan(p, x):
+    u = x @ p["b"]
+    pair = jnp.broadcast_to(p["a"], u.shape), u
+    _, states = jax.lax.associative_scan(lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1]), pair)
+    return states @ p["c"] + p["skip"] * x
+
+
+def after_a_long_convolution(p, x):
+    taps = jnp.fft.rfft(p["taps"], axis=0)[:, None]
+    return jnp.fft.irfft(jnp.fft.rfft(x @ p["b"], axis=0) * taps, n=4, axis=0) @ p["c"] + p["skip"] * x
+
+
+def unrolled(p, x):
+    h, outputs = jnp.zeros((2, D)), []
+    for u in x:
+        h = p["a"] * h + u @ p["b"]
+        outputs.append(h @ p["c"] + p["skip"] * u)
+    return jnp.stack(outputs)
+
+
+def unrolled_between_layers(p, x):
+    h, states, inputs = jnp.zeros((2, D)), [], x @ p["b"]
+    for t in range(4):
+        h = p["a"] * h + inputs[t]
+        states.append(h)
+    return jnp.stack(states) @ p["c"] + p["skip"] * x
+
+
+RECURRENCES = [
+    in_a_scan,
+    after_a_scan,
+    after_an_associative_scan,
+    after_a_long_convolution,
+    unrolled,
+    unrolled_between_layers,
+]
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_what_leads_past_a_recurrence_is_no_skip_connection(recurrence):
+    params = named("b", "c") | {"a": struct(D), "skip": struct(D), "taps": struct(4, D)}
+    assert places(params, recurrence, struct(4, 2, D)) == ({"b": None, "c": None}, 0)
+
+    def block(p, x):
+        return x + jnp.tanh(recurrence(p, x)) @ p["o"]
+
+    # Within a block there is one skip connection, that of the block. The layers that it holds are the branch's.
+    found, branches = places(params | named("o"), block, struct(4, 2, D))
+    assert branches == 1
+    assert found == {"b": (0, 0, 3), "c": (0, 1, 3), "o": (0, 2, 3)}
+
+
+def test_multiplied_skip_connections_of_a_trunk_are_some_beside_no_recurrence():
+    def apply_fn(params, x):
+        for p in params:
+            x = p["omega"] * x + mlp(p, x)
+            x = x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
+        return x
+
+    found, branches = places([named("u", "d") | {"omega": struct(D)}] * 2, apply_fn, struct(4, D))
+    assert branches == 2
+    assert found == {"0/u": (0, 0, 2), "0/d": (0, 1, 2), "1/u": (1, 0, 2), "1/d": (1, 1, 2)}
+
+
+def towers(params, x):
+    return sum(mlp(p, x) for p in params)
+
+
+def test_parallel_towers_are_as_deep_as_one():
+    params = [named("u", "d")] * 80
+    found, branches = places(params, towers, struct(4, D))
+    assert set(found.values()) == {None}
+    assert branches == 0
+
+    def normalized(params, x):
+        y = towers(params, x)
+        return x + y * jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True))
+
+    found, branches = places(params, normalized, struct(4, D))
+    assert branches == 1
+    assert found == {f"{i}/{n}": (0, j, 2) for i in range(80) for j, n in enumerate("ud")}
+    # A sum of 80 towers with x grows by the size of 80 branches.
+    assert places(params, lambda p, x: x + towers(p, x), struct(4, D))[1] == 80
+
+
+def test_attention_and_feed_forward_network_beside_one_another_are_two_branches_of_one_sum():
+    def apply_fn(p, x):
+        q, k, v = (x @ p[name] for name in "qkv")
+        return x + jax.nn.softmax(q @ k.mT) @ v @ p["o"] + mlp(p, x)
+
+    found, branches = places(named(*"qkvoud"), apply_fn, struct(2, 5, D))
+    assert branches == 2
+    assert {found[n] for n in "qkv"} == {(0, 0, 2)}
+    assert (found["o"], found["u"], found["d"]) == ((0, 1, 2), (1, 0, 2), (1, 1, 2))
+
+
+def test_experts_that_data_weigh_are_one_branch():
+    def apply_fn(p, x):
+        weights = jax.nn.softmax(x @ p["gate"])
+        return x + sum(weights[:, i, None] * mlp(e, x) for i, e in enumerate(p["experts"]))
+
+    found, branches = places({"gate": struct(D, 3), "experts": [named("u", "d")] * 3}, apply_fn, struct(4, D))
+    assert branches == 1
+    assert found == {"gate": (0, 0, 2)} | {f"experts/{i}/{n}": (0, j, 2) for i in range(3) for j, n in enumerate("ud")}
+
+
+def test_a_gate_is_not_the_last_layer_of_a_branch():
+    def squeeze(p, x):
+        y = mlp(p, x)
+        gate = jax.nn.sigmoid(jax.nn.relu(y.mean(1, keepdims=True) @ p["squeeze"]) @ p["excite"])
+        return x + y * gate
+
+    found, _ = places(named("u", "d", "squeeze", "excite"), squeeze, struct(4, 6, D))
+    assert [path for path, (_, position, length) in found.items() if position == length - 1] == ["d"]
+
+    def modulated(p, batch):
+        x, condition = batch
+        scale, gate = jnp.split(jax.nn.silu(condition @ p["embed"]) @ p["modulate"], 2, axis=-1)
+        return x + gate * mlp(p, x * (1 + scale))
+
+    params = named("u", "d", "embed") | {"modulate": struct(D, 2 * D)}
+    found, _ = places(params, modulated, (struct(4, D), struct(4, D)))
+    assert found == {"embed": None, "modulate": (0, 0, 2), "u": (0, 0, 2), "d": (0, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    "highway",
+    [lambda t, h, x: t * h + (1 - t) * x, lambda t, h, x: (1 - t) * x + t * h, lambda t, h, x: t * x + h * (1 - t)],
+)
+def test_gated_sums_are_no_skip_connections(highway):
+    def apply_fn(params, x):
+        for p in params:
+            x = highway(jax.nn.sigmoid(x @ p["gate"]), jax.nn.relu(x @ p["h"]), x)
+        return x
+
+    assert places([named("gate", "h")] * 3, apply_fn, struct(4, D))[1] == 0
+
+
+def test_skip_connections_of_a_u_net_lie_within_one_another():
+    def apply_fn(p, x):
+        one = jax.nn.relu(x @ p["a"])
+        two = jax.nn.relu(one @ p["b"])
+        two = two + jax.nn.relu(two @ p["c"]) @ p["d"]
+        return (one + jax.nn.relu(two @ p["e"]) @ p["f"]) @ p["out"]
+
+    found, branches = places(named(*"abcdef", "out"), apply_fn, struct(4, D))
+    assert branches == 2
+    assert found == {
+        "a": None,
+        "b": (0, 0, 3),
+        "c": (1, 0, 2),
+        "d": (1, 1, 2),
+        "e": (0, 1, 3),
+        "f": (0, 2, 3),
+        "out": None,
+    }
+
+
+def test_sums_of_all_that_came_before_have_a_branch_for_each():
+    def every_time(params, x):
+        found = [x]
+        for p in params:
+            found.append(mlp(p, sum(found)))
+        return sum(found)
+
+    def running(params, x):
+        for p in params:
+            x = x + mlp(p, x)
+        return x
+
+    expected = {f"{i}/{n}": (i, j, 2) for i in range(3) for j, n in enumerate("ud")}, 3
+    for apply_fn in (every_time, running):
+        assert places([named("u", "d")] * 3, apply_fn, struct(4, D)) == expected
+
+
+def test_what_is_fed_in_again_and_again_has_a_branch_for_each():
+    def apply_fn(params, x):
+        h = x
+        for p in params:
+            h = mlp(p, h) + x
+        return h
+
+    found, branches = places([named("u", "d")] * 3, apply_fn, struct(4, D))
+    assert (found, branches) == ({f"{i}/{n}": (i, j, 2) for i in range(3) for j, n in enumerate("ud")}, 3)
+
+
+def test_coupled_halves_have_a_branch_each():
+    def apply_fn(p, x):
+        one, two = jnp.split(x, 2, axis=-1)
+        one = one + jnp.tanh(two @ p["f"])
+        two = two + jnp.tanh(one @ p["g"])
+        return jnp.concatenate([one, two], axis=-1)
+
+    params = {"f": struct(4, 4), "g": struct(4, 4)}
+    assert places(params, apply_fn, struct(4, D)) == ({"f": (0, 0, 1), "g": (1, 0, 1)}, 2)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_sums_over_time_are_no_skip_connections(at_once):
+    def apply_fn(p, x):
+        inputs = x @ p["w"] if at_once else [x[t] @ p["w"] for t in range(4)]
+        h, states = jnp.zeros((2, D)), []
+        for t in range(4):
+            h = jnp.tanh(h @ p["u"] + inputs[t])
+            states.append(h)
+        return sum(states) / 4
+
+    assert places(named("w", "u"), apply_fn, struct(4, 2, D))[1] == 0
+
+
+def test_the_memory_of_cross_attention_belongs_to_no_branch_of_the_decoder():
+    params, apply_fn, batch = encoder_decoder(blocks=2)
+    layers = trace_layers(params, apply_fn, batch)
+    assert {x.branch_length for x in layers if x.skip is not None} == {2}
+    for i in range(2):
+        cross = {name: layers[f"decoder/{i}/cross/{name}"] for name in "qkvo"}
+        assert len({x.skip for x in cross.values()}) == 1
+        assert [cross[name].position for name in "qkvo"] == [0, 0, 0, 1]
+
+
+def test_the_search_for_branches_is_linear():
+    """Equations looked at, counted over programs of which one is four times as long."""
+    looked = []
+
+    class Counting(_residual._Finder):
+        def _before(self, i, root):
+            looked[-1] += 1
+            return super()._before(i, root)
+
+    def plain(params, x):
+        for p in params:
+            x = x + mlp(p, x)
+        return x
+
+    def fed_again(params, x):
+        h = x
+        for p in params:
+            h = mlp(p, h) + x
+        return h
+
+    def recurrent(params, x):
+        inputs, h = x @ params[0]["u"], jnp.zeros((2, D))
+        for t in range(len(params)):
+            h = jnp.tanh(h @ params[0]["d"] + inputs[t])
+        return h
+
+    for apply_fn, batch in (
+        (plain, struct(2, D)),
+        (fed_again, struct(2, D)),
+        (towers, struct(2, D)),
+        (recurrent, struct(80, 2, D)),
+    ):
+        looked.clear()
+        for length in (20, 80):
+            looked.append(0)
+            analysis = trace([named("u", "d")] * length, apply_fn, batch).analysis
+            for program, carried in _residual._programs(analysis.program):
+                list(Counting(analysis, program, carried).found())
+        assert looked[1] <= 4.4 * looked[0] + 10, (apply_fn, looked)
+
+
+def scaled(statistic):
+    return lambda p, x: (x - x.mean(-1, keepdims=True)) * p / statistic(x)
+
+
+NO_NORMALIZATIONS = {
+    "temperature": lambda p, x: x / p,
+    "exponential of a temperature": lambda p, x: x * jnp.exp(p),
+    "root of a temperature": lambda p, x: x / jnp.sqrt(p[0]),
+    "softmax": lambda p, x: jax.nn.softmax(x * p / jnp.sqrt(8.0)),
+    "constant": lambda p, x: x * p * jax.lax.rsqrt(8.0),
+    "centred": lambda p, x: p * (x - x.mean(-1, keepdims=True)),
+    "statistic": lambda p, x: jnp.sqrt(jnp.mean((p * x) ** 2)),
+}
+NORMALIZATIONS = {
+    "variance": scaled(lambda x: jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)),
+    "standard deviation": scaled(lambda x: x.std(-1, keepdims=True) + 1e-6),
+    "power": lambda p, x: p * x * (jnp.mean(x**2, -1, keepdims=True) + 1e-6) ** -0.5,
+    "reciprocal": lambda p, x: p * x * (1 / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))),
+    "norm": lambda p, x: p * x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6),
+    "batch": scaled(lambda x: jnp.sqrt(x.var(0) + 1e-6)),
+    "running variance": lambda p, x: x * jax.lax.rsqrt(p + 1e-6),
+}
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "expected"),
+    [(f, False) for f in NO_NORMALIZATIONS.values()] + [(f, True) for f in NORMALIZATIONS.values()],
+    ids=[*NO_NORMALIZATIONS, *NORMALIZATIONS],
+)
+def test_what_is_divided_by_the_root_of_a_statistic_is_normalized(apply_fn, expected):
+    analysis = trace(struct(D), apply_fn, struct(4, D)).analysis
+    assert any(True for _ in normalizations(analysis)) is expected
+
+
+def test_recommendations_count_depth_along_the_data_and_take_no_temperature_for_a_normalization():
+    def deep(temperature):
+        def apply_fn(params, x):
+            for w in params["w"]:
+                x = jax.nn.relu(x @ w)
+            x = x @ params["out"]
+            return x / params["tau"] if temperature else x
+
+        return {"w": [jnp.ones((D, D))] * 40, "out": jnp.ones((D, 3)), "tau": jnp.ones(())}, apply_fn, jnp.ones((2, D))
+
+    assert recommend(*deep(False)).start == recommend(*deep(True)).start == looks_linear()
+    wide = {str(i): jnp.ones((D, D)) for i in range(80)}
+
+    def beside(params, x):
+        return jnp.concatenate(
+            [jax.nn.relu(jax.nn.relu(x @ params[str(i)]) @ params[str(i + 1)]) for i in range(0, 80, 2)]
+        )
+
+    assert roles(trace(wide, beside, struct(2, D))).depth == 2
+    assert recommend(wide, beside, jnp.ones((2, D))).start != looks_linear()
+
+
+def test_layers_that_are_shared_have_a_branch_for_each_use():
+    def apply_fn(p, x):
+        for _ in range(3):
+            x = x + mlp(p, x)
+        return x
+
+    assert places(named("u", "d"), apply_fn, struct(4, D)) == ({"u": (0, 0, 2), "d": (0, 1, 2)}, 3)

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_finite, check_integer, check_values
-from jaxinit._diagnose._depth import depths
 from jaxinit._diagnose._jacobian import spectrum
 from jaxinit._diagnose._probe import Probe, ProbeState, empty
 from jaxinit._diagnose._report import DiagnoseReport
-from jaxinit._diagnose._rows import Row, rows
+from jaxinit._diagnose._rows import Row, first_rows, rows
 from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
@@ -124,12 +123,12 @@ def _diagnose(
 ) -> DiagnoseReport:
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
-    deep = depths(traced.flow)
+    numbers = first_rows(traced.analysis.units)
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
     found_rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
     for unit, layer in layers.items():
-        found_rows.extend(rows(unit, layer, traced, deep[unit]))
+        found_rows.extend(rows(unit, layer, traced, numbers))
         measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
         if gradients is not None:
             measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])

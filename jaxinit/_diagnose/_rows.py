@@ -1,12 +1,15 @@
 """The rows of a report: what tracing knows of each layer, one row for each slice of a scanned stack."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from jaxinit._diagnose._curves import curve
-from jaxinit._diagnose._depth import Depth
 from jaxinit._reading import Layer
+from jaxinit._reading._depth import Depth
 from jaxinit._reading._portions import Portion
 from jaxinit._reading._trace import Traced
 from jaxinit._reading._units import Unit
@@ -30,6 +33,7 @@ class Row:
       recurrent: whether the layer is part of a recurrent cell.
       depth: how many layers data go through before this one.
       tower: number of the tower: rows of one tower come one after another, those of others beside them.
+      before: the rows that come right before this one on the ways of the data to it.
     """
 
     name: str
@@ -43,10 +47,28 @@ class Row:
     recurrent: bool
     depth: int
     tower: int
+    before: tuple[int, ...] = ()
 
 
-def rows(unit: Unit, layer: Layer, traced: Traced, depths: Sequence[Depth]) -> list[Row]:
-    """The rows of one unit, whose slices lie so deep."""
+def first_rows(units: Sequence[Unit]) -> dict[Unit, int]:
+    """The number of the first row of each unit, which has one for each slice."""
+    counts = [unit.order.size for unit in units]
+    return dict(zip(units, itertools.accumulate(counts, initial=0), strict=False))
+
+
+def _before(depth: Depth, starts: Mapping[Unit, int]) -> tuple[int, ...]:
+    """The numbers of the rows of the layers right before."""
+    found: list[int] = []
+    for before in depth.before:
+        for part in before.site.parts:
+            if part.unit in starts:
+                (turns,) = np.nonzero(part.unit.order.reshape(-1) == before.turn)
+                found.extend(starts[part.unit] + int(i) for i in turns)
+    return tuple(dict.fromkeys(found))
+
+
+def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -> list[Row]:
+    """The rows of one unit; the first rows of all units are known."""
     meetings, structure = traced.meetings[unit], traced.structure
     cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
     gates = _gates(structure.weights.get(unit, ()))
@@ -73,8 +95,9 @@ def rows(unit: Unit, layer: Layer, traced: Traced, depths: Sequence[Depth]) -> l
             not cells.isdisjoint(unit.sites),
             depth.layers,
             depth.tower,
+            _before(depth, starts),
         )
-        for at, depth in zip(slice_places(unit), depths, strict=True)
+        for at, depth in zip(slice_places(unit), traced.depths[unit], strict=True)
     ]
 
 

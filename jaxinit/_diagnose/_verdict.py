@@ -198,21 +198,32 @@ def _by(factor: float, word: str) -> str:
 
 
 def _outliers(report: "DiagnoseReport") -> list[Finding]:
-    """Layers that stand out from the trend of their neighbours; where signals are lost there is no trend."""
-    scale = np.asarray(report.pre_std, float)
-    for members in towers(report.rows, chain(report)):
-        held = members[np.logical_and.accumulate(scale[members] > TINY)]
-        if len(held) < 3:
-            continue
-        steps = np.diff(np.log(scale[held]))
-        usual = np.median(steps)
-        odd = (np.abs(steps - usual) > np.log(JUMP)) & (np.abs(steps) > np.log(JUMP))
-        if odd.any() and odd.mean() <= 0.3:
-            first = int(np.argmax(odd))
-            name, ratio = report.rows[held[first + 1]].name, float(np.exp(steps[first]))
-            what = f"The output of {name} has {ratio:.3g} times the scale of the layer before it."
-            return [Finding("outlier", name, what, LSUV)]
-    return []
+    """Layers that stand out from the trend of their neighbours; where signals are lost there is no trend.
+
+    A layer's neighbours are those that its data come from. Of several it is compared with the one it is most like: a
+    residual stream is as large as the largest of all that was added to it.
+    """
+    scale, counts = np.asarray(report.pre_std, float), chain(report)
+    held = counts & (scale > TINY)
+    steps: dict[int, float] = {}
+    for i in sorted(np.flatnonzero(held).tolist(), key=lambda i: report.rows[i].depth):
+        before = report.rows[i].before
+        if any(counts[j] and not held[j] for j in before):
+            held[i] = False  # what comes after a lost signal has no trend either
+        known = [float(np.log(scale[i] / scale[j])) for j in before if held[j]]
+        if held[i] and known:
+            steps[i] = min(known, key=abs)
+    if len(steps) < 2:
+        return []
+    rows, sizes = list(steps), np.array(list(steps.values()))
+    usual = np.median(sizes)
+    odd = (np.abs(sizes - usual) > np.log(JUMP)) & (np.abs(sizes) > np.log(JUMP))
+    if not odd.any() or odd.mean() > 0.3:
+        return []
+    first = int(np.argmax(odd))
+    name, ratio = report.rows[rows[first]].name, float(np.exp(sizes[first]))
+    what = f"The output of {name} has {ratio:.3g} times the scale of the layer before it."
+    return [Finding("outlier", name, what, LSUV)]
 
 
 def _gradient(report: "DiagnoseReport", remedy: Callable[[Sequence[Row]], str]) -> list[Finding]:

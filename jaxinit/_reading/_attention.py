@@ -81,7 +81,7 @@ class _Finder:
             for e in program.equations
             if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs) and not self._is_site(e)
         }
-        self.operations = {s.equation: s for s in self.sites}
+        self.operations = {entry.equation: s for s in self.sites for entry in s.entries}
         self.starts = frozenset(site_start(s) for s in self.sites)
         self.ends = {*self.site_of, *self.mixes, *sums}
         self.far_ends = {*self.starts, *self.mixes, *sums}

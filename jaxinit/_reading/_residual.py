@@ -158,6 +158,8 @@ class _Finder:
             height = 1 + max((self.height.get(v, 0) for v in program.equations[i].outputs), default=0)
             for atom in self.sources[i]:
                 self.height[atom] = max(self.height[atom], height)
+        self.beside: set[int] = set()
+        self.inside = self._inside_layers()
         self.known: dict[ir.Atom, ir.Atom] = {}
         self._held: dict[int, dict[Site, _After]] = {}
 
@@ -168,27 +170,44 @@ class _Finder:
         for i in reversed(range(len(self.program.equations))):
             if i not in inner and self._is_sum(i):
                 sums.append((i, self._terms(i, inner)))
-        found: list[Skip] = []
-        beside: set[int] = set()
-        for i, terms in reversed(sums):
-            for skip, recurrent in self._residual(i, terms) or self._projected(i, terms):
-                if recurrent:
-                    assert skip.shortcut is not None
-                    beside.add(skip.shortcut)
-                else:
-                    found.append(skip)
-        # Of an unrolled recurrence the first step has no state yet: its parameters tell.
-        return (skip for skip in found if skip.shortcut not in beside)
+        while True:
+            self.known.clear()
+            found = [x for i, terms in reversed(sums) for x in self._residual(i, terms) or self._projected(i, terms)]
+            # Of an unrolled recurrence the first step has no state yet: its parameters tell.
+            beside = {skip.shortcut for skip, recurrent in found if recurrent and skip.shortcut is not None}
+            accepted = [skip for skip, recurrent in found if not recurrent]
+            if beside.isdisjoint(skip.shortcut for skip in accepted):
+                return iter(accepted)
+            self.beside |= beside
 
     # Sums
 
+    def _inside_layers(self) -> frozenset[int]:
+        """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
+        inside: set[int] = set()
+        for equation in self.program.equations:
+            site = self.analysis.sites.get(equation)
+            if site is None or len(site.entries) == 1:
+                continue
+            entries = {self._number(entry.equation.outputs[0]) for entry in site.entries}
+            pending = [self._number(site.equation.outputs[0])]
+            while pending:
+                i = pending.pop()
+                if i >= 0 and i not in inside:
+                    inside.add(i)
+                    pending.extend(self._number(a) for a in (() if i in entries else self.sources[i]))
+        return frozenset(inside)
+
     def _is_sum(self, i: int) -> bool:
-        equation = self.program.equations[i]
-        return equation.primitive in _SUMS and len(self.sources[i]) == 2 and equation not in self.analysis.sites
+        return self._adds(i) and len(self.sources[i]) == 2
 
     def _adds_no_data(self, i: int) -> bool:
+        return self._adds(i) and len(self.sources[i]) == 1
+
+    def _adds(self, i: int) -> bool:
+        """Whether an equation is an addition, and no part of a layer."""
         equation = self.program.equations[i]
-        return equation.primitive in _SUMS and len(self.sources[i]) == 1 and equation not in self.analysis.sites
+        return equation.primitive in _SUMS and equation not in self.analysis.sites and i not in self.inside
 
     def _terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
         """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
@@ -229,7 +248,8 @@ class _Finder:
     ) -> list[tuple[Skip, bool]]:
         """A skip connection for each branch; those that data weigh, as a mixture of experts does, count together."""
         leaf = self._multiplier(shortcut)
-        recurrent = leaf is not None and any(self._is_recurrent(root, t, branch) for t, branch in branches)
+        recurrent = leaf in self.beside
+        recurrent |= leaf is not None and any(self._is_recurrent(root, t, branch) for t, branch in branches)
         weighed = [branch for t, branch in branches if self._weighs(t)]
         merged = _Branch(frozenset(), {})
         for branch in weighed:
@@ -249,7 +269,7 @@ class _Finder:
         if len(terms) != 2:
             return []
         for shortcut, term in (terms, terms[::-1]):
-            site = self._only_layer(shortcut)
+            site = self._only_layer(shortcut, i)
             if site is None or site.geometry.kind == "embed" or self._weighs(term):
                 continue
             root = self._root(site.data)
@@ -260,19 +280,19 @@ class _Finder:
                 return self._skips(i, shortcut, root, [(term, branch)])
         return []
 
-    def _only_layer(self, atom: ir.Atom) -> Site | None:
-        """The layer that a value is computed from by other means than layers, if it is computed from nothing else."""
+    def _only_layer(self, atom: ir.Atom, end: int) -> Site | None:
+        """The layer that a term of a sum is computed from by other means than layers, if the two serve nothing else."""
         found: set[Site] = set()
-        seen: set[ir.Atom] = set()
+        between: set[int] = {end}
         pending = [atom]
         while pending:
             atom = pending.pop()
-            if atom in seen:
-                continue
-            seen.add(atom)
-            i = self.index.get(atom)
-            if i is None or atom in self.known or ir.subprograms(self.program.equations[i]):
+            i = self._number(atom)
+            if i < 0 or atom in self.known or ir.subprograms(self.program.equations[i]):
                 return None
+            if i in between:
+                continue
+            between.add(i)
             site = self.analysis.sites.get(self.program.equations[i])
             if site is None:
                 pending.extend(self.sources[i])
@@ -280,7 +300,9 @@ class _Finder:
                 found.add(site)
                 if len(found) > 1:
                     return None
-        return found.pop() if found else None
+        outputs = [v for i in between - {end} for v in self.program.equations[i].outputs]
+        alone = all(between.issuperset(self.readers[v]) for v in outputs)
+        return found.pop() if found and alone else None
 
     # Between a value and what is computed from it
 
@@ -380,10 +402,7 @@ class _Finder:
             if equation in self.analysis.sites:
                 self._held[i] = {self.analysis.sites[equation]: _After(0, 0)}
             else:
-                held: dict[Site, _After] = {}
-                for inner in ir.subprograms(equation):
-                    held |= _after_each(self.analysis, inner)
-                self._held[i] = held
+                self._held[i] = _held(self.analysis, equation, [bool(self.readers.get(v)) for v in equation.outputs])
         return self._held[i]
 
     def _gate(self, i: int, root: ir.Atom, window: dict[int, bool]) -> ir.Atom | None:
@@ -535,9 +554,26 @@ def _depth(inside: dict[Site, _After]) -> int:
     return max((after.layers for after in inside.values()), default=-1) + 1
 
 
-def _after_each(analysis: Analysis, program: ir.Program) -> dict[Site, _After]:
-    """For each layer of a program, and of those it holds, what comes between it and an output."""
-    after: dict[ir.Atom, _After] = dict.fromkeys(program.outputs, _After(0, 0))
+def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> dict[Site, _After]:
+    """For each layer that an equation holds what comes between it and those outputs that are used."""
+    found: dict[Site, _After] = {}
+    for program in ir.subprograms(equation):
+        is_condition = isinstance(equation, ir.While) and program is equation.condition
+        ends = [v for v, is_used in zip(program.outputs, used, strict=True) if is_used] if not is_condition else []
+        after = dict.fromkeys(ends or program.outputs, _After(0, 0))
+        layers = _after_each(analysis, program, after)
+        # What is carried on and is no output that anybody uses comes before what the next step makes of it.
+        first = equation.num_consts if isinstance(equation, ir.Scan) else 0
+        carries = program.inputs[first : first + equation.num_carry] if isinstance(equation, ir.Scan) else ()
+        later = {v: after[c] for v, c in zip(program.outputs, carries, strict=False) if v not in ends and c in after}
+        found |= (
+            _after_each(analysis, program, {**later, **dict.fromkeys(ends, _After(0, 0))}) if later else {}
+        ) | layers
+    return found
+
+
+def _after_each(analysis: Analysis, program: ir.Program, after: dict[ir.Atom, _After]) -> dict[Site, _After]:
+    """For each layer of a program, and of those it holds, what comes after it; `after` knows it for the outputs."""
     found: dict[Site, _After] = {}
     for equation in reversed(program.equations):
         known = [after[v] for v in equation.outputs if v in after]
@@ -548,8 +584,7 @@ def _after_each(analysis: Analysis, program: ir.Program) -> dict[Site, _After]:
         if equation in analysis.sites:
             inside = {analysis.sites[equation]: _After(0, 0)}
         else:
-            for inner in ir.subprograms(equation):
-                inside |= _after_each(analysis, inner)
+            inside = _held(analysis, equation, [v in after for v in equation.outputs])
         found |= {site: least.then(more.gates, more.layers) for site, more in inside.items()}
         way = least.then(layers=_depth(inside))
         for atom in equation.inputs:

@@ -15,6 +15,7 @@ from jaxinit._checks import check_no_module, is_module
 from jaxinit._program._stacks import with_stacks
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
+from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._portions import Structure, structure
@@ -46,6 +47,11 @@ class Traced:
     def meetings(self) -> dict[Unit, list[Meeting]]:
         """Where activations take what the units make."""
         return meetings(self.flow, self.leaves)
+
+    @functools.cached_property
+    def depths(self) -> dict[Unit, list[Depth]]:
+        """How deep the layers lie, one after the other for the slices of a stack."""
+        return depths(self.flow)
 
     @functools.cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _program as ir
 from jaxinit._activations import NAMES, Activation, activation_function, canonical_activation
 from jaxinit._checks import check_choice, check_flag, check_no_module, check_number
 from jaxinit._critical import critical
@@ -21,6 +20,7 @@ from jaxinit._initializers import (
     sparse,
     variance_scaling,
 )
+from jaxinit._reading._normalizations import normalizations
 from jaxinit._reading._trace import trace
 from jaxinit._reading._views import part_of
 from jaxinit._schemes import initialize
@@ -301,18 +301,16 @@ def _variance(weight: Any, fan_in: float) -> float:
 def _by_structure(model: Model) -> Recommendation:
     """What the program says of architecture, depth, activation and normalization."""
     structure = model.traced.structure
-    normalized = any(e.primitive is ir.rsqrt_p for e in ir.equations_of(model.traced.analysis.program))
-    normalized = normalized or any(v.role == "scale" for v in model.vectors.values())
+    normalized = any(True for _ in normalizations(model.traced.analysis))
     activations = [layer.activation for layer, _ in model.layers if layer.activation]
     names = [a.name if a.name in NAMES else a for a in activations]
     name = max(names, key=names.count) if names else None
-    depth = sum(layer.stacked for layer, _ in model.layers if layer.kind != "embed")
     architecture = None
     if structure.attentions and model.branches:
         architecture = "transformer"
     elif structure.cells:
         gated = any(cell.forget for cell in structure.cells)
-        return _by_architecture(None if gated else name, "rnn", depth, normalized) or _by_activation(None)
+        return _by_architecture(None if gated else name, "rnn", model.depth, normalized) or _by_activation(None)
     elif model.branches:
         architecture = "residual"
-    return _by_architecture(name, architecture, depth, normalized) or _by_activation(None)
+    return _by_architecture(name, architecture, model.depth, normalized) or _by_activation(None)

@@ -92,8 +92,15 @@ class Model:
     @property
     def branches(self) -> int:
         """The number of skip connections; one that a scan repeats counts as often as it is run."""
-        lengths = {layer.skip: layer.stacked for layer, _ in self.layers if layer.skip is not None}
-        return sum(lengths.values())
+        stacked = {unit: layer.stacked for layer, unit in self.layers}
+        sites = [[part.unit for site in skip.layers for part in site.parts] for skip in self.traced.skips]
+        return sum(max(stacked[unit] for unit in units) for units in sites)
+
+    @property
+    def depth(self) -> int:
+        """How many layers lie on the longest way through the model, lookups aside; layers side by side count once."""
+        deep = [d.layers for layer, unit in self.layers if layer.kind != "embed" for d in self.traced.depths[unit]]
+        return max(deep) - min(deep) + 1 if deep else 0
 
     def blocks(self, *, encoder: bool) -> int:
         """The number of transformer blocks that lie in the encoder, or do not: those of attention to themselves."""

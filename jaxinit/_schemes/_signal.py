@@ -94,7 +94,7 @@ class random_walk(Scheme):
 
     def weight(self, piece: Piece, model: Model) -> Rule:
         layer = piece.layer
-        depth = sum(other.stacked for other, _ in model.layers)
+        depth = model.depth
         name = layer.activation.name if layer.activation else "linear"
         activation = name if name in NAMES or layer.activation is None else layer.activation
         try:

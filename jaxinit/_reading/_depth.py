@@ -3,16 +3,37 @@
 The order of execution is no depth: two towers come one after the other, and of a scanned stack each layer has a row a
 slice. A layer lies one deeper than the deepest layer that its input is computed from. A tower is a layer that is
 computed from none, with all layers that come after it on the deepest way.
+
+Of each layer it is known, too, which layers come right before it on the ways from the data.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._units import Site, Unit
+
+_KEPT = 4
+"""So many of the layers before a value are remembered, the deepest: a residual stream is a sum of all of them."""
+
+
+class Before(NamedTuple):
+    """A layer that a value comes from.
+
+    Attributes:
+      layers: how many layers lie before it.
+      site: the layer.
+      turn: of a slice, in which turn of the loop it was; within the loop counted from the turn that one is in, None for
+        the last one.
+    """
+
+    layers: int
+    site: Site
+    turn: int | None = 0
 
 
 class Depth(NamedTuple):
@@ -21,21 +42,42 @@ class Depth(NamedTuple):
     Attributes:
       layers: how many layers lie before.
       tower: the number of the tower, −1 before the first layer.
+      before: the layers right before, the deepest first.
     """
 
     layers: int
     tower: int
+    before: tuple[Before, ...] = ()
 
 
 _NOWHERE = Depth(0, -1)
 
 
+def _joined(depths: Iterable[Depth]) -> Depth:
+    """The depth of a value that is computed from several."""
+    some = list(depths)
+    if len(some) < 2:
+        return some[0] if some else _NOWHERE
+    deepest = max(some, key=lambda depth: depth.layers)
+    if all(depth.before == deepest.before for depth in some):
+        return deepest
+    before = dict.fromkeys(b for depth in some for b in depth.before)
+    return deepest._replace(before=tuple(sorted(before, key=lambda b: -b.layers)[:_KEPT]))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """The depth of a site, and by how much each step of the scans around it adds to it, outermost first."""
+    """The depth of a site, and what changes from step to step of the scans around it.
+
+    Attributes:
+      depth: in the first step.
+      steps: by how much each step of each scan adds to the depth, outermost first.
+      later: the layers right before it in all other steps.
+    """
 
     depth: Depth
     steps: tuple[int, ...] = ()
+    later: tuple[Before, ...] = ()
 
 
 def depths(flow: Flow) -> dict[Unit, list[Depth]]:
@@ -55,7 +97,21 @@ def _of_slices(unit: Unit, found: _Found) -> Iterator[Depth]:
         for size, step in zip(reversed(sizes), reversed(steps), strict=False):
             turn, place = divmod(turn, size)
             added += place * step
-        yield found.depth._replace(layers=found.depth.layers + added)
+        before = found.later if unit.order[at] > 0 else found.depth.before
+        turns = (b._replace(turn=_turn(b, int(unit.order[at]))) for b in before)
+        yield found.depth._replace(layers=found.depth.layers + added, before=tuple(turns))
+
+
+def _turn(before: Before, turn: int) -> int:
+    """The turn of a layer before one whose turn it is."""
+    count = math.prod(f.size for f in before.site.parts[0].unit.stack)
+    return count - 1 if before.turn is None else min(max(turn + before.turn, 0), count - 1)
+
+
+def _moved(depth: Depth, sites: Mapping[Site, object], turn: int | None) -> Depth:
+    """The same, where those of some layers that were of this turn are of another one."""
+    before = tuple(b._replace(turn=turn) if b.site in sites and b.turn == 0 else b for b in depth.before)
+    return depth._replace(before=before)
 
 
 class _Walk:
@@ -71,8 +127,7 @@ class _Walk:
         known: dict[ir.Atom, Depth] = dict(zip(program.inputs, inputs, strict=True))
 
         def deepest(atoms: Iterable[ir.Atom]) -> Depth:
-            data = [known.get(atom, _NOWHERE) for atom in atoms if self.flow.is_data(atom)]
-            return max(data, key=lambda depth: depth.layers, default=_NOWHERE)
+            return _joined(known.get(atom, _NOWHERE) for atom in atoms if self.flow.is_data(atom))
 
         for equation in program.equations:
             outer = [known.get(atom, _NOWHERE) for atom in equation.inputs]
@@ -81,7 +136,7 @@ class _Walk:
                     depths = self._scan(equation, outer, found)
                 case ir.Switch():
                     branches = [self.through(branch, outer[1:], found) for branch in equation.branches]
-                    depths = [max(ways, key=lambda depth: depth.layers) for ways in zip(*branches, strict=True)]
+                    depths = [_joined(ways) for ways in zip(*branches, strict=True)]
                 case ir.While():
                     depths = self.through(equation.body, outer[equation.condition_consts :], found)
                 case _:
@@ -93,7 +148,7 @@ class _Walk:
                 if depth.tower < 0:
                     depth = depth._replace(tower=self._root(site))
                 found.setdefault(site, _Found(depth))
-                known[equation.outputs[0]] = depth._replace(layers=depth.layers + 1)
+                known[equation.outputs[0]] = Depth(depth.layers + 1, depth.tower, (Before(depth.layers, site),))
         return [known.get(atom, _NOWHERE) for atom in program.outputs]
 
     def _scan(self, scan: ir.Scan, inputs: Sequence[Depth], found: dict[Site, _Found]) -> list[Depth]:
@@ -103,16 +158,16 @@ class _Walk:
         outputs = self.through(scan.body, inputs, first)
         carried = slice(scan.num_consts, scan.num_consts + scan.num_carry)
         again = list(inputs)
-        again[carried] = outputs[: scan.num_carry]
+        again[carried] = [_moved(depth, first, -1) for depth in outputs[: scan.num_carry]]
         later = self.through(scan.body, again, second)
         stacked = any(part.unit.stack for site in first for part in site.parts)
         for site, one in first.items():
             step = second[site].depth.layers - one.depth.layers if stacked else 0
-            found.setdefault(site, _Found(one.depth, (step, *one.steps)))
+            found.setdefault(site, _Found(one.depth, (step, *one.steps), one.later or second[site].depth.before))
         if not stacked:
-            return outputs
+            return [_moved(depth, first, None) for depth in outputs]
         return [
-            b._replace(layers=a.layers + (b.layers - a.layers) * max(scan.length - 1, 0))
+            _moved(b, first, None)._replace(layers=a.layers + (b.layers - a.layers) * max(scan.length - 1, 0))
             for a, b in zip(outputs, later, strict=True)
         ]
 
