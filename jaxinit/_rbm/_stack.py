@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._rbm._slot import Slot, slot_of
 from jaxinit._reading import Layer
-from jaxinit._reading._rules import rearrangement
-from jaxinit._reading._units import Site, Unit
+from jaxinit._reading._rules import rule_of
+from jaxinit._reading._units import Analysis, Site, Unit
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 
@@ -76,7 +76,7 @@ def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Stor
         plain = len(site.biases) == 1 and site.sign == site.biases[0].sign == 1 and not site.biases[0].moves
         if bias is None or len(features) < len(site.geometry.out_dims) or not plain:
             return "has a bias that is not a vector of its own, added to its output"
-    if below and _source(analysis.program, site.data) is not _output(analysis.program, below[-1].layer):
+    if below and not _is_made_of(analysis, site.data, below[-1].site.finish.outputs[0]):
         return f"does not take the output of {below[-1].layer.name} as it is"
     taken = [slot for storey in below for slot in (storey.weight, storey.bias) if slot]
     if any(slot.overlaps(other) for slot in (weight, bias) if slot for other in taken):
@@ -84,17 +84,19 @@ def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Stor
     return Storey(layer, site, weight, bias)
 
 
-def _output(program: ir.Program, layer: Layer) -> ir.Atom:
-    assert layer.activation is not None
-    return _source(program, layer.activation.result)
-
-
-def _source(program: ir.Program, atom: ir.Atom) -> ir.Atom:
-    """What a value is a rearrangement of."""
-    producers = {out: equation for equation in program.equations for out in equation.outputs}
-    while isinstance(atom, ir.Variable) and atom in producers and rearrangement(producers[atom]) is not None:
-        atom = producers[atom].inputs[0]
-    return atom
+def _is_made_of(analysis: Analysis, atom: ir.Atom, start: ir.Variable) -> bool:
+    """Whether a value is another one, rearranged and mapped element by element: by that one's activation."""
+    producers = {out: equation for equation in analysis.program.equations for out in equation.outputs}
+    while atom is not start:
+        equation = producers.get(atom) if isinstance(atom, ir.Variable) else None
+        data = [] if equation is None else [a for a in equation.inputs if analysis.of(a).data]
+        if equation is None or len(set(data)) != 1 or ir.subprograms(equation):
+            return False
+        rule = rule_of(equation)
+        if not (rule.elementwise or rule.move(equation) is not None):
+            return False
+        atom = data[0]
+    return True
 
 
 def _value(program: ir.Program, atom: ir.Atom, inputs: Sequence[Array]) -> Array:

@@ -87,7 +87,9 @@ def _table(
 
     def compute() -> np.ndarray:
         with jax.enable_x64(True):
-            drawn = {root: _drawn(root, u, parameters) for root, u in zip(roots, _spread(len(roots)), strict=True)}
+            drawn: dict[Expression, Any] = {
+                root: _drawn(root, u, parameters) for root, u in zip(roots, _spread(len(roots)), strict=True)
+            }
             found = [np.asarray(x).astype(np.float64) for x in evaluate(parts, drawn)]
         return np.stack([np.broadcast_to(x, (_POINTS,)) for x in found], axis=1)
 

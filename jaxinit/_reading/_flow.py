@@ -237,10 +237,10 @@ def follow_cuts(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable]) 
         if moved is not None:
             tracks.update(moved)
         elif equation.primitive in (ir.add_p, ir.add_any_p, ir.sub_p):
-            data = [a for a in equation.inputs if flow.is_data(a)]
+            (output,) = equation.outputs
+            data = [a for a in equation.inputs if flow.is_data(a) and a.shape == output.shape]
             if len(data) == 1 and isinstance(data[0], ir.Variable) and data[0] in tracks:
-                if data[0].shape == equation.outputs[0].shape:
-                    tracks[equation.outputs[0]] = tracks[data[0]]
+                tracks[output] = tracks[data[0]]
     return tracks
 
 

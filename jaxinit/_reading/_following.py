@@ -127,7 +127,7 @@ class _Walk:
     def exits(self) -> list[Expression]:
         """What the value goes on as: each function once, in the order in which they are made."""
         outside: set[ir.Atom] = {v for v in self.inside if v in self.consumers.kept}
-        pending: list[tuple[int, int]] = []
+        pending: list[int] = []
         seen: set[int] = set()
 
         def enter(value: ir.Atom) -> None:
