@@ -87,7 +87,7 @@ def _table(
 
     def compute() -> np.ndarray:
         with jax.enable_x64(True):
-            drawn: dict[Expression, Any] = {
+            drawn: dict[Expression, object] = {
                 root: _drawn(root, u, parameters) for root, u in zip(roots, _spread(len(roots)), strict=True)
             }
             found = [np.asarray(x).astype(np.float64) for x in evaluate(parts, drawn)]
