@@ -14,17 +14,19 @@ from jaxinit._initializers import scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
 from jaxinit._reading import Layer
+from jaxinit._schemes._made_weights import drawn_mixed
 from jaxinit._schemes._roles import Piece, matrix_fan_in
 from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a piece of a weight is drawn from, and with which key."""
+    """What a piece of a weight is drawn from, and with which key; by a scheme's rule, or as the user says."""
 
     init: Callable[..., Array]
     key: Array
     piece: Piece
+    is_rule: bool = True
 
 
 def key_for(key: Array, path: str) -> Array:
@@ -35,10 +37,8 @@ def key_for(key: Array, path: str) -> Array:
 def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     """A weight of a layer's shape, drawn as the layer uses it."""
     first = draws[0]
-    if layer.view is None and layer.kind != "embed" and len(layer.shape) > 2:
-        count = math.prod(layer.shape[:-2])
-        keys = jax.random.split(first.key, count)
-        return jax.vmap(lambda key: draw_from(first.init, key, layer.shape[-2:], dtype))(keys).reshape(layer.shape)
+    if layer.view is None and layer.kind != "embed" and not first.piece.is_gain and first.is_rule:
+        return drawn_mixed(first.init, first.key, layer, dtype)
     if layer.view is None or layer.in_axes is None or layer.out_axes is None:
         return draw_from(first.init, first.key, layer.shape, dtype)
     assert layer.batch_axes is not None
@@ -71,8 +71,8 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
 
 
 def _seen(init: Callable[..., Array], layer: Layer) -> Callable[..., Array]:
-    """With a dilated input a unit sees fewer taps than the kernel has."""
-    if not isinstance(init, VarianceScaling) or layer.kind != "conv":
+    """The program may sum over fewer inputs than the kernel has, as with a dilated input, or over more."""
+    if not isinstance(init, VarianceScaling):
         return init
     share = layer.fan_in / (layer.receptive_field * matrix_fan_in(layer))
     return init if share == 1 else scaled(init, share**-0.5)

@@ -19,6 +19,7 @@ from jaxinit._reading._trace import trace
 from jaxinit._reading._units import Unit
 from jaxinit._reading._views import other_factors, part_name, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
+from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Piece, Vector, roles
 from jaxinit._schemes._scheme import Rule, Scheme, as_scheme
@@ -132,7 +133,7 @@ def initialize(
         model = _with_unread(model)
     _check_kept(model, overrides)
     draw = _Drawing(key, chosen, model, overrides)
-    leaves = [draw.leaf(i, old) for i, old in enumerate(traced.leaves)]
+    leaves = draw.corrected([draw.leaf(i, old) for i, old in enumerate(traced.leaves)])
     if chosen.measures:
         for i, (new, reason) in chosen.finish(leaves, batch, model).items():
             leaves[i] = new
@@ -240,7 +241,7 @@ class _Drawing:
         if override is not None:
             whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
             self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
-            return draw_weight([Draw(override, key_for(self.key, layer.name), whole)], layer, dtype)
+            return draw_weight([Draw(override, key_for(self.key, layer.name), whole, is_rule=False)], layer, dtype)
         draws = []
         for piece in pieces:
             init, reason, shared = _weight_rule(self.scheme, piece, self.model)
@@ -251,6 +252,20 @@ class _Drawing:
             self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
             draws.append(Draw(init, key_for(self.key, shared or name), piece))
         return draw_weight(draws, layer, dtype)
+
+    def corrected(self, leaves: list[Any]) -> list[Any]:
+        """The leaves, those of which the program makes weights multiplied so that these have the variance meant."""
+        for (layer, unit), pieces in zip(self.model.layers, self.model.pieces, strict=True):
+            told = overridden(self.overrides, layer.path, layer) is not None
+            if told or not is_corrected(unit, pieces, self.model.kept.__contains__):
+                continue
+            rule = self.scheme.weight(pieces[0], self.model)
+            leaves = corrected(leaves, self.model, unit, pieces[0], rule.init, key_for(self.key, layer.name))
+            paths = layer.paths
+            self.rows = [
+                dataclasses.replace(r, reason=f"{r.reason}, {REMARK}") if r.path in paths else r for r in self.rows
+            ]
+        return leaves
 
     def _vector(self, index: int, vector: Vector, dtype: Any) -> Array:
         override = overridden(self.overrides, vector.path, vector.layer)
@@ -306,7 +321,5 @@ def _weight_rule(scheme: Scheme, piece: Piece, model: Model) -> Rule:
         return scheme.gain(layer, model)
     rule = scheme.weight(piece, model)
     if layer.view is None:
-        return rule._replace(
-            reason=f"{rule.reason}; in the layout (..., in, out), since the program mixes its elements"
-        )
+        return rule._replace(reason=f"{rule.reason}; element by element, since the program mixes them")
     return rule

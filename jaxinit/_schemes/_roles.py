@@ -185,7 +185,9 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
 
 
 def _is_gain(layer: Layer, unit: Unit) -> bool:
-    """Whether a leaf with one axis at most makes a weight with more elements than it has."""
+    """Whether a leaf with one axis at most multiplies a kernel of other leaves, which has more elements than it."""
+    if not set(unit.first_part.dependence.degrees) - set(unit.regions):
+        return False
     part, site = unit.first_part, unit.sites[0]
     made = math.prod(site.weight.shape)
     if part.size is not None:

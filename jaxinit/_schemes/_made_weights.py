@@ -1,0 +1,84 @@
+"""Weights that the program makes of leaves: scaled by a constant, gathered, normalised, of real and imaginary parts.
+
+A scheme means the variance of the weight that data meets. Where that is not a leaf as it is, the leaf is drawn first,
+the program's own equations make the weight of it, and the leaf is multiplied by what is missing. All of these weights
+grow in proportion to their leaf, so one correction is exact.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit._dtypes import drawing_dtype
+from jaxinit._initializers._base import draw_from
+from jaxinit._initializers._variance_scaling import VarianceScaling
+from jaxinit._reading import Layer
+from jaxinit._reading._made import is_made, weights_made
+from jaxinit._reading._units import Unit
+from jaxinit._reading._views import part_of, spread_over_leaf, with_part
+from jaxinit._schemes._roles import Model, Piece
+from jaxinit._typing import Array
+
+REMARK = "for the weight that the program makes of it"
+
+
+def is_corrected(unit: Unit, pieces: Sequence[Piece], kept: Callable[[int], bool]) -> bool:
+    """Whether the weight of a unit is made of leaves that are drawn, and made of no others."""
+    alike = all(unit.is_alike(leaf) for leaf in unit.regions)
+    drawn = not any(kept(leaf) for leaf in unit.regions)
+    one = len(pieces) == 1 and len(unit.sites[0].parts) == 1 and pieces[0].layer.kind != "embed"
+    return alike and drawn and one and unit.refused is None and (pieces[0].is_gain or is_made(unit))
+
+
+def corrected(
+    leaves: list[Any], model: Model, unit: Unit, piece: Piece, init: Callable[..., Array], key: Array
+) -> list[Any]:
+    """The leaves, those of a unit multiplied so that its weight has the second moment that an initializer means."""
+    made = weights_made(model.traced.analysis, unit, leaves)
+    if made is None:
+        return leaves
+    measured = jnp.stack([_second_moment(weights) for weights in made])
+    if piece.is_gain or piece.layer.view is None:
+        wanted = second_moment_of(init, key, piece.layer)
+    else:
+        parts = [part_of(leaves[leaf], unit.seen_in(leaf)) for leaf in unit.regions]
+        wanted = _second_moment(parts) * (len(parts) if len(unit.sites[0].entries) == 1 else 1)
+    factor = jnp.where(measured > 0, jnp.sqrt(wanted / jnp.where(measured > 0, measured, 1)), 1)
+    new = list(leaves)
+    for leaf in unit.regions:
+        own = unit.seen_in(leaf)
+        part = part_of(new[leaf], own)
+        spread = spread_over_leaf(own, (), factor if unit.stack else factor[0])
+        wide = drawing_dtype(part.dtype)
+        new[leaf] = with_part(new[leaf], own, (part.astype(wide) * spread.astype(wide)).astype(part.dtype))
+    return new
+
+
+def second_moment_of(init: Callable[..., Array], key: Array, layer: Layer) -> Any:
+    """E[w²] of a layer's weight under an initializer, by the fans of use."""
+    if isinstance(init, VarianceScaling):
+        fans = {
+            "fan_in": layer.fan_in,
+            "fan_out": layer.fan_out,
+            "fan_avg": (layer.fan_in + layer.fan_out) / 2,
+            "fan_geo_avg": math.sqrt(layer.fan_in * layer.fan_out),
+        }
+        return init.scale / fans[init.mode]
+    shape = (max(int(layer.fan_in), 1), max(int(layer.fan_out // max(layer.receptive_field, 1)), 1))
+    return _second_moment([draw_from(init, key, shape, jnp.float32)])
+
+
+def drawn_mixed(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any) -> Array:
+    """A leaf whose elements the program mixes before use: normal, with the variance meant for the weight."""
+    wide = drawing_dtype(dtype)
+    draw = jax.random.normal(key, layer.shape, wide)
+    return (draw * jnp.sqrt(second_moment_of(init, key, layer)).astype(wide)).astype(dtype)
+
+
+def _second_moment(weights: Sequence[Any]) -> Array:
+    wide = [w.astype(drawing_dtype(w.dtype)) for w in map(jnp.asarray, weights)]
+    total = sum(jnp.sum(jnp.real(w * w.conj())).astype(jnp.float32) for w in wide)
+    return jnp.asarray(total) / max(sum(w.size for w in wide), 1)
