@@ -185,6 +185,81 @@ def test_update_gates_keep_the_state(cell, gate):
     assert {name for name, role in roles.items() if role} == ({f"i{gate}", f"h{gate}"} if gate else set())
 
 
+@pytest.mark.parametrize("following", [lambda z, h, n: z * h + (1 - z) * n, lambda z, h, n: n + z * (h - n)])
+@pytest.mark.parametrize("loop", ["scan", "fori", "while"])
+def test_update_gates_are_found_however_the_two_are_mixed(following, loop):
+    def step(p, h, x):
+        (zi, ni), (zh, nh) = jnp.split(x @ p["w"], 2, axis=-1), jnp.split(h @ p["u"], 2, axis=-1)
+        return following(jax.nn.sigmoid(zi + zh), h, jnp.tanh(ni + nh))
+
+    def apply_fn(p, xs):
+        start = jnp.zeros((2, D))
+        if loop == "scan":
+            return jax.lax.scan(lambda h, x: (step(p, h, x), None), start, xs)[0]
+        if loop == "fori":
+            return jax.lax.fori_loop(0, 5, lambda t, h: step(p, h, xs[t]), start)
+        return jax.lax.while_loop(lambda c: c[0] < 5, lambda c: (c[0] + 1, step(p, c[1], xs[c[0]])), (0, start))[1]
+
+    found = weights({"w": struct(3, 2 * D), "u": struct(D, 2 * D)}, apply_fn, struct(5, 2, 3))
+    for path in "wu":
+        assert [(p.role, p.places) for p in found[path]][:1] == [("forget", tuple(range(D)))]
+    assert {p.state_rows for p in found["u"]} == {(0, D)}
+
+
+def test_cells_of_both_directions_are_two():
+    params, apply_fn, x = run_cell(nn.LSTMCell(7))
+
+    def both(params, x):
+        return apply_fn(params[0], x) + apply_fn(params[1], x[:, ::-1])
+
+    assert len(trace([params, params], both, x).structure.cells) == 2
+
+
+ATTENTIONS = {
+    "softcap": lambda q, k, v: mixed(5.0 * jnp.tanh(jnp.einsum("bthd,bshd->bhts", q, k) / 5.0), v),
+    "mask": lambda q, k, v: mixed(
+        jnp.where(jnp.tril(jnp.ones((5, 5), bool)), jnp.einsum("bthd,bshd->bhts", q, k), -1e9), v
+    ),
+    "rotary": lambda q, k, v: mixed(jnp.einsum("bthd,bshd->bhts", rotated(q), rotated(k)), v),
+    "window": lambda q, k, v: jax.nn.dot_product_attention(q, k, v, local_window_size=2),
+    "grouped queries": lambda q, k, v: jax.nn.dot_product_attention(jnp.concatenate([q, q], axis=2), k, v)[:, :, :2],
+    "repeated keys": lambda q, k, v: mixed(jnp.einsum("bthd,bshd->bhts", q, jnp.repeat(k[:, :, :1], 2, axis=2)), v),
+    "one key for all": lambda q, k, v: mixed(jnp.einsum("bthd,bsd->bhts", q, k[:, :, 0]), v),
+    "gated": lambda q, k, v: attend(q, k, v) * jax.nn.sigmoid(q),
+}
+
+
+def mixed(scores, v):
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores, axis=-1), v)
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_of_every_kind_is_found(kind):
+    def apply_fn(p, x):
+        q, k, v = ((x @ p[name]).reshape(2, 5, 2, 4) for name in "qkv")
+        return x + ATTENTIONS[kind](q, k, v).reshape(2, 5, 8) @ p["o"]
+
+    found = {x.path: x.role for x in trace_layers({n: struct(8, 8) for n in "qkvo"}, apply_fn, struct(2, 5, 8))}
+    assert found["k"] == "key"
+    assert found["v"] == "value"
+    assert found["o"] == "output"
+    assert found["q"].startswith("query")
+
+
+def test_the_output_of_attention_in_a_deep_model_is_that_of_its_own_block():
+    def apply_fn(params, x):
+        x = x @ params["in"]
+        for p in params["blocks"]:
+            x = x + attend(*((x @ p[name]).reshape(2, 5, 2, 4) for name in "qkv")).reshape(2, 5, 8)  # no projection
+            x = x + jax.nn.relu(x @ p["up"]) @ p["down"]
+        return x
+
+    block = {n: struct(8, 8) for n in ("q", "k", "v", "up", "down")}
+    layers = trace_layers({"in": struct(8, 8), "blocks": [block] * 3}, apply_fn, struct(2, 5, 8))
+    roles = {"q": "query", "k": "key", "v": "value"}
+    assert {x.path: x.role for x in layers} == {x.path: roles.get(x.path.split("/")[-1]) for x in layers}
+
+
 def equinox_lstm():
     cell = eqx.nn.LSTMCell(3, 7, key=KEY)
     params, static = eqx.partition(cell, eqx.is_array)

@@ -140,13 +140,21 @@ class _Finder:
             atom = data[0]
         return True
 
+    def _is_distance_from_state(self, atom: ir.Atom) -> bool:
+        """Whether a value is the state less a candidate, or the other way round: n + z (h − n) is z h + (1 − z) n."""
+        equation = self.flow.producer.get(atom)
+        if equation is None or equation.primitive is not ir.sub_p:
+            return False
+        return sum(self._is_state(a) for a in equation.inputs) == 1 and all(map(self.flow.is_data, equation.inputs))
+
     def _products_with_state(self) -> Iterator[tuple[ir.Variable, ir.Variable]]:
         """Gates, and their products with the state that the next state is a sum with."""
         for e in self.body.equations:
             if e.primitive is not ir.mul_p or not all(self.flow.is_data(a) for a in e.inputs):
                 continue
             for gate, state in (e.inputs, e.inputs[::-1]):
-                if isinstance(gate, ir.Variable) and self._is_state(state) and not self._is_state(gate):
+                holds = self._is_state(state) or self._is_distance_from_state(state)
+                if isinstance(gate, ir.Variable) and holds and not self._is_state(gate):
                     (product,) = e.outputs
                     if product in self._makes_next:
                         yield gate, product

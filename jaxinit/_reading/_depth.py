@@ -18,7 +18,7 @@ from jaxinit._reading._flow import Flow
 from jaxinit._reading._units import Site, Unit
 
 _KEPT = 4
-"""So many of the layers before a value are remembered, the deepest: a residual stream is a sum of all of them."""
+"""So many of the layers before a value are remembered, the first and the deepest: a residual stream comes from all."""
 
 
 class Before(NamedTuple):
@@ -61,8 +61,8 @@ def _joined(depths: Iterable[Depth]) -> Depth:
     deepest = max(some, key=lambda depth: depth.layers)
     if all(depth.before == deepest.before for depth in some):
         return deepest
-    before = dict.fromkeys(b for depth in some for b in depth.before)
-    return deepest._replace(before=tuple(sorted(before, key=lambda b: -b.layers)[:_KEPT]))
+    before = sorted(dict.fromkeys(b for depth in some for b in depth.before), key=lambda b: -b.layers)
+    return deepest._replace(before=tuple(before[: _KEPT - 1] + before[_KEPT - 1 :][-1:]))
 
 
 @dataclasses.dataclass(frozen=True)
