@@ -21,10 +21,11 @@ _MOVES = frozenset(
 def normalizations(analysis: Analysis) -> Iterator[ir.Equation]:
     """The equations that normalize data."""
     for program in programs_of(analysis.program):
-        yield from _of_program(analysis, program)
+        yield from normalizations_of(analysis, program)
 
 
-def _of_program(analysis: Analysis, program: ir.Program) -> Iterator[ir.Equation]:
+def normalizations_of(analysis: Analysis, program: ir.Program) -> Iterator[ir.Equation]:
+    """Those of one program, without those that it holds."""
     statistics: set[ir.Atom] = set()
     roots: set[ir.Atom] = set()
     for equation in program.equations:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxinit import _program as ir
+from jaxinit._reading._normalizations import normalizations_of
 from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._units import Analysis, Site
 
@@ -158,6 +159,7 @@ class _Finder:
             height = 1 + max((self.height.get(v, 0) for v in program.equations[i].outputs), default=0)
             for atom in self.sources[i]:
                 self.height[atom] = max(self.height[atom], height)
+        self.normalizing = frozenset(normalizations_of(analysis, program))
         self.beside: set[int] = set()
         self.inside = self._inside_layers()
         self.known: dict[ir.Atom, ir.Atom] = {}
@@ -269,7 +271,7 @@ class _Finder:
         if len(terms) != 2:
             return []
         for shortcut, term in (terms, terms[::-1]):
-            site = self._only_layer(shortcut, i)
+            site = self._only_layer(shortcut, i, term)
             if site is None or site.geometry.kind == "embed" or self._weighs(term):
                 continue
             root = self._root(site.data)
@@ -280,8 +282,8 @@ class _Finder:
                 return self._skips(i, shortcut, root, [(term, branch)])
         return []
 
-    def _only_layer(self, atom: ir.Atom, end: int) -> Site | None:
-        """The layer that a term of a sum is computed from by other means than layers, if the two serve nothing else."""
+    def _only_layer(self, atom: ir.Atom, end: int, other: ir.Atom) -> Site | None:
+        """The one layer that a term of a sum is computed from, if the other term is not computed from it."""
         found: set[Site] = set()
         between: set[int] = {end}
         pending = [atom]
@@ -300,9 +302,10 @@ class _Finder:
                 found.add(site)
                 if len(found) > 1:
                     return None
-        outputs = [v for i in between - {end} for v in self.program.equations[i].outputs]
-        alone = all(between.issuperset(self.readers[v]) for v in outputs)
-        return found.pop() if found and alone else None
+        readers = {j for i in between - {end} for v in self.program.equations[i].outputs for j in self.readers[v]}
+        beyond = [self.program.equations[j] for j in readers - between if j < len(self.program.equations)]
+        leads = any(self._may_reach(v, other) for e in beyond for v in e.outputs if v in self.level)
+        return found.pop() if found and not leads else None
 
     # Between a value and what is computed from it
 
@@ -456,8 +459,7 @@ class _Finder:
         i = self.index.get(self._root(atom))
         if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
             return False
-        a, b = self.sources[i]
-        return not any(self._is_spread(x, y) and self._may_reach(y, x) for x, y in ((a, b), (b, a)))
+        return self.program.equations[i] not in self.normalizing
 
     def _multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
         """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
