@@ -116,13 +116,18 @@ class _Walk:
             self.tracks.update(moved)
         elif tracked and equation.primitive in ir.ELEMENTWISE:
             self._join(equation, tracked, strange)
-        elif data and not strange and equation.primitive not in (ir.reduce_max_p, *ir.CONTRACTIONS):
-            self.statistics.update(equation.outputs)  # a largest value is taken off for safety, not to normalize
+        elif data and not strange and self._sums_up(equation):
+            self.statistics.update(equation.outputs)
         for marks in (self.added, self.normalized):
             if not marks.isdisjoint(data):
                 marks.update(equation.outputs)
         if tracked and not self.statistics.isdisjoint(data):
             self.normalized.update(equation.outputs)
+
+    def _sums_up(self, equation: ir.Equation) -> bool:
+        """Whether an equation makes statistics; a largest value is taken off for safety, not to normalize."""
+        contracts = equation.primitive in ir.CONTRACTIONS and equation not in self.consumers.idle
+        return equation.primitive is not ir.reduce_max_p and not contracts
 
     def _join(self, equation: ir.Equation, tracked: list[ir.Variable], strange: list[ir.Atom]) -> None:
         (output,) = equation.outputs

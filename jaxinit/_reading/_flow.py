@@ -112,6 +112,8 @@ class Followed(Origin):
         for d, (start, limit, size) in enumerate(zip(starts, limits, shape, strict=True)):
             if limit - start == size:
                 continue
+            if limit == start:
+                return None
             outer, *inner = dims[d]
             step = math.prod(f.size for f in inner)
             if start % step or limit % step or outer.axis == FOREIGN:

@@ -76,6 +76,8 @@ class Origin:
     def reshaped(self, shape: Sequence[int]) -> "Origin | None":
         """After `lax.reshape`; None where a new dimension cuts an axis unevenly."""
         remaining = [factor for dim in self.dims for factor in dim]
+        if 0 in shape:
+            return None
         dims = []
         for size in shape:
             dim: list[Factor] = []
@@ -101,7 +103,7 @@ class Origin:
         for d, (start, limit, size) in enumerate(zip(starts, limits, shape, strict=True)):
             if limit - start == size:
                 continue
-            if len(dims[d]) != 1:
+            if len(dims[d]) != 1 or limit == start:
                 return None
             (factor,) = dims[d]
             if factor.axis != FOREIGN:

@@ -152,9 +152,10 @@ class TracedActivation:
 
     @property
     def _tolerance(self) -> float:
-        """How far numbers of low precision in the program may lead from the function they stand for."""
+        """How far shares of random numbers, or numbers of low precision, may lead from the function they stand for."""
         numbers = [x.value.dtype for x in expressions.ordered([self._result]) if isinstance(x, Number)]
-        return max([2 * float(jnp.finfo(d).eps) for d in numbers if jnp.issubdtype(d, jnp.floating)], default=0.0)
+        rounding = [2 * float(jnp.finfo(d).eps) for d in numbers if jnp.issubdtype(d, jnp.floating)]
+        return max([*rounding, 1e-4 if self._factors.parts else 0.0])
 
     def _is_parametric_relu(self) -> bool:
         """Whether parameters are the slope of its negative half."""
