@@ -10,12 +10,19 @@ from jaxinit._initializers import (
     lecun_normal,
     normal,
     orthogonal,
+    scaled,
     uniform,
     variance_scaling,
 )
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._schemes._roles import Model, Piece, Vector, transposed_features
 from jaxinit._schemes._scheme import Rule, Scheme
+
+
+def _torch_fan_in(layer: Layer) -> int | float:
+    """PyTorch's fan-in is the second axis of the weight, which in a transposed convolution holds the output."""
+    features = transposed_features(layer)
+    return layer.fan_in if features is None else layer.receptive_field * features[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +31,7 @@ class torch_default(Scheme):
 
     .. math:: W, b \sim U\left(\pm \frac{1}{\sqrt{\text{fan\_in}}}\right)
 
+    Of a transposed convolution PyTorch counts the features of the output, and every tap.
     Embeddings are standard normal. Weights and biases of a recurrent cell go by its hidden size. PyTorch's cells have
     two biases where most have one.
 
@@ -39,13 +47,16 @@ class torch_default(Scheme):
         if piece.cell is not None:
             bound = 1 / math.sqrt(model.hidden_size(piece.cell))
             return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({model.hidden_size(piece.cell)})): its hidden size")
+        if transposed_features(piece.layer) is not None:
+            n = _torch_fan_in(piece.layer)
+            return Rule(uniform(n**-0.5, minval=-(n**-0.5)), f"U(±1/sqrt({n:g})): transposed, its output's features")
         return Rule(variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
         return Rule(normal(1.0), "N(0, 1), tied or not")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
-        n = vector.layer.fan_in if vector.layer is not None else None
+        n = _torch_fan_in(vector.layer) if vector.layer is not None else None
         if vector.cell is not None:
             n = model.hidden_size(vector.cell)
         if vector.role == "bias" and n is not None:
@@ -59,7 +70,8 @@ class keras_default(Scheme):
     """The defaults of Keras's layers: Glorot uniform kernels, orthogonal recurrent ones, zero biases.
 
     Embeddings are U(±0.05), and the forget gates of LSTM cells have a bias of one. Keras keeps the gates of a cell in
-    one matrix; where a program does too, it is drawn as one, so that its fan-out counts all gates.
+    one matrix; where a program does too, it is drawn as one, so that its fan-out counts all gates. Of a transposed
+    convolution Keras counts every tap, whatever its stride.
 
     Example:
       >>> import jaxinit.schemes
@@ -75,6 +87,10 @@ class keras_default(Scheme):
         if piece.meets_state:
             return Rule(orthogonal(), "meets the state of a recurrent cell")
         groups = piece.layer.feature_group_count
+        features = transposed_features(piece.layer)
+        if features is not None:
+            bound = math.sqrt(6 / (piece.layer.receptive_field * (features[0] + features[1] * groups)))
+            return Rule(uniform(bound, minval=-bound), "Glorot uniform; transposed, all taps count")
         if groups > 1:
             bound = math.sqrt(6 / (piece.layer.fan_in + piece.layer.fan_out * groups))
             return Rule(uniform(bound, minval=-bound), "Glorot uniform; Keras's fan-out counts all groups")
@@ -90,11 +106,17 @@ class keras_default(Scheme):
         return super().vector(vector, model)
 
 
+def _is_stored_transposed(layer: Layer) -> bool:
+    """Whether the last axis of a kernel holds the features of the input."""
+    return layer.view is not None and layer.in_axes is not None and len(layer.view) - 1 in layer.in_axes
+
+
 @dataclasses.dataclass(frozen=True)
 class flax_default(Scheme):
     """The defaults of Flax's layers: LeCun normal kernels, orthogonal recurrent ones, zero biases.
 
-    Embeddings have variance 1 / features.
+    Embeddings have variance 1 / features. Of a transposed convolution Flax counts every tap, and the last axis but one
+    of the kernel: the output's features with `transpose_kernel=True`.
 
     Example:
       >>> import jaxinit.schemes
@@ -107,6 +129,12 @@ class flax_default(Scheme):
     def weight(self, piece: Piece, model: Model) -> Rule:
         if piece.meets_state:
             return Rule(orthogonal(), "meets the state of a recurrent cell")
+        features = transposed_features(piece.layer)
+        if features is not None:
+            n_in, n_out = features
+            counted = n_out if _is_stored_transposed(piece.layer) else n_in
+            # A factor, even of one: initializers by fans are drawn for the taps that a unit sees.
+            return Rule(scaled(lecun_normal(), (n_in / counted) ** 0.5), "LeCun normal; transposed, all taps count")
         return Rule(lecun_normal(), "LeCun normal")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:

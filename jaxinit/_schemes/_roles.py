@@ -215,6 +215,14 @@ def matrix_fan_in(layer: Layer) -> int:
     return math.prod(layer.view[a] for a in layer.in_axes)
 
 
+def transposed_features(layer: Layer) -> tuple[int, int] | None:
+    """The features of input and of output of one group of a transposed convolution, as its stride shows it; or None."""
+    n_in = matrix_fan_in(layer)
+    if layer.kind != "conv" or layer.fan_in >= layer.receptive_field * n_in:
+        return None
+    return n_in, round(layer.fan_out / layer.receptive_field)
+
+
 def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dict[int, Vector], dict[int, LeafRole]]:
     """The leaves that are not, or not in all of their elements, layers' weights: those to draw, and those to keep."""
     shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
