@@ -979,6 +979,57 @@ def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reaso
     jax.tree.map(np.testing.assert_array_equal, new, params)
 
 
+def normalized(x):
+    return (x - x.mean(0)) * lax.rsqrt(x.var(0) + jnp.asarray(1e-5, x.dtype))
+
+
+def normalized_in_a_loop(p, x):
+    return lax.scan(lambda x, _: (x, jax.nn.relu(normalized(x)) @ p[1] @ p[2]), x @ p[0], None, 1)[1]
+
+
+def mean_taken_off(p, x):
+    h = jnp.tanh(x @ p[0])
+    return jax.nn.gelu(h - h.mean(0)) @ p[1] @ p[2]
+
+
+BEHIND_NORMS = {
+    "batch norm": lambda p, x: jnp.tanh(normalized(jnp.tanh(x @ p[0]))) @ p[1] @ p[2],
+    "flax": lambda p, x: nn.BatchNorm(False).apply(FRESH, x @ p[0], mutable="batch_stats")[0] @ p[1] @ p[2],
+    "mean alone": mean_taken_off,
+    "loop": normalized_in_a_loop,
+}
+FRESH = nn.BatchNorm(False).init(KEYS[0], VECTORS)
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("name", BEHIND_NORMS)
+def test_rounding_is_not_scaled(name, method):
+    params = square_weights(3)
+    run = jax.jit(lambda p, x: lsuv(p, BEHIND_NORMS[name], x, method=method, orthonormalize=False, **REPORT))
+    for rows in (64, 100):
+        new, report = run(params, jnp.broadcast_to(VECTORS[:1], (rows, 12)))
+        assert float(jnp.std(VECTORS[0] @ new[0])) == pytest.approx(1, abs=1e-2)
+        for old, kept, i in zip(params[1:], new[1:], "12", strict=True):
+            np.testing.assert_array_equal(old, kept)
+            assert "dead" in report.problems()[i][0]
+    # A signal that is small, but no rounding, is scaled.
+    small = VECTORS[:1] + 1e-3 * VECTORS
+    new, report = run(params, small)
+    assert report.problems() == {}
+    assert float(jnp.std(BEHIND_NORMS[name](new, small))) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_rounding_is_not_scaled_in_other_dtypes(dtype, x64):
+    params, x = jax.tree.map(lambda w: w.astype(dtype), (square_weights(3), VECTORS))
+    apply_fn = BEHIND_NORMS["batch norm"]
+    new = lsuv(params, apply_fn, jnp.broadcast_to(x[:1], (100, 12)), orthonormalize=False)
+    for old, kept in zip(params[1:], new[1:], strict=True):
+        np.testing.assert_array_equal(old, kept)
+    new = lsuv(params, apply_fn, x, orthonormalize=False)
+    assert float(jnp.std(apply_fn(new, x).astype(jnp.float32))) == pytest.approx(1, abs=2e-2)
+
+
 def test_a_batch_of_one_sample_gives_finite_parameters():
     new, report = lsuv(square_weights(2), tanh_net, VECTORS[:1], return_report=True)
     assert all(bool(jnp.all(jnp.isfinite(w))) for w in new)

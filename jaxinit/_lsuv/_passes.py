@@ -51,7 +51,7 @@ class Problem:
         chosen = self.selected if selected is None else selected
         channels = {u: centre.channels for u, centre in self.centres.items() if u in chosen}
         visitor = ScaleVisitor(self.factors, channels, self.targets, chosen, refined, self.shared)
-        return Evaluation(self.analysis, visitor, self.factors)
+        return Evaluation(self.analysis, visitor, self.factors, rounding=True)
 
 
 def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
