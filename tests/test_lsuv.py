@@ -814,6 +814,56 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
     assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
 
 
+def with_stack(p, x):
+    """A recurrence with a memory that it feeds."""
+
+    def step(carry, x):
+        h, memory = carry
+        outputs = x @ p["input"], jnp.tanh(h) @ p["state"], memory @ p["read"]
+        h = sum(outputs)
+        written = jax.nn.relu(h) @ p["write"]
+        return (h, 0.9 * memory + written), (*outputs, written)
+
+    return lax.scan(step, (jnp.zeros((8, 12)), jnp.zeros((8, 12))), x)[1]
+
+
+def by_turns(p, x):
+    outputs = []
+    for _ in range(6):
+        outputs.append(x @ p["a"])
+        outputs.append(jax.nn.relu(outputs[-1]) @ p["b"])
+        x = outputs[-1]
+    return jnp.stack(outputs[::2]), jnp.stack(outputs[1::2])
+
+
+def residual(p, x):
+    outputs = []
+    for _ in range(8):
+        outputs.append(x @ p["a"])
+        outputs.append(jnp.tanh(outputs[-1]) @ p["b"])
+        x = x + outputs[-1]
+    return jnp.stack(outputs[::2]), jnp.stack(outputs[1::2])
+
+
+FEEDBACK = {
+    "memory": (with_stack, ("input", "state", "read", "write")),
+    "by turns": (by_turns, ("a", "b")),
+    "residual": (residual, ("a", "b")),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("name", FEEDBACK)
+def test_weights_that_feed_back_on_one_another_reach_the_target_in_ten_attempts(name, method):
+    apply_fn, names = FEEDBACK[name]
+    params = dict(zip(names, square_weights(len(names)), strict=True))
+    x = jax.random.normal(KEYS[2], (20, 8, 12)) if name == "memory" else VECTORS
+    new, report = lsuv(params, apply_fn, x, method=method, where="*", return_report=True)
+    # Where a state starts at zero, so does what is pooled.
+    np.testing.assert_allclose([float(jnp.std(y)) for y in apply_fn(new, x)], 1, atol=1.5e-2)
+    assert not any("tolerance" in text for texts in report.problems().values() for text in texts)
+
+
 def test_scan_reports_what_all_scales_together_give():
     def tied(p, x):
         h = jnp.tanh(jnp.tanh(x @ p["w"]) @ p["v"])
