@@ -814,6 +814,68 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
     assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
 
 
+def recurrent(p, x):
+    def step(h, x):
+        h = jnp.tanh(x @ p["input"] + h @ p["state"] + p["b"])
+        return h, h
+
+    return lax.scan(step, jnp.zeros((8, 12)), x)[1]
+
+
+def recurrent_of_projected(p, x):
+    return lax.scan(lambda h, x: 2 * (jnp.tanh(x + h @ p["state"] + p["b"]),), jnp.zeros((8, 12)), x @ p["input"])[1]
+
+
+def recurrent_and_fused(p, x):
+    def step(h, x):
+        h = jnp.tanh(jnp.concatenate([x, h], 1) @ p["state"] + p["b"])
+        return h, h
+
+    return lax.scan(step, jnp.zeros((8, 12)), x)[1] @ p["input"]
+
+
+def recurrent_by_index(p, x):
+    def step(t, carry):
+        h, outputs = carry
+        h = jnp.tanh(x[t] @ p["input"] + h @ p["state"] + p["b"])
+        return h, outputs.at[t].set(h)
+
+    return lax.fori_loop(0, 20, step, (jnp.zeros((8, 12)), jnp.zeros((20, 8, 12))))[1]
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize(
+    "apply_fn", [recurrent, recurrent_of_projected, recurrent_and_fused, recurrent_by_index], ids=lambda f: f.__name__
+)
+def test_a_kernel_on_the_state_of_a_recurrence_keeps_its_scale_by_default(apply_fn, method):
+    rows = 24 if apply_fn is recurrent_and_fused else 12
+    params = {"input": square_weights(1)[0], "state": jax.random.normal(KEYS[1], (rows, 12)), "b": jnp.zeros(12)}
+    x = 3 * jax.random.normal(KEYS[2], (20, 8, 12))
+    new, report = lsuv(params, apply_fn, x, method=method, return_report=True)
+    (note,) = report.problems()["state"]
+    assert ("its rows 12:24 meet the state" if rows == 24 else "it meets the state") in note
+    np.testing.assert_allclose(new["state"].T @ new["state"], np.eye(12), atol=1e-5)
+    assert float(report.scale[report.paths.index("state")]) == 1
+    if rows == 12:
+        assert float(jnp.std(x @ new["input"])) == pytest.approx(1, abs=1e-2)
+    plain = lsuv(params, apply_fn, x, method=method, orthonormalize=False)
+    np.testing.assert_array_equal(plain["state"], params["state"])
+    scaled, report = lsuv(params, apply_fn, x, method=method, where="*", return_report=True)
+    assert float(report.scale[report.paths.index("state")]) != 1
+    assert float(report.after[report.paths.index("state")]) == pytest.approx(1, abs=1.1e-2)
+    gram = scaled["state"].T @ scaled["state"]
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(12), atol=1e-4 * float(gram[0, 0]))
+
+
+def test_a_block_that_a_loop_repeats_without_new_data_is_scaled():
+    def apply_fn(p, x):
+        return lax.scan(lambda x, _: (jnp.tanh(x @ p), None), x, None, 4)[0]
+
+    report = lsuv(square_weights(1)[0], apply_fn, VECTORS, return_report=True)[1]
+    assert report.problems() == {"": ["shared by 4 uses"]}
+    assert float(report.scale[0]) != 1
+
+
 def with_stack(p, x):
     """A recurrence with a memory that it feeds."""
 
