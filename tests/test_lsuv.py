@@ -814,6 +814,118 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
     assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
 
 
+def recurrent(p, x):
+    def step(h, x):
+        h = jnp.tanh(x @ p["input"] + h @ p["state"] + p["b"])
+        return h, h
+
+    return lax.scan(step, jnp.zeros((8, 12)), x)[1]
+
+
+def recurrent_of_projected(p, x):
+    return lax.scan(lambda h, x: 2 * (jnp.tanh(x + h @ p["state"] + p["b"]),), jnp.zeros((8, 12)), x @ p["input"])[1]
+
+
+def recurrent_and_fused(p, x):
+    def step(h, x):
+        h = jnp.tanh(jnp.concatenate([x, h], 1) @ p["state"] + p["b"])
+        return h, h
+
+    return lax.scan(step, jnp.zeros((8, 12)), x)[1] @ p["input"]
+
+
+def recurrent_by_index(p, x):
+    def step(t, carry):
+        h, outputs = carry
+        h = jnp.tanh(x[t] @ p["input"] + h @ p["state"] + p["b"])
+        return h, outputs.at[t].set(h)
+
+    return lax.fori_loop(0, 20, step, (jnp.zeros((8, 12)), jnp.zeros((20, 8, 12))))[1]
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize(
+    "apply_fn", [recurrent, recurrent_of_projected, recurrent_and_fused, recurrent_by_index], ids=lambda f: f.__name__
+)
+def test_a_kernel_on_the_state_of_a_recurrence_keeps_its_scale_by_default(apply_fn, method):
+    rows = 24 if apply_fn is recurrent_and_fused else 12
+    params = {"input": square_weights(1)[0], "state": jax.random.normal(KEYS[1], (rows, 12)), "b": jnp.zeros(12)}
+    x = 3 * jax.random.normal(KEYS[2], (20, 8, 12))
+    new, report = lsuv(params, apply_fn, x, method=method, return_report=True)
+    (note,) = report.problems()["state"]
+    assert ("its rows 12:24 meet the state" if rows == 24 else "it meets the state") in note
+    np.testing.assert_allclose(new["state"].T @ new["state"], np.eye(12), atol=1e-5)
+    assert float(report.scale[report.paths.index("state")]) == 1
+    if rows == 12:
+        assert float(jnp.std(x @ new["input"])) == pytest.approx(1, abs=1e-2)
+    plain = lsuv(params, apply_fn, x, method=method, orthonormalize=False)
+    np.testing.assert_array_equal(plain["state"], params["state"])
+    scaled, report = lsuv(params, apply_fn, x, method=method, where="*", return_report=True)
+    assert float(report.scale[report.paths.index("state")]) != 1
+    assert float(report.after[report.paths.index("state")]) == pytest.approx(1, abs=1.1e-2)
+    gram = scaled["state"].T @ scaled["state"]
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(12), atol=1e-4 * float(gram[0, 0]))
+
+
+def test_a_block_that_a_loop_repeats_without_new_data_is_scaled():
+    def apply_fn(p, x):
+        return lax.scan(lambda x, _: (jnp.tanh(x @ p), None), x, None, 4)[0]
+
+    report = lsuv(square_weights(1)[0], apply_fn, VECTORS, return_report=True)[1]
+    assert report.problems() == {"": ["shared by 4 uses"]}
+    assert float(report.scale[0]) != 1
+
+
+def with_stack(p, x):
+    """A recurrence with a memory that it feeds."""
+
+    def step(carry, x):
+        h, memory = carry
+        outputs = x @ p["input"], jnp.tanh(h) @ p["state"], memory @ p["read"]
+        h = sum(outputs)
+        written = jax.nn.relu(h) @ p["write"]
+        return (h, 0.9 * memory + written), (*outputs, written)
+
+    return lax.scan(step, (jnp.zeros((8, 12)), jnp.zeros((8, 12))), x)[1]
+
+
+def by_turns(p, x):
+    outputs = []
+    for _ in range(6):
+        outputs.append(x @ p["a"])
+        outputs.append(jax.nn.relu(outputs[-1]) @ p["b"])
+        x = outputs[-1]
+    return jnp.stack(outputs[::2]), jnp.stack(outputs[1::2])
+
+
+def residual(p, x):
+    outputs = []
+    for _ in range(8):
+        outputs.append(x @ p["a"])
+        outputs.append(jnp.tanh(outputs[-1]) @ p["b"])
+        x = x + outputs[-1]
+    return jnp.stack(outputs[::2]), jnp.stack(outputs[1::2])
+
+
+FEEDBACK = {
+    "memory": (with_stack, ("input", "state", "read", "write")),
+    "by turns": (by_turns, ("a", "b")),
+    "residual": (residual, ("a", "b")),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("name", FEEDBACK)
+def test_weights_that_feed_back_on_one_another_reach_the_target_in_ten_attempts(name, method):
+    apply_fn, names = FEEDBACK[name]
+    params = dict(zip(names, square_weights(len(names)), strict=True))
+    x = jax.random.normal(KEYS[2], (20, 8, 12)) if name == "memory" else VECTORS
+    new, report = lsuv(params, apply_fn, x, method=method, where="*", return_report=True)
+    # Where a state starts at zero, so does what is pooled.
+    np.testing.assert_allclose([float(jnp.std(y)) for y in apply_fn(new, x)], 1, atol=1.5e-2)
+    assert not any("tolerance" in text for texts in report.problems().values() for text in texts)
+
+
 def test_scan_reports_what_all_scales_together_give():
     def tied(p, x):
         h = jnp.tanh(jnp.tanh(x @ p["w"]) @ p["v"])
@@ -977,6 +1089,57 @@ def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reaso
         with pytest.warns(UserWarning, match=f"lsuv leaves all parameters as they are: .*{reason}"):
             new = lsuv(params, apply_fn, VECTORS)
     jax.tree.map(np.testing.assert_array_equal, new, params)
+
+
+def normalized(x):
+    return (x - x.mean(0)) * lax.rsqrt(x.var(0) + jnp.asarray(1e-5, x.dtype))
+
+
+def normalized_in_a_loop(p, x):
+    return lax.scan(lambda x, _: (x, jax.nn.relu(normalized(x)) @ p[1] @ p[2]), x @ p[0], None, 1)[1]
+
+
+def mean_taken_off(p, x):
+    h = jnp.tanh(x @ p[0])
+    return jax.nn.gelu(h - h.mean(0)) @ p[1] @ p[2]
+
+
+BEHIND_NORMS = {
+    "batch norm": lambda p, x: jnp.tanh(normalized(jnp.tanh(x @ p[0]))) @ p[1] @ p[2],
+    "flax": lambda p, x: nn.BatchNorm(False).apply(FRESH, x @ p[0], mutable="batch_stats")[0] @ p[1] @ p[2],
+    "mean alone": mean_taken_off,
+    "loop": normalized_in_a_loop,
+}
+FRESH = nn.BatchNorm(False).init(KEYS[0], VECTORS)
+
+
+@pytest.mark.parametrize("method", ["auto", "scan"])
+@pytest.mark.parametrize("name", BEHIND_NORMS)
+def test_rounding_is_not_scaled(name, method):
+    params = square_weights(3)
+    run = jax.jit(lambda p, x: lsuv(p, BEHIND_NORMS[name], x, method=method, orthonormalize=False, **REPORT))
+    for rows in (64, 100):
+        new, report = run(params, jnp.broadcast_to(VECTORS[:1], (rows, 12)))
+        assert float(jnp.std(VECTORS[0] @ new[0])) == pytest.approx(1, abs=1e-2)
+        for old, kept, i in zip(params[1:], new[1:], "12", strict=True):
+            np.testing.assert_array_equal(old, kept)
+            assert "dead" in report.problems()[i][0]
+    # A signal that is small, but no rounding, is scaled.
+    small = VECTORS[:1] + 1e-3 * VECTORS
+    new, report = run(params, small)
+    assert report.problems() == {}
+    assert float(jnp.std(BEHIND_NORMS[name](new, small))) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_rounding_is_not_scaled_in_other_dtypes(dtype, x64):
+    params, x = jax.tree.map(lambda w: w.astype(dtype), (square_weights(3), VECTORS))
+    apply_fn = BEHIND_NORMS["batch norm"]
+    new = lsuv(params, apply_fn, jnp.broadcast_to(x[:1], (100, 12)), orthonormalize=False)
+    for old, kept in zip(params[1:], new[1:], strict=True):
+        np.testing.assert_array_equal(old, kept)
+    new = lsuv(params, apply_fn, x, orthonormalize=False)
+    assert float(jnp.std(apply_fn(new, x).astype(jnp.float32))) == pytest.approx(1, abs=2e-2)
 
 
 def test_a_batch_of_one_sample_gives_finite_parameters():

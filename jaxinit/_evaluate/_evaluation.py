@@ -17,6 +17,7 @@ from jax import lax
 from jaxinit import _program as ir
 from jaxinit._evaluate._control_flow import ControlFlow
 from jaxinit._evaluate._place import Place
+from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor, Watch
 from jaxinit._reading._origin import Factor
@@ -34,6 +35,7 @@ class Evaluation:
       scale_factors: of each unit, along which its scale varies.
       differentiable: weights keep their scales, and functions with derivatives of their own are called as they are.
       watched: values that depend on data, and what of each is added to the states: a function of (value, states).
+      rounding: look for layers whose data is rounding alone, and tell the visitor.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Evaluation:
         scale_factors: dict[Unit, tuple[Factor, ...]],
         differentiable: bool = False,
         watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
+        rounding: bool = False,
     ):
         self.analysis = analysis
         self.visitor = visitor
         self.scale_factors = scale_factors
         self.differentiable = differentiable
         self.watched = watched
+        self.rounding = rounding
         self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
         self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
         # Where weights are taken: which input is one, and the units whose scale the layer's output gets in its place.
@@ -85,6 +89,7 @@ class Evaluation:
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
+        rounding = Rounding(self.analysis, program) if self.rounding else None
         seen: set[ir.Atom] = set()
         for equation in late:
             if equation in calls:
@@ -102,7 +107,7 @@ class Evaluation:
                 arguments = [read(atom) for atom in equation.inputs]
                 if equation in self.analysis.sites:
                     arguments += [read(bias.value) for bias in self.analysis.sites[equation].biases]
-                results = self._equation(equation, arguments, states)
+                results = self._equation(equation, arguments, states, rounding)
                 environment.update(zip(equation.outputs, results, strict=True))
                 made = equation.outputs
             for atom in made:
@@ -135,10 +140,18 @@ class Evaluation:
             self._holding_sites[equation] = any(e in self.analysis.sites for e in inner)
         return self._holding_sites[equation]
 
-    def _equation(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+    def _equation(
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> list[Any]:
         site = self.analysis.sites.get(equation)
         if site is not None:
-            return [self._site(site, equation, arguments, states)]
+            return [self._site(site, equation, arguments, states, rounding)]
+        results = self._without_site(equation, arguments, states)
+        if rounding is not None:
+            rounding.follow(equation, arguments, results)
+        return results
+
+    def _without_site(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
         if equation in self._additions:
             return [self._without_bias(equation, arguments)]
         if self._sites_within(equation):
@@ -161,7 +174,14 @@ class Evaluation:
 
     # Layers
 
-    def _site(self, site: Site, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> Array:
+    def _site(
+        self,
+        site: Site,
+        equation: ir.Equation,
+        arguments: list[Any],
+        states: dict[Unit, State],
+        rounding: Rounding | None,
+    ) -> Array:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
         bias = None
         if site.biases:
@@ -169,10 +189,13 @@ class Evaluation:
             bias = self._bias(site, added, jnp.shape(u), states)
         else:
             (u,) = self._bound(equation, operands, states)
+        answer = rounding.known.get(site.data) if rounding is not None else None
+        if rounding is not None and answer is not None:
+            rounding.known[equation.outputs[0]] = rounding.through(answer, bias)
         outputs = []
         start = 0
         for part in site.parts:
-            place = self.place(site, part, u.ndim)
+            place = self.place(site, part, u.ndim, None if answer is None else answer())
             piece, bias_piece = u, bias
             if part.size is not None:
                 assert site.segment_dim is not None
@@ -210,14 +233,14 @@ class Evaluation:
         assert total is not None
         return total
 
-    def place(self, site: Site, part: Part, rank: int) -> Place:
+    def place(self, site: Site, part: Part, rank: int, is_rounding: Array | None = None) -> Place:
         """How the output of a site, of this rank, belongs to the scales of one of its units."""
         factors = self.scale_factors[part.unit]
         dims: list[tuple[Factor, ...]] = [()] * rank
         if part.origin is not None:
             for source, target in site.placed.items():
                 dims[target] = part.origin.dims[source]
-        return Place(part.unit, site, part, factors, tuple(dims))
+        return Place(part.unit, site, part, factors, tuple(dims), is_rounding)
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:

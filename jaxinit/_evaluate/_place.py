@@ -10,13 +10,17 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales."""
+    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales.
+
+    Of data that is known to be no rounding, `is_rounding` is None; else it says whether the data is rounding alone.
+    """
 
     unit: Unit
     site: Site
     part: Part
     factors: tuple[Factor, ...]
     dims: tuple[tuple[Factor, ...], ...]
+    is_rounding: Array | None = None
 
     def spread(self, scales: Array) -> Array:
         """An array of the unit's scales, shaped so that it broadcasts against the output."""

@@ -28,6 +28,7 @@ from jaxinit._lsuv._options import (
     Where,
     canonical_target,
     canonical_where,
+    recurrent_units,
     selected_units,
     unit_targets,
 )
@@ -84,7 +85,10 @@ def lsuv(
       tolerance: relative deviation from the target at which repetition ends.
       max_attempts: the most repetitions.
       where: which layers to scale: a predicate on `Layer`, or one or more patterns of paths as in `fnmatch`
-        ("*/kernel"). The others are measured and left alone.
+        ("*/kernel"). The others are measured and left alone. By default all are scaled but those on the state that a
+        recurrence carries from one step of the data to the next: orthonormal, they keep what the state remembers, and
+        unit variance of their product would make it grow or fade. They are made orthonormal, keep scale one, and are
+        named in the report; so is the whole of a kernel of which some rows meet the state.
       statistic: "layer" pools all units; "channel" gives every output channel its own scale (Krähenbühl et al. 2015; of
         weight-normalised layers, the initialization of Salimans & Kingma 2016).
       center: also move each bias so that every unit has mean zero on the batch; the report names layers whose bias
@@ -181,7 +185,10 @@ def _lsuv(
 ) -> tuple[Any, LsuvReport]:
     traced = trace(params, apply_fn, batch)
     units = traced.analysis.units
-    selected, notes = selected_units(traced, options.where)
+    chosen, notes = selected_units(traced, options.where)
+    recurrent = recurrent_units(traced) if options.where is None else {}
+    kept = {unit: reason for unit, reason in recurrent.items() if unit in chosen}
+    selected = chosen - kept.keys()
     centred, not_centred = centres(traced, selected) if options.center else ({}, {})
     problem = Problem(
         traced.analysis,
@@ -197,9 +204,12 @@ def _lsuv(
         remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared)
         notes[unit] = "; ".join(remark for remark in remarks if remark)
 
+    for unit, reason in kept.items():
+        notes[unit] = reason if options.orthonormalize else f"{SKIPPED}: {reason}"
+
     leaves = list(traced.leaves)
     if options.orthonormalize:
-        leaves = with_orthonormal(leaves, sorted(selected))
+        leaves = with_orthonormal(leaves, sorted(chosen))
     data = jax.tree.leaves(batch)
     states, attempts = _scales(problem, options.method, leaves, data)
     leaves = with_scales(leaves, problem, states)

@@ -1,6 +1,7 @@
 """What the user of LSUV chose: options checked, layers selected, targets assigned."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
 from jaxinit._patterns import check_patterns, first_match, matches
@@ -90,6 +92,34 @@ def selected_units(
         reason = unit.refused or ("" if wanted else "not in `where`")
         notes[unit] = f"{SKIPPED}: {reason}" if reason else ""
     return frozenset(u for u, wanted in zip(units, chosen, strict=True) if wanted and not u.refused), notes
+
+
+def recurrent_units(traced: Traced) -> dict[Unit, str]:
+    """The units that meet the state of a recurrence over steps of data, and why such a unit keeps its scale.
+
+    A block that a loop applies again and again to what it made of the batch, without new data, is depth and no
+    recurrence.
+    """
+    loops = [e for e in ir.equations_of(traced.analysis.program) if isinstance(e, ir.Scan)]
+    over_data = [
+        loop.body
+        for loop in loops
+        if any(
+            ir.is_floating(atom) and traced.analysis.of(atom).data
+            for atom in loop.inputs[loop.num_consts + loop.num_carry :]
+        )
+    ]
+    inside = {equation for body in over_data for equation in body.equations}
+    found: dict[Unit, str] = {}
+    for cell in traced.structure.cells:
+        for site, (start, stop) in cell.state_rows.items():
+            if site.equation not in inside:
+                continue
+            rows = math.prod(site.equation.inputs[site.weight].shape[d] for d in site.geometry.in_dims)
+            what = "it meets" if stop - start == rows else f"its rows {start}:{stop} meet"
+            reason = f"it keeps its scale, because {what} the state of a recurrence; `where` includes it"
+            found.update((part.unit, reason) for part in site.parts)
+    return found
 
 
 def canonical_target(target: Any) -> tuple[tuple[str, ...] | None, Any]:

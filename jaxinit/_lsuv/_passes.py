@@ -5,7 +5,8 @@ Each takes the flat inputs of a traced program and returns the state of every un
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._lsuv._acceleration import accelerated, no_memory
 from jaxinit._lsuv._centre import Centre
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
@@ -51,7 +53,7 @@ class Problem:
         chosen = self.selected if selected is None else selected
         channels = {u: centre.channels for u, centre in self.centres.items() if u in chosen}
         visitor = ScaleVisitor(self.factors, channels, self.targets, chosen, refined, self.shared)
-        return Evaluation(self.analysis, visitor, self.factors)
+        return Evaluation(self.analysis, visitor, self.factors, rounding=True)
 
 
 def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
@@ -109,35 +111,74 @@ def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit,
     start = {u: zeros_of(shapes[u])._replace(known=jnp.zeros(shapes[u].known.shape, bool)) for u in shared}
     start = {u: s._replace(limits=bounded[u].limits) if u in bounded else s for u, s in start.items()}
 
+    return _refined(problem, evaluate, start, shapes)
+
+
+def _refined(
+    problem: Problem,
+    evaluate: Callable[[States], States],
+    start: States,
+    shapes: States,
+) -> tuple[States, dict[Unit, Array]]:
+    """Evaluations until the pooled output of every unit in `start` is at its target, the scales corrected together."""
+    order = sorted(start)
+    sizes = [math.prod(shapes[u].scale.shape) for u in order]
+
     def attempt(carry: Any) -> Any:
-        given, steps, _, count, _ = carry
+        given, memory, _, count, _ = carry
         states = evaluate({u: s._replace(pooled=nothing(_pooled(s))) for u, s in given.items()})
-        following, done = {}, jnp.asarray(True)
-        for unit in shared:
-            steps[unit], reached = _step(problem, unit, states[unit], steps[unit])
+        wanted, done = [], jnp.asarray(True)
+        for unit in order:
+            correction, reached = _correction(problem, unit, states[unit])
+            wanted.append(correction.reshape(-1))
             done &= jnp.all(reached)
-            following[unit] = states[unit]._replace(scale=states[unit].scale * jnp.exp(steps[unit].log_ratio))
-        return following, steps, states, count + 1, done
+        memory, steps = accelerated(memory, jnp.concatenate(wanted))
+        following, first = {}, 0
+        for unit, size in zip(order, sizes, strict=True):
+            state = states[unit]
+            scale = state.scale * jnp.exp(steps[first : first + size].reshape(state.scale.shape))
+            if state.limits is not None:
+                scale = jnp.where(state.limits.hold(scale), scale, state.scale)
+            following[unit] = state._replace(scale=scale)
+            first += size
+        return following, memory, states, count + 1, done
 
     def unfinished(carry: Any) -> Array:
         *_, count, done = carry
         return (count < problem.max_attempts) & ~done
 
-    steps = {u: _no_step(shapes[u]) for u in shared}
     zero = jnp.zeros((), jnp.int32)
     _, _, states, count, _ = lax.while_loop(
-        unfinished, attempt, (start, steps, zeros_of(shapes), zero, jnp.asarray(False))
+        unfinished, attempt, (start, no_memory(sum(sizes)), zeros_of(shapes), zero, jnp.asarray(False))
     )
-    for unit in shared:
+    for unit in order:
         after = std(_pooled(states[unit]))
         flags = _flags(problem, unit, states[unit])
-        flags |= jnp.where(~_within(problem, unit, after) & (flags == 0), NOT_CONVERGED, 0)
+        missed = ~_within(problem, unit, after) & (unit in problem.selected)
+        flags |= jnp.where(missed & (flags == 0), NOT_CONVERGED, 0)
         states[unit] = states[unit]._replace(after=after, flags=flags)
     return states, dict.fromkeys(states, count)
 
 
+def _correction(problem: Problem, unit: Unit, state: ScaleState) -> tuple[Array, Array]:
+    """The logarithm of the ratio that would bring a unit to its target, and whether it is there or cannot get there."""
+    pooled = _pooled(state)
+    ratio, flags = solve(pooled, problem.targets[unit])
+    if unit not in problem.selected:
+        return jnp.zeros_like(ratio), jnp.ones(ratio.shape, bool)
+    reached = _within(problem, unit, std(pooled)) | (flags != 0)
+    log_ratio = jnp.where(flags != 0, 0, jnp.log(ratio))
+    if state.limits is not None:
+        held = state.limits.hold(state.scale * ratio)
+        log_ratio, reached = jnp.where(held, log_ratio, 0), reached | ~held
+    return log_ratio, reached
+
+
 def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
-    """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target."""
+    """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target.
+
+    Where layers share weights, all scales are then corrected together.
+    """
     units = problem.analysis.units
     evaluation = problem.evaluation(frozenset(units))
     bounded = _bounded(problem, evaluation, values)
@@ -190,6 +231,10 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
 
     states, tries = lax.scan(layer, start, jnp.arange(count + 1))
     attempts = {u: tries[groups[u]] for u in units}
+    if problem.shared & problem.selected:
+        # Later layers have changed what the earlier uses of a weight see.
+        states, more = _refined(problem, evaluate, states, shapes)
+        return states, {u: attempts[u] + more[u] for u in units}
     for unit in units:
         missed = ~_within(problem, unit, states[unit].after) & (unit in problem.selected)
         flags = states[unit].flags | jnp.where(missed & (states[unit].flags == 0), NOT_CONVERGED, 0)

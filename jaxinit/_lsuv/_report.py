@@ -22,7 +22,7 @@ from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 MEANINGS = {
-    DEAD: "dead: its output does not vary, or by less than 1e-18; not scaled",
+    DEAD: "dead: its output does not vary, or by rounding alone; not scaled",
     NO_ROOT: "no scale reaches the target: the bias alone varies more; not scaled",
     NOT_FINITE: "its output, or the square of it, is not finite in float32; not scaled",
     NOT_CONVERGED: "not within the tolerance after the last attempt",

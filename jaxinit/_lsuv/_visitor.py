@@ -182,6 +182,10 @@ def _held(limits: Limits | None, scale: Array, flags: Array) -> tuple[Array, Arr
 def _measured(place: Place, u: Array, bias: Array | None) -> Moments:
     """Moments for each scale of the unit, in the order of its factors."""
     found: Moments = with_automatic_axes(functools.partial(_arranged_moments, place), u, bias)
+    if place.is_rounding is not None:
+        # No scale makes a signal of it: for the scale it does not vary.
+        var_u, cov = (jnp.where(place.is_rounding, 0, x) for x in (found.var_u, found.cov))
+        found = found._replace(var_u=var_u, cov=cov)
     return found
 
 
