@@ -4,6 +4,7 @@ from . import nnx as nnx
 from . import plot as plot
 from . import schemes as schemes
 from ._activations import lecun_tanh as lecun_tanh
+from ._caches import clear_caches as clear_caches
 from ._critical import CriticalPoint as CriticalPoint
 from ._critical import critical as critical
 from ._diagnose import DiagnoseReport as DiagnoseReport

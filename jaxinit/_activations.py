@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxinit._caches import kept_with_functions
 from jaxinit._typing import Array
 
 Activation = str | Callable[[Array], Array]
@@ -103,7 +104,7 @@ def canonical_activation(activation: Activation) -> Activation:
 
 def cached(compute: Callable[..., _T]) -> Callable[..., _T]:
     """A function of an activation that remembers its results; what has no hash, as modules that hold arrays, anew."""
-    remembering = functools.lru_cache(maxsize=256)(compute)
+    remembering = kept_with_functions(256)(compute)
 
     @functools.wraps(compute)
     def computed(activation: Activation, *further: Any) -> _T:

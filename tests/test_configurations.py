@@ -37,10 +37,16 @@ CHANGED = {
 """Configurations in which other numbers are drawn."""
 
 
+_last = [None]
+
+
 @contextlib.contextmanager
 def configured(flags):
     """JAX with other flags, in all threads."""
     before = {name: getattr(jax.config, name) for name in flags}
+    if flags is not _last[0]:  # of no use to the next column are the programs of this one, which take gigabytes
+        _last[0] = flags
+        jax.clear_caches()
     try:
         for name, value in flags.items():
             jax.config.update(name, value)
@@ -318,6 +324,7 @@ CALLS = {
     "from_config": lambda: jaxinit.from_config(jaxinit.orthogonal().to_config())(key(), (8, 6)),
     "lecun_tanh": lambda: jaxinit.lecun_tanh(rows_of(4)),
     "scalar_labels": lambda: str(jaxinit.scalar_labels(*(x() if i != 1 else x for i, x in enumerate(NETS["mlp"])))),
+    "clear_caches": lambda: jaxinit.clear_caches(),
     "recommend by description": lambda: str(jaxinit.recommend(jax.nn.silu, "mlp", 10)),
     **{f"recommend for {net}": functools.partial(recommend, net) for net in NETS},
     **{f"trace_layers of {net}": functools.partial(trace_layers, net) for net in NETS},

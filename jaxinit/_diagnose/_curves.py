@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._caches import forgotten_by_clear
 from jaxinit._eager import outside_traces
 from jaxinit._reading._traced_activation import TracedActivation
 
@@ -37,6 +38,7 @@ class Curve:
     straight: bool
 
 
+@forgotten_by_clear
 @functools.lru_cache(maxsize=256)
 def curve(activation: TracedActivation | None) -> Curve | None:
     """What is known of an activation; None where it has no slope, or no finite one."""

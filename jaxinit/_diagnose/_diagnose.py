@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
+from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._calls import calling
 from jaxinit._checks import check_finite, check_integer, check_values
 from jaxinit._diagnose._jacobian import spectrum
@@ -107,9 +108,15 @@ def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., 
         return jax.jit(functools.partial(_diagnose, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
 
 
-@functools.lru_cache(maxsize=16)
+@kept_with_functions(16)
 def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:
-    return jax.jit(functools.partial(_diagnose, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
+    function, loss = weakly(apply_fn), weakly(loss_fn)
+
+    @jax.jit
+    def run(params: Any, batch: Any, key: Array) -> DiagnoseReport:
+        return _diagnose(params, batch, key, apply_fn=function(), loss_fn=loss(), lanczos_steps=lanczos_steps)
+
+    return run
 
 
 def _diagnose(

@@ -12,6 +12,7 @@ from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._verdict import chain, findings, gradient_scale, praise
+from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
@@ -172,7 +173,8 @@ class DiagnoseReport(Tabular):
     def _shown(self) -> Iterator[Any]:
         from rich.table import Table
 
-        middle = self._median()
+        traced = any(map(is_traced, jax.tree.leaves(self)))
+        middle = self if traced else self._median()
         table = Table(title=f"{len(self.rows)} layers" + ("" if middle is self else ", medians over seeds"))
         add_path_column(table, "layer")
         table.add_column("activation")
@@ -180,9 +182,12 @@ class DiagnoseReport(Tabular):
         for _, title in shown:
             table.add_column(title, justify="right")
         for i, row in enumerate(self.rows):
-            values = [_number(name, np.asarray(getattr(middle, name))[i]) for name, _ in shown]
+            values = ["traced" if traced else _number(name, np.asarray(getattr(middle, name))[i]) for name, _ in shown]
             table.add_row(row.name, row.activation or "–", *values)
         yield table
+        if traced:
+            yield "the numbers are known when the traced function runs: return the report, and print it then"
+            return
         back = middle.gradient_growth
         yield f"outputs are multiplied by {float(middle.signal_growth):.3g} a layer" + (
             "" if back is None else f", gradients by {float(back):.3g} a layer on their way back"

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _random
-from jaxinit._activations import Activation, canonical_activation
+from jaxinit._activations import Activation, activation_function, canonical_activation
+from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_integer
 from jaxinit._fans import fans
 from jaxinit._gain import elementwise
@@ -96,7 +97,7 @@ class random_walk(Initializer):
         return _random.normal(key, shape, dtype) * dtype.type(stddev)
 
 
-@functools.lru_cache(maxsize=1024)
+@kept_with_functions(1024)
 def random_walk_gain(activation: Activation, fan_in: int | float, depth: int) -> float:
     """g for this width and depth.
 
@@ -142,14 +143,15 @@ def _drift(moments: Moments, gain_squared: float, fan_in: float, depth: int) -> 
     return total
 
 
-@functools.lru_cache(maxsize=64)
+@kept_with_functions(64)
 def _moments(activation: Activation) -> Moments:
     """They serve every width, depth and gain: what is integrated once is kept."""
-    function = elementwise(activation)
+    elementwise(activation)  # raises for what is not
+    function = weakly(activation)
 
     @jax.jit
     def powers(x: Array) -> tuple[Array, ...]:
-        value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        value, slope = jax.jvp(activation_function(function()), (x,), (jnp.ones_like(x),))
         return value**2, slope**2, slope**4
 
     @functools.cache
@@ -179,7 +181,7 @@ def _lagrange_weights(offsets: np.ndarray) -> np.ndarray:
     return ratios.prod(axis=1)
 
 
-@functools.lru_cache(maxsize=64)
+@kept_with_functions(64)
 def _is_homogeneous(activation: Activation) -> bool:
     """Whether f(cx) = c f(x) for c > 0."""
     function = elementwise(activation)

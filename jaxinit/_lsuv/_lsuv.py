@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_flag, check_values
 from jaxinit._lsuv._apply import with_orthonormal, with_scales
 from jaxinit._lsuv._centre import centres
@@ -170,14 +171,21 @@ def _reason(params: Any, report: LsuvReport) -> str:
 
 def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
     try:
-        return _cached(apply_fn, options)
+        return _cached(apply_fn, options.where, dataclasses.replace(options, where=None))
     except TypeError:  # something unhashable: no cache, same result
         return jax.jit(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
 
 
-@functools.lru_cache(maxsize=16)
-def _cached(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
-    return jax.jit(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
+@kept_with_functions(16)
+def _cached(apply_fn: Callable[[Any, Any], Any], where: Any, others: Options) -> Callable[..., Any]:
+    function, selection = weakly(apply_fn), weakly(where)
+
+    @jax.jit
+    def run(params: Any, batch: Any, targets: Any) -> tuple[Any, LsuvReport]:
+        options = dataclasses.replace(others, where=selection())
+        return _lsuv(params, batch, targets, apply_fn=function(), options=options)
+
+    return run
 
 
 def _lsuv(

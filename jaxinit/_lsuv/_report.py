@@ -93,7 +93,8 @@ class LsuvReport(Tabular):
             table.add_column(column, justify="right")
         table.add_column("remarks")
         for i, path in enumerate(self.paths):
-            bits = int(np.bitwise_or.reduce(np.asarray(self.flags[i]), axis=None))
+            flags = self.flags[i]
+            bits = 0 if is_traced(flags) else int(np.bitwise_or.reduce(np.asarray(flags), axis=None))
             remarks = [self.notes[i]] if self.notes[i] else []
             remarks += [meaning for bit, meaning in MEANINGS.items() if bits & bit]
             columns = (self.before, self.after, self.target, self.scale, self.attempts)

@@ -4,12 +4,14 @@ Calls (`jit`, `remat`, `custom_jvp`, ...) are inlined, so that a program is one 
 order; `scan`, `cond` and `while_loop` are equations that hold programs.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinit._program import _primitives as primitives
 from jaxinit._typing import Array
@@ -39,6 +41,10 @@ class Constant:
         """The dtype of the value."""
         return jax.dtypes.result_type(self.value) if not hasattr(self.value, "dtype") else self.value.dtype
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Literals of a jaxpr are arrays of a class of their own, which JAX does not pickle.
+        return Constant, (np.asarray(self.value) if hasattr(self.value, "dtype") else self.value,)
+
 
 Atom: TypeAlias = Variable | Constant
 
@@ -67,6 +73,13 @@ class Equation:
     outputs: tuple[Variable, ...]
     context: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with the name of the primitive, which is unpickled to the same, and without the context."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        name = primitives.name_of(fields.pop("primitive"))
+        del fields["context"]
+        return _unpickled, (type(self), name, fields)
+
     def bind(self, *values: Array) -> list[Array]:
         """The outputs for these inputs, computed as the traced function would."""
         with self.context.manager:
@@ -77,6 +90,16 @@ class Equation:
         params = self.primitive.get_bind_params(self.params)
         results = self.primitive.bind(*values, **params)
         return list(results) if self.primitive.multiple_results else [results]
+
+
+class _AnyContext:
+    """In place of the context of the trace that an equation came from: that of its use."""
+
+    manager = contextlib.nullcontext()
+
+
+def _unpickled(kind: type[Equation], name: str, fields: dict[str, Any]) -> Equation:
+    return kind(primitive=primitives.primitive(name), context=_AnyContext, **fields)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

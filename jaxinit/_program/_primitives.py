@@ -37,6 +37,18 @@ def primitive(name: str) -> Any:
     return Absent(name)
 
 
+def name_of(known: Any) -> str:
+    """The name by which `primitive` finds a primitive.
+
+    Raises:
+      LookupError: it has none.
+    """
+    names = {id(value): name for module in (lax, jexp) for name, value in vars(module).items() if name.endswith("_p")}
+    if id(known) not in names:
+        raise LookupError(f"the primitive {known} is in neither jax.lax nor jax.extend")
+    return names[id(known)].removesuffix("_p")
+
+
 def _only_primitive(function: Any, *shapes: Any) -> Any:
     """The primitive of a function that is traced to one equation, which JAX names nowhere."""
     try:

@@ -22,9 +22,12 @@ _ADDITIONS = {ir.add_p, ir.sub_p, ir.add_any_p}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Argument:
-    """The number that the function is of."""
+    """The number that the function is of; there is one, `ARGUMENT`, and it is unpickled as that."""
 
     degree = 1
+
+    def __reduce__(self) -> str:
+        return "ARGUMENT"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

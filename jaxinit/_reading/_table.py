@@ -1,6 +1,7 @@
 """The table of layers that tracing gives, as data and as text."""
 
 import dataclasses
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,20 @@ import jax
 
 from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._tabular import Tabular, add_path_column
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedActivation:
+    """What is left of an activation that could not be pickled."""
+
+    name: str
+
+    def __call__(self, x: Any) -> Any:
+        """Raises: what the function computes was not pickled."""
+        raise TypeError(f"of the activation {self.name} only the name was pickled; trace the layers again to call it")
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +84,18 @@ class Layer:
     has_bias: bool
     note: str | None
     multiplier: float = 1.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All that it holds; in place of an activation that cannot be pickled its name, which can no longer be called.
+
+        Such are functions made of primitives that JAX names nowhere, as those that a user adds to it.
+        """
+        state = dict(vars(self))
+        try:
+            pickle.dumps(self.activation)
+        except Exception:  # whatever one of its parts raises
+            state["activation"] = NamedActivation(self.activation.name if self.activation else "")
+        return state
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; the activation by name."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._activations import NAMES, activation_function
+from jaxinit._caches import forgotten_by_clear
 from jaxinit._quadrature import evaluate as evaluate_exactly
 from jaxinit._reading import _expressions as expressions
 from jaxinit._reading._expressions import ARGUMENT, Bits, Expression, Number, Parameter, Step
@@ -170,6 +171,7 @@ class TracedActivation:
         return f"<{self.name}>"
 
 
+@forgotten_by_clear
 @functools.lru_cache(maxsize=256)
 def _name(activation: TracedActivation) -> str:
     steps = [x.equation.primitive for x in expressions.ordered([activation._result]) if isinstance(x, Step)]

@@ -62,7 +62,7 @@ class admin(Scheme):
                 for skip in model.traced.skips
                 if (skip.layers[-1] in encoder) == inside and skip.shortcut is not None
             ]
-            before: Array = jnp.ones(())
+            before: Array = jnp.ones((), jnp.float32)
             while units:
                 # The skip connections of one scan take turns, step by step.
                 steps = max(deviations[units[0][1]].size, 1)

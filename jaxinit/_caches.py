@@ -1,0 +1,102 @@
+"""What is computed once for each function of a user, and forgotten with it: what a function closes over may go with it.
+
+An entry is found by the identity of the functions it was made for, and holds them weakly. What compares by value, as
+the numbers and tuples of options do, and callables that define equality, it holds as they are; of such entries those
+used last remain.
+"""
+
+import functools
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_forgotten_by_clear: list[Callable[[], None]] = []
+
+
+def clear_caches() -> None:
+    """Forgets all that this package has compiled or computed for functions, and JAX what it has.
+
+    Compiled programs, and the numbers known of activations, are kept from call to call as long as the functions that
+    they were made for exist. This drops them at once, and calls `jax.clear_caches`, which does the same for JAX. What
+    is asked for again is made again.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxinit
+      >>> _ = jaxinit.gain(jnp.tanh)
+      >>> jaxinit.clear_caches()
+    """
+    for forget in _forgotten_by_clear:
+        forget()
+    jax.clear_caches()
+
+
+def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """A decorator: results are kept for arguments that are the same, the last `maxsize` of them.
+
+    Functions and other objects that compare by identity count by it, and an entry goes when one of them does; so a
+    result must not hold them itself: see `weakly`. Other arguments must be hashable.
+    """
+
+    def decorate(make: Callable[_P, _T]) -> Callable[_P, _T]:
+        entries: OrderedDict[Any, tuple[list[Any], _T]] = OrderedDict()
+
+        @functools.wraps(make)
+        def kept(*arguments: _P.args, **options: _P.kwargs) -> _T:
+            if options:
+                raise TypeError(f"{make.__name__} takes its arguments by position")
+            parts = [_weak_part(x) for x in arguments]
+            key = tuple(x if part is None else part[0] for part, x in zip(parts, arguments, strict=True))
+            found = entries.get(key)
+            if found is None:
+                result = make(*arguments, **options)
+                references = [weakref.ref(part[1], lambda _: entries.pop(key, None)) for part in parts if part]
+                found = entries[key] = references, result
+                while len(entries) > maxsize:
+                    entries.popitem(last=False)
+            elif key in entries:  # unless another thread has dropped it meanwhile
+                entries.move_to_end(key)
+            return found[1]
+
+        _forgotten_by_clear.append(entries.clear)
+        return kept
+
+    return decorate
+
+
+def forgotten_by_clear(cached: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A function with a cache of `functools`, which `clear_caches` empties too."""
+    _forgotten_by_clear.append(cached.cache_clear)  # type: ignore[attr-defined]
+    return cached
+
+
+def weakly(x: Any) -> Callable[[], Any]:
+    """A function that returns x, and holds it weakly if it counts by identity."""
+    part = _weak_part(x)
+    if part is None:
+        return lambda: x
+    reference = weakref.ref(part[1])
+    if isinstance(x, types.MethodType):
+        function = x.__func__
+        return lambda: types.MethodType(function, reference())
+    return reference
+
+
+def _weak_part(x: Any) -> tuple[Any, Any] | None:
+    """The key of an object that counts by identity, and what lives as long as it; None for other objects.
+
+    A bound method is made anew whenever it is asked for: what counts is the object that it is bound to.
+    """
+    holder, function = (x.__self__, x.__func__) if isinstance(x, types.MethodType) else (x, None)
+    kind: Any = type(x)
+    by_identity = function is not None or kind.__hash__ is object.__hash__
+    if not by_identity or not getattr(type(holder), "__weakrefoffset__", 0):
+        return None
+    return (id(holder), function), holder
