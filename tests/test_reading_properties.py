@@ -32,6 +32,9 @@ NOT_YET: dict[str, frozenset[str]] = {
     "activations": frozenset(feature for feature in FEATURES if feature.startswith("output:"))
     | {"activation: gelu_exact", "layer: batched", "layer: experts-einsum"}
     | {"bias: constant", "bias: constant-vector", "bias: subtracted-from"},
+    "initialize": SUMS
+    | {"weight: scaled", "weight: divided", "weight: gathered", "weight: symmetric"}
+    | {"layer: batched", "layer: experts-einsum"},
     "lsuv": SUMS | BROADCASTS | {"bias: constant-vector", "bias: subtracted-from", "bias: negated", "bias: where"},
 }
 """Property → features of programs that it does not hold for yet."""
@@ -324,7 +327,7 @@ def check_initialize(program: Program, change: Callable[[Any], Any] = lambda lea
             ratios[weight.name].append(float(np.mean(np.abs(product) ** 2) / np.mean(data**2)) * gain)
     for name, found in ratios.items():
         # 64 units of each of 3 draws: the mean square of a Gaussian row is off by √(2/192) = .1, shared taps by more.
-        assert not found or 0.5 < np.mean(found) < 2, f"{name}: second moment is {np.mean(found):.3g} of what is due"
+        assert not found or 0.67 < np.mean(found) < 1.5, f"{name}: second moment is {np.mean(found):.3g} of what is due"
 
 
 # The properties.
@@ -351,7 +354,7 @@ def combinations(*properties: str, only: frozenset[str] = FEATURES) -> list[tupl
 
 @pytest.mark.parametrize("feature", sorted(FEATURES))
 def test_layers_fans_biases_and_activations_are_those_of_construction(feature):
-    @profile(3)
+    @profile(2)
     @given(programs(focus=[feature], leave_out=left_out(*CHECKS) - {feature}))
     def run(program):
         check_reading(program, trace(program))

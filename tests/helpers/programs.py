@@ -579,7 +579,8 @@ class _Writer:
         facts.setdefault("channels", (len(out) - 1,))
 
         expression, leaves, widths = self.made(name, made, kind, facts)
-        self.see(f"{name} data", "x")
+        for part in [f"{name}_{i}" for i in range(len(widths))] or [name]:
+            self.see(f"{part} data", "x")
         self.write(f"w = {expression}")
         complex_weight = leaves[0].endswith("_re")
         if complex_weight:
@@ -636,7 +637,7 @@ class _Writer:
         dilation = 2 if self.sometimes("layer: dilation") else 1
         stride = 2 if self.sometimes("layer: stride") else 1
         taps = 2 if kind == "conv2d" else 3
-        f = self.draw(st.sampled_from([4, 6]))
+        f = 64 if self.wide else self.draw(st.sampled_from([4, 6]))
         made = (*[taps] * spatial, last // groups, f)
         out = (shape[0], *(-(-n // stride) for n in shape[1:-1]), f)
         numbers = '("NHWC", "HWIO", "NHWC")' if spatial == 2 else '("NWC", "WIO", "NWC")'
