@@ -24,17 +24,16 @@ import jaxinit
 
 BROADCASTS = frozenset({"layer: experts-einsum", "layer: experts-vmap"})
 SUMS = frozenset({"layer: product-sum", "layer: shifted-sum"})
-NOT_YET: dict[str, frozenset[str]] = {
-    "listed": frozenset(),
-    "is a layer": frozenset(),
-    "fans": frozenset(),
-    "biases": frozenset({"bias: subtracted-from"}),
-    "activations": frozenset(feature for feature in FEATURES if feature.startswith("output:"))
-    | {"activation: gelu_exact", "layer: batched", "layer: experts-einsum"}
-    | {"bias: constant", "bias: constant-vector", "bias: subtracted-from"},
-    "lsuv": frozenset() | {"bias: constant-vector", "bias: subtracted-from", "bias: negated", "bias: where"},
-}
+NOT_YET: dict[str, frozenset[str]] = {}
 """Property → features of programs that it does not hold for yet."""
+
+MIXED = frozenset({"weight: gathered", "weight: symmetric"})
+LOOPS = frozenset({"block: scan", "block: scan-reverse", "block: fori"})
+NOT_YET_TOGETHER: dict[str, frozenset[frozenset[str]]] = {
+    "is a layer": frozenset(frozenset({weight, block}) for weight in MIXED for block in LOOPS),
+    "structure": frozenset(frozenset({weight, block}) for weight in MIXED for block in LOOPS),
+}
+"""Property → features that it holds for, but not for all of these in one program."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -56,8 +55,15 @@ def profile(max_examples: int) -> Callable[[Any], Any]:
         database=None,
         deadline=None,
         report_multiple_bugs=False,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
+
+
+def applies(name: str, program: Program) -> bool:
+    """Whether a property is expected to hold for a program."""
+    together = NOT_YET_TOGETHER.get(name, frozenset())
+    return not program.features & left_out(name) and not any(group <= program.features for group in together)
 
 
 def left_out(*properties: str) -> frozenset[str]:
@@ -214,13 +220,11 @@ def _check_entry(weight: Weight, options: dict[str, Any], row: Any, report: Any,
     outputs, products = seen[f"{weight.name} output"], seen[f"{weight.name} product"]
     if any(np.std(y) <= 1e-3 * np.abs(y).max() + 1e-12 for y in products):
         return  # activations died
-    by_slice = [np.concatenate([outputs[t] for t, s in enumerate(weight.order) if s == slice_], 0) for slice_ in range(weight.stacked)]  # fmt: skip
     if weight.stacked == 1:
         by_slice = [np.stack(outputs)]
     else:
-        by_slice = [y[None] for y in by_slice]
         start, stop = row.region[0]
-        by_slice = by_slice[start:stop]
+        by_slice = [outputs[weight.order.index(i)][None] for i in range(start, stop)]
     assert after.size % len(by_slice) == 0, f"{row.name}: {after.shape} numbers for {len(by_slice)} slices"
     size = after.size // len(by_slice)
     kept = _kept_axes(weight, options, row, report, i, by_slice[0].shape, size)
@@ -312,7 +316,7 @@ def check_initialize(program: Program, change: Callable[[Any], Any] = lambda lea
             ratios[weight.name].append(float(np.mean(np.abs(product) ** 2) / np.mean(data**2)) * gain)
     for name, found in ratios.items():
         # 64 units of each of 3 draws: the mean square of a Gaussian row is off by √(2/192) = .1, shared taps by more.
-        assert not found or 0.5 < np.mean(found) < 2, f"{name}: second moment is {np.mean(found):.3g} of what is due"
+        assert not found or 0.67 < np.mean(found) < 1.5, f"{name}: second moment is {np.mean(found):.3g} of what is due"
 
 
 # The properties.
@@ -320,7 +324,7 @@ def check_initialize(program: Program, change: Callable[[Any], Any] = lambda lea
 
 def check_reading(program: Program, layers: Any) -> None:
     for name, check in CHECKS.items():
-        if not program.features & left_out(name):
+        if applies(name, program):
             check(program, layers)
 
 
@@ -339,7 +343,7 @@ def combinations(*properties: str, only: frozenset[str] = FEATURES) -> list[tupl
 
 @pytest.mark.parametrize("feature", sorted(FEATURES))
 def test_layers_fans_biases_and_activations_are_those_of_construction(feature):
-    @profile(3)
+    @profile(2)
     @given(programs(focus=[feature], leave_out=left_out(*CHECKS) - {feature}))
     def run(program):
         check_reading(program, trace(program))

@@ -1,12 +1,12 @@
 """A grammar of random programs f(params, x), each with a record of what is true of it by construction.
 
-A program is text: lines of plain JAX, so that a counterexample prints as a function that can be pasted anywhere. Lines
+A program is text, lines of plain JAX, so that a counterexample prints as a function that can be pasted anywhere. Lines
 `see("name", value)` mark intermediate values; `Program.apply` is compiled without them, `Program.marked` with them, for
-`helpers.interpreter.evaluate`. Every construct of the grammar is a *feature* with a name such as "bias: where", by which
-a strategy can leave it out. All programs obey strict promotion of dtypes and ranks.
+`helpers.interpreter.evaluate`. Every construct of the grammar is a *feature* with a name such as "bias: where", by
+which a strategy can leave it out. All programs obey strict promotion of dtypes and ranks.
 
-For a weight w0 the marks are: "w0 data", what it meets; "w0 product", the product alone; "w0 output", the pre-activation,
-which is the product with everything that is added to it before anything else happens.
+For a weight w0 the marks are "w0 data", what it meets; "w0 product", the product alone; and "w0 output", the
+pre-activation, which is the product with everything that is added to it before anything else happens.
 """
 
 import dataclasses
@@ -26,7 +26,9 @@ from helpers.interpreter import mark
 BATCH = 16
 
 ACTIVATIONS = {
-    "relu": ("jax.nn.relu({})", "jnp.maximum({}, 0.0)", "jnp.where({0} > 0, {0}, 0.0)", "{0} * ({0} > 0).astype({0}.dtype)"),
+    "relu": (
+        "jax.nn.relu({})", "jnp.maximum({}, 0.0)", "jnp.where({0} > 0, {0}, 0.0)", "{0} * ({0} > 0).astype({0}.dtype)"
+    ),
     "tanh": ("jnp.tanh({})", "2.0 * jax.nn.sigmoid(2.0 * {}) - 1.0"),
     "gelu": ("jax.nn.gelu({})", "0.5 * {0} * (1.0 + jnp.tanh(0.7978845608 * ({0} + 0.044715 * {0} ** 3)))"),
     "gelu_exact": ("jax.nn.gelu({}, approximate=False)", "0.5 * {0} * (1.0 + lax.erf({0} * 0.70710678))"),
@@ -39,35 +41,33 @@ ACTIVATIONS = {
 """Name → ways to write it; the first is the reference."""
 
 MOVES = (
-    "reshape split transpose expand squeeze slice stride rev roll pad repeat tile concatenate stack swap-halves "
-    "broadcast index double-transpose"
-).split()
+    "reshape", "split", "transpose", "expand", "squeeze", "slice", "stride", "rev", "roll", "pad", "repeat", "tile",
+    "concatenate", "stack", "swap-halves", "broadcast", "index", "double-transpose",
+)  # fmt: skip
 """Rearrangements: of data before a layer, and of a layer's output before its activation."""
 
-FEATURES = frozenset(
-    f"{kind}: {name}"
-    for kind, names in {
-        "activation": list(ACTIVATIONS),
-        "move": MOVES,
-        "output": [*MOVES, "moved-before-bias"],
-        "layer": (
-            "matmul einsum weight-first dot_general product-sum heads contract-two tensordot batched experts-vmap "
-            "experts-einsum conv1d conv2d groups dilation stride shifted-sum"
-        ).split(),
-        "weight": (
-            "scaled divided negated transposed reshaped reversed gathered symmetric concatenated complex"
-        ).split(),
-        "bias": (
-            "row broadcast subtracted-from subtracted negated where one-element scalar several scaled constant "
-            "constant-vector"
-        ).split(),
-        "block": (
-            "residual residual-linear jit checkpoint vmap cond switch scan scan-reverse fori unrolled-stack "
-            "scan-shared unrolled-shared"
-        ).split(),
-    }.items()
-    for name in names
-)
+NAMES: dict[str, Sequence[str]] = {
+    "activation": tuple(ACTIVATIONS),
+    "move": MOVES,
+    "output": (*MOVES, "moved-before-bias"),
+    "layer": (
+        "matmul", "einsum", "weight-first", "dot_general", "product-sum", "heads", "contract-two", "tensordot",
+        "batched", "experts-vmap", "experts-einsum", "conv1d", "conv2d", "groups", "dilation", "stride", "shifted-sum",
+    ),
+    "weight": (
+        "scaled", "divided", "negated", "transposed", "reshaped", "reversed", "gathered", "symmetric", "concatenated",
+        "complex",
+    ),
+    "bias": (
+        "row", "broadcast", "subtracted-from", "subtracted", "negated", "where", "one-element", "scalar", "several",
+        "scaled", "constant", "constant-vector",
+    ),
+    "block": (
+        "residual", "residual-linear", "jit", "checkpoint", "vmap", "cond", "switch", "scan", "scan-reverse", "fori",
+        "unrolled-stack", "scan-shared", "unrolled-shared",
+    ),
+}  # fmt: skip
+FEATURES = frozenset(f"{kind}: {name}" for kind, names in NAMES.items() for name in names)
 """The names of all features."""
 
 FLAT = frozenset({"layer: heads", "layer: experts-vmap", "layer: experts-einsum"})
@@ -152,6 +152,10 @@ class Program:
         lines = "\n".join(self._unmarked())
         facts = "\n".join(f"# {weight}" for weight in self.weights)
         return f"\n# {sorted(self.features)}\n# params: {dict(self.shapes)}, x: {self.input_shape}\n{lines}\n{facts}\n"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How hypothesis prints a counterexample."""
+        printer.text(repr(self))
 
     def _unmarked(self) -> tuple[str, ...]:
         return tuple(line for line in self.lines if not line.lstrip().startswith("see("))
@@ -332,7 +336,7 @@ class _Writer:
         name = self.choose(kind, names)
         zeros = ", ".join(["(0, 0)"] * (rank - 1))
         rest = ", ".join(map(str, shape[1:]))
-        permuted = list(range(last))[1:] + [0]
+        permuted = [*range(1, last), 0]
         found: dict[str | None, tuple[str, tuple[int, ...]]] = {
             "rev": ("x[..., ::-1]", shape),
             "roll": ("jnp.roll(x, 1, axis=-1)", shape),
@@ -530,7 +534,7 @@ class _Writer:
         square_made = square or ("weight: symmetric" in self.focus and width is None)
         widths = [64] if self.wide else [4, 6] if self.wants("output") else [3, 4, 6]
         f = last if square_made else width or self.draw(st.sampled_from(widths))
-        batch, middle = shape[0], shape[1:-1]
+        batch = shape[0]
         lead = "bijk"[: rank - 1]
         facts: dict[str, Any] = {"fan_in": True, "fan_out": True, "members": (), "data_shape": shape}
         made: tuple[int, ...] = (last, f)
@@ -575,7 +579,8 @@ class _Writer:
         facts.setdefault("channels", (len(out) - 1,))
 
         expression, leaves, widths = self.made(name, made, kind, facts)
-        self.see(f"{name} data", "x")
+        for part in [f"{name}_{i}" for i in range(len(widths))] or [name]:
+            self.see(f"{part} data", "x")
         self.write(f"w = {expression}")
         complex_weight = leaves[0].endswith("_re")
         if complex_weight:
@@ -587,7 +592,8 @@ class _Writer:
                 self.see(f"{name}_{i} product", f"y[..., {start}:{start + size}]")
                 start += size
         self.see(f"{name} product", "y")
-        if self.sometimes("output: moved-before-bias") and len(out) > 2 and not widths and not square:
+        may_move = len(out) > 2 and not widths and not square
+        if may_move and self.sometimes("output: moved-before-bias"):
             self.write("y = jnp.swapaxes(y, 1, -1)")
             order = [0, len(out) - 1, *range(2, len(out) - 1), 1]
             out = tuple(out[i] for i in order)
@@ -631,7 +637,7 @@ class _Writer:
         dilation = 2 if self.sometimes("layer: dilation") else 1
         stride = 2 if self.sometimes("layer: stride") else 1
         taps = 2 if kind == "conv2d" else 3
-        f = self.draw(st.sampled_from([4, 6]))
+        f = 64 if self.wide else self.draw(st.sampled_from([4, 6]))
         made = (*[taps] * spatial, last // groups, f)
         out = (shape[0], *(-(-n // stride) for n in shape[1:-1]), f)
         numbers = '("NHWC", "HWIO", "NHWC")' if spatial == 2 else '("NWC", "WIO", "NWC")'
@@ -733,9 +739,11 @@ class _Writer:
 
     def activation(self) -> str | None:
         """Applies an activation to x, or none: then nothing follows, since no program begins a block with one."""
-        name = self.choose("activation", list(ACTIVATIONS))
         # Programs shrink to the first of these: with an activation a program tests more.
-        if name is None or self.draw(st.sampled_from([False, False, False, True])):
+        if not self.wants("activation") and self.draw(st.sampled_from([False, False, False, True])):
+            return None
+        name = self.choose("activation", list(ACTIVATIONS))
+        if name is None:
             return None
         self.write(f"x = {self.draw(st.sampled_from(ACTIVATIONS[name])).format('x')}")
         return name
