@@ -22,8 +22,6 @@ from hypothesis import strategies as st
 
 import jaxinit
 
-BROADCASTS = frozenset({"layer: experts-einsum", "layer: experts-vmap"})
-SUMS = frozenset({"layer: product-sum", "layer: shifted-sum"})
 NOT_YET: dict[str, frozenset[str]] = {}
 """Property → features of programs that it does not hold for yet."""
 

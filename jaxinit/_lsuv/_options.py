@@ -115,7 +115,7 @@ def recurrent_units(traced: Traced) -> dict[Unit, str]:
         for site, (start, stop) in cell.state_rows.items():
             if site.equation not in inside:
                 continue
-            rows = math.prod(site.equation.inputs[site.weight].shape[d] for d in site.geometry.in_dims)
+            rows = math.prod(site.weight.shape[d] for d in site.geometry.in_dims)
             what = "it meets" if stop - start == rows else f"its rows {start}:{stop} meet"
             reason = f"it keeps its scale, because {what} the state of a recurrence; `where` includes it"
             found.update((part.unit, reason) for part in site.parts)
