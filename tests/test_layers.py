@@ -495,7 +495,7 @@ def test_weights_that_data_chooses_or_multiplies_are_listed_and_drawn_as_matrice
     drawn, report = jaxinit.initialize(
         jax.random.key(0), struct(2, 12, 12), MINGLED[name], struct(16, 12), return_report=True
     )
-    assert report.rows[0].role == "other"
+    assert report.rows[0].role == "kernel"
     assert float(jnp.std(drawn)) > 0.1
 
 

@@ -127,6 +127,8 @@ class _Evidence:
         quantised = next((r for u in uses if self.is_weight(u) and (r := _quantised(self, u)) is not None), None)
         if quantised is not None:
             return quantised
+        if self.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in self.shapes[leaf]) > 1:
+            return LeafRole("kernel", _mingled.REASON)
         if any(leaf in unit.members and not unit.is_alike(leaf) for unit in self.analysis.units):
             return LeafRole("low-rank factor", "a factor of what is added to a weight")
         found = [_of_use(self, use) for use in uses if not self.is_weight(use)]
@@ -202,8 +204,6 @@ _Rule = Callable[[_Evidence, _Use], LeafRole | None]
 
 
 def _of_use(evidence: _Evidence, use: _Use) -> LeafRole:
-    if evidence.opaque.get(use.leaf) == _mingled.REASON and sum(n > 1 for n in evidence.shapes[use.leaf]) > 1:
-        return LeafRole("kernel", _mingled.REASON)
     if evidence.products.multiplies(use.equation):
         rules: tuple[_Rule, ...] = (_variance, _slope, _scale, _decay, _factor)
     elif use.equation.primitive in _ADDITIONS:
