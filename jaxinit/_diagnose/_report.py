@@ -10,11 +10,11 @@ import numpy as np
 from jaxinit._checks import check_number
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
+from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._verdict import chain, findings, gradient_scale, praise
 from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
-from jaxinit._typing import Array
 
 COLUMNS = (
     "pre_mean",
@@ -46,7 +46,7 @@ _TITLES = (
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DiagnoseReport(Tabular):
+class DiagnoseReport(Measurements, Tabular):
     """What a start does to signals and gradients; every array has one entry a row, after mapped axes.
 
     Attributes:
@@ -70,26 +70,6 @@ class DiagnoseReport(Tabular):
         that are integers.
       jacobian_condition: its largest singular value over the smallest one found; None likewise.
     """
-
-    rows: tuple[Row, ...] = dataclasses.field(metadata={"static": True})
-    pre_mean: Array
-    pre_std: Array
-    post_mean: Array
-    post_std: Array
-    dead: Array
-    saturated: Array
-    similarity: Array
-    effective_rank: Array
-    gradient_std: Array | None
-    gradient_samples: Array | None
-    gradient_norm: Array | None
-    update_ratio: Array | None
-    weight_norm: Array
-    attention_peak: Array
-    equal_units: Array | None
-    finite_output: Array
-    jacobian_mean_square: Array | None
-    jacobian_condition: Array | None
 
     def __len__(self) -> int:
         return len(self.rows)

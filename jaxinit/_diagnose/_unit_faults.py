@@ -1,15 +1,12 @@
 """Faults inside of single layers: units that are equal, dead or saturated, and attention that sees one key alone."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._remedies import LSUV, for_dead, for_saturated, start
-
-if TYPE_CHECKING:
-    from jaxinit._diagnose._report import DiagnoseReport
 
 DEAD = 0.5
 SATURATED = 0.35
@@ -18,7 +15,7 @@ ONE_HOT = 0.95
 """A mean largest probability at which hardly any gradient passes the softmax."""
 
 
-def unit_faults(report: "DiagnoseReport") -> Iterator[Finding]:
+def unit_faults(report: Measurements) -> Iterator[Finding]:
     """What is wrong with the units of layers; of each fault the first layer that has it."""
     rows = report.rows
     if report.equal_units is not None and (equal := np.asarray(report.equal_units, float) > 0.5).any():

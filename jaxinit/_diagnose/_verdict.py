@@ -1,18 +1,15 @@
 """What is wrong with a start, in words: which fault, from which layer on, and what would mend it."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import TINY, growth, inner, towers
+from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._remedies import LOST, LSUV, for_likeness, for_size, start
 from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._unit_faults import unit_faults
-
-if TYPE_CHECKING:
-    from jaxinit._diagnose._report import DiagnoseReport
 
 TOTAL = LOST
 """A change of scale by so much over all layers vanishes or explodes."""
@@ -35,7 +32,7 @@ KEPT = 3.0
 _BATCH = "a batch of data as the model will see them"
 
 
-def gradient_scale(report: "DiagnoseReport") -> np.ndarray | None:
+def gradient_scale(report: Measurements) -> np.ndarray | None:
     """The norm of the gradient at a unit over all samples, positions and uses; None if there are no gradients.
 
     Pooling spreads a gradient over more positions and a recurrent cell over more uses: its norm stays what it was.
@@ -45,7 +42,7 @@ def gradient_scale(report: "DiagnoseReport") -> np.ndarray | None:
     return np.asarray(report.gradient_std, float) * np.sqrt(np.asarray(report.gradient_samples, float))
 
 
-def chain(report: "DiagnoseReport") -> np.ndarray:
+def chain(report: Measurements) -> np.ndarray:
     """The rows that count for growth over depth: no lookups, no queries and keys.
 
     Weights that are zero are meant to be: readouts and last layers of branches. Nothing is to be learned of them.
@@ -55,7 +52,7 @@ def chain(report: "DiagnoseReport") -> np.ndarray:
     return np.array(counts, bool) & (norms > 0).any(axis=tuple(range(norms.ndim - 1)))
 
 
-def findings(report: "DiagnoseReport") -> list[Finding]:
+def findings(report: Measurements) -> list[Finding]:
     """What is wrong with one start."""
     found = _broken(report) or _blank(report)
     if found:
@@ -72,7 +69,7 @@ def findings(report: "DiagnoseReport") -> list[Finding]:
     return found
 
 
-def praise(report: "DiagnoseReport") -> str:
+def praise(report: Measurements) -> str:
     """What to say where nothing is wrong: by how much scales change over all layers, and how large the outputs are."""
     changes = {"signals": (np.asarray(report.pre_std, float), 1)}
     gradient = gradient_scale(report)
@@ -111,7 +108,7 @@ def _change(scale: np.ndarray, rows: Sequence[Row], members: Sequence[int] | np.
     return float(np.exp(rise / run * (rows[last].depth - rows[first].depth)))
 
 
-def _broken(report: "DiagnoseReport") -> list[Finding]:
+def _broken(report: Measurements) -> list[Finding]:
     names = [row.name for row in report.rows]
     bad = ~np.isfinite(np.asarray(report.pre_std, float))
     if bad.any():
@@ -124,7 +121,7 @@ def _broken(report: "DiagnoseReport") -> list[Finding]:
     return []
 
 
-def _blank(report: "DiagnoseReport") -> list[Finding]:
+def _blank(report: Measurements) -> list[Finding]:
     """What is wrong with the batch, or with all weights, so that nothing can be said of the start."""
     dense = [i for i, row in enumerate(report.rows) if row.kind != "embed"]
     norms = np.asarray(report.weight_norm, float)[dense]
@@ -142,7 +139,7 @@ def _blank(report: "DiagnoseReport") -> list[Finding]:
     return []
 
 
-def _equal_samples(report: "DiagnoseReport") -> list[Finding]:
+def _equal_samples(report: Measurements) -> list[Finding]:
     counts = chain(report)
     if not counts.any() or not (np.asarray(report.similarity, float)[counts] > EQUAL).all():
         return []
@@ -150,7 +147,7 @@ def _equal_samples(report: "DiagnoseReport") -> list[Finding]:
     return [Finding("equal samples", report.rows[int(np.argmax(counts))].name, what, _BATCH)]
 
 
-def _signal(report: "DiagnoseReport") -> list[Finding]:
+def _signal(report: Measurements) -> list[Finding]:
     rows, counts = report.rows, chain(report)
     scale = np.asarray(report.pre_std, float)
     found = _outliers(report)
@@ -180,7 +177,7 @@ def _signal(report: "DiagnoseReport") -> list[Finding]:
     return found or _absolute(report, counts & through)
 
 
-def _absolute(report: "DiagnoseReport", chosen: np.ndarray) -> list[Finding]:
+def _absolute(report: Measurements, chosen: np.ndarray) -> list[Finding]:
     """Outputs that keep their size from layer to layer, but a wrong one."""
     size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))
     usual = float(np.median(size[chosen])) if chosen.any() else 1.0
@@ -197,7 +194,7 @@ def _by(factor: float, word: str) -> str:
     return f" (×{factor:.3g} a layer)" if (factor > 1) == (word == "grow") else ""
 
 
-def _outliers(report: "DiagnoseReport") -> list[Finding]:
+def _outliers(report: Measurements) -> list[Finding]:
     """Layers that stand out from the trend of their neighbours; where signals are lost there is no trend.
 
     A layer's neighbours are those that its data come from. Of several it is compared with the one it is most like: a
@@ -226,7 +223,7 @@ def _outliers(report: "DiagnoseReport") -> list[Finding]:
     return [Finding("outlier", name, what, LSUV)]
 
 
-def _gradient(report: "DiagnoseReport", remedy: Callable[[Sequence[Row]], str]) -> list[Finding]:
+def _gradient(report: Measurements, remedy: Callable[[Sequence[Row]], str]) -> list[Finding]:
     rows, counts, scale = report.rows, chain(report), gradient_scale(report)
     if scale is None or report.gradient_norm is None or not counts.any():
         return []
@@ -260,7 +257,7 @@ def _gradient(report: "DiagnoseReport", remedy: Callable[[Sequence[Row]], str]) 
     return []
 
 
-def _jacobian(report: "DiagnoseReport") -> list[Finding]:
+def _jacobian(report: Measurements) -> list[Finding]:
     """What layers by themselves do not show, such as a recurrent cell that runs away from step to step."""
     if report.jacobian_mean_square is None or not report.rows:
         return []
@@ -271,7 +268,7 @@ def _jacobian(report: "DiagnoseReport") -> list[Finding]:
     return [Finding("exploding gradient", report.rows[0].name, what, for_size(report.rows))]
 
 
-def _alike(report: "DiagnoseReport") -> list[Finding]:
+def _alike(report: Measurements) -> list[Finding]:
     members = sorted(np.flatnonzero(chain(report)), key=lambda i: report.rows[i].depth)
     similarity = np.asarray(report.similarity, float)[members]
     alike = (similarity > ALIKE) & (np.asarray(report.pre_std, float)[members] > 0)

@@ -28,6 +28,9 @@ _I = TypeVar("_I", bound="type[Initializer]")
 REGISTRY: dict[str, "type[Initializer]"] = {}
 """Every initializer of this package by the name that its configuration carries."""
 
+DEEPEST = 64
+"""How deeply configurations may nest."""
+
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def initializer(cls: _I) -> _I:
@@ -157,9 +160,7 @@ class Initializer(abc.ABC):
           >>> jaxinit.from_config(config)
           scaled(init=he_normal(), factor=0.5)
         """
-        from jaxinit._initializers._config import encode  # the two modules need each other
-
-        return encode(self)
+        return _encoded(self)
 
 
 def draw_with(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -241,3 +242,36 @@ def _hashable(init: Initializer, value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return repr(value.name) if isinstance(value, np.dtype) else repr(value)
+
+
+def _encoded(value: Any, depth: int = 0) -> Any:
+    """A hyperparameter, or a whole initializer, as data.
+
+    Raises:
+      TypeError: it is no data: a function without a name, or a traced array.
+      ValueError: it nests more deeply than `from_config` reads.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"a configuration may nest at most {DEEPEST} initializers")
+    if isinstance(value, Initializer):
+        fields = {f.name: _encoded(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {"name": type(value).__name__, **fields}
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, tuple):
+        return [_encoded(entry, depth + 1) for entry in value]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        try:
+            array = np.asarray(value)
+        except jax.errors.TracerArrayConversionError:
+            raise TypeError(f"a traced array has no value to put into a configuration: {value}") from None
+        if array.ndim == 0 and array.dtype.kind in "biuf":
+            return array.item()
+        if array.dtype.kind in "biuf":
+            return {"array": array.tolist(), "dtype": array.dtype.name}
+    raise TypeError(
+        f"a configuration holds numbers, names and this package's initializers, not {value!r}; "
+        "use a Python number or a named activation, or pickle the initializer"
+    )

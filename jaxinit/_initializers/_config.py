@@ -9,47 +9,12 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxinit._initializers._base import REGISTRY, Initializer
+from jaxinit._initializers._base import DEEPEST, REGISTRY, Initializer
 
-_DEEPEST = 64
 _ARRAY_KEYS = {"array", "dtype"}
 _SCALARS = (bool, int, float, str, type(None))
-
-
-def encode(value: Any, depth: int = 0) -> Any:
-    """A hyperparameter, or a whole initializer, as data.
-
-    Raises:
-      TypeError: it is no data: a function without a name, or a traced array.
-      ValueError: it nests more deeply than `from_config` reads.
-    """
-    if depth > _DEEPEST:
-        raise ValueError(f"a configuration may nest at most {_DEEPEST} initializers")
-    if isinstance(value, Initializer):
-        fields = {f.name: encode(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
-        return {"name": type(value).__name__, **fields}
-    if isinstance(value, np.dtype):
-        return value.name
-    if isinstance(value, _SCALARS):
-        return value
-    if isinstance(value, tuple):
-        return [encode(entry, depth + 1) for entry in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
-        try:
-            array = np.asarray(value)
-        except jax.errors.TracerArrayConversionError:
-            raise TypeError(f"a traced array has no value to put into a configuration: {value}") from None
-        if array.ndim == 0 and array.dtype.kind in "biuf":
-            return array.item()
-        if array.dtype.kind in "biuf":
-            return {"array": array.tolist(), "dtype": array.dtype.name}
-    raise TypeError(
-        f"a configuration holds numbers, names and this package's initializers, not {value!r}; "
-        "use a Python number or a named activation, or pickle the initializer"
-    )
 
 
 def from_config(config: Mapping[str, Any]) -> Initializer:
@@ -77,8 +42,8 @@ def from_config(config: Mapping[str, Any]) -> Initializer:
 def _decode_initializer(config: Any, depth: int) -> Initializer:
     if not isinstance(config, Mapping):
         raise TypeError(f"a configuration is a dictionary with a 'name', got {config!r}")
-    if depth > _DEEPEST:
-        raise ValueError(f"a configuration may nest at most {_DEEPEST} initializers")
+    if depth > DEEPEST:
+        raise ValueError(f"a configuration may nest at most {DEEPEST} initializers")
     name = config.get("name")
     if not isinstance(name, str):
         raise TypeError(f"a configuration has the initializer's 'name', a string, got {name!r}")
@@ -108,8 +73,8 @@ def _decode(value: Any, depth: int) -> Any:
     if type(value) in _SCALARS:
         return value
     if isinstance(value, (list, tuple)):
-        if depth > _DEEPEST:
-            raise ValueError(f"a configuration may nest at most {_DEEPEST} lists")
+        if depth > DEEPEST:
+            raise ValueError(f"a configuration may nest at most {DEEPEST} lists")
         return tuple(_decode(entry, depth + 1) for entry in value)
     if isinstance(value, Mapping) and "name" in value:
         return _decode_initializer(value, depth + 1)

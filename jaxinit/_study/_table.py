@@ -1,17 +1,37 @@
 """The table of a study: one row a start, and below it what its columns mean."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxinit._study import _statistics
-
-if TYPE_CHECKING:
-    from jaxinit._study._result import Comparison, StudyResult
+from jaxinit._study._summaries import Comparison, Summary
 
 
-def shown(result: "StudyResult") -> Iterator[Any]:
+class Tabulated(Protocol):
+    """What is shown of a study."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def starts(self) -> tuple[str, ...]: ...
+    @property
+    def learning_rates(self) -> tuple[float, ...]: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def losses(self) -> np.ndarray: ...
+    @property
+    def final(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    def best(self) -> str: ...
+    def summary(self) -> Sequence[Summary]: ...
+    def comparisons(self) -> Sequence[Comparison]: ...
+
+
+def shown(result: Tabulated) -> Iterator[Any]:
     """What rich is to print."""
     from rich.table import Table
 
@@ -40,7 +60,7 @@ def shown(result: "StudyResult") -> Iterator[Any]:
     yield from _remarks(result, list(by_pair.values()))
 
 
-def _rates(result: "StudyResult") -> Any:
+def _rates(result: Tabulated) -> Any:
     """The mean over all seeds at every learning rate."""
     from rich.table import Table
 
@@ -55,7 +75,7 @@ def _rates(result: "StudyResult") -> Any:
     return table
 
 
-def _remarks(result: "StudyResult", comparisons: list["Comparison"]) -> Iterator[str]:
+def _remarks(result: Tabulated, comparisons: list[Comparison]) -> Iterator[str]:
     count = len(result.seeds)
     if count > 1:
         yield "Interval: bootstrap (BCa) of the mean over seeds."

@@ -1,0 +1,31 @@
+"""What `diagnose` measures of a start, before anything is judged: one entry a row of every column."""
+
+import dataclasses
+
+from jaxinit._diagnose._rows import Row
+from jaxinit._typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """The arrays of a `DiagnoseReport`, which says what each of them is."""
+
+    rows: tuple[Row, ...] = dataclasses.field(metadata={"static": True})
+    pre_mean: Array
+    pre_std: Array
+    post_mean: Array
+    post_std: Array
+    dead: Array
+    saturated: Array
+    similarity: Array
+    effective_rank: Array
+    gradient_std: Array | None
+    gradient_samples: Array | None
+    gradient_norm: Array | None
+    update_ratio: Array | None
+    weight_norm: Array
+    attention_peak: Array
+    equal_units: Array | None
+    finite_output: Array
+    jacobian_mean_square: Array | None
+    jacobian_condition: Array | None
