@@ -500,3 +500,71 @@ def test_rows_of_a_flipped_stack_are_named_by_the_slices_of_the_leaf():
     assert [row.name for row in report.rows] == ["[2]", "[1]", "[0]"]
     for name in ("pre_std", "update_ratio", "gradient_norm"):
         np.testing.assert_allclose(getattr(report, name), getattr(straight, name), rtol=1e-4)
+
+
+def residual_block(x, p):
+    return x + jax.nn.gelu(x @ p["in"] + p["b"]) @ p["out"]
+
+
+def scanned_blocks(block):
+    return lambda p, x: jax.lax.scan(lambda x, p: (block(x, p), None), x, p)[0]
+
+
+def unrolled_blocks(block):
+    def apply_fn(p, x):
+        for i in range(len(p["b"])):
+            x = block(x, jax.tree.map(lambda leaf: leaf[i], p))  # noqa: B023
+        return x
+
+    return apply_fn
+
+
+def counted_blocks(block):
+    def apply_fn(p, x):
+        return jax.lax.fori_loop(0, len(p["b"]), lambda i, x: block(x, jax.tree.map(lambda leaf: leaf[i], p)), x)
+
+    return apply_fn
+
+
+def blocks_of(depth):
+    """Parameters of so many residual blocks; and shapes of a large batch, of which activations take the most memory."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {"in": jax.random.normal(keys[0], (depth, 8, 32)) / 3, "b": jnp.zeros((depth, 32))}
+    params["out"] = jax.random.normal(keys[1], (depth, 32, 8)) / 16
+    return params, jax.ShapeDtypeStruct((4096, 8), jnp.float32)
+
+
+def temporary_bytes(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def own_and_measured(apply_fn, depth):
+    """Bytes of the gradient as users take it, and of `diagnose`."""
+    own = temporary_bytes(jax.grad(lambda p, x: apply_fn(p, x).sum()), *blocks_of(depth))
+    return np.array([own, temporary_bytes(lambda p, x: diagnose(p, apply_fn, x, lanczos_steps=0), *blocks_of(depth))])
+
+
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.dots_saveable], ids=["nothing", "dots"])
+@pytest.mark.parametrize("blocks", [scanned_blocks, counted_blocks])
+def test_a_loop_of_checkpointed_blocks_takes_hardly_more_memory_than_its_gradient(blocks, policy):
+    own, measured = own_and_measured(blocks(jax.checkpoint(residual_block, policy=policy)), 96)
+    assert measured < 1.2 * own
+    if policy is None:
+        plain = own_and_measured(blocks(residual_block), 96)
+        assert min(plain) > 4 * measured
+
+
+def test_each_checkpointed_block_adds_what_it_adds_to_the_gradient():
+    apply_fn = unrolled_blocks(jax.checkpoint(residual_block))
+    own, measured = own_and_measured(apply_fn, 9) - own_and_measured(apply_fn, 3)
+    assert measured < 1.2 * own
+
+
+@pytest.mark.parametrize("blocks", [scanned_blocks, unrolled_blocks])
+def test_checkpoint_changes_nothing_that_is_measured(blocks):
+    params, x = blocks_of(4)[0], jax.random.normal(KEY, (64, 8))
+    checkpointed = jax.checkpoint(residual_block, policy=jax.checkpoint_policies.dots_saveable)
+    found, expected = (diagnose(params, blocks(block), x) for block in (checkpointed, residual_block))
+    assert [row.name for row in found.rows] == [row.name for row in expected.rows]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

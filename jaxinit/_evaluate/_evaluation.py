@@ -7,6 +7,7 @@ decided, and what is computed is what the scaled parameters compute.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -80,18 +81,68 @@ class Evaluation:
 
         # What depends on no data comes first, so that a bias is there when its layer asks for it; but for what is
         # computed from other outputs of an equation that meets data, such as the number of steps of a loop of layers.
+        # What is recomputed on the way back stays together.
+        regions = {e: r for r in program.recomputed for e in r.inlined} if self.differentiable else {}
         late = []
         unknown: set[ir.Atom] = set()
         for equation in program.equations:
-            if self._meets_data(equation) or not unknown.isdisjoint(equation.inputs):
+            if equation in regions or self._meets_data(equation) or not unknown.isdisjoint(equation.inputs):
                 late.append(equation)
                 unknown.update(equation.outputs)
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
         rounding = Rounding(self.analysis, program) if self.rounding else None
+        for region, equations in itertools.groupby(late, regions.get):
+            together = list(equations)
+            if region is None:
+                self._late(together, environment, calls, states, rounding)
+            else:
+                self._recomputed(region, together, program, environment, calls, states)
+        return [read(atom) for atom in program.outputs]
+
+    def _recomputed(
+        self,
+        region: ir.Recomputed,
+        equations: Sequence[ir.Equation],
+        program: ir.Program,
+        environment: dict[ir.Variable, Array],
+        calls: Mapping[ir.Equation, ir.Call],
+        states: dict[Unit, State],
+    ) -> None:
+        """Evaluates what `jax.checkpoint` recomputes on the way back, so that it is."""
+        inside = set(equations)
+        used = {atom for e in program.equations if e not in inside for atom in e.inputs} | set(program.outputs)
+        used |= {atom for e, call in calls.items() if e not in inside for atom in call.inputs}
+        before = set(environment)
+
+        def run(given: dict[Unit, State]) -> tuple[dict[int, Array], dict[Unit, State]]:
+            own, inner = dict(environment), dict(given)
+            self._late(equations, own, calls, inner, None)
+            made = {i: own[v] for i, v in enumerate(own) if v not in before and v in used}
+            order.extend(own)
+            return made, {unit: state for unit, state in inner.items() if state is not given.get(unit)}
+
+        order: list[ir.Variable] = []
+        made, changed = region.apply(run)(states)
+        environment.update((order[i], value) for i, value in made.items())
+        states.update(changed)
+
+    def _late(
+        self,
+        equations: Sequence[ir.Equation],
+        environment: dict[ir.Variable, Array],
+        calls: Mapping[ir.Equation, ir.Call],
+        states: dict[Unit, State],
+        rounding: Rounding | None,
+    ) -> None:
+        """Evaluates equations that meet data, values and states updated."""
+
+        def read(atom: ir.Atom) -> Any:
+            return atom.value if isinstance(atom, ir.Constant) else environment[atom]
+
         seen: set[ir.Atom] = set()
-        for equation in late:
+        for equation in equations:
             if equation in calls:
                 call = calls[equation]
                 # Some results may be arguments, or constants.
@@ -114,7 +165,6 @@ class Evaluation:
                 if atom in self.watched and atom not in seen:
                     seen.add(atom)
                     states.update(self.watched[atom](read(atom), states))
-        return [read(atom) for atom in program.outputs]
 
     def _calls(self, program: ir.Program) -> dict[ir.Equation, ir.Call]:
         """Equation → the call that is made in its place, for calls without layers inside."""

@@ -13,6 +13,7 @@ from jaxinit._program._ir import Call as Call
 from jaxinit._program._ir import Constant as Constant
 from jaxinit._program._ir import Equation as Equation
 from jaxinit._program._ir import Program as Program
+from jaxinit._program._ir import Recomputed as Recomputed
 from jaxinit._program._ir import Scan as Scan
 from jaxinit._program._ir import Switch as Switch
 from jaxinit._program._ir import Variable as Variable

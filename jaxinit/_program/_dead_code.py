@@ -33,8 +33,12 @@ def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Pr
         if equation in call_of:  # a call is made with all its arguments, whatever is asked of it
             needed.update(call_of[equation].inputs)
     calls = [dataclasses.replace(c, inlined=tuple(kept[e] for e in c.inlined if e in kept)) for c in program.calls]
-    equations = tuple(reversed(kept.values()))
-    return dataclasses.replace(program, equations=equations, calls=tuple(c for c in calls if c.inlined)), needed
+    recomputed = tuple(
+        dataclasses.replace(r, inlined=tuple(kept[e] for e in r.inlined if e in kept)) for r in program.recomputed
+    )
+    equations, calls = tuple(reversed(kept.values())), [c for c in calls if c.inlined]
+    program = dataclasses.replace(program, equations=equations, calls=tuple(calls), recomputed=recomputed)
+    return program, needed
 
 
 def _without_dead_outputs(equation: ir.Equation, live: list[bool]) -> ir.Equation:

@@ -6,7 +6,7 @@ order; `scan`, `cond` and `while_loop` are equations that hold programs.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -53,14 +53,15 @@ Atom: TypeAlias = Variable | Constant
 class Program:
     """Equations in execution order, from inputs to outputs.
 
-    Calls of functions with derivatives of their own are inlined like others; `calls` keeps them for those who want to
-    differentiate.
+    Calls of functions with derivatives of their own are inlined like others, and so is what `jax.checkpoint` recomputes
+    on the way back; `calls` and `recomputed` keep them for those who want to differentiate.
     """
 
     inputs: tuple[Variable, ...]
     equations: "tuple[Equation, ...]"
     outputs: tuple[Atom, ...]
     calls: "tuple[Call, ...]" = ()
+    recomputed: "tuple[Recomputed, ...]" = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +109,20 @@ class Call(Equation):
 
     inlined: tuple[Equation, ...]
     results: tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recomputed:
+    """The equations that an outermost call of `jax.checkpoint` was inlined to, and what it keeps."""
+
+    inlined: tuple[Equation, ...]
+    policy: Any
+    prevent_cse: Any
+
+    def apply(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, recomputed on the way back as these equations were to be."""
+        found: Callable[..., Any] = jax.checkpoint(function, policy=self.policy, prevent_cse=self.prevent_cse)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ is made one, so that all that holds of stacked inputs (a scale for each slice) h
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -17,8 +17,21 @@ def with_stacks(program: ir.Program) -> ir.Program:
     """The same program, each stack that a scan walks along by its counter among the scan's stacked inputs."""
     producers: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
     new = {e: _rewritten(e, producers) for e in program.equations}
-    calls = tuple(dataclasses.replace(c, inlined=tuple(new[e] for e in c.inlined)) for c in program.calls)
-    return dataclasses.replace(program, equations=tuple(new.values()), calls=calls)
+    return _replaced(program, new)
+
+
+def _replaced(program: ir.Program, new: Mapping[ir.Equation, ir.Equation]) -> ir.Program:
+    """A program with other equations in the place of some."""
+
+    def those(equations: tuple[ir.Equation, ...]) -> tuple[ir.Equation, ...]:
+        return tuple(new.get(e, e) for e in equations)
+
+    return dataclasses.replace(
+        program,
+        equations=those(program.equations),
+        calls=tuple(dataclasses.replace(c, inlined=those(c.inlined)) for c in program.calls),
+        recomputed=tuple(dataclasses.replace(r, inlined=those(r.inlined)) for r in program.recomputed),
+    )
 
 
 def _rewritten(equation: ir.Equation, producers: dict[ir.Atom, ir.Equation]) -> ir.Equation:
@@ -48,9 +61,7 @@ def _with_stacked_inputs(scan: ir.Scan, producers: dict[ir.Atom, ir.Equation]) -
         new[equation] = ir.Equation(primitives.reshape_p, params, (one,), (output,), equation.context)
     if not slices:
         return scan
-    equations = tuple(new.get(e, e) for e in body.equations)
-    calls = tuple(dataclasses.replace(c, inlined=tuple(new.get(e, e) for e in c.inlined)) for c in body.calls)
-    body = dataclasses.replace(body, inputs=(*body.inputs, *slices.values()), equations=equations, calls=calls)
+    body = dataclasses.replace(_replaced(body, new), inputs=(*body.inputs, *slices.values()))
     stacks = tuple(outside[v] for v in slices)  # type: ignore[index]
     return dataclasses.replace(scan, body=body, inputs=(*scan.inputs, *stacks), appended=len(stacks))
 

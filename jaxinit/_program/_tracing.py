@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxinit._program import _primitives as primitives
-from jaxinit._program._ir import Atom, Call, Constant, Equation, Program, Scan, Switch, Variable, While
+from jaxinit._program._ir import Atom, Call, Constant, Equation, Program, Recomputed, Scan, Switch, Variable, While
 from jaxinit._typing import Array
 
 
@@ -26,15 +26,22 @@ def _program(closed: Any) -> Program:
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     equations: list[Equation] = []
     calls: list[Call] = []
-    outputs = _inline(closed, inputs, equations, calls)
-    return Program(inputs, tuple(equations), outputs, tuple(calls))
+    recomputed: list[Recomputed] = []
+    outputs = _inline(closed, inputs, equations, calls, recomputed)
+    return Program(inputs, tuple(equations), outputs, tuple(calls), tuple(recomputed))
 
 
 def _variable(var: Any) -> Variable:
     return Variable(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
 
-def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation], calls: list[Call]) -> tuple[Atom, ...]:
+def _inline(
+    closed: Any,
+    arguments: Sequence[Atom],
+    equations: list[Equation],
+    calls: list[Call],
+    recomputed: list[Recomputed],
+) -> tuple[Atom, ...]:
     """Appends the equations of a jaxpr applied to arguments, and the outermost calls; returns its outputs."""
     jaxpr = getattr(closed, "jaxpr", closed)
     consts = getattr(closed, "consts", ())
@@ -48,9 +55,14 @@ def _inline(closed: Any, arguments: Sequence[Atom], equations: list[Equation], c
     for eqn in jaxpr.eqns:
         inputs = tuple(read(v) for v in eqn.invars)
         if eqn.primitive in primitives.CALLS:
-            own = eqn.primitive in primitives.WITH_DERIVATIVES
+            own, remat = eqn.primitive in primitives.WITH_DERIVATIVES, eqn.primitive is primitives.remat_p
             before = len(equations)
-            results = _inline(eqn.params[primitives.CALLS[eqn.primitive]], inputs, equations, [] if own else calls)
+            inner = eqn.params[primitives.CALLS[eqn.primitive]]
+            lists = [] if own else calls, [] if own or remat else recomputed
+            results = _inline(inner, inputs, equations, *lists)
+            if remat and not eqn.params["differentiated"]:
+                params = eqn.params
+                recomputed.append(Recomputed(tuple(equations[before:]), params["policy"], params["prevent_cse"]))
             if own:
                 outputs = tuple(_variable(v) for v in eqn.outvars)
                 inlined = tuple(equations[before:])
