@@ -12,13 +12,13 @@ from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._calls import calling
 from jaxinit._checks import check_finite, check_integer, check_values
 from jaxinit._diagnose._jacobian import spectrum
-from jaxinit._diagnose._probe import Probe, ProbeState, empty
+from jaxinit._diagnose._probe import ProbeState, empty, probe
 from jaxinit._diagnose._report import DiagnoseReport
 from jaxinit._diagnose._rows import Row, first_rows, rows
 from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
-from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._evaluate._measure import measure, stacked
 from jaxinit._keys import check_key
 from jaxinit._reading._trace import Traced, layers_of, trace
 from jaxinit._reading._units import Unit
@@ -175,13 +175,11 @@ def _passes(
 ) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None, Array]:
     """The states of all layers; the gradients at probes and leaves, if any; whether the outputs are finite."""
     analysis = traced.analysis
-    evaluation = Evaluation(
-        analysis, Probe(), dict.fromkeys(analysis.units, ()), differentiable=True, watched=watches(traced)
-    )
+    watched = watches(traced)
     data = jax.tree.leaves(batch)
     leaves = [jnp.asarray(x) for x in traced.leaves]
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    begin = {unit: _stacked(empty(), unit) for unit in analysis.units}
+    begin = {unit: stacked(empty(), unit) for unit in analysis.units}
     structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
 
     def forward(
@@ -190,8 +188,8 @@ def _passes(
         values = list(leaves)
         for i, x in zip(floating, chosen, strict=True):
             values[i] = x
-        start = {unit: begin[unit]._replace(probe=probe) for unit, probe in probes.items()}
-        outputs, states = evaluation.run([*values, *data], start)
+        start = {unit: begin[unit]._replace(probe=own) for unit, own in probes.items()}
+        outputs, states = measure(analysis, [*values, *data], empty(), probe, start=start, watched=watched)
         output = jax.tree.unflatten(structure, outputs)
         if loss_fn is None:
             loss = _projected(output, batch, key)
@@ -235,11 +233,6 @@ def _projected(output: Any, batch: Any, key: Array) -> Array:
     for y, own in zip(parts, keys, strict=False):
         total = total + jnp.sum(jnp.real(y).astype(jnp.float32) * jax.random.normal(own, y.shape, jnp.float32))
     return total / size**0.5
-
-
-def _stacked(state: ProbeState, unit: Unit) -> ProbeState:
-    sizes = tuple(f.size for f in unit.stack)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + x.shape), state)
 
 
 def _columns(state: ProbeState) -> dict[str, Array]:

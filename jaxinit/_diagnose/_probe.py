@@ -5,7 +5,6 @@ root mean square as the "gradient" of a number that nothing depends on. So both 
 loops too, and nothing is stored.
 """
 
-import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -17,7 +16,6 @@ from jax import lax
 from jaxinit._diagnose._activity import Activity, no_activity
 from jaxinit._diagnose._sizes import mean_and_std, real, rms
 from jaxinit._evaluate._place import Place
-from jaxinit._reading._units import Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -70,28 +68,10 @@ def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Arr
 _probed.defvjp(_probed_forward, _probed_backward)
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """The visitor of `diagnose`."""
-
-    def initial(self, unit: Unit) -> ProbeState:
-        """A unit that no layer has used yet."""
-        return empty()
-
-    def is_final(self, state: ProbeState) -> bool:
-        """Every use counts."""
-        return False
-
-    def scale(self, state: ProbeState) -> Array:
-        """Weights stay as they are."""
-        return jnp.ones((), jnp.float32)
-
-    def use(self, place: Place, state: ProbeState | None, u: Array, bias: Array | None) -> tuple[ProbeState, Array]:
-        """Measures a layer's output, and lets it pass."""
-        state = empty() if state is None else state
-        output = u if bias is None else u + bias
-        found = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
-        measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones((), jnp.float32), *found), strict=True)))
-        units = place.site.placed.values()
-        samples = math.prod(n for d, n in enumerate(output.shape) if d not in units)
-        return state._replace(measured=measured), _probed(output, state.probe, samples)
+def probe(place: Place, state: ProbeState, output: Array) -> tuple[ProbeState, Array]:
+    """Measures a layer's output, and lets it pass."""
+    found = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
+    measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones((), jnp.float32), *found), strict=True)))
+    features = place.site.placed.values()
+    samples = math.prod(n for d, n in enumerate(output.shape) if d not in features)
+    return state._replace(measured=measured), _probed(output, state.probe, samples)

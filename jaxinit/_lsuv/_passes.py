@@ -87,7 +87,7 @@ def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
     return {unit: std(_pooled(state)) for unit, state in states.items()}
 
 
-def measure(analysis: Analysis, values: Sequence[Any]) -> dict[Unit, Array]:
+def deviations(analysis: Analysis, values: Sequence[Any]) -> dict[Unit, Array]:
     """The std of each unit's output, for each slice of a stack: one evaluation of the program as it is."""
     factors: dict[Unit, tuple[Factor, ...]] = dict.fromkeys(analysis.units, ())
     targets = {unit: jnp.ones((), jnp.float32) for unit in analysis.units}

@@ -7,43 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._evaluate._measure import measure
 from jaxinit._evaluate._place import Place
 from jaxinit._plots._style import COLORS, axes_or_new, name_layers
 from jaxinit._reading._trace import layers_of, trace
-from jaxinit._reading._units import Unit
 from jaxinit._reading._views import slice_places
 from jaxinit._typing import Array
 
 _BINS = 81
-
-
-class _Histogram:
-    """A visitor that counts in which bin the activations of each layer lie."""
-
-    def __init__(self, activations: dict[Unit, Any], limit: float):
-        self.activations, self.limit = activations, limit
-
-    def initial(self, unit: Unit) -> Array:
-        """Nothing counted yet."""
-        return jnp.zeros(_BINS)
-
-    def is_final(self, state: Array) -> bool:
-        """Every use counts."""
-        return False
-
-    def scale(self, state: Array) -> Array:
-        """Weights stay as they are."""
-        return jnp.ones(())
-
-    def use(self, place: Place, state: Array | None, u: Array, bias: Array | None) -> tuple[Array, Array]:
-        """Counts, and lets the output pass."""
-        output = u if bias is None else u + bias
-        activation = self.activations[place.unit]
-        post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
-        edges = jnp.linspace(-self.limit, self.limit, _BINS + 1)
-        counts, _ = jnp.histogram(jnp.clip(post, -self.limit, self.limit), edges)
-        return (self.initial(place.unit) if state is None else state) + counts / post.size, output
 
 
 def activations(
@@ -69,12 +40,17 @@ def activations(
     ax = axes_or_new(ax)
     traced = trace(params, apply_fn, batch)
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
-    visitor = _Histogram({unit: layer.activation for unit, layer in layers.items()}, limit)
-    evaluation = Evaluation(traced.analysis, visitor, dict.fromkeys(traced.analysis.units, ()), differentiable=True)
-    begin = {u: jnp.zeros((*(f.size for f in u.stack), _BINS)) for u in layers}
-    values = [*traced.leaves, *jax.tree.leaves(batch)]
-    run = jax.jit(lambda values: evaluation.run(values, begin)[1])
-    counts = run([jnp.asarray(x) for x in values])
+    edges = np.linspace(-limit, limit, _BINS + 1, dtype=np.float32)
+
+    def count(place: Place, counts: Array, output: Array) -> tuple[Array, Array]:
+        activation = layers[place.unit].activation
+        post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
+        more, _ = jnp.histogram(jnp.clip(post, -limit, limit), edges)
+        return counts + more / post.size, output
+
+    empty = jnp.zeros(_BINS, jnp.float32)
+    run = jax.jit(lambda values: measure(traced.analysis, values, empty, count)[1])
+    counts = run([jnp.asarray(x) for x in [*traced.leaves, *jax.tree.leaves(batch)]])
     rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
     names = [layer.name + "".join(f"[{i}]" for i in at) for unit, layer in layers.items() for at in slice_places(unit)]
     centres = np.linspace(-limit, limit, _BINS)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
+from jaxinit._evaluate._measure import value_of
 from jaxinit._rbm._slot import Slot, slot_of
 from jaxinit._reading import Layer
 from jaxinit._reading._rules import rule_of
@@ -32,7 +33,7 @@ class Storey:
 
     def visible(self, program: ir.Program, inputs: Sequence[Array]) -> Array:
         """What the program feeds to the layer, of shape (samples, visible)."""
-        values = _value(program, self.site.data, inputs)
+        values = value_of(program, self.site.data, inputs)
         (contracted, _) = self.site.equation.params["dimension_numbers"]
         (axis,) = contracted[1 - self.site.entries[0].weight]
         return jnp.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
@@ -97,18 +98,3 @@ def _is_made_of(analysis: Analysis, atom: ir.Atom, start: ir.Variable) -> bool:
             return False
         atom = data[0]
     return True
-
-
-def _value(program: ir.Program, atom: ir.Atom, inputs: Sequence[Array]) -> Array:
-    """The value of one variable, computed by the equations that it needs and no others."""
-    needed = {atom}
-    equations = []
-    for equation in reversed(program.equations):
-        if not needed.isdisjoint(equation.outputs):
-            needed.update(equation.inputs)
-            equations.append(equation)
-    values: dict[ir.Atom, Array] = dict(zip(program.inputs, inputs, strict=True))
-    for equation in reversed(equations):
-        arguments = [a.value if isinstance(a, ir.Constant) else values[a] for a in equation.inputs]
-        values.update(zip(equation.outputs, equation.bind(*arguments), strict=True))
-    return values[atom]

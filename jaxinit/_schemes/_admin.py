@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._initializers import glorot_uniform
-from jaxinit._lsuv import measure
+from jaxinit._lsuv import deviations
 from jaxinit._reading._units import Unit
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Model, Piece
@@ -53,7 +53,7 @@ class admin(Scheme):
         data = jax.tree.leaves(batch)
         if any(isinstance(x, jax.ShapeDtypeStruct) for x in data):
             raise MisfitError(f"{self!r} measures the branches on the batch, so the batch must be arrays, got shapes")
-        deviations = measure(model.traced.analysis, [*leaves, *data])
+        measured = deviations(model.traced.analysis, [*leaves, *data])
         encoder = model.traced.structure.encoder
         found: dict[int, tuple[Array, str]] = {}
         for inside in (True, False):
@@ -65,10 +65,10 @@ class admin(Scheme):
             before: Array = jnp.ones((), jnp.float32)
             while units:
                 # The skip connections of one scan take turns, step by step.
-                steps = max(deviations[units[0][1]].size, 1)
-                group = [u for u in units if max(deviations[u[1]].size, 1) == steps] if steps > 1 else units[:1]
+                steps = max(measured[units[0][1]].size, 1)
+                group = [u for u in units if max(measured[u[1]].size, 1) == steps] if steps > 1 else units[:1]
                 units = units[len(group) :]
-                variance = jnp.stack([deviations[unit].reshape(-1) ** 2 for _, unit in group], axis=1).reshape(-1)
+                variance = jnp.stack([measured[unit].reshape(-1) ** 2 for _, unit in group], axis=1).reshape(-1)
                 totals = before + jnp.cumsum(variance) - variance
                 before = totals[-1] + variance[-1]
                 for i, (leaf, _) in enumerate(group):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._lsuv import measure
+from jaxinit._lsuv import deviations
 from jaxinit._reading._trace import layers_of, trace
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
@@ -128,7 +128,7 @@ def _measured(
     data = jax.tree.leaves(batch)
 
     def variances(params: Any) -> Array:
-        found = measure(traced.analysis, [*jax.tree.leaves(params), *data])
+        found = deviations(traced.analysis, [*jax.tree.leaves(params), *data])
         return jnp.stack([jnp.mean(jnp.square(found[unit])) for unit in traced.analysis.units])
 
     def one_seed(params: Any) -> Array:

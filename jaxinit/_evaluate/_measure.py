@@ -1,0 +1,93 @@
+"""Measuring: a program run as it is, with something added up from the output of every layer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit import _program as ir
+from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._evaluate._place import Place
+from jaxinit._evaluate._scaling import State
+from jaxinit._evaluate._visitor import Watch
+from jaxinit._reading._units import Analysis, Unit
+from jaxinit._typing import Array
+
+Look: TypeAlias = Callable[[Place, State, Array], tuple[State, Array]]
+"""The new state of a weight after one use, and what flows on: the layer's output, or something equal to it."""
+
+
+class _Measuring:
+    """The visitor that scales nothing."""
+
+    def __init__(self, empty: State, look: Look):
+        self.empty, self.look = empty, look
+
+    def initial(self, unit: Unit) -> State:
+        """What is known of a weight that no layer has used yet."""
+        return self.empty
+
+    def is_final(self, state: State) -> bool:
+        """Every use counts."""
+        return False
+
+    def scale(self, state: State) -> Array:
+        """Weights stay as they are."""
+        return jnp.ones((), jnp.float32)
+
+    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+        """Looks at a layer's output."""
+        return self.look(place, self.empty if state is None else state, u if bias is None else u + bias)
+
+
+def measure(
+    analysis: Analysis,
+    values: Sequence[Array],
+    empty: State,
+    look: Look,
+    *,
+    start: Mapping[Unit, State] = MappingProxyType({}),
+    watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
+) -> tuple[list[Array], dict[Unit, State]]:
+    """Runs a program once, and looks at the output of every layer, bias included.
+
+    It can be differentiated: functions with derivatives of their own keep them, and what is checkpointed stays so.
+
+    Args:
+      analysis: of the program.
+      values: of its inputs.
+      empty: the state of a weight that no layer has used yet, a pytree of arrays.
+      look: what a use makes of the state.
+      start: other states to begin with, those of stacked weights with an entry for each slice.
+      watched: other values at which to look, and what of each is added to the states.
+
+    Returns:
+      The outputs of the program, and the state of every weight, of stacked weights one for each slice.
+    """
+    factors: dict[Unit, tuple[Any, ...]] = dict.fromkeys(analysis.units, ())
+    evaluation = Evaluation(analysis, _Measuring(empty, look), factors, differentiable=True, watched=watched)
+    begin = {unit: stacked(empty, unit) for unit in analysis.units}
+    return evaluation.run(values, begin | dict(start))
+
+
+def stacked(state: State, unit: Unit) -> State:
+    """A state for each slice of a weight."""
+    sizes = tuple(f.size for f in unit.stack)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), state)
+
+
+def value_of(program: ir.Program, atom: ir.Atom, inputs: Sequence[Array]) -> Array:
+    """The value of one variable, computed by the equations that it needs and no others."""
+    needed = {atom}
+    equations = []
+    for equation in reversed(program.equations):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+            equations.append(equation)
+    values: dict[ir.Atom, Array] = dict(zip(program.inputs, inputs, strict=True))
+    for equation in reversed(equations):
+        arguments = [a.value if isinstance(a, ir.Constant) else values[a] for a in equation.inputs]
+        values.update(zip(equation.outputs, equation.bind(*arguments), strict=True))
+    return values[atom]
