@@ -36,6 +36,8 @@ def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
         return set()
     first = min(f.axis for f in inputs)
     outside = {f for f in outputs if f.axis < first}
+    if geometry.kind != "conv":  # which under `vmap` has its stack and its features in one dimension
+        outside = {f for d in geometry.out_dims for f in origin.dims[d] if f in outside and len(origin.dims[d]) == 1}
     return outside if any(f.axis > first for f in outputs) else set()
 
 
