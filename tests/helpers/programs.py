@@ -96,6 +96,7 @@ class Weight:
       fan_in, fan_out: whether the contraction decides them; a number where it is not what ones give.
       has_bias: whether parameters are added to the product, or "?".
       activation: name of the activation that follows, None where none does, or "?".
+      shift: a number that the program adds before the activation, which may count as part of it.
       members: axes of the output along which independent weights lie, None where that is not decided.
       channels: axes of the output that are features of it, None where that is not decided.
       stacked: length of the loop that walks along the leaf, or 1.
@@ -115,6 +116,7 @@ class Weight:
     activation: str | None
     members: tuple[int, ...] | None
     channels: tuple[int, ...] | None
+    shift: float = 0.0
     stacked: int = 1
     order: tuple[int, ...] = (0,)
     uses: int = 1
@@ -244,6 +246,7 @@ class _Writer:
         self.stack: tuple[int, ...] = ()
         self.biases = 0
         self.functions = 0
+        self.shift = 0.0
 
     # Drawing and writing.
 
@@ -521,8 +524,10 @@ class _Writer:
         plain = ["matmul", "einsum", "weight-first", "dot_general", "product-sum"]
         names = list(plain)
         if not square:
-            names += ["heads", "experts-vmap", "experts-einsum"] if rank == 2 else []
+            names += ["heads"] if rank == 2 else []
             if not rank_two_only:
+                # Where the outputs of experts become features of one vector, they are heads.
+                names += ["experts-vmap", "experts-einsum"] if rank == 2 else []
                 names += ["contract-two", "tensordot"] if rank >= 3 else []
                 names += ["batched", "conv1d", "shifted-sum"] if rank == 3 else []
                 names += ["conv2d"] if rank == 4 else []
@@ -592,7 +597,7 @@ class _Writer:
                 self.see(f"{name}_{i} product", f"y[..., {start}:{start + size}]")
                 start += size
         self.see(f"{name} product", "y")
-        may_move = len(out) > 2 and not widths and not square
+        may_move = len(out) > 2 and not widths and not square and kind not in ("experts-vmap", "experts-einsum")
         if may_move and self.sometimes("output: moved-before-bias"):
             self.write("y = jnp.swapaxes(y, 1, -1)")
             order = [0, len(out) - 1, *range(2, len(out) - 1), 1]
@@ -600,6 +605,7 @@ class _Writer:
             facts["members"] = tuple(order.index(a) for a in facts["members"])
             if facts["channels"] is not None:
                 facts["channels"] = tuple(order.index(a) for a in facts["channels"])
+        self.shift = 0.0
         has_bias: bool | str = False if complex_weight or self.wide else self.bias(out)
         if widths:
             start = 0
@@ -621,6 +627,7 @@ class _Writer:
             "made_shape": made,
             "has_bias": has_bias,
             "activation": activation,
+            "shift": self.shift,
             **facts,
         }
         if widths:
@@ -731,6 +738,7 @@ class _Writer:
             self.write(f"y = y + 0.5 * {new()}.{row}")
         elif name == "constant":
             self.write("y = y + 0.5")
+            self.shift = 0.5
             return UNCHECKED
         elif name == "constant-vector":
             self.write(f"y = y + np.linspace(-0.9, 0.9, {last}, dtype=np.float32).{row}")
