@@ -83,6 +83,7 @@ class _Walk:
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
+        self.noise: set[ir.Atom] = set()
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
         self.units: list[Unit] = []
@@ -123,6 +124,8 @@ class _Walk:
             if unknown.isdisjoint(equation.inputs):
                 arguments = [self.of(atom) for atom in equation.inputs]
                 if not any(x.data for x in arguments):
+                    if equation.primitive is ir.random_bits_p or not self.noise.isdisjoint(equation.inputs):
+                        self.noise.update(equation.outputs)
                     results = self.equation(equation, arguments, loops, consumers)
                     self.became(equation.outputs, results)
                     # To layers of a tower, what comes from here is data.
@@ -199,6 +202,7 @@ class _Walk:
         stacked = arguments[equation.num_consts + equation.num_carry :]
         slices = [dependence.unstacked(x) for x in stacked]
         leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
+        self.enters(equation.body, equation.inputs[: equation.num_consts])
         inner = (*loops, _Loop(equation.length, leaves, equation.reverse))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
@@ -214,6 +218,7 @@ class _Walk:
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
         # How often it runs, only the data knows: twice stands for more than once.
         inner = (*loops, _Loop(2, frozenset()))
+        self.enters(equation.body, equation.inputs[first:second])
 
         def step(carry: list[Dependence]) -> list[Dependence]:
             return self.program(equation.body, [*consts, *carry], inner)
@@ -230,12 +235,18 @@ class _Walk:
 
     def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         index, *operands = arguments
+        for branch in equation.branches:
+            self.enters(branch, equation.inputs[1:])
         by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
         results = [self.decided(cases, index) for cases in zip(*by_branch, strict=True)]
         for outputs in by_branch:
             self.note_mixed(outputs, results)
         self.note_decisions(index, results)
         return results
+
+    def enters(self, inner: ir.Program, constants: Sequence[ir.Atom]) -> None:
+        """Noise that a loop or a branch reads is noise inside it."""
+        self.noise.update(v for v, atom in zip(inner.inputs, constants, strict=False) if atom in self.noise)
 
     def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
         """One of several values, as another one decides."""
@@ -304,7 +315,8 @@ class _Walk:
     ) -> Site | None:
         """The layer of a weight that these entries take, with its output made by an equation."""
         segments = value.segments
-        end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
+        segmented = segments.dimension if segments else None
+        end = finish_of(equation, consumers, shape, self.known_so_far, segmented, self.noise)
         placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
         parts = []
         start = 0
