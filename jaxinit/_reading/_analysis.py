@@ -150,6 +150,8 @@ class _Walk:
         loops: tuple[_Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> list[Dependence]:
+        # Noise that a loop or a branch reads is noise inside it.
+        self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
         match equation:
             case ir.Scan():
                 return self.scan(equation, arguments, loops)
@@ -202,7 +204,6 @@ class _Walk:
         stacked = arguments[equation.num_consts + equation.num_carry :]
         slices = [dependence.unstacked(x) for x in stacked]
         leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
-        self.enters(equation.body, equation.inputs[: equation.num_consts])
         inner = (*loops, _Loop(equation.length, leaves, equation.reverse))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
@@ -218,7 +219,6 @@ class _Walk:
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
         # How often it runs, only the data knows: twice stands for more than once.
         inner = (*loops, _Loop(2, frozenset()))
-        self.enters(equation.body, equation.inputs[first:second])
 
         def step(carry: list[Dependence]) -> list[Dependence]:
             return self.program(equation.body, [*consts, *carry], inner)
@@ -235,18 +235,12 @@ class _Walk:
 
     def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         index, *operands = arguments
-        for branch in equation.branches:
-            self.enters(branch, equation.inputs[1:])
         by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
         results = [self.decided(cases, index) for cases in zip(*by_branch, strict=True)]
         for outputs in by_branch:
             self.note_mixed(outputs, results)
         self.note_decisions(index, results)
         return results
-
-    def enters(self, inner: ir.Program, constants: Sequence[ir.Atom]) -> None:
-        """Noise that a loop or a branch reads is noise inside it."""
-        self.noise.update(v for v, atom in zip(inner.inputs, constants, strict=False) if atom in self.noise)
 
     def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
         """One of several values, as another one decides."""
