@@ -126,6 +126,24 @@ def test_noise_enters_with_its_moments(name):
     assert jaxinit.gain(behind(function).activation) ** -2 == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.parametrize("draw", [(4, 8), (3, 4, 8)], ids=["once", "for each step"])
+def test_noise_is_no_bias_wherever_it_is_drawn(draw):
+    def apply_fn(p, x):
+        noise = 0.5 * jax.random.normal(KEY, draw)
+
+        def step(h, drawn):
+            return jax.nn.relu((noise if drawn is None else drawn) - h @ p["a"]), None
+
+        return jax.lax.scan(step, x, noise if len(draw) == 3 else None, length=3)[0] @ p["c"]
+
+    layer = first(apply_fn)
+    assert not layer.has_bias
+    # E[relu(ε/2)²] and E[relu(ε/2 + 1)²]; a normal number lies above -2 with this probability.
+    above = (1 + math.erf(2**0.5)) / 2
+    expected = [0.125, 1.25 * above + 0.5 * math.exp(-2) / math.sqrt(2 * math.pi)]
+    np.testing.assert_allclose(layer.activation.second_moment(jnp.asarray([0.0, -1.0])), expected, rtol=2e-3)
+
+
 def test_dropout_without_an_activation_multiplies():
     assert behind(dropout).activation is None
     assert behind(dropout).multiplier == pytest.approx(KEEP**-0.5, rel=1e-3)

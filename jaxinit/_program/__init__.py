@@ -18,6 +18,7 @@ from jaxinit._program._ir import Scan as Scan
 from jaxinit._program._ir import Switch as Switch
 from jaxinit._program._ir import Variable as Variable
 from jaxinit._program._ir import While as While
+from jaxinit._program._ir import entrances as entrances
 from jaxinit._program._ir import equations_of as equations_of
 from jaxinit._program._ir import fills as fills
 from jaxinit._program._ir import goes_forwards as goes_forwards

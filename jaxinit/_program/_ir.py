@@ -194,6 +194,21 @@ def fills(equation: Equation) -> bool:
     return value is not None and not (value == 0 or value != value)
 
 
+def entrances(equation: Equation) -> list[list[tuple[Variable, Atom]]]:
+    """For each program of a loop or a branch, its inputs that are one value, or one slice of it, in every iteration."""
+    match equation:
+        case Scan():
+            pairs = list(zip(equation.body.inputs, equation.inputs, strict=True))
+            return [pairs[: equation.num_consts] + pairs[equation.num_consts + equation.num_carry :]]
+        case Switch():
+            return [list(zip(branch.inputs, equation.inputs[1:], strict=True)) for branch in equation.branches]
+        case While():
+            first = equation.condition_consts
+            constants = equation.inputs[first : first + equation.body_consts]
+            return [list(zip(equation.body.inputs, constants, strict=False))]
+    return []
+
+
 def subprograms(equation: Equation) -> tuple[Program, ...]:
     """The programs that an equation holds."""
     match equation:

@@ -83,6 +83,7 @@ class _Walk:
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
+        self.noise: set[ir.Atom] = set()
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
         self.units: list[Unit] = []
@@ -123,6 +124,8 @@ class _Walk:
             if unknown.isdisjoint(equation.inputs):
                 arguments = [self.of(atom) for atom in equation.inputs]
                 if not any(x.data for x in arguments):
+                    if equation.primitive is ir.random_bits_p or not self.noise.isdisjoint(equation.inputs):
+                        self.noise.update(equation.outputs)
                     results = self.equation(equation, arguments, loops, consumers)
                     self.became(equation.outputs, results)
                     # To layers of a tower, what comes from here is data.
@@ -147,6 +150,8 @@ class _Walk:
         loops: tuple[_Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> list[Dependence]:
+        # Noise that a loop or a branch reads is noise inside it.
+        self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
         match equation:
             case ir.Scan():
                 return self.scan(equation, arguments, loops)
@@ -304,7 +309,8 @@ class _Walk:
     ) -> Site | None:
         """The layer of a weight that these entries take, with its output made by an equation."""
         segments = value.segments
-        end = finish_of(equation, consumers, shape, self.known_so_far, segments.dimension if segments else None)
+        segmented = segments.dimension if segments else None
+        end = finish_of(equation, consumers, shape, self.known_so_far, segmented, self.noise)
         placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
         parts = []
         start = 0

@@ -1,6 +1,6 @@
 """Where a layer ends: at its operation, or where the last of its biases is added to the output."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
 from jaxinit import _program as ir
@@ -35,6 +35,7 @@ def finish_of(
     shape: Geometry,
     of: Callable[[ir.Atom], Dependence],
     segmented: int | None,
+    noise: Container[ir.Atom] = frozenset(),
 ) -> End:
     """The end of a layer, whose weight is concatenated along the dimension `segmented`, if at all.
 
@@ -66,8 +67,9 @@ def finish_of(
             places = _places(origin, equation.outputs[0].shape)
             if segmented is not None and shape.placed[segmented] not in places:
                 return end
-            # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance.
-            if bias.is_parameter or dims:
+            # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance;
+            # noise that comes last does belong to it, with its moments.
+            if bias.is_parameter or (dims and bias.value not in noise):
                 end = End(following, biases, varying, places, sign)
         elif following.primitive is ir.neg_p:
             sign, biases = -sign, _negated(biases)

@@ -63,8 +63,8 @@ class Consumers:
             found = self._expression(equation)
             if found is not None:
                 self.free[equation.outputs[0]] = found
-            for inner, arguments in _constants(equation):
-                for v, atom in zip(inner.inputs, arguments, strict=False):
+            for entered in ir.entrances(equation):
+                for v, atom in entered:
                     outside = self.of(atom)
                     if outside is not None:
                         self.free[v] = outside
@@ -124,19 +124,6 @@ class Consumers:
 
     def _is_data(self, atom: ir.Atom) -> bool:
         return isinstance(atom, ir.Variable) and self._analysis_of(atom).data
-
-
-def _constants(equation: ir.Equation) -> list[tuple[ir.Program, tuple[ir.Atom, ...]]]:
-    """The programs of loops and branches, and what their first inputs are in every iteration."""
-    match equation:
-        case ir.Scan():
-            return [(equation.body, equation.inputs[: equation.num_consts])]
-        case ir.Switch():
-            return [(branch, equation.inputs[1:]) for branch in equation.branches]
-        case ir.While():
-            first = equation.condition_consts
-            return [(equation.body, equation.inputs[first : first + equation.body_consts])]
-    return []
 
 
 def _is_numeric(atom: ir.Constant) -> bool:

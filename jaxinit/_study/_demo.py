@@ -36,7 +36,7 @@ def logits(params: Any, batch: tuple[Array, Array]) -> Array:
     """A plain tanh network."""
 
     def layer(h: Array, weights: tuple[Array, Array]) -> tuple[Array, None]:
-        return jnp.tanh(h @ weights[0] + weights[1]), None
+        return jnp.tanh(h @ weights[0] + weights[1][None]), None
 
     h, _ = jax.lax.scan(layer, batch[0] @ params["in"], (params["hidden"], params["biases"]))
     return h @ params["out"]
