@@ -24,7 +24,7 @@ from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import fan_in_made
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._origin import Factor
-from jaxinit._reading._regions import Region, geometry_of_region, regions
+from jaxinit._reading._regions import Region, geometry_of_region, is_outer, regions
 from jaxinit._reading._towers import inputs_of_towers
 from jaxinit._reading._units import Analysis, Entry, Part, Read, Site, Unit
 
@@ -406,7 +406,7 @@ class _Walk:
         self.note_hidden(equation, arguments)
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if weight is None and equation.primitive in ir.CONTRACTIONS:
+            if weight is None and equation.primitive in ir.CONTRACTIONS and not is_outer(equation):
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
                 for leaf, degree in part.degrees.items():
