@@ -21,7 +21,7 @@ from jaxinit._reading._ensembles import mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
-from jaxinit._reading._hypernetworks import fan_in_made
+from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._regions import Region, geometry_of_region, is_outer, regions
@@ -83,6 +83,7 @@ class _Walk:
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
+        self.producers: dict[ir.Atom, ir.Equation] = {}
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
         self.units: list[Unit] = []
@@ -116,6 +117,7 @@ class _Walk:
     def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         self.became(program.inputs, inputs)
         consumers = _consumers(program)
+        self.producers.update((v, equation) for equation in program.equations for v in equation.outputs)
         # What depends on no data comes first, so that a bias is known when its layer asks for it.
         late: list[ir.Equation] = []
         unknown: set[ir.Atom] = set()
@@ -336,7 +338,7 @@ class _Walk:
             segment_dim,
             repeats,
             picked.lookup if picked else None,
-            fan_in_made(end.equation.outputs[0], placed.values(), consumers),
+            fan_in_made(end.equation.outputs[0], placed.values(), Around(consumers, self.producers, self.known_so_far)),
             end.sign,
         )
         if self.recording:
