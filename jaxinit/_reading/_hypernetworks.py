@@ -72,9 +72,7 @@ def _moved(equation: ir.Equation, atom: ir.Atom, origin: Origin, around: Around)
     return [(output, origin)] if output.shape == atom.shape and equation.inputs.count(atom) == 1 else []
 
 
-def _contracted(
-    equation: ir.Equation, atom: ir.Atom, origin: Origin, features: Collection[int], around: Around
-) -> int:
+def _contracted(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: Collection[int], around: Around) -> int:
     """How many of the features a product contracts, if it keeps others of them as features of its output."""
     if equation.inputs.count(atom) != 1 or equation.primitive not in (ir.dot_general_p, ir.mul_p):
         return 1
@@ -125,7 +123,9 @@ def _layer_of(atom: ir.Atom, around: Around) -> ir.Equation | None:
         if equation is None or equation.primitive in (ir.dot_general_p, ir.conv_p):
             known = equation is not None and (len(data) > 1 or _has_weight(equation, around))
             found.add(equation if known else None)
-        elif data and (rule_of(equation).rearranges or rule_of(equation).is_linear_in([x in data for x in equation.inputs])):
+        elif data and (
+            rule_of(equation).rearranges or rule_of(equation).is_linear_in([x in data for x in equation.inputs])
+        ):
             queue.extend(data)
         else:
             found.add(None)
