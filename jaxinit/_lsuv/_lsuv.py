@@ -76,7 +76,8 @@ def lsuv(
         `jit` it is compiled once and kept, as by `jax.jit`: what it closes over is that of the first call.
       batch: pytree of arrays; more samples give steadier statistics.
       target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
-        patterns to numbers, of which the first that matches counts, and layers that match none get 1.
+        patterns to numbers, of which the first that matches counts, and layers that match none get 1. Where a layer's
+        output is the weight of what follows, as in hypernetworks, it is that of the product with this weight.
       orthonormalize: first replace each weight by the orthonormal factor of itself in its (fan-in, fan-out) layout,
         as `jaxinit.orthonormalize` does. Lookup tables are only scaled, and a matrix of zeros, such as a readout or a
         branch that is meant to start at zero, stays zero.
@@ -209,7 +210,7 @@ def _lsuv(
     )
     for unit in selected:
         shared = f"shared by {unit.uses} uses" if unit in problem.shared else ""
-        remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared)
+        remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared, _target_remark(unit))
         notes[unit] = "; ".join(remark for remark in remarks if remark)
 
     for unit, reason in kept.items():
@@ -225,6 +226,14 @@ def _lsuv(
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return new, _report(traced, notes, problem, states, attempts)
+
+
+def _target_remark(unit: Unit) -> str:
+    """Why the target of a layer is smaller than the one asked for."""
+    makes = unit.sites[0].makes
+    if makes == 1:
+        return ""
+    return f"its output is a weight of {makes} inputs: it is the product with them that gets the target"
 
 
 def _caveat(traced: Traced, unit: Unit, options: Options) -> str:

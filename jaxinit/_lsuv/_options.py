@@ -14,7 +14,7 @@ from jaxinit._calls import calling
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
 from jaxinit._patterns import check_patterns, first_match, matches
 from jaxinit._reading._table import Layer
-from jaxinit._reading._trace import Traced, layers_of
+from jaxinit._reading._trace import Traced, layers_of, weight_growth
 from jaxinit._reading._units import Unit
 from jaxinit._typing import Array, Scalar
 
@@ -148,7 +148,10 @@ def _deviation(name: str, number: Any) -> Any:
 
 
 def unit_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any) -> list[Array]:
-    """The standard deviation wanted of each unit."""
+    """The standard deviation wanted of each unit.
+
+    Where the output of a layer is the weight of what follows, the product that takes it gets the deviation meant.
+    """
     paths = [traced.paths[unit.leaf] for unit in traced.analysis.units]
     if patterns is not None:
         check_patterns("target", patterns, paths, "layer", "layers")
@@ -160,4 +163,5 @@ def unit_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any)
         raise ValueError(
             f"target must be one number or one for each of the {len(paths)} layers, got {len(numbers)}: {paths}"
         )
-    return [jnp.asarray(number, jnp.float32) for number in numbers]
+    growth = [weight_growth(traced, unit) for unit in traced.analysis.units]
+    return [jnp.asarray(number, jnp.float32) / by for number, by in zip(numbers, growth, strict=True)]

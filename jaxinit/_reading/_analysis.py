@@ -21,10 +21,10 @@ from jaxinit._reading._ensembles import mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
-from jaxinit._reading._hypernetworks import fan_in_made
+from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._origin import Factor
-from jaxinit._reading._regions import Region, geometry_of_region, regions
+from jaxinit._reading._regions import Region, geometry_of_region, is_outer, regions
 from jaxinit._reading._towers import inputs_of_towers
 from jaxinit._reading._units import Analysis, Entry, Part, Read, Site, Unit
 
@@ -84,6 +84,7 @@ class _Walk:
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.noise: set[ir.Atom] = set()
+        self.producers: dict[ir.Atom, ir.Equation] = {}
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
         self.units: list[Unit] = []
@@ -117,6 +118,7 @@ class _Walk:
     def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         self.became(program.inputs, inputs)
         consumers = _consumers(program)
+        self.producers.update((v, equation) for equation in program.equations for v in equation.outputs)
         # What depends on no data comes first, so that a bias is known when its layer asks for it.
         late: list[ir.Equation] = []
         unknown: set[ir.Atom] = set()
@@ -342,7 +344,7 @@ class _Walk:
             segment_dim,
             repeats,
             picked.lookup if picked else None,
-            fan_in_made(end.equation.outputs[0], placed.values(), consumers),
+            fan_in_made(end.equation.outputs[0], placed.values(), Around(consumers, self.producers, self.known_so_far)),
             end.sign,
         )
         if self.recording:
@@ -412,7 +414,7 @@ class _Walk:
         self.note_hidden(equation, arguments)
         for i, value in enumerate(arguments):
             self.read_leaves |= set(value.degrees)
-            if weight is None and equation.primitive in ir.CONTRACTIONS:
+            if weight is None and equation.primitive in ir.CONTRACTIONS and not is_outer(equation):
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
             for part in value.parts:
                 for leaf, degree in part.degrees.items():

@@ -16,8 +16,8 @@ from typing import TypeAlias
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry, weight_operand
-from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._rules import rule_of
+from jaxinit._reading._origin import FOREIGN, Factor, Origin, overlap
+from jaxinit._reading._rules import Move, cuts, rule_of
 from jaxinit._reading._units import Entry
 
 _Of: TypeAlias = Callable[[ir.Atom], Dependence]
@@ -34,6 +34,7 @@ class Region:
       places: dimension of a product → dimension of the sum, for those that are kept.
       summed: the dimensions of a product along which the sum runs.
       joint: whether the entries take different weights that are one: its real and its imaginary part.
+      apart: whether the products take different elements of data, as no taps of a convolution do.
     """
 
     entries: tuple[Entry, ...]
@@ -41,6 +42,7 @@ class Region:
     places: Mapping[int, int]
     summed: frozenset[int]
     joint: bool = False
+    apart: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,75 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
                 )
         if found:
             partials[equation.outputs[0]] = found
-    return [*_spelled_out(partials, followed, consumers), *_complex_pairs(equations, of, consumers)]
+    producers = {v: e for e in equations for v in e.outputs}
+    found_all = _spelled_out(partials, followed, consumers)
+    found_all = [
+        dataclasses.replace(x, apart=len(x.entries) > 1 and _take_turns(x.entries, producers))
+        for x in found_all
+        if not _is_mean_of_scaled(x, of, consumers)
+    ]
+    return [*found_all, *_complex_pairs(equations, of, consumers)]
+
+
+def _is_mean_of_scaled(region: Region, of: _Of, consumers: _Consumers) -> bool:
+    """Whether data are scaled, feature by feature, and what is summed is divided by its number.
+
+    A weight without features of its own whose products are averaged is the scale of what is pooled.
+    """
+    first, output = region.entries[0], region.end.outputs[0]
+    if len(region.entries) > 1 or geometry_of_region(region, of)[0].out_dims:
+        return False
+    count = math.prod(first.equation.outputs[0].shape) // max(math.prod(output.shape), 1)
+    readers = [r for r in consumers.get(output, []) if r is not None]
+    while len(readers) == 1 and rule_of(readers[0]).rearranges:
+        readers = [r for r in consumers.get(readers[0].outputs[0], []) if r is not None]
+    return len(readers) == 1 and _divides_by(readers[0], count)
+
+
+def _divides_by(equation: ir.Equation, count: int) -> bool:
+    numbers = [x.value for x in equation.inputs if isinstance(x, ir.Constant) and not x.shape and ir.is_known(x)]
+    if len(numbers) != 1 or equation.primitive not in (ir.div_p, ir.mul_p):
+        return False
+    factor = complex(numbers[0]) if equation.primitive is ir.mul_p else 1 / complex(numbers[0] or 1)
+    return math.isclose(abs(factor) * count, 1, rel_tol=1e-2)
+
+
+def _take_turns(entries: Sequence[Entry], producers: Mapping[ir.Atom, ir.Equation]) -> bool:
+    """Whether products take parts of one value that share no element, or values of which none is another."""
+    roots: dict[ir.Atom, list[Origin]] = {}
+    for entry in entries:
+        moves: list[Move] = []
+        atom = entry.data
+        while (maker := producers.get(atom)) is not None:
+            parts = cuts(maker)
+            move = rule_of(maker).move(maker) if parts is None else parts[maker.outputs.index(atom)]  # type: ignore[arg-type]
+            if move is None:
+                break
+            moves.append(move)
+            atom = maker.inputs[0]
+        origin: Origin | None = Origin.of_leaf(0, atom.shape)
+        for move in reversed(moves):
+            origin = origin and move(origin)
+        if origin is None or (atom in roots and any(overlap(o.region, origin.region) for o in roots[atom])):
+            return False
+        roots.setdefault(atom, []).append(origin)
+    if len(roots) == 1:
+        return True
+    rearranged = [_rearranged_from(atom, producers) for atom in roots]
+    return len(roots) == len(entries) and len(set().union(*rearranged)) == sum(map(len, rearranged))
+
+
+def _rearranged_from(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> set[ir.Atom]:
+    """The values whose elements a value is made of, moved, copied or joined."""
+    found: set[ir.Atom] = set()
+    queue = [atom]
+    while queue:
+        atom = queue.pop()
+        if atom not in found and isinstance(atom, ir.Variable):
+            found.add(atom)
+            maker = producers.get(atom)
+            queue.extend(maker.inputs if maker is not None and rule_of(maker).rearranges else ())
+    return found
 
 
 def _entry(equation: ir.Equation, of: _Of) -> tuple[int, _Partial] | None:
@@ -97,14 +167,38 @@ def _entry(equation: ir.Equation, of: _Of) -> tuple[int, _Partial] | None:
             continue
         leaf = next((leaf for leaf in value.degrees if value.degree(leaf) == 1), None)
         if leaf is not None:
-            rank = len(equation.outputs[0].shape)
-            return leaf, _Partial((Entry(equation, i),), (value.origins.get(leaf),), {d: d for d in range(rank)})
+            rank, entry = len(equation.outputs[0].shape), Entry(equation, i)
+            return leaf, _Partial((entry,), (_origin(entry, value, leaf),), {d: d for d in range(rank)})
     return None
 
 
 def multiplies(equation: ir.Equation) -> bool:
-    """Whether an equation multiplies element by element."""
-    return equation.primitive is ir.mul_p
+    """Whether an equation multiplies element by element, as a product that contracts nothing does, too."""
+    return equation.primitive is ir.mul_p or is_outer(equation)
+
+
+def is_outer(equation: ir.Equation) -> bool:
+    """Whether an equation is a product of two values that contracts no dimension."""
+    return equation.primitive is ir.dot_general_p and not equation.params["dimension_numbers"][0][0]
+
+
+def _places(equation: ir.Equation, operand: int) -> dict[int, int]:
+    """Dimension of an operand of a product → dimension of the product."""
+    rank = len(equation.inputs[operand].shape)
+    if equation.primitive is not ir.dot_general_p:
+        return {d: d for d in range(rank)}
+    (_, batched) = equation.params["dimension_numbers"]
+    own = batched[operand]
+    free = [d for d in range(rank) if d not in own]
+    first = len(own) + (len(equation.inputs[0].shape) - len(batched[0]) if operand == 1 else 0)
+    return {d: i for i, d in enumerate(own)} | {d: first + i for i, d in enumerate(free)}
+
+
+def _origin(entry: Entry, value: Dependence, leaf: int) -> Origin | None:
+    """Where the elements of a product's weight come from, along the dimensions of the product."""
+    origin, places = value.origins.get(leaf), _places(entry.equation, entry.weight)
+    shape = entry.equation.outputs[0].shape
+    return None if origin is None else origin.broadcast(shape, [places[d] for d in range(len(places))])
 
 
 def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _Of) -> _Partial | None:
@@ -158,14 +252,16 @@ def _joined(equation: ir.Equation, carriers: Sequence[_Partial]) -> _Partial | N
 def _varies(partial: _Partial, dimension: int, of: _Of) -> bool:
     """Whether the weight has elements of its own along a dimension of the product."""
     entry = partial.entries[0]
-    return varies(of(entry.atom), entry.atom.shape, dimension, partial.origins[0])
+    return _differs(entry.equation, entry.weight, dimension, of, partial.origins[0])
 
 
-def varies(value: Dependence, shape: Sequence[int], dimension: int, origin: Origin | None) -> bool:
-    """Whether a value differs along one of its dimensions, as far as it is known."""
+def _differs(equation: ir.Equation, operand: int, dimension: int, of: _Of, origin: Origin | None) -> bool:
+    """Whether an operand of a product differs along a dimension of the product, as far as it is known."""
     if origin is not None:
         return any(f.axis != FOREIGN for f in origin.dims[dimension])
-    return shape[dimension] > 1 and dimension not in value.pattern.repeats
+    own = next((d for d, place in _places(equation, operand).items() if place == dimension), None)
+    atom = equation.inputs[operand]
+    return own is not None and atom.shape[own] > 1 and own not in of(atom).pattern.repeats
 
 
 def _spelled_out(
@@ -252,15 +348,25 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
     """
     first = region.entries[0]
     shape = first.equation.outputs[0].shape
-    value, data = of(first.atom), of(first.data)
+    value = of(first.atom)
     leaf = next(leaf for leaf in value.degrees if value.degree(leaf) == 1)
-    origins = [of(e.atom).origins.get(leaf) for e in region.entries]
-    own = [d for d in range(len(shape)) if varies(value, first.atom.shape, d, origins[0])]
+    origins = [_origin(e, of(e.atom), leaf) for e in region.entries]
+    own = [d for d in range(len(shape)) if _differs(*first, d, of, origins[0])]
     summed = [d for d in own if d in region.summed]
-    with_data = [d for d in own if d not in summed and varies(data, first.data.shape, d, None)]
+    with_data = [d for d in own if d not in summed and _differs(first.equation, 1 - first.weight, d, of, None)]
     free = [d for d in own if d not in summed and d not in with_data]
-    taps, off = len(region.entries), int(len(region.entries) > 1)
+    off = int(len(region.entries) > 1)
     n_in, n_out = (math.prod(shape[d] for d in dims) for dims in (summed, free))
+    if region.apart:
+        # Each product takes other elements of the data: they are inputs.
+        kind = "dense" if not summed and not with_data and len(free) <= 1 else "einsum"
+        placed = {d + off: region.places[d] for d in (*free, *with_data) if d in region.places}
+        in_dims, out_dims, batch_dims = (tuple(d + off for d in dims) for dims in (summed, free, with_data))
+        geometry = Geometry(
+            kind, (0, *in_dims), out_dims, batch_dims, placed, fan_in=len(region.entries) * n_in, fan_out=n_out
+        )
+        return geometry, _stacked_origin(origins)
+    taps = len(region.entries)
     kind = (
         "depthwise" if off and not summed and not free else "dense" if len(summed) == 1 and len(free) <= 1 else "einsum"
     )

@@ -188,6 +188,15 @@ def _following(traced: Traced, unit: Unit, program: ir.Program) -> Onward:
     return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, unit)) else found
 
 
+def weight_growth(traced: Traced, unit: Unit) -> float:
+    """By how much the standard deviation grows in the product that takes a layer's output as a weight; else 1."""
+    site = unit.sites[0]
+    if site.makes == 1:
+        return 1.0
+    following = _following(traced, unit, _homes(traced.analysis.program)[site.finish])
+    return float(math.sqrt(site.makes) * following.multiplier)
+
+
 def _role(traced: Traced, unit: Unit) -> str | None:
     return ", ".join(_roles(traced, unit)) or None
 

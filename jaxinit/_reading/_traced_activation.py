@@ -174,8 +174,13 @@ class TracedActivation:
 @forgotten_by_clear
 @functools.lru_cache(maxsize=256)
 def _name(activation: TracedActivation) -> str:
-    steps = [x.equation.primitive for x in expressions.ordered([activation._result]) if isinstance(x, Step)]
-    return activation._known_name() or "·".join(map(str, steps))
+    made: set[Expression] = {ARGUMENT}
+    names = []
+    for step in expressions.ordered([activation._result]):
+        if isinstance(step, Step) and not made.isdisjoint(step.inputs):
+            made.add(step)
+            names += [] if expressions.keeps_numbers(step.equation) else [str(step.equation.primitive)]
+    return activation._known_name() or "·".join(names)
 
 
 _LAST = 1800

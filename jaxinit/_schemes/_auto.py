@@ -2,11 +2,15 @@
 
 import dataclasses
 
-from jaxinit._gain import gain
+from jaxinit._gain import elementwise, gain
 from jaxinit._initializers import variance_scaling
+from jaxinit._quadrature import gaussian_means
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
+
+_LEAST_SHARE = 1e-3
+"""Of the second moment of an activation: where less of it is variance, it is a constant to a centred kernel."""
 
 
 def _gained(layer: Layer) -> tuple[float, str]:
@@ -32,12 +36,16 @@ class auto(Scheme):
     together add the variance of one. Embeddings have rows of unit variance, or 1 / fan-in where they read out as well;
     biases and offsets are zero, scales one.
 
+    Weights that the program centres, so that those into each unit sum to zero, do not see the mean of the activation:
+    for them g = Var[f(z)]^{-1/2}.
+
     Example:
       >>> import jaxinit.schemes
       >>> jaxinit.schemes.auto()
       auto()
 
-    Reference: He et al., 2015 (arXiv:1502.01852); Zhang et al., 2019 (arXiv:1901.09321) for the depth.
+    Reference: He et al., 2015 (arXiv:1502.01852); Zhang et al., 2019 (arXiv:1901.09321) for the depth; Brock et al.,
+      2021 (arXiv:2101.08692) for centred weights.
     """
 
     def weight(self, piece: Piece, model: Model) -> Rule:
@@ -48,3 +56,15 @@ class auto(Scheme):
             variance /= model.branches
             reason += f", last layer of a branch: variance / {model.branches}"
         return Rule(variance_scaling(variance, "fan_in", "normal"), reason)
+
+    def centred(self, layer: Layer) -> float:
+        if layer.activation is None:
+            return 1.0
+        try:
+            function = elementwise(layer.activation)
+            second = 1 / float(gain(layer.activation)) ** 2
+        except ValueError:
+            return 1.0
+        (mean,) = gaussian_means(lambda z: (function(z),))
+        variance = second - float(mean) ** 2
+        return second / variance if variance > _LEAST_SHARE * second else 1.0

@@ -260,7 +260,9 @@ class _Drawing:
             if told or not is_corrected(unit, pieces, self.model.kept.__contains__):
                 continue
             rule = self.scheme.weight(pieces[0], self.model)
-            leaves = corrected(leaves, self.model, unit, pieces[0], rule.init, key_for(self.key, layer.name))
+            leaves = corrected(
+                leaves, self.model, unit, pieces[0], rule.init, key_for(self.key, layer.name), self.scheme.centred
+            )
             paths = layer.paths
             self.rows = [
                 dataclasses.replace(r, reason=f"{r.reason}, {REMARK}") if r.path in paths else r for r in self.rows

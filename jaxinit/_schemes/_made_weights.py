@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
@@ -21,6 +22,9 @@ from jaxinit._reading._units import Unit
 from jaxinit._reading._views import part_of, spread_over_leaf, with_part
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._typing import Array
+
+_CENTRED = 1e-3
+"""The mean of a centred weight beside its size; that of a random one is its size over the root of the fan-in."""
 
 REMARK = "for the weight that the program makes of it"
 
@@ -34,9 +38,25 @@ def is_corrected(unit: Unit, pieces: Sequence[Piece], kept: Callable[[int], bool
 
 
 def corrected(
-    leaves: list[Any], model: Model, unit: Unit, piece: Piece, init: Callable[..., Array], key: Array
+    leaves: list[Any],
+    model: Model,
+    unit: Unit,
+    piece: Piece,
+    init: Callable[..., Array],
+    key: Array,
+    centred: Callable[[Layer], float],
 ) -> list[Any]:
-    """The leaves, those of a unit multiplied so that its weight has the second moment that an initializer means."""
+    """The leaves, those of a unit multiplied so that its weight has the second moment that an initializer means.
+
+    Args:
+      leaves: of the parameters, drawn.
+      model: the traced program.
+      unit: the weight.
+      piece: how it is drawn.
+      init: what its elements are meant to be drawn from.
+      key: of `init`.
+      centred: by how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
+    """
     made = weights_made(model.traced.analysis, unit, leaves)
     if made is None:
         return leaves
@@ -46,6 +66,10 @@ def corrected(
     else:
         parts = [part_of(leaves[leaf], unit.seen_in(leaf)) for leaf in unit.regions]
         wanted = _second_moment(parts) * (len(parts) if len(unit.sites[0].entries) == 1 else 1)
+    summed = _summed_dims(unit)
+    if summed:
+        is_centred = jnp.stack([_sums_to_zero(weights[0], summed) for weights in made])
+        wanted = wanted * jnp.where(is_centred, centred(piece.layer), 1.0)
     factor = jnp.where(measured > 0, jnp.sqrt(wanted / jnp.where(measured > 0, measured, 1)), 1)
     new = list(leaves)
     for leaf in unit.regions:
@@ -55,6 +79,23 @@ def corrected(
         wide = drawing_dtype(part.dtype)
         new[leaf] = with_part(new[leaf], own, (part.astype(wide) * spread.astype(wide)).astype(part.dtype))
     return new
+
+
+def _summed_dims(unit: Unit) -> tuple[int, ...]:
+    """The dimensions of a layer's weight over which each of its outputs sums."""
+    site = unit.sites[0]
+    (first, *others) = site.entries
+    if others or first.equation.primitive not in (ir.dot_general_p, ir.conv_p):
+        return ()
+    kept = site.geometry.out_dims + site.geometry.batch_dims
+    return tuple(d for d in range(len(first.atom.shape)) if d not in kept)
+
+
+def _sums_to_zero(weight: Array, dims: tuple[int, ...]) -> Array:
+    """Whether a program has centred a weight: its mean over inputs is rounding beside its size."""
+    wide = jnp.asarray(weight).astype(drawing_dtype(weight.dtype))
+    mean, size = jnp.abs(jnp.mean(wide, dims)), jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2))
+    return jnp.max(mean) <= _CENTRED * size
 
 
 def second_moment_of(init: Callable[..., Array], key: Array, layer: Layer) -> Any:

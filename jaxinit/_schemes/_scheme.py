@@ -73,6 +73,10 @@ class Scheme:
                 return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
         return Rule(_filled(vector.start or 0.0), vector.reason)
 
+    def centred(self, layer: Layer) -> float:
+        """By how much more variance a layer gets whose weights sum to zero over the inputs of each unit."""
+        return 1.0
+
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
         """Leaves that the data decide, by index, with the reason, once all others are drawn."""
         return {}
