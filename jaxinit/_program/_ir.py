@@ -181,6 +181,8 @@ def fills(equation: Equation) -> bool:
 
 def subprograms(equation: Equation) -> tuple[Program, ...]:
     """The programs that an equation holds."""
+    if type(equation) is Equation:
+        return ()
     match equation:
         case Scan():
             return (equation.body,)
