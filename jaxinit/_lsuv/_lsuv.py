@@ -299,10 +299,9 @@ def _report(
     traced: Traced, notes: Mapping[Unit, str], problem: Problem, states: States, attempts: Mapping[Unit, Array]
 ) -> LsuvReport:
     units = problem.analysis.units
-    shapes = [np.shape(leaf) for leaf in traced.leaves]
     found = [_in_order_of_leaf(states[unit], [*unit.stack, *problem.factors[unit]]) for unit in units]
     return LsuvReport(
-        paths=tuple(unit_name(traced.paths, unit, shapes) for unit in units),
+        paths=tuple(unit_name(traced.paths, unit, traced.shapes) for unit in units),
         notes=tuple(notes[unit] for unit in units),
         before=tuple(s.before for s in found),
         after=tuple(s.after for s in found),

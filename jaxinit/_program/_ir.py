@@ -211,6 +211,8 @@ def entrances(equation: Equation) -> list[list[tuple[Variable, Atom]]]:
 
 def subprograms(equation: Equation) -> tuple[Program, ...]:
     """The programs that an equation holds."""
+    if type(equation) is Equation:
+        return ()
     match equation:
         case Scan():
             return (equation.body,)

@@ -8,7 +8,7 @@ parameters that can be scaled by itself (see `_grouping`).
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Hashable, Sequence, Set
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
         if not more:
             break
         as_data |= more
-    units = grouped(walk.units, walk.sites.values(), walk.reads)
+    units = grouped(walk.units.values(), walk.sites.values(), walk.reads)
     mark_ensembles(units)
     return Analysis(
         program,
@@ -87,7 +87,7 @@ class _Walk:
         self.producers: dict[ir.Atom, ir.Equation] = {}
         self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
-        self.units: list[Unit] = []
+        self.units: dict[Hashable, Unit] = {}
         self.opaque: list[tuple[int, str]] = []
         self.read_leaves: set[int] = set()
         self.reads: list[Read] = []
@@ -173,6 +173,8 @@ class _Walk:
             entry = self.entered[equation]
             self.note_reads(equation, arguments, entry.weight, set(self.weight_leaves(arguments[entry.weight])))
             return [DATA]
+        if equation not in self.picked and not any(x.degrees or x.mingled for x in arguments):
+            return rules.apply(equation, arguments)
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
         if site:
@@ -193,8 +195,7 @@ class _Walk:
     ) -> list[Dependence]:
         """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
         if self.recording and equation.primitive in ir.CONTRACTIONS:
-            ranks = [len(shape) for shape in self.shapes]
-            self.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, ranks))
+            self.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, self.shapes))
         found = mingled_in(equation, arguments)
         return [dataclasses.replace(x, mingled=found) for x in results] if found else results
 
@@ -381,9 +382,8 @@ class _Walk:
         region = self.region_of(leaf, value)
         stack = origin.stack if origin else ()
         members = {other: self.region_of(other, value) for other in others}
-        unit = next(
-            (u for u in self.units if (u.leaf, u.region, u.stack, u.members) == (leaf, region, stack, members)), None
-        )
+        key = leaf, region, stack, frozenset(members.items())
+        unit = self.units.get(key)
         if unit is None:
             unit = Unit(leaf, region, stack, _order(stack, walks), members=members)
             stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
@@ -394,7 +394,7 @@ class _Walk:
             elif not value.terms and value.degree(leaf) != 1:
                 unit.refused = _UNSCALABLE[value.degree(leaf) == 0]
             if self.recording:
-                self.units.append(unit)
+                self.units[key] = unit
         return unit
 
     def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
@@ -424,10 +424,10 @@ class _Walk:
 
     def note_hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
         """Remembers what hides the leaves that enter it."""
-        if self.recording and ir.is_opaque(equation):
+        leaves = [leaf for value in arguments for leaf, degree in value.degrees.items() if degree != 0]
+        if self.recording and leaves and ir.is_opaque(equation):
             reason = f"it enters {equation.primitive}, whose program is not read"
-            degrees = [pair for value in arguments for pair in value.degrees.items()]
-            self.opaque.extend((leaf, reason) for leaf, degree in degrees if degree != 0)
+            self.opaque.extend((leaf, reason) for leaf in leaves)
 
     def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
         """A carry or a branch that starts as parameters and goes on as data reads the parameters."""

@@ -18,6 +18,8 @@ from jaxinit._reading._units import Analysis
 _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_window_sum", "psum") | {
     ir.dot_general_p
 }
+ELEMENTWISE = ir.ELEMENTWISE | ir.IDENTITIES
+"""What makes each number of a value from those at the same place, or hands it on."""
 _REARRANGEMENTS = frozenset({ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.rev_p})
 
 
@@ -85,7 +87,7 @@ class Consumers:
             return Bits(equation.outputs[0].dtype)
         if equation.primitive in _REARRANGEMENTS:
             return self.of(equation.inputs[0])
-        if equation.primitive not in ir.ELEMENTWISE | ir.IDENTITIES:
+        if equation.primitive not in ELEMENTWISE:
             return None
         inputs = [self.of(a) for a in equation.inputs]
         known = [x for x in inputs if x is not None]

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._eager import outside_traces
-from jaxinit._reading._consumers import Consumers, consumers_of
+from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
 from jaxinit._reading._flow import programs_of
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
@@ -161,7 +161,7 @@ class _Walk:
             place = self.inside.get(equation.inputs[0])
             further = any(a in self.inside for a in equation.inputs[1:])
             return None if place is None or further else self._moved(equation, place)
-        return self._mapped(equation) if equation.primitive in ir.ELEMENTWISE | ir.IDENTITIES else None
+        return self._mapped(equation) if equation.primitive in ELEMENTWISE else None
 
     def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
         (output,) = equation.outputs

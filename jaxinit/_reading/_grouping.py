@@ -1,5 +1,6 @@
 """From uses to units: parts of a leaf that share elements are scaled together, and some not at all."""
 
+import collections
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,10 +11,10 @@ from jaxinit._reading._units import Read, Site, Unit
 
 def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read]) -> list[Unit]:
     """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
-    units: list[Unit] = []
+    of_leaf: dict[int, dict[Unit, None]] = collections.defaultdict(dict)
     for unit in found:
-        clash = [u for u in units if _share(u, unit)]
-        for other in clash:
+        near = dict.fromkeys(u for leaf in unit.regions for u in of_leaf[leaf])
+        for other in [u for u in near if _share(u, unit)]:
             unit.refused = unit.refused or other.refused
             if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
                 unit.refused = unit.refused or _clash(unit.stack, other.stack)
@@ -27,20 +28,22 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
                 for part in site.parts:
                     if part.unit is other:
                         part.unit = unit
-            unit.sites = [*other.sites, *(s for s in unit.sites if s not in other.sites)]
-            units.remove(other)
-        units.append(unit)
+            unit.sites = list(dict.fromkeys([*other.sites, *unit.sites]))
+            for leaf in other.regions:
+                del of_leaf[leaf][other]
+        for leaf in unit.regions:
+            of_leaf[leaf][unit] = None
+    units = list(dict.fromkeys(unit for alike in of_leaf.values() for unit in alike))
     order = {site: i for i, site in enumerate(sites)}
     for unit in units:
         unit.sites.sort(key=order.__getitem__)
-        first = order[unit.sites[0]]
-        for leaf, origin, degree, position, _ in reads:
-            region = unit.regions.get(leaf)
-            if region is None or (origin and not overlap(origin.region, region)):
+    for leaf, origin, degree, position, _ in reads:
+        for unit in of_leaf[leaf]:
+            if origin and not overlap(origin.region, unit.regions[leaf]):
                 continue
             if degree is None:
                 unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
-            elif position <= first:
+            elif position <= order[unit.sites[0]]:
                 unit.refused = unit.refused or "the program reads it before the first layer that uses it"
             elif origin and origin.stack != unit.stack and _unflipped(origin.stack) == _unflipped(unit.stack):
                 unit.refused = unit.refused or _clash(unit.stack, origin.stack)

@@ -47,13 +47,13 @@ def union(values: Sequence[Dependence]) -> dict[int, Origin | None]:
     return found
 
 
-def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], ranks: Sequence[int]) -> list[int]:
+def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """The leaves that are a weight but for the data in them: some of their axes meet other data, some are left.
 
     Args:
       equation: a product, or a convolution.
       inputs: what its inputs depend on.
-      ranks: of each leaf.
+      shapes: of each leaf.
     """
     found = []
     for i, value in enumerate(inputs):
@@ -65,7 +65,7 @@ def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], ranks: Se
             if shape is None or shape.kind == "embed":
                 continue
             if origin is None:
-                is_weight = ranks[leaf] > 1
+                is_weight = len(shapes[leaf]) > 1
             else:
                 is_weight = all(
                     any(f.axis != FOREIGN for d in dims for f in origin.dims[d])

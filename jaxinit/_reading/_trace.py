@@ -34,6 +34,11 @@ class Traced:
     leaves: tuple[Any, ...]
 
     @functools.cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the leaves."""
+        return tuple(jnp.shape(leaf) for leaf in self.leaves)
+
+    @functools.cached_property
     def flow(self) -> Flow:
         """What every value is computed from."""
         return Flow(self.analysis)
@@ -134,11 +139,8 @@ def layers_of(traced: Traced) -> Layers:
     opaque = dict.fromkeys(analysis.opaque)
     unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in opaque)
     floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
-    unused = tuple(
-        path
-        for i, path in enumerate(traced.paths)
-        if floating[i] and i not in analysis.read_leaves and not any(i in u.regions for u in analysis.units)
-    )
+    used = analysis.read_leaves.union(*(unit.regions for unit in analysis.units))
+    unused = tuple(path for i, path in enumerate(traced.paths) if floating[i] and i not in used)
     return Layers(rows, unvisited, unused)
 
 
@@ -149,7 +151,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
     return Layer(
         path=traced.paths[unit.leaf],
         paths=tuple(traced.paths[leaf] for leaf in unit.regions),
-        name=unit_name(traced.paths, unit, [jnp.shape(leaf) for leaf in traced.leaves]),
+        name=unit_name(traced.paths, unit, traced.shapes),
         kind=roles.kind,
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
