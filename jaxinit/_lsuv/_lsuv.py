@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_flag, check_values

@@ -85,7 +85,7 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
                 )
         if found:
             partials[equation.outputs[0]] = found
-    producers = {v: e for e in equations for v in e.outputs}
+    producers: dict[ir.Atom, ir.Equation] = {v: e for e in equations for v in e.outputs}
     found_all = _spelled_out(partials, followed, consumers)
     found_all = [
         dataclasses.replace(x, apart=len(x.entries) > 1 and _take_turns(x.entries, producers))
