@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._typing import Array
+from jaxinit._typing import Array, DTypeLike
 
 DEAD = 1
 NO_ROOT = 2
@@ -73,18 +74,24 @@ def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     if bias is None:
         (var_u,) = _sum([squares], second)
         zero = jnp.zeros_like(var_u)
-        return _as_real(size, mean_u, zero, var_u / size, zero, zero)
+        return _moments(size, mean_u, jnp.zeros_like(mean_u), var_u / size, zero, zero)
     channels = math.prod(u.shape[left[i]] for i in second)
     mean_b = total_b / channels
     off_u = shares - lax.broadcast_in_dim(mean_u / channels, shares.shape, kept_of_left)
     off_b = b - lax.broadcast_in_dim(mean_b, shares.shape, kept_of_left)
     products = [squares, jnp.real(off_u * off_b.conj()), jnp.real(off_b * off_b.conj())]
     var_u, cov, var_b = _sum(products, second)
-    return _as_real(size, mean_u, mean_b, var_u / size, cov, var_b / channels)
+    return _moments(size, mean_u, mean_b, var_u / size, cov, var_b / channels)
 
 
-def _as_real(size: int, *found: Array) -> Moments:
-    return Moments(jnp.float32(size), *(jnp.real(x).astype(jnp.float32) for x in found))
+def mean_dtype(dtype: DTypeLike) -> type[np.generic]:
+    """In what means are kept: those of complex outputs are complex, so that means of several uses can be compared."""
+    return np.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float32
+
+
+def _moments(size: int, mean_u: Array, mean_b: Array, *variances: Array) -> Moments:
+    means = (mean.astype(mean_dtype(mean_u.dtype)) for mean in (mean_u, mean_b))
+    return Moments(jnp.float32(size), *means, *(jnp.real(x).astype(jnp.float32) for x in variances))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -144,7 +151,7 @@ def std(m: Moments) -> Array:
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 where there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target
-    dead = a < jnp.maximum(_SMALLEST_VARIANCE, _CONSTANT * m.mean_u * m.mean_u)
+    dead = a < jnp.maximum(_SMALLEST_VARIANCE, _CONSTANT * jnp.real(m.mean_u * m.mean_u.conj()))
     # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root, which is not
     # a number where there is no root.
     total = jnp.abs(c) + jnp.sqrt(c * c - a * d)

@@ -17,6 +17,7 @@ from jaxinit._lsuv._moments import (
     NOT_REACHED,
     ZERO,
     Moments,
+    mean_dtype,
     merged,
     moments,
     scaled,
@@ -84,7 +85,10 @@ class ScaleVisitor:
         shift: Any = None
         if unit in self.channels:
             shift = np.zeros(tuple(f.size for f in self.channels[unit]), np.float32)
-        pooled = Moments(jnp.float32(0), *[zeros] * 5) if unit in self.refined else None
+        pooled = None
+        if unit in self.refined:
+            mean = np.zeros(shape, mean_dtype(unit.sites[0].finish.outputs[0].dtype))
+            pooled = Moments(jnp.float32(0), mean, mean, zeros, zeros, zeros)
         return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
     def is_final(self, state: ScaleState) -> bool:

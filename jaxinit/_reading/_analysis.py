@@ -32,6 +32,7 @@ _UNSCALABLE = (
     "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
     "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
 )
+_JOINED = "data multiplies it joined with others, element by element"
 _MOST_TOWERS = 8
 """Towers upon towers: more than these are left unread."""
 
@@ -416,6 +417,9 @@ class _Walk:
             self.read_leaves |= set(value.degrees)
             if weight is None and equation.primitive in ir.CONTRACTIONS and not is_outer(equation):
                 self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
+            elif value.segments is not None and weight is None:
+                matrices = (leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1)
+                self.opaque.extend((leaf, _JOINED) for leaf in matrices)
             for part in value.parts:
                 for leaf, degree in part.degrees.items():
                     if degree != 0 and not (i == weight and leaf in weights):

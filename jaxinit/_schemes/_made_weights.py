@@ -34,7 +34,13 @@ def is_corrected(unit: Unit, pieces: Sequence[Piece], kept: Callable[[int], bool
     alike = all(unit.is_alike(leaf) for leaf in unit.regions)
     drawn = not any(kept(leaf) for leaf in unit.regions)
     one = len(pieces) == 1 and len(unit.sites[0].parts) == 1 and pieces[0].layer.kind != "embed"
-    return alike and drawn and one and unit.refused is None and (pieces[0].is_gain or is_made(unit))
+    return alike and drawn and one and _grows(unit) and (pieces[0].is_gain or is_made(unit))
+
+
+def _grows(unit: Unit) -> bool:
+    """Whether the weight grows in proportion to its leaves."""
+    value = unit.first_part.dependence
+    return bool(value.terms) or value.degree(unit.leaf) == 1
 
 
 def corrected(
