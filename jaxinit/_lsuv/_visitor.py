@@ -87,7 +87,7 @@ class ScaleVisitor:
             shift = np.zeros(tuple(f.size for f in self.channels[unit]), np.float32)
         pooled = None
         if unit in self.refined:
-            mean = np.zeros(shape, mean_dtype(unit.sites[0].finish.outputs[0].dtype))
+            mean: Any = np.zeros(shape, mean_dtype(unit.sites[0].finish.outputs[0].dtype))
             pooled = Moments(jnp.float32(0), mean, mean, zeros, zeros, zeros)
         return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
