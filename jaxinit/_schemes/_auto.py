@@ -65,6 +65,7 @@ class auto(Scheme):
             second = 1 / float(gain(layer.activation)) ** 2
         except ValueError:
             return 1.0
-        (mean,) = gaussian_means(lambda z: (function(z),))
-        variance = second - float(mean) ** 2
+        # Raised by its size, so that the mean of an odd function is no sum that cancels to nothing.
+        (raised,) = gaussian_means(lambda z: (function(z) + second**0.5,))
+        variance = second - (float(raised) - second**0.5) ** 2
         return second / variance if variance > _LEAST_SHARE * second else 1.0
