@@ -161,7 +161,9 @@ def together(parts: Sequence[Dependence]) -> Dependence:
     """Values side by side, of which each grows in proportion to leaves of its own, or of its terms: all grow together."""
     terms = [t for x in parts if _is_term(x) for t in (x.terms or (frozenset(x.degrees),))]
     alike = dict.fromkeys(terms)
-    if not all(_is_term(x) or x.zero for x in parts) or any(a & b for i, a in enumerate(alike) for b in list(alike)[:i]):
+    if not all(_is_term(x) or x.zero for x in parts) or any(
+        a & b for i, a in enumerate(alike) for b in list(alike)[:i]
+    ):
         return inhomogeneous(parts)
     if len(alike) == 1:
         return Dependence(degrees=dict.fromkeys(terms[0], 1.0))

@@ -13,14 +13,17 @@ from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_no_module, is_module
 from jaxinit._program._stacks import with_stacks
+from jaxinit._program._unrolled import unrolled
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
+from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships, skips
-from jaxinit._reading._table import Layer, Layers, Unvisited
+from jaxinit._reading._rules import rule_of
+from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
 from jaxinit._reading._views import stacked_size, unit_name, view
 
@@ -68,7 +71,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     leaves = tuple(leaf for _, leaf in with_paths)
     with calling("apply_fn", apply_fn, "params", "batch"):
         program = ir.traced_program(apply_fn, params, batch)
-    return Traced(analyse(with_stacks(program), len(leaves)), paths, leaves)
+    return Traced(analyse(unrolled(with_stacks(program), len(leaves)), len(leaves)), paths, leaves)
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
@@ -170,9 +173,28 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         branch_length=member.length if member else None,
         role=_role(traced, unit),
         has_bias=site.bias is not None,
-        note=unit.refused,
+        note=unit.refused or _unread(traced, site),
         multiplier=following.multiplier,
     )
+
+
+def _unread(traced: Traced, site: Site) -> str | None:
+    """What a reader should know of a layer whose output goes, element by element, into something that is not read."""
+    readers = consumers_of(traced.analysis).readers
+    queue: list[ir.Atom] = [site.finish.outputs[0]]
+    seen: set[ir.Atom] = set()
+    while queue:
+        atom = queue.pop()
+        if atom in seen:
+            continue
+        seen.add(atom)
+        for _, equation in readers.get(atom, ()):
+            if ir.is_opaque(equation):
+                return f"{UNREAD}: its output enters {equation.primitive}, whose program is not read"
+            rule = rule_of(equation)
+            if equation not in traced.analysis.sites and rule.linear and (rule.elementwise or rule.rearranges):
+                queue.extend(equation.outputs)
+    return None
 
 
 def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:

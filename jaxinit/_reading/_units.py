@@ -73,7 +73,9 @@ class Unit:
 
     def factors_with(self, leaf: int) -> frozenset[int]:
         """Of the terms of the weight, the leaves of the one that a leaf is in, but for those of all terms."""
-        terms = next((part.dependence.terms for part in self.sites[0].parts if part.unit is self), ()) if self.sites else ()
+        terms = (
+            next((part.dependence.terms for part in self.sites[0].parts if part.unit is self), ()) if self.sites else ()
+        )
         if not terms:
             return frozenset()
         common = frozenset.intersection(*terms)

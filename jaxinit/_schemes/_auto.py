@@ -6,6 +6,7 @@ from jaxinit._gain import elementwise, gain
 from jaxinit._initializers import variance_scaling
 from jaxinit._quadrature import gaussian_means
 from jaxinit._reading import Layer
+from jaxinit._reading._table import UNREAD
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
 
@@ -16,7 +17,8 @@ _LEAST_SHARE = 1e-3
 def _gained(layer: Layer) -> tuple[float, str]:
     """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
     if layer.activation is None and layer.multiplier == 1:
-        return 1.0, "no activation follows"
+        unread = layer.note is not None and layer.note.startswith(UNREAD)
+        return 1.0, layer.note if unread and layer.note else "no activation follows"
     if layer.activation is None:
         return 1 / layer.multiplier, f"what follows multiplies by {layer.multiplier:.3g}"
     try:
