@@ -284,7 +284,8 @@ class _Walk:
             first = region.entries[0].equation
             found = weight_operand(first, [self.of(atom) for atom in first.inputs])
             assert found is not None
-            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries))
+            placed = {d: region.places[p] for d, p in found[1].placed.items() if p in region.places}
+            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries), placed=placed)
             value = dependence.added([self.of(entry.atom) for entry in region.entries])
         else:
             shape, origin = geometry_of_region(region, self.of)

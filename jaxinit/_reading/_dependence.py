@@ -158,7 +158,7 @@ def added(inputs: Sequence[Dependence]) -> Dependence:
 
 
 def together(parts: Sequence[Dependence]) -> Dependence:
-    """Values side by side, of which each grows in proportion to leaves of its own, or of its terms: all grow together."""
+    """Values side by side: where each grows in proportion to leaves of its own, or of its terms, all grow together."""
     terms = [t for x in parts if _is_term(x) for t in (x.terms or (frozenset(x.degrees),))]
     alike = dict.fromkeys(terms)
     if not all(_is_term(x) or x.zero for x in parts) or any(

@@ -10,7 +10,6 @@ import jax
 from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._tabular import Tabular, add_path_column
 
-
 UNREAD = "which activation follows is unknown"
 """How the note of a layer begins whose output goes into something that is not read."""
 

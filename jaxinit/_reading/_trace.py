@@ -20,12 +20,13 @@ from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._following import Onward, onward
+from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships, skips
 from jaxinit._reading._rules import rule_of
 from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
-from jaxinit._reading._views import stacked_size, unit_name, view
+from jaxinit._reading._views import grouped_factors, stacked_size, unit_name, view
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
         fan_in=roles.fan_in * site.makes,
-        fan_out=_shared_out(unit.first_part.fan_out, [f.size for f in unit.first_part.ensemble]),
+        fan_out=_shared_out(unit.first_part.fan_out, _members(unit)),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,
@@ -195,6 +196,15 @@ def _unread(traced: Traced, site: Site) -> str | None:
             if equation not in traced.analysis.sites and rule.linear and (rule.elementwise or rule.rearranges):
                 queue.extend(equation.outputs)
     return None
+
+
+def _members(unit: Unit) -> list[int]:
+    """How many weights meet the same data, along each factor of the leaf; groups of a convolution meet their own."""
+    part, roles = unit.first_part, unit.sites[0].geometry
+    groups: list[Factor] = []
+    if part.origin is not None and roles.feature_group_count > 1:
+        groups = [f for d in roles.out_dims for f in grouped_factors(part.origin.dims[d], roles.feature_group_count)]
+    return [f.size for f in part.ensemble if f not in groups]
 
 
 def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
