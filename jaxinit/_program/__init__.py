@@ -4,7 +4,8 @@ In: a function and its arguments, arrays or shapes. Out: a `Program`, with dead 
 picks from by its counter made inputs that it walks along. Nothing here knows what a weight is.
 
 This room is the only contact with JAX's extension API. To take a new primitive in, name it in `_primitives.py`; the
-representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`.
+representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`, loops
+over several leaves `_unrolled.py`.
 """
 
 from jaxinit._program._dead_code import traced_program as traced_program

@@ -280,7 +280,7 @@ class _Walk:
         weight, shape = found
         value = picked.value if picked else arguments[weight]
         if value.segments and value.segments.dimension not in shape.out_dims:
-            return None
+            value = dependence.together(value.parts)
         return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
 
     def region_site(
@@ -291,7 +291,8 @@ class _Walk:
             first = region.entries[0].equation
             found = weight_operand(first, [self.of(atom) for atom in first.inputs])
             assert found is not None
-            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries))
+            placed = {d: region.places[p] for d, p in found[1].placed.items() if p in region.places}
+            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries), placed=placed)
             value = dependence.added([self.of(entry.atom) for entry in region.entries])
         else:
             shape, origin = geometry_of_region(region, self.of)
@@ -367,14 +368,25 @@ class _Walk:
     def weight_leaves(self, value: Dependence) -> tuple[int, ...]:
         """The leaf that carries the scale; of a sum one of each term; if no scale changes the weight, its largest."""
         alone = self.weight_leaf(value)
+        together = self.weight_of_each_term(value)
+        sizes = [math.prod(self.shapes[leaf]) for leaf in together]
+        if together and (alone is None or max(sizes) > math.prod(self.shapes[alone])):
+            return together
         if alone is not None:
             return (alone,)
-        if value.terms and all(degree == 1 for degree in value.degrees.values()):
-            chosen = [max(term, key=self._weight_of(value)) for term in value.terms]
-            return tuple(dict.fromkeys(sorted(chosen, key=self._weight_of(value), reverse=True)))
         arrays = [leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1]
         largest = max(arrays, key=self._weight_of(value), default=None)
         return () if largest is None or value.segments else (largest,)
+
+    def weight_of_each_term(self, value: Dependence) -> tuple[int, ...]:
+        """Of a sum, the largest leaf of each term that the term grows with, whatever multiplies all terms."""
+        chosen = []
+        for term in value.terms:
+            own = [leaf for leaf in term if value.degrees.get(leaf) == 1 and value.degree(leaf) is None]
+            if not own:
+                return ()
+            chosen.append(max(own, key=self._weight_of(value)))
+        return tuple(dict.fromkeys(sorted(chosen, key=self._weight_of(value), reverse=True)))
 
     def unit(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
         leaf, *others = leaves

@@ -157,6 +157,19 @@ def added(inputs: Sequence[Dependence]) -> Dependence:
     return Dependence(degrees={leaf: 1.0 for term in terms for leaf in term}, origins=origins, terms=terms)
 
 
+def together(parts: Sequence[Dependence]) -> Dependence:
+    """Values side by side: where each grows in proportion to leaves of its own, or of its terms, all grow together."""
+    terms = [t for x in parts if _is_term(x) for t in (x.terms or (frozenset(x.degrees),))]
+    alike = dict.fromkeys(terms)
+    if not all(_is_term(x) or x.zero for x in parts) or any(
+        a & b for i, a in enumerate(alike) for b in list(alike)[:i]
+    ):
+        return inhomogeneous(parts)
+    if len(alike) == 1:
+        return Dependence(degrees=dict.fromkeys(terms[0], 1.0))
+    return Dependence(degrees=dict.fromkeys((leaf for t in alike for leaf in t), 1.0), terms=tuple(alike))
+
+
 def _is_term(x: Dependence) -> bool:
     """Whether a value grows in proportion to each of its leaves, or of each of its terms."""
     return bool(x.degrees) and x.segments is None and all(degree == 1 for degree in x.degrees.values())

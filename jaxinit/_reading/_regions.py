@@ -299,7 +299,7 @@ def _complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consum
     for equation in equations:
         if equation.primitive not in (ir.add_p, ir.sub_p, ir.add_any_p):
             continue
-        found = [_layer(producers.get(atom), of, consumers) for atom in equation.inputs]
+        found = [_layer(producers.get(atom), of, consumers, producers) for atom in equation.inputs]
         if found[0] is None or found[1] is None:
             continue
         ((one, w), (other, v)) = found[0], found[1]
@@ -314,13 +314,40 @@ def _complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consum
         (_, _, first), (_, _, second) = both
         if second == {w: first[v], v: first[w]}:
             for end, entries, _ in both:
-                rank = len(end.outputs[0].shape)
-                result.append(Region(entries, end, {d: d for d in range(rank)}, frozenset(), joint=True))
+                places = _places_at(end, entries[0].equation, producers)
+                result.append(Region(entries, end, places, frozenset(), joint=True))
     return result
 
 
-def _layer(equation: ir.Equation | None, of: _Of, consumers: _Consumers) -> tuple[Entry, _Part] | None:
+def _goes_through(equation: ir.Equation) -> bool:
+    """Whether an equation hands on all elements of a value, moved or with the other sign."""
+    moves = rule_of(equation).move(equation) is not None and bool(rule_of(equation).places(equation))
+    return equation.primitive is ir.neg_p or (moves and len(equation.inputs) == 1)
+
+
+def _places_at(end: ir.Equation, product: ir.Equation, producers: Mapping[ir.Atom, ir.Equation]) -> dict[int, int]:
+    """Dimension of a product → dimension of the sum that it goes into, moved and with either sign."""
+    chain: list[ir.Equation] = []
+    equation = producers[end.inputs[0]]
+    while equation is not product:
+        chain.append(equation)
+        equation = producers[equation.inputs[0]]
+    places = {d: d for d in range(len(product.outputs[0].shape))}
+    for equation in reversed(chain):
+        if equation.primitive is not ir.neg_p:
+            moved = rule_of(equation).places(equation)
+            places = {d: moved[p] for d, p in places.items() if p in moved}
+    return places
+
+
+def _layer(
+    equation: ir.Equation | None, of: _Of, consumers: _Consumers, producers: Mapping[ir.Atom, ir.Equation]
+) -> tuple[Entry, _Part] | None:
     """A product of data with a weight that one equation alone reads, and which part of a leaf the weight is."""
+    while equation is not None and len(equation.outputs) == 1 and len(consumers.get(equation.outputs[0], [])) == 1:
+        if equation.primitive in (ir.dot_general_p, ir.conv_p) or not _goes_through(equation):
+            break
+        equation = producers.get(equation.inputs[0])
     if equation is None or equation.primitive not in (ir.dot_general_p, ir.conv_p):
         return None
     found = weight_operand(equation, [of(atom) for atom in equation.inputs])

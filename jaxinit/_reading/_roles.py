@@ -23,8 +23,8 @@ from jaxinit._reading._units import Site
 KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale", "low-rank factor"})
 """Roles of leaves whose value says more than any draw could."""
 
-FROZEN = frozenset({"buffer", "quantisation scale"})
-"""Those of them that stay even where they are a layer's weight."""
+FROZEN = frozenset({"buffer", "quantisation scale", "adapter"})
+"""Those that stay even where they are a layer's weight."""
 
 _ADDITIONS = (ir.add_p, ir.sub_p, ir.add_any_p)
 
@@ -129,7 +129,7 @@ class _Evidence:
             return quantised
         if self.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in self.shapes[leaf]) > 1:
             return LeafRole("kernel", _mingled.REASON)
-        if any(leaf in unit.members and not unit.is_alike(leaf) for unit in self.analysis.units):
+        if any(len(unit.factors_with(leaf)) > 1 for unit in self.analysis.units):
             return LeafRole("low-rank factor", "a factor of what is added to a weight")
         found = [_of_use(self, use) for use in uses if not self.is_weight(use)]
         found = [role for role in found if role.name != "statistic"] or found

@@ -10,6 +10,9 @@ import jax
 from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._tabular import Tabular, add_path_column
 
+UNREAD = "which activation follows is unknown"
+"""How the note of a layer begins whose output goes into something that is not read."""
+
 
 @dataclasses.dataclass(frozen=True)
 class NamedActivation:
@@ -54,7 +57,7 @@ class Layer:
       role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;
         several for a fused weight; or None.
       has_bias: whether a bias is added to the output.
-      note: why the weight cannot be scaled consistently, or None.
+      note: why the weight cannot be scaled consistently, or that what follows is not read, or None.
       multiplier: without an activation, by how much numbers and dropout multiply the standard deviation of the output;
         1 for queries and keys, whose scores are made smaller on purpose.
     """

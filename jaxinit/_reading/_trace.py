@@ -13,16 +13,20 @@ from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_no_module, is_module
 from jaxinit._program._stacks import with_stacks
+from jaxinit._program._unrolled import unrolled
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
+from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._following import Onward, onward
+from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships, skips
-from jaxinit._reading._table import Layer, Layers, Unvisited
+from jaxinit._reading._rules import rule_of
+from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
-from jaxinit._reading._views import stacked_size, unit_name, view
+from jaxinit._reading._views import grouped_factors, stacked_size, unit_name, view
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     leaves = tuple(leaf for _, leaf in with_paths)
     with calling("apply_fn", apply_fn, "params", "batch"):
         program = ir.traced_program(apply_fn, params, batch)
-    return Traced(analyse(with_stacks(program), len(leaves)), paths, leaves)
+    return Traced(analyse(unrolled(with_stacks(program), len(leaves)), len(leaves)), paths, leaves)
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
@@ -156,7 +160,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         shape=tuple(stop - start for start, stop in unit.region),
         region=unit.region,
         fan_in=roles.fan_in * site.makes,
-        fan_out=_shared_out(unit.first_part.fan_out, [f.size for f in unit.first_part.ensemble]),
+        fan_out=_shared_out(unit.first_part.fan_out, _members(unit)),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,
@@ -172,9 +176,37 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         branch_length=member.length if member else None,
         role=_role(traced, unit),
         has_bias=site.bias is not None,
-        note=unit.refused,
+        note=unit.refused or _unread(traced, site),
         multiplier=following.multiplier,
     )
+
+
+def _unread(traced: Traced, site: Site) -> str | None:
+    """What a reader should know of a layer whose output goes, element by element, into something that is not read."""
+    readers = consumers_of(traced.analysis).readers
+    queue: list[ir.Atom] = [site.finish.outputs[0]]
+    seen: set[ir.Atom] = set()
+    while queue:
+        atom = queue.pop()
+        if atom in seen:
+            continue
+        seen.add(atom)
+        for _, equation in readers.get(atom, ()):
+            if ir.is_opaque(equation):
+                return f"{UNREAD}: its output enters {equation.primitive}, whose program is not read"
+            rule = rule_of(equation)
+            if equation not in traced.analysis.sites and rule.linear and (rule.elementwise or rule.rearranges):
+                queue.extend(equation.outputs)
+    return None
+
+
+def _members(unit: Unit) -> list[int]:
+    """How many weights meet the same data, along each factor of the leaf; groups of a convolution meet their own."""
+    part, roles = unit.first_part, unit.sites[0].geometry
+    groups: list[Factor] = []
+    if part.origin is not None and roles.feature_group_count > 1:
+        groups = [f for d in roles.out_dims for f in grouped_factors(part.origin.dims[d], roles.feature_group_count)]
+    return [f.size for f in part.ensemble if f not in groups]
 
 
 def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:

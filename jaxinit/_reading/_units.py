@@ -58,9 +58,28 @@ class Unit:
         return {self.leaf: self.region, **self.members}
 
     def is_alike(self, leaf: int) -> bool:
-        """Whether a leaf makes the weight element by element, as its imaginary part does."""
-        own, other = ([stop - start for start, stop in region] for region in (self.region, self.regions[leaf]))
-        return own == other
+        """Whether elements of the weight are elements of a leaf, or sums with some, as with its imaginary part.
+
+        It is not so for factors of what is added to a weight.
+        """
+        factors = self.factors_with(leaf)
+        if factors:
+            return len(factors) == 1
+        return self.sizes_in(self.leaf) == self.sizes_in(leaf)
+
+    def sizes_in(self, leaf: int) -> list[int]:
+        """The shape of the part of a leaf that is meant."""
+        return [stop - start for start, stop in self.regions[leaf]]
+
+    def factors_with(self, leaf: int) -> frozenset[int]:
+        """Of the terms of the weight, the leaves of the one that a leaf is in, but for those of all terms."""
+        terms = (
+            next((part.dependence.terms for part in self.sites[0].parts if part.unit is self), ()) if self.sites else ()
+        )
+        if not terms:
+            return frozenset()
+        common = frozenset.intersection(*terms)
+        return next((term - common for term in terms if leaf in term - common), frozenset())
 
     def seen_in(self, leaf: int) -> "Unit":
         """The same unit as a part of another of its leaves."""

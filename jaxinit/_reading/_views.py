@@ -72,6 +72,11 @@ def view(unit: Unit) -> View | None:
         rest = list(dim)
         if name == "out" and roles.feature_group_count > 1:
             # Each group of a grouped convolution is a matrix of its own; the groups are the outer part of the axis.
+            groups = grouped_factors(rest, roles.feature_group_count)
+            if groups:
+                role |= dict.fromkeys(groups, "batch")
+                role |= dict.fromkeys(rest[len(groups) :], name)
+                continue
             if len(rest) != 1 or rest[0].size % roles.feature_group_count:
                 return None
             (whole,) = rest
@@ -86,6 +91,14 @@ def view(unit: Unit) -> View | None:
         name: tuple(i for i, f in enumerate(axes) if role[f] == name) for name in ("in", "out", "batch", "stack")
     }
     return View(tuple(f.size for f in axes), by_role["in"], by_role["out"], by_role["batch"], by_role["stack"])
+
+
+def grouped_factors(factors: Sequence[Factor], groups: int) -> list[Factor]:
+    """The outer factors of the output of a grouped convolution that are its groups, if some are all of them."""
+    for i in range(len(factors)):
+        if math.prod(f.size for f in factors[: i + 1]) == groups:
+            return list(factors[: i + 1])
+    return []
 
 
 def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:

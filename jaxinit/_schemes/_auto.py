@@ -6,6 +6,7 @@ from jaxinit._gain import elementwise, gain
 from jaxinit._initializers import variance_scaling
 from jaxinit._quadrature import gaussian_means
 from jaxinit._reading import Layer
+from jaxinit._reading._table import UNREAD
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
 
@@ -16,7 +17,8 @@ _LEAST_SHARE = 1e-3
 def _gained(layer: Layer) -> tuple[float, str]:
     """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
     if layer.activation is None and layer.multiplier == 1:
-        return 1.0, "no activation follows"
+        unread = layer.note is not None and layer.note.startswith(UNREAD)
+        return 1.0, layer.note if unread and layer.note else "no activation follows"
     if layer.activation is None:
         return 1 / layer.multiplier, f"what follows multiplies by {layer.multiplier:.3g}"
     try:
@@ -65,6 +67,7 @@ class auto(Scheme):
             second = 1 / float(gain(layer.activation)) ** 2
         except ValueError:
             return 1.0
-        (mean,) = gaussian_means(lambda z: (function(z),))
-        variance = second - float(mean) ** 2
+        # Raised by its size, so that the mean of an odd function is no sum that cancels to nothing.
+        (raised,) = gaussian_means(lambda z: (function(z) + second**0.5,))
+        variance = second - (float(raised) - second**0.5) ** 2
         return second / variance if variance > _LEAST_SHARE * second else 1.0

@@ -303,6 +303,10 @@ def _seen_in(
     traced, seen = model.traced, unit.seen_in(leaf)
     name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
     own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
+    if unit.sizes_in(leaf) != unit.sizes_in(unit.leaf):
+        # The roles of its axes are its own, and unknown: it is drawn element by element, for the fans of the layer.
+        own = dataclasses.replace(own, shape=tuple(unit.sizes_in(leaf)), view=None)
+        return own, seen, (dataclasses.replace(pieces[0], layer=own, rows=None, columns=None),)
     named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in pieces]
     return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(pieces, named, strict=True))
 

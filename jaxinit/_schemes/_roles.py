@@ -3,11 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxinit._program import is_traced
 from jaxinit._reading import Layer
 from jaxinit._reading._following import is_concatenated_relu
+from jaxinit._reading._low_rank import low_rank_pairs
 from jaxinit._reading._portions import Portion
 from jaxinit._reading._roles import FROZEN, KEPT, LeafRole, leaf_roles
 from jaxinit._reading._trace import Traced, layers_of
@@ -223,6 +228,23 @@ def transposed_features(layer: Layer) -> tuple[int, int] | None:
     return n_in, round(layer.fan_out / layer.receptive_field)
 
 
+def _adapters(traced: Traced) -> frozenset[int]:
+    """The leaves of low-rank additions to layers that start as zero, by which an adapter leaves its model as it is."""
+    found: set[int] = set()
+    for pair in low_rank_pairs(traced.flow):
+        leaves = [{leaf for part in site.parts for leaf in part.unit.regions} for site in pair]
+        if any(_is_zero(traced.leaves[leaf]) for leaf in leaves[1]):
+            found |= leaves[0] | leaves[1]
+    return frozenset(found)
+
+
+def _is_zero(leaf: Any) -> bool:
+    """Whether an array is known to be zero."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or is_traced(leaf) or not hasattr(leaf, "dtype"):
+        return False
+    return bool(getattr(leaf, "is_fully_addressable", True)) and not np.any(np.asarray(leaf))
+
+
 def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dict[int, Vector], dict[int, LeafRole]]:
     """The leaves that are not, or not in all of their elements, layers' weights: those to draw, and those to keep."""
     shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
@@ -236,6 +258,7 @@ def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dic
         drawn_elements[leaf] += math.prod(stop - start for start, stop in region)
     vectors: dict[int, Vector] = {}
     kept: dict[int, LeafRole] = {}
+    adapters = _adapters(traced)
     for leaf, role in enumerate(found):
         path, shape = traced.paths[leaf], shapes[leaf]
         gates = structure.biases.get(leaf, ())
@@ -243,6 +266,8 @@ def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dic
             kept[leaf] = LeafRole("integer", "no floating-point numbers")
         elif role.name in FROZEN:
             kept[leaf] = role
+        elif leaf in adapters:
+            kept[leaf] = LeafRole("adapter", "a factor of what starts as zero and is added to a layer")
         elif drawn_elements[leaf] and drawn_elements[leaf] >= math.prod(shape):
             continue
         elif role.site is not None or gates:

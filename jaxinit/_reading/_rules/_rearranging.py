@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._reading._dependence import Dependence, Segments, inhomogeneous
+from jaxinit._reading._dependence import Dependence, Segments, inhomogeneous, together
 from jaxinit._reading._one_hot import Pattern
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules._rule import Move, Rule, register, rule_of, scale_free
@@ -223,7 +223,7 @@ def _concatenated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depend
             sizes.extend(x.segments.sizes)
             parts.extend(x.segments.parts)
         else:
-            return inhomogeneous(inputs)
+            return together([part for other in inputs for part in other.parts])
     return with_segments(Segments(axis, tuple(sizes), tuple(parts)))
 
 
