@@ -843,9 +843,14 @@ def recurrent_by_index(p, x):
     return lax.fori_loop(0, 20, step, (jnp.zeros((8, 12)), jnp.zeros((20, 8, 12))))[1]
 
 
-@pytest.mark.parametrize("method", ["auto", "scan"])
+RECURRENT = (recurrent, recurrent_of_projected, recurrent_and_fused, recurrent_by_index)
+
+
 @pytest.mark.parametrize(
-    "apply_fn", [recurrent, recurrent_of_projected, recurrent_and_fused, recurrent_by_index], ids=lambda f: f.__name__
+    ("apply_fn", "method"),
+    [(recurrent, "scan"), *((f, "auto") for f in RECURRENT)]
+    + [pytest.param(f, "scan", marks=pytest.mark.slow) for f in RECURRENT[1:]],
+    ids=lambda x: getattr(x, "__name__", x),
 )
 def test_a_kernel_on_the_state_of_a_recurrence_keeps_its_scale_by_default(apply_fn, method):
     rows = 24 if apply_fn is recurrent_and_fused else 12
@@ -914,8 +919,11 @@ FEEDBACK = {
 }
 
 
-@pytest.mark.parametrize("method", ["auto", "scan"])
-@pytest.mark.parametrize("name", FEEDBACK)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("memory", "scan"), *((name, "auto") for name in FEEDBACK)]
+    + [pytest.param(name, "scan", marks=pytest.mark.slow) for name in ("by turns", "residual")],
+)
 def test_weights_that_feed_back_on_one_another_reach_the_target_in_ten_attempts(name, method):
     apply_fn, names = FEEDBACK[name]
     params = dict(zip(names, square_weights(len(names)), strict=True))
@@ -1113,8 +1121,11 @@ BEHIND_NORMS = {
 FRESH = nn.BatchNorm(False).init(KEYS[0], VECTORS)
 
 
-@pytest.mark.parametrize("method", ["auto", "scan"])
-@pytest.mark.parametrize("name", BEHIND_NORMS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("mean alone", "scan"), *((name, "auto") for name in BEHIND_NORMS)]
+    + [pytest.param(name, "scan", marks=pytest.mark.slow) for name in ("batch norm", "flax", "loop")],
+)
 def test_rounding_is_not_scaled(name, method):
     params = square_weights(3)
     run = jax.jit(lambda p, x: lsuv(p, BEHIND_NORMS[name], x, method=method, orthonormalize=False, **REPORT))

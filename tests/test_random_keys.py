@@ -120,8 +120,17 @@ def test_a_loop_that_takes_keys_is_read_measured_and_initialized(program, where)
         np.testing.assert_array_equal(*map(jax.random.key_data, (new["keys"], params["keys"])))
 
 
-@pytest.mark.parametrize("kind", KEYS)
-@pytest.mark.parametrize("where", ["leaf", "batch", "closure"])
+PLACES = [("leaf", "typed"), ("batch", "raw"), ("closure", "rbg")]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        pytest.param(where, kind, marks=[] if (where, kind) in PLACES else pytest.mark.slow)
+        for where in ("leaf", "batch", "closure")
+        for kind in KEYS
+    ],
+)
 def test_every_layer_of_a_stack_with_dropout_has_unit_variance(where, kind):
     keys = KEYS[kind]
     params, apply_fn, batch = given_as(where, walked, keys)
