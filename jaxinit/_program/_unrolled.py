@@ -137,9 +137,9 @@ class _Steps:
         return output
 
     def _add(
-        self, primitive: object, params: dict[str, object], inputs: tuple[ir.Atom, ...], output: ir.Variable
+        self, primitive: object, params: Mapping[str, object], inputs: tuple[ir.Atom, ...], output: ir.Variable
     ) -> None:
-        self.equations.append(ir.Equation(primitive, params, inputs, (output,), self.scan.context))
+        self.equations.append(ir.Equation(primitive, dict(params), inputs, (output,), self.scan.context))
 
 
 def _copy(
