@@ -60,7 +60,7 @@ def _pieces(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> list[tup
     """What a value is joined of along its first dimension, and the place in each where its part begins."""
     equation = producers.get(atom)
     if equation is not None and equation.primitive is primitives.concatenate_p and equation.params["dimension"] == 0:
-        return [(x, 0) for x in equation.inputs]
+        return [piece for x in equation.inputs for piece in _pieces(x, producers)]
     if equation is not None and equation.primitive is primitives.stack_p and equation.params.get("axis", 0) == 0:
         return [(x, -1) for x in equation.inputs]
     return [(atom, 0)]

@@ -94,7 +94,7 @@ def _contracted(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: 
     kept = [f for d in free for f in origin.dims[d]]
     if not summed or any(f.axis not in features for f in summed) or not any(f.axis in features for f in kept):
         return 1
-    if not around.of(other).data or _layer_of(other, around) is not None:
+    if not around.of(other).data or layer_of(other, around) is not None:
         return 1
     return math.prod(f.size for f in summed)
 
@@ -105,7 +105,7 @@ def _copied(broadcast: ir.Equation) -> set[int]:
     return {d for d in range(len(broadcast.outputs[0].shape)) if d not in kept}
 
 
-def _layer_of(atom: ir.Atom, around: Around) -> ir.Equation | None:
+def layer_of(atom: ir.Atom, around: Around) -> ir.Equation | None:
     """The product that a value's elements are linear combinations of, if that is one: a layer's, or one of two data.
 
     Moved, scaled and rotated, the output of a layer stays what it is; sums of several are more than that.

@@ -3,13 +3,15 @@
 Coordinates, Fourier features and queries that a function closes over, and arrays of its keyword arguments, are as much
 data as the batch is. A constant that multiplies a weight could also be a part of the weight, as in `x @ (e @ basis)`.
 What tells the two apart is what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
-nonlinearity makes it a tower, and so does a product of data with its outputs, as of queries with relative positions.
+nonlinearity makes it a tower, and so does a product of the output of another layer with its outputs, as of queries
+with relative positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._hypernetworks import Around, layer_of
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules import rule_of
 
@@ -24,6 +26,8 @@ def inputs_of_towers(
 ) -> set[ir.Atom]:
     """The values that layers take as data though they do not depend on the batch."""
     found: set[ir.Atom] = set()
+    producers: dict[ir.Atom, ir.Equation] = {v: equation for equation in equations for v in equation.outputs}
+    around = Around(consumers, producers, of)
     for equation in equations:
         if equation.primitive not in (ir.dot_general_p, ir.conv_p):
             continue
@@ -33,7 +37,7 @@ def inputs_of_towers(
         if data is None:
             continue
         raw = 1 in of(equation.inputs[data]).degrees.values()
-        if _goes_on_as_data(equation, data, raw, of, consumers):
+        if _goes_on_as_data(equation, data, raw, around):
             found.add(equation.inputs[data])
     return found
 
@@ -54,21 +58,21 @@ def _goes_on_as_data(
     product: ir.Equation,
     data: int,
     raw: bool,
-    of: Callable[[ir.Atom], Dependence],
-    consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]],
+    around: Around,
 ) -> bool:
-    """Whether a nonlinearity takes a product element by element, or data are multiplied with its output features."""
+    """Whether a nonlinearity takes a product one by one, or the output of a layer is multiplied with its features."""
+    of = around.of
     start = product.outputs[0]
     queue: list[tuple[ir.Atom, Origin | None]] = [(start, Origin.of_leaf(0, start.shape))]
     features = _features(product, 1 - data)
     seen = {start}
     while queue:
         atom, origin = queue.pop()
-        for equation in consumers.get(atom, []):
+        for equation in around.consumers.get(atom, []):
             if equation is None or len(equation.outputs) != 1 or equation.primitive in _OF_NORMS:
                 continue
             if any(of(x).data for x in (*equation.inputs, *equation.outputs)):
-                if not raw and origin is not None and _meets(equation, atom, origin, features):
+                if not raw and origin is not None and _meets(equation, atom, origin, features, around):
                     return True
                 continue
             rule = rule_of(equation)
@@ -94,9 +98,14 @@ def _features(product: ir.Equation, kernel: int) -> set[int]:
     return set(range(first, first + free[kernel]))
 
 
-def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int]) -> bool:
-    """Whether an equation contracts a value with data along these dimensions of what it comes from, and no others."""
+def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
+    """Whether an equation contracts a value, along these dimensions of what it comes from, with the output of a layer.
+
+    Along the same dimensions other data would be contracted with a weight that is made of bases.
+    """
     if equation.primitive is not ir.dot_general_p:
+        return False
+    if not any(layer_of(x, around) is not None for x in equation.inputs if x is not atom):
         return False
     (contracted, _) = equation.params["dimension_numbers"]
     axes = {f.axis for d in contracted[equation.inputs.index(atom)] for f in origin.dims[d]}

@@ -16,11 +16,11 @@ _LEAST_SHARE = 1e-3
 
 def _gained(layer: Layer) -> tuple[float, str]:
     """The gain of the activation that follows a layer, and its name; 1 where the function has none."""
-    if layer.activation is None and layer.multiplier == 1:
-        unread = layer.note is not None and layer.note.startswith(UNREAD)
-        return 1.0, layer.note if unread and layer.note else "no activation follows"
     if layer.activation is None:
-        return 1 / layer.multiplier, f"what follows multiplies by {layer.multiplier:.3g}"
+        unread = layer.note if layer.note and layer.note.startswith(UNREAD) else ""
+        if layer.multiplier == 1:
+            return 1.0, unread or "no activation follows"
+        return 1 / layer.multiplier, f"what follows multiplies by {layer.multiplier:.3g}" + (unread and f"; {unread}")
     try:
         return float(gain(layer.activation)), f"gain of {layer.activation.name}"
     except ValueError:

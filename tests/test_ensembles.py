@@ -1,0 +1,116 @@
+"""Stacks of weights that meet the same data: each member is a weight of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxinit
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def members(q, x):
+    return jax.nn.relu(x @ q["w"]) @ q["v"]
+
+
+def convolved(x, w):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+# Shapes of the weights, the program, the fan-ins and the fan-outs of each.
+STACKS = {
+    "vmap": ({"w": (8, 16, 64), "v": (8, 64, 4)}, lambda p, x: jax.vmap(members, (0, None))(p, x), (16, 64), (64, 4)),
+    "vmap of a transposed": (
+        {"w": (8, 64, 16), "v": (8, 4, 64)},
+        lambda p, x: jax.vmap(lambda q: jax.nn.relu(x @ q["w"].T) @ q["v"].T)(p),
+        (16, 64),
+        (64, 4),
+    ),
+    "einsum": (
+        {"w": (8, 16, 64), "v": (8, 64, 4)},
+        lambda p, x: jnp.einsum("etf,efd->etd", jax.nn.relu(jnp.einsum("td,edf->etf", x, p["w"])), p["v"]),
+        (16, 64),
+        (64, 4),
+    ),
+    "einsum, experts inside": (
+        {"w": (8, 16, 64), "v": (8, 64, 4)},
+        lambda p, x: jnp.einsum("tef,efd->ted", jax.nn.relu(jnp.einsum("td,edf->tef", x, p["w"])), p["v"]),
+        (16, 64),
+        (64, 4),
+    ),
+    "einsum, outputs first": (
+        {"w": (8, 64, 16), "v": (8, 4, 64)},
+        lambda p, x: jnp.einsum("etf,edf->etd", jax.nn.relu(jnp.einsum("td,efd->etf", x, p["w"])), p["v"]),
+        (16, 64),
+        (64, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", STACKS)
+def test_members_of_a_stack_have_fans_of_their_own(form):
+    shapes, apply_fn, fan_in, fan_out = STACKS[form]
+    params = {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    layers = jaxinit.trace_layers(params, apply_fn, normal(9, 32, 16))
+    assert (layers["w"].fan_in, layers["v"].fan_in) == fan_in
+    assert (layers["w"].fan_out, layers["v"].fan_out) == fan_out
+    assert [layer.view[a] for layer in layers for a in layer.batch_axes] == [8, 8]
+
+
+@pytest.mark.parametrize("form", STACKS)
+def test_lsuv_makes_members_orthonormal_and_scales_each(form):
+    shapes, apply_fn, *_ = STACKS[form]
+    params = {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    params["w"] = params["w"] * jnp.arange(1.0, 9.0)[:, None, None]
+    x = normal(9, 256, 16) * jnp.linspace(0.5, 2, 16)[None]
+    new = jaxinit.lsuv(params, apply_fn, x)
+    kernels = new["w"] if shapes["w"][1] == 16 else jnp.swapaxes(new["w"], 1, 2)
+    for kernel in kernels:
+        gram = kernel @ kernel.T
+        np.testing.assert_allclose(gram / gram[0, 0], np.eye(16), atol=1e-4)
+        np.testing.assert_allclose(jnp.std(x @ kernel), 1, rtol=1e-3)
+
+
+def test_a_stack_under_a_shared_input_of_one_layer_is_a_stack():
+    (layer,) = jaxinit.trace_layers(
+        normal(0, 8, 16, 64), lambda w, x: jnp.tanh(jnp.einsum("td,edf->etf", x, w)), normal(1, 32, 16)
+    )
+    assert (layer.fan_in, layer.fan_out) == (16, 64)
+    new = jaxinit.initialize(
+        jax.random.key(0),
+        normal(0, 8, 16, 64),
+        lambda w, x: jax.vmap(lambda w: x @ w)(w),
+        normal(1, 32, 16),
+        "orthogonal_critical",
+    )
+    for kernel in new:
+        np.testing.assert_allclose(kernel @ kernel.T, np.eye(16), atol=1e-4)
+
+
+def test_convolutions_under_vmap_are_members():
+    params = {"w": normal(0, 3, 3, 3, 4, 4), "v": normal(1, 3, 3, 3, 4, 4)}
+    x = normal(2, 16, 4, 4, 4)
+
+    def apply_fn(p, x):
+        return jax.vmap(lambda w, v: convolved(jax.nn.relu(convolved(x, w)), v))(p["w"], p["v"])
+
+    layers = jaxinit.trace_layers(params, apply_fn, x)
+    assert [(layer.fan_in, layer.fan_out) for layer in layers] == [(36, 36), (36, 36)]
+    new = jaxinit.lsuv(params, apply_fn, x)
+    for i in range(3):
+        y = convolved(x, new["w"][i])
+        np.testing.assert_allclose(jnp.std(y), 1, rtol=1e-3)
+        np.testing.assert_allclose(jnp.std(convolved(jax.nn.relu(y), new["v"][i])), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "equation"),
+    [((16, 2, 4), "btd,dhk->bthk"), ((16, 4, 2), "btd,dkh->bthk"), ((2, 4, 16), "btd,hkd->bthk")],
+)
+def test_heads_are_no_ensemble(shape, equation):
+    x = normal(1, 8, 6, 16)
+    (layer,) = jaxinit.trace_layers(normal(0, *shape), lambda w, x: jnp.tanh(jnp.einsum(equation, x, w)), x)
+    assert (layer.fan_in, layer.fan_out) == (16, 8)
