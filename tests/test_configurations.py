@@ -358,12 +358,21 @@ BRIEF = {
 BRIEF_AT_ONCE = {"lsuv of a scan", "diagnose", "study", "rbm_pretrain", "initialize attention by mimetic"}
 """Further rows for the last column."""
 
+BRIEF_ALONE = {
+    "debug_infs": {"lsuv", "normal"},
+    "unsafe_rbg": {"lsuv", "normal"},
+    "disable_jit": BRIEF - {"orthogonal", "orthonormalize a wide one"},
+}
+"""In place of those for columns that are much like another one, or take long."""
+
 
 def table(configurations):
     """Every configuration with every call."""
 
     def entry(configuration, name):
-        brief = name in BRIEF or (configuration == "all at once" and name in BRIEF_AT_ONCE)
+        brief = name in BRIEF_ALONE.get(configuration, BRIEF) or (
+            configuration == "all at once" and name in BRIEF_AT_ONCE
+        )
         return pytest.param(configuration, name, marks=() if brief else pytest.mark.slow)
 
     return [entry(configuration, name) for configuration in configurations for name in CALLS]

@@ -134,6 +134,24 @@ def test_experts_that_data_chooses_are_dense_layers_with_an_axis_of_experts(name
     assert layers["inner"].activation.name == "relu"
 
 
+EXPERTS = {
+    "of one layer": lambda p, x, shares: jnp.einsum("ebo,be->bo", jnp.einsum("bd,edo->ebo", x, p["w"]), shares),
+    "mapped": lambda p, x, shares: (jax.vmap(lambda w: x @ w)(p["w"]) * shares.T[..., None]).sum(0),
+    "of two layers": lambda p, x, shares: jnp.einsum(
+        "ebo,be->bo", jax.vmap(jnp.matmul)(jax.nn.relu(jnp.einsum("bd,edo->ebo", x, p["w"])), p["v"]), shares
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_whose_outputs_data_weighs_make_no_weights(name):
+    params = {"w": struct(4, 8, 6), "v": struct(4, 6, 6), "gate": struct(8, 4)}
+    layers = trace_layers(params, lambda p, x: EXPERTS[name](p, x, jax.nn.softmax(x @ p["gate"])), struct(5, 8))
+    found = {layer.path: (layer.fan_in, layer.fan_out) for layer in layers}
+    expected = {"w": (8, 6), "v": (6, 6), "gate": (8, 4)}
+    assert found == {path: expected[path] for path in params if path != "v" or name == "of two layers"}
+
+
 def test_one_expert_for_all_samples_is_a_dense_layer_too():
     def apply_fn(w, x):
         return x @ w[jnp.argmax(x.sum(0))] + x @ jnp.take(w, jnp.argmin(x.sum(0)), axis=0)

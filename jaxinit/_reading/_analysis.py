@@ -17,7 +17,7 @@ from jaxinit._reading import _dependence as dependence
 from jaxinit._reading import _rules as rules
 from jaxinit._reading._bias import finish_of
 from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
-from jaxinit._reading._ensembles import mark_ensembles
+from jaxinit._reading._ensembles import feature_dims, mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
@@ -335,6 +335,9 @@ class _Walk:
         segment_dim = placed[segments.dimension] if segments else None
         walked = {part.unit.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
+        # A sum over experts, each by its share, is a mean of outputs and no product with a weight.
+        features = [placed[d] for d in feature_dims(parts, shape) if d in placed]
+        around = Around(consumers, self.producers, self.known_so_far)
         site = Site(
             entries,
             equation,
@@ -347,7 +350,7 @@ class _Walk:
             segment_dim,
             repeats,
             picked.lookup if picked else None,
-            fan_in_made(end.equation.outputs[0], placed.values(), Around(consumers, self.producers, self.known_so_far)),
+            fan_in_made(end.equation.outputs[0], features, around),
             end.sign,
         )
         if self.recording:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._units import Unit
+from jaxinit._reading._units import Part, Unit
 
 
 def mark_ensembles(units: Sequence[Unit]) -> None:
@@ -23,6 +23,13 @@ def mark_ensembles(units: Sequence[Unit]) -> None:
                     found = _outside(part.origin, site.geometry)
                     found |= {f for f in _leading(unit, site.geometry, batch=False) if f.size in sizes}
                     part.ensemble = frozenset(found)
+
+
+def feature_dims(parts: Sequence[Part], geometry: Geometry) -> list[int]:
+    """The dimensions of a weight that are features of its output, and not a stack of independent weights."""
+    stacks = {f for part in parts if part.origin is not None for f in _outside(part.origin, geometry)}
+    origins = [part.origin for part in parts if part.origin is not None]
+    return [d for d in geometry.out_dims if not any(f in stacks for o in origins for f in o.dims[d])]
 
 
 def _factors(origin: Origin, dims: Sequence[int]) -> list[Factor]:
