@@ -27,16 +27,12 @@ class Consumers:
     """Of an analysed program and all that it holds.
 
     Attributes:
-      readers: value → the equations that read it, and their places in the program that holds them.
-      kept: values that their program gives out.
       free: value made without data → the expression of its elements.
       expressions: all expressions that are made for this program.
       idle: equations whose results only statistics consume, statistics that meet what they were made from again.
     """
 
     def __init__(self, analysis: Analysis):
-        self.readers: dict[ir.Atom, list[tuple[int, ir.Equation]]] = {}
-        self.kept: set[ir.Atom] = set()
         self.free: dict[ir.Atom, Expression] = {}
         self.expressions = Expressions()
         self.idle: set[ir.Equation] = set()
@@ -53,15 +49,11 @@ class Consumers:
         return self.expressions.number(np.asarray(atom.value, atom.dtype)) if single else None
 
     def _program(self, program: ir.Program) -> None:
-        self.kept.update(program.outputs)
         for v in program.inputs:
             found = self._leaf(v)
             if found is not None:
                 self.free.setdefault(v, found)
-        for i, equation in enumerate(program.equations):
-            for atom in set(equation.inputs):
-                if isinstance(atom, ir.Variable):
-                    self.readers.setdefault(atom, []).append((i, equation))
+        for equation in program.equations:
             found = self._expression(equation)
             if found is not None:
                 self.free[equation.outputs[0]] = found
@@ -120,8 +112,8 @@ class Consumers:
         for equation in reversed(program.equations) if met else ():
             if equation.primitive not in ir.ELEMENTWISE and equation.primitive not in _REARRANGEMENTS:
                 continue
-            readers = [e for v in equation.outputs for _, e in self.readers.get(v, [])]
-            if readers and self.kept.isdisjoint(equation.outputs) and all(e in self.idle for e in readers):
+            readers = [e for v in equation.outputs for e in program.readers.get(v, [])]
+            if readers and all(e in self.idle for e in readers):
                 self.idle.add(equation)
 
     def _is_data(self, atom: ir.Atom) -> bool:
