@@ -98,9 +98,9 @@ class _Walk:
             self.read_leaves |= set(self.of(atom).degrees)
 
     def of(self, atom: ir.Atom) -> Dependence:
-        if atom in self.as_data:
-            return DATA
-        return dependence.of_constant(atom) if isinstance(atom, ir.Constant) else self.dependences[atom]
+        if isinstance(atom, ir.Variable):
+            return self.dependences[atom]
+        return DATA if atom in self.as_data else dependence.of_constant(atom)
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""

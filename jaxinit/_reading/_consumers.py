@@ -79,11 +79,14 @@ class Consumers:
             return Bits(equation.outputs[0].dtype)
         if equation.primitive in _REARRANGEMENTS:
             return self.of(equation.inputs[0])
-        if equation.primitive not in ELEMENTWISE:
+        if equation.primitive not in ELEMENTWISE or not all(self._may_be_free(a) for a in equation.inputs):
             return None
         inputs = [self.of(a) for a in equation.inputs]
         known = [x for x in inputs if x is not None]
         return self.expressions.step(equation, known) if known and len(known) == len(inputs) else None
+
+    def _may_be_free(self, atom: ir.Atom) -> bool:
+        return isinstance(atom, ir.Constant) or atom in self.free
 
     def _find_idle(self, program: ir.Program) -> None:
         """Follows every value back to the one it is an elementwise function of, and statistics to what they are of."""
