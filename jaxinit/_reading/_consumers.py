@@ -95,12 +95,14 @@ class Consumers:
         of: dict[ir.Equation, ir.Atom] = {}
         met: set[ir.Equation] = set()
         for equation in program.equations:
+            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
+            if not (elementwise or equation.primitive in _REDUCTIONS) or equation in self._sites:
+                continue
             data = [a for a in equation.inputs if self._is_data(a) and a not in self.free]
-            if not data or ir.subprograms(equation) or equation in self._sites:
+            if not data:
                 continue
             whole = [a for a in data if a not in statistics]
             roots = {root.get(a, a) for a in whole}
-            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
             if elementwise and not whole:
                 found = frozenset().union(*(statistics[a] for a in data))
                 statistics.update(dict.fromkeys(equation.outputs, found))
@@ -108,7 +110,7 @@ class Consumers:
                 (own,) = roots
                 met |= {r for a in data if a in statistics for r in statistics[a] if of[r] is own}
                 root[equation.outputs[0]] = own
-            elif equation.primitive in _REDUCTIONS and len(roots) == 1 and len(whole) == len(data):
+            elif not elementwise and len(roots) == 1 and len(whole) == len(data):
                 (of[equation],) = roots
                 statistics.update(dict.fromkeys(equation.outputs, frozenset((equation,))))
         self.idle |= met
