@@ -6,6 +6,7 @@ order; `scan`, `cond` and `while_loop` are equations that hold programs.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -62,6 +63,22 @@ class Program:
     outputs: tuple[Atom, ...]
     calls: "tuple[Call, ...]" = ()
     recomputed: "tuple[Recomputed, ...]" = ()
+
+    @functools.cached_property
+    def readers(self) -> "dict[Atom, list[Equation | None]]":
+        """The equations that read each value, in order; None stands for the outputs of the program."""
+        found: dict[Atom, list[Equation | None]] = {}
+        for equation in self.equations:
+            for atom in equation.inputs:
+                found.setdefault(atom, []).append(equation)
+        for atom in self.outputs:
+            found.setdefault(atom, []).append(None)
+        return found
+
+    @functools.cached_property
+    def numbers(self) -> "dict[Equation, int]":
+        """The places of the equations."""
+        return {equation: i for i, equation in enumerate(self.equations)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

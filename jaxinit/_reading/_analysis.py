@@ -98,9 +98,9 @@ class _Walk:
             self.read_leaves |= set(self.of(atom).degrees)
 
     def of(self, atom: ir.Atom) -> Dependence:
-        if atom in self.as_data:
-            return DATA
-        return dependence.of_constant(atom) if isinstance(atom, ir.Constant) else self.dependences[atom]
+        if isinstance(atom, ir.Variable):
+            return self.dependences[atom]
+        return DATA if atom in self.as_data else dependence.of_constant(atom)
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
@@ -118,7 +118,7 @@ class _Walk:
 
     def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
         self.became(program.inputs, inputs)
-        consumers = _consumers(program)
+        consumers = program.readers
         self.producers.update((v, equation) for equation in program.equations for v in equation.outputs)
         # What depends on no data comes first, so that a bias is known when its layer asks for it.
         late: list[ir.Equation] = []
@@ -473,14 +473,3 @@ def _order(stack: Sequence[Factor], walks: Sequence[_Loop]) -> np.ndarray:
     order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
     sizes = [f.size for f in stack]
     return order.reshape(sizes) if order.size == math.prod(sizes) else np.arange(math.prod(sizes)).reshape(sizes)
-
-
-def _consumers(program: ir.Program) -> dict[ir.Atom, list[ir.Equation | None]]:
-    """The equations that read each value; None stands for the outputs of the program."""
-    consumers: dict[ir.Atom, list[ir.Equation | None]] = {}
-    for equation in program.equations:
-        for atom in equation.inputs:
-            consumers.setdefault(atom, []).append(equation)
-    for atom in program.outputs:
-        consumers.setdefault(atom, []).append(None)
-    return consumers

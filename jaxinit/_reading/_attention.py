@@ -6,7 +6,6 @@ wherever the program cuts them from; the layers that the mixture goes to are out
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable
 
@@ -87,22 +86,9 @@ class _Finder:
         self.far_ends = {*self.starts, *self.mixes, *sums}
         self.nearest_ends = {*self.site_of, *program.inputs, *sums}
 
-    @functools.cached_property
-    def _numbers(self) -> dict[ir.Equation, int]:
-        return {equation: i for i, equation in enumerate(self.program.equations)}
-
-    @functools.cached_property
-    def _consumers(self) -> dict[ir.Atom, list[int]]:
-        """The numbers of the equations that read a value."""
-        found: dict[ir.Atom, list[int]] = {}
-        for i, equation in enumerate(self.program.equations):
-            for atom in equation.inputs:
-                found.setdefault(atom, []).append(i)
-        return found
-
     def _between(self, starts: Iterable[ir.Variable], reached: Iterable[ir.Atom], others: bool) -> Tracks:
         """Where the elements of some values go in the equations that make some others."""
-        numbers = {self._numbers.get(self.flow.producer[a]) for a in reached if a in self.flow.producer}
+        numbers = {self.program.numbers.get(self.flow.producer[a]) for a in reached if a in self.flow.producer}
         equations = tuple(self.program.equations[i] for i in sorted(i for i in numbers if i is not None))
         return follow(self.flow, dataclasses.replace(self.program, equations=equations), starts, others=others)
 
@@ -174,22 +160,19 @@ class _Finder:
 
     def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
         """The layers that a value goes to before it meets a layer, another such contraction or a skip connection."""
-        found: set[int] = set()
-        seen: set[int] = set()
-        pending = list(self._consumers.get(value, ()))
+        readers = self.program.readers
+        seen: set[ir.Equation] = set()
+        pending = list(readers.get(value, ()))
         while pending:
-            i = pending.pop()
-            if i in seen:
+            equation = pending.pop()
+            if equation is None or equation in seen:
                 continue
-            seen.add(i)
-            equation = self.program.equations[i]
-            if equation in self.operations:
-                found.add(i)
-                continue
-            for v in equation.outputs:
+            seen.add(equation)
+            for v in () if equation in self.operations else equation.outputs:
                 if v not in self.ends and self.flow.is_data(v):
-                    pending.extend(self._consumers.get(v, ()))
-        return tuple(self.operations[self.program.equations[i]] for i in sorted(found))
+                    pending.extend(readers.get(v, ()))
+        found = sorted(seen & self.operations.keys(), key=self.program.numbers.__getitem__)
+        return tuple(self.operations[equation] for equation in found)
 
     def _nearest(self, values: Iterable[ir.Atom]) -> frozenset[ir.Atom]:
         """The nearest layers, skip connections or inputs of the program that values are computed from."""

@@ -75,10 +75,6 @@ class _Finder:
         self.next = loop.body.outputs[:count]
         equations = set(loop.body.equations)
         self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations and s.repeats > 1]
-        self.consumers: dict[ir.Atom, list[ir.Equation]] = {}
-        for e in loop.body.equations:
-            for atom in e.inputs:
-                self.consumers.setdefault(atom, []).append(e)
 
     def found(self) -> Iterator[Cell]:
         state_rows = {s: rows for s in self.sites if (rows := self._state_rows(s)) is not None}
@@ -167,8 +163,8 @@ class _Finder:
 
     def _input_gates(self, product: ir.Variable, tracks: Tracks) -> Iterator[ir.Variable]:
         """What multiplies the candidate that is added to the gated state, if it goes from 0 to 1."""
-        for addition in self.consumers.get(product, []):
-            for other in addition.inputs if addition.primitive is ir.add_p else ():
+        for addition in self.body.readers.get(product, []):
+            for other in addition.inputs if addition is not None and addition.primitive is ir.add_p else ():
                 equation = self.flow.producer.get(other)
                 if other is product or equation is None or equation.primitive is not ir.mul_p:
                     continue

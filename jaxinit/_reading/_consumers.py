@@ -27,16 +27,12 @@ class Consumers:
     """Of an analysed program and all that it holds.
 
     Attributes:
-      readers: value → the equations that read it, and their places in the program that holds them.
-      kept: values that their program gives out.
       free: value made without data → the expression of its elements.
       expressions: all expressions that are made for this program.
       idle: equations whose results only statistics consume, statistics that meet what they were made from again.
     """
 
     def __init__(self, analysis: Analysis):
-        self.readers: dict[ir.Atom, list[tuple[int, ir.Equation]]] = {}
-        self.kept: set[ir.Atom] = set()
         self.free: dict[ir.Atom, Expression] = {}
         self.expressions = Expressions()
         self.idle: set[ir.Equation] = set()
@@ -53,15 +49,11 @@ class Consumers:
         return self.expressions.number(np.asarray(atom.value, atom.dtype)) if single else None
 
     def _program(self, program: ir.Program) -> None:
-        self.kept.update(program.outputs)
         for v in program.inputs:
             found = self._leaf(v)
             if found is not None:
                 self.free.setdefault(v, found)
-        for i, equation in enumerate(program.equations):
-            for atom in set(equation.inputs):
-                if isinstance(atom, ir.Variable):
-                    self.readers.setdefault(atom, []).append((i, equation))
+        for equation in program.equations:
             found = self._expression(equation)
             if found is not None:
                 self.free[equation.outputs[0]] = found
@@ -87,11 +79,14 @@ class Consumers:
             return Bits(equation.outputs[0].dtype)
         if equation.primitive in _REARRANGEMENTS:
             return self.of(equation.inputs[0])
-        if equation.primitive not in ELEMENTWISE:
+        if equation.primitive not in ELEMENTWISE or not all(self._may_be_free(a) for a in equation.inputs):
             return None
         inputs = [self.of(a) for a in equation.inputs]
         known = [x for x in inputs if x is not None]
         return self.expressions.step(equation, known) if known and len(known) == len(inputs) else None
+
+    def _may_be_free(self, atom: ir.Atom) -> bool:
+        return isinstance(atom, ir.Constant) or atom in self.free
 
     def _find_idle(self, program: ir.Program) -> None:
         """Follows every value back to the one it is an elementwise function of, and statistics to what they are of."""
@@ -100,12 +95,14 @@ class Consumers:
         of: dict[ir.Equation, ir.Atom] = {}
         met: set[ir.Equation] = set()
         for equation in program.equations:
+            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
+            if not (elementwise or equation.primitive in _REDUCTIONS) or equation in self._sites:
+                continue
             data = [a for a in equation.inputs if self._is_data(a) and a not in self.free]
-            if not data or ir.subprograms(equation) or equation in self._sites:
+            if not data:
                 continue
             whole = [a for a in data if a not in statistics]
             roots = {root.get(a, a) for a in whole}
-            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
             if elementwise and not whole:
                 found = frozenset().union(*(statistics[a] for a in data))
                 statistics.update(dict.fromkeys(equation.outputs, found))
@@ -113,15 +110,15 @@ class Consumers:
                 (own,) = roots
                 met |= {r for a in data if a in statistics for r in statistics[a] if of[r] is own}
                 root[equation.outputs[0]] = own
-            elif equation.primitive in _REDUCTIONS and len(roots) == 1 and len(whole) == len(data):
+            elif not elementwise and len(roots) == 1 and len(whole) == len(data):
                 (of[equation],) = roots
                 statistics.update(dict.fromkeys(equation.outputs, frozenset((equation,))))
         self.idle |= met
         for equation in reversed(program.equations) if met else ():
             if equation.primitive not in ir.ELEMENTWISE and equation.primitive not in _REARRANGEMENTS:
                 continue
-            readers = [e for v in equation.outputs for _, e in self.readers.get(v, [])]
-            if readers and self.kept.isdisjoint(equation.outputs) and all(e in self.idle for e in readers):
+            readers = [e for v in equation.outputs for e in program.readers.get(v, [])]
+            if readers and all(e in self.idle for e in readers):
                 self.idle.add(equation)
 
     def _is_data(self, atom: ir.Atom) -> bool:

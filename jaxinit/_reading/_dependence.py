@@ -152,7 +152,7 @@ def added(inputs: Sequence[Dependence]) -> Dependence:
         return alike
     terms = tuple(term for x in inputs for term in (x.terms or (frozenset(x.degrees),)))
     origins = {leaf: o for x in inputs for leaf, o in multiplied(x.origins).items()}
-    if any(a & b for i, a in enumerate(terms) for b in terms[:i]):
+    if sum(map(len, terms)) > len(frozenset().union(*terms)):
         return alike
     return Dependence(degrees={leaf: 1.0 for term in terms for leaf in term}, origins=origins, terms=terms)
 

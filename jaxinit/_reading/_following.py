@@ -126,15 +126,17 @@ class _Walk:
 
     def exits(self) -> list[Expression]:
         """What the value goes on as: each function once, in the order in which they are made."""
-        outside: set[ir.Atom] = {v for v in self.inside if v in self.consumers.kept}
+        outside: set[ir.Atom] = set()
         pending: list[int] = []
-        seen: set[int] = set()
+        seen: set[ir.Equation] = set()
 
         def enter(value: ir.Atom) -> None:
-            for at, _ in self.consumers.readers.get(value, ()):
-                if at not in seen:
-                    seen.add(at)
-                    heapq.heappush(pending, at)
+            for equation in self.program.readers.get(value, ()):
+                if equation is None:
+                    outside.add(value)
+                elif equation not in seen:
+                    seen.add(equation)
+                    heapq.heappush(pending, self.program.numbers[equation])
 
         for value in self.inside:
             enter(value)
@@ -149,8 +151,6 @@ class _Walk:
             self.inside.update(found)
             for value in found:
                 enter(value)
-                if value in self.consumers.kept:
-                    outside.add(value)
         return list(dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside))
 
     def _through(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:

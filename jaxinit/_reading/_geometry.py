@@ -43,6 +43,8 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
 
     A weight that grows with no leaf, since it is divided by its own norm, is one nevertheless if it is a matrix.
     """
+    if equation.primitive not in _OPERATIONS:
+        return None
     for is_weight in (_grows, _is_normalized):
         for i, value in enumerate(arguments):
             others = [x for j, x in enumerate(arguments) if j != i]
@@ -52,6 +54,9 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
             if shape is not None and (is_weight is _grows or (shape.in_dims and shape.out_dims)):
                 return i, shape
     return None
+
+
+_OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
 
 
 def _grows(value: Dependence) -> bool:

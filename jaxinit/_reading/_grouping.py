@@ -2,19 +2,22 @@
 
 import collections
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxinit._reading._origin import Factor, overlap
 from jaxinit._reading._units import Read, Site, Unit
 
+_Region: TypeAlias = tuple[tuple[int, int], ...]
+
 
 def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read]) -> list[Unit]:
     """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
-    of_leaf: dict[int, dict[Unit, None]] = collections.defaultdict(dict)
+    of_leaf: dict[int, dict[Unit, _Region]] = collections.defaultdict(dict)
     for unit in found:
-        near = dict.fromkeys(u for leaf in unit.regions for u in of_leaf[leaf])
-        for other in [u for u in near if _share(u, unit)]:
+        alike = [u for leaf, own in unit.regions.items() for u, region in of_leaf[leaf].items() if overlap(region, own)]
+        for other in dict.fromkeys(alike):
             unit.refused = unit.refused or other.refused
             if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
                 unit.refused = unit.refused or _clash(unit.stack, other.stack)
@@ -31,15 +34,15 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
             unit.sites = list(dict.fromkeys([*other.sites, *unit.sites]))
             for leaf in other.regions:
                 del of_leaf[leaf][other]
-        for leaf in unit.regions:
-            of_leaf[leaf][unit] = None
+        for leaf, own in unit.regions.items():
+            of_leaf[leaf][unit] = own
     units = list(dict.fromkeys(unit for alike in of_leaf.values() for unit in alike))
     order = {site: i for i, site in enumerate(sites)}
     for unit in units:
         unit.sites.sort(key=order.__getitem__)
     for leaf, origin, degree, position, _ in reads:
-        for unit in of_leaf[leaf]:
-            if origin and not overlap(origin.region, unit.regions[leaf]):
+        for unit, region in of_leaf[leaf].items():
+            if origin and not overlap(origin.region, region):
                 continue
             if degree is None:
                 unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
@@ -53,12 +56,7 @@ def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read])
     return units
 
 
-def _share(a: Unit, b: Unit) -> bool:
-    """Whether two units have elements of a leaf in common."""
-    return any(overlap(a.regions[leaf], b.regions[leaf]) for leaf in a.regions.keys() & b.regions.keys())
-
-
-def _hull(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _hull(a: _Region, b: _Region) -> _Region:
     return tuple((min(x[0], y[0]), max(x[1], y[1])) for x, y in zip(a, b, strict=True))
 
 

@@ -73,6 +73,8 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
     partials: _Found = {}
     followed: set[tuple[ir.Atom, int, ir.Equation]] = set()
     for equation in equations:
+        if not multiplies(equation) and partials.keys().isdisjoint(equation.inputs):
+            continue
         carried = [partials.get(atom, {}) for atom in equation.inputs]
         entry = _entry(equation, of)
         found = {} if entry is None else {entry[0]: entry[1]}

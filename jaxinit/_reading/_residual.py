@@ -18,7 +18,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from jaxinit import _program as ir
 from jaxinit._reading._normalizations import normalizations_of
@@ -101,6 +101,10 @@ def _programs(
                 inputs = inner.inputs[equation.body_consts :]
             yield from _programs(inner, frozenset(inputs))
     yield program, carried
+
+
+_Window: TypeAlias = dict[int, bool | None]
+"""Equations by number, and whether layers lie between a value and them; None for those not computed from it."""
 
 
 @dataclasses.dataclass
@@ -324,8 +328,8 @@ class _Finder:
             return (start,)
         return self.sources[i]
 
-    def _window(self, root: ir.Atom, ends: Iterable[ir.Atom]) -> dict[int, bool]:
-        """The equations between a value and others, in execution order, and whether they compute from the value."""
+    def _window(self, root: ir.Atom, ends: Iterable[ir.Atom]) -> _Window:
+        """The equations between a value and others, in execution order."""
         seen: set[int] = set()
         pending = [self.index[a] for a in ends if a in self.index]
         while pending:
@@ -334,30 +338,27 @@ class _Finder:
                 continue
             seen.add(i)
             pending.extend(self.index[a] for a in self._before(i, root) if a in self.index and self._may_reach(root, a))
-        window: dict[int, bool] = {}
+        window: _Window = {}
         for i in sorted(seen):
-            window[i] = any(self._descends(a, root, window) for a in self._before(i, root))
+            own = [a for a in self._before(i, root) if self._descends(a, root, window)]
+            window[i] = any(window.get(self._number(a)) for a in own) or bool(self._layers(i)) if own else None
         return window
 
-    def _descends(self, atom: ir.Atom, root: ir.Atom, window: dict[int, bool]) -> bool:
-        return atom is root or window.get(self._number(atom), False)
+    def _descends(self, atom: ir.Atom, root: ir.Atom, window: _Window) -> bool:
+        return atom is root or window.get(self._number(atom)) is not None
 
-    def _branch(self, root: ir.Atom, term: ir.Atom, window: dict[int, bool]) -> _Branch:
+    def _branch(self, root: ir.Atom, term: ir.Atom, window: _Window) -> _Branch:
         """The layers between a value and a term, each with the least number of layers that come after it."""
         end = self._number(term)
         after: dict[int, _After] = {}
         layers: dict[Site, _After] = {}
-        if not window.get(end, False) or term is root:
+        if window.get(end) is None or term is root:
             return _Branch(frozenset(), layers)
-        has_layers: dict[int, bool] = {}
-        for i, descends in window.items():
-            numbers = (self._number(a) for a in self._before(i, root))
-            has_layers[i] = descends and (bool(self._layers(i)) or any(has_layers.get(j, False) for j in numbers))
         aside: dict[int, _After] = {}
         after[end] = _After(0, 0)
-        for i in sorted((i for i, descends in window.items() if descends), reverse=True):
-            if i not in after:
-                continue
+        pending = [-end]
+        while pending:
+            i = -heapq.heappop(pending)
             inside = self._layers(i)
             for site, more in inside.items():
                 layers[site] = after[i].then(more.gates, more.layers)
@@ -372,8 +373,11 @@ class _Finder:
                 if atom is gate:
                     value = next(a for a in before if a is not gate)
                     # The last layer of what a gate weighs counts as one that comes after it.
-                    way = way.then(1, int(has_layers.get(self._number(value), False)))
-                found = after if self._descends(atom, root, window) else aside
+                    way = way.then(1, int(window.get(self._number(value)) or False))
+                descends = self._descends(atom, root, window)
+                if descends and j not in after:
+                    heapq.heappush(pending, -j)
+                found = after if descends else aside
                 found[j] = min(found.get(j, way), way)
         self._add_layers_aside(frozenset(after), aside, layers)
         return _Branch(frozenset(after), layers)
@@ -408,14 +412,14 @@ class _Finder:
                 self._held[i] = _held(self.analysis, equation, [bool(self.readers.get(v)) for v in equation.outputs])
         return self._held[i]
 
-    def _gate(self, i: int, root: ir.Atom, window: dict[int, bool]) -> ir.Atom | None:
+    def _gate(self, i: int, root: ir.Atom, window: _Window) -> ir.Atom | None:
         """Which factor of a product of data is no value but weighs the other: see `_is_gate`."""
         if self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
             return None
         a, b = self.sources[i]
         return next((x for x, y in ((a, b), (b, a)) if self._is_gate(x, y, root, window)), None)
 
-    def _is_gate(self, gate: ir.Atom, value: ir.Atom, root: ir.Atom, window: dict[int, bool]) -> bool:
+    def _is_gate(self, gate: ir.Atom, value: ir.Atom, root: ir.Atom, window: _Window) -> bool:
         """Whether it comes from elsewhere while the value does not, is spread over it, or is computed from it."""
         descends = [self._descends(a, root, window) for a in (gate, value)]
         if descends[0] != descends[1]:
@@ -425,7 +429,7 @@ class _Finder:
             return spread[0]
         if not self._may_reach(value, gate):
             return False
-        return next(reversed(self._window(value, [gate]).values()), False)
+        return next(reversed(self._window(value, [gate]).values()), None) is not None
 
     def _is_spread(self, atom: ir.Atom, other: ir.Atom) -> bool:
         """Whether a value is one number for many of those it multiplies."""

@@ -16,9 +16,8 @@ from jaxinit._program._stacks import with_stacks
 from jaxinit._program._unrolled import unrolled
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
-from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
-from jaxinit._reading._flow import Flow
+from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
@@ -41,6 +40,11 @@ class Traced:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of the leaves."""
         return tuple(jnp.shape(leaf) for leaf in self.leaves)
+
+    @functools.cached_property
+    def entered(self) -> dict[ir.Atom, Any]:
+        """Values that go, element by element, into a primitive whose program is not read, and that primitive."""
+        return _entered(self.analysis)
 
     @functools.cached_property
     def flow(self) -> Flow:
@@ -181,23 +185,26 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
     )
 
 
-def _unread(traced: Traced, site: Site) -> str | None:
-    """What a reader should know of a layer whose output goes, element by element, into something that is not read."""
-    readers = consumers_of(traced.analysis).readers
-    queue: list[ir.Atom] = [site.finish.outputs[0]]
-    seen: set[ir.Atom] = set()
-    while queue:
-        atom = queue.pop()
-        if atom in seen:
-            continue
-        seen.add(atom)
-        for _, equation in readers.get(atom, ()):
-            if ir.is_opaque(equation):
-                return f"{UNREAD}: its output enters {equation.primitive}, whose program is not read"
+def _entered(analysis: Analysis) -> dict[ir.Atom, Any]:
+    """Values that go, element by element, into a primitive whose program is not read, and that primitive."""
+    found: dict[ir.Atom, Any] = {}
+    for program in programs_of(analysis.program):
+        for equation in reversed(program.equations):
             rule = rule_of(equation)
-            if equation not in traced.analysis.sites and rule.linear and (rule.elementwise or rule.rearranges):
-                queue.extend(equation.outputs)
-    return None
+            if rule.linear and (rule.elementwise or rule.rearranges):
+                goes_on = () if equation in analysis.sites else equation.outputs
+                primitive = next((found[v] for v in goes_on if v in found), None)
+            else:
+                primitive = equation.primitive if ir.is_opaque(equation) else None
+            if primitive is not None:
+                found.update(dict.fromkeys(equation.inputs, primitive))
+    return found
+
+
+def _unread(traced: Traced, site: Site) -> str | None:
+    """What a reader should know of a layer whose output goes into something that is not read."""
+    primitive = traced.entered.get(site.finish.outputs[0])
+    return None if primitive is None else f"{UNREAD}: its output enters {primitive}, whose program is not read"
 
 
 def _members(unit: Unit) -> list[int]:

@@ -238,6 +238,5 @@ class Analysis:
 
     def of(self, atom: ir.Atom) -> Dependence:
         """What a value depends on."""
-        if isinstance(atom, ir.Constant):
-            return DATA if atom in self.as_data else INDEPENDENT
-        return self.dependences.get(atom, INDEPENDENT)
+        found = self.dependences.get(atom)  # type: ignore[arg-type]
+        return found or (DATA if atom in self.as_data else INDEPENDENT)

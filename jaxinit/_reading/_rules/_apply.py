@@ -32,7 +32,7 @@ def rearrangement(equation: ir.Equation) -> Move | None:
 
 def _with_pattern(value: Dependence, equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     pattern = rule_of(equation).pattern(equation, [x.pattern for x in inputs])
-    return value if pattern == value.pattern else dataclasses.replace(value, pattern=pattern)
+    return value if pattern is value.pattern else dataclasses.replace(value, pattern=pattern)
 
 
 def _are_one(cases: Sequence[Dependence]) -> bool:

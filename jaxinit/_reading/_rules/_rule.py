@@ -31,7 +31,7 @@ def _no_places(equation: ir.Equation) -> dict[int, int]:
 
 
 def _moved_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
-    return inputs[0].moved(rule_of(equation).places(equation)) if inputs and inputs[0] != NONE else NONE
+    return inputs[0].moved(rule_of(equation).places(equation)) if inputs and inputs[0] is not NONE else NONE
 
 
 @dataclasses.dataclass(frozen=True)
