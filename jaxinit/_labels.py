@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit._reading._origin import Origin
-from jaxinit._reading._trace import trace
+from jaxinit._reading import Origin, trace
 
 
 def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Any:

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxinit._diagnose._curves import FLAT, curve
 from jaxinit._diagnose._sizes import divisor, real, spread, totals
-from jaxinit._reading._activated import Meeting
+from jaxinit._reading import Meeting
 from jaxinit._typing import Array
 
 VECTORS = 64

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxinit._caches import forgotten_by_clear
 from jaxinit._eager import outside_traces
-from jaxinit._reading._traced_activation import TracedActivation
+from jaxinit._reading import TracedActivation
 
 FLAT = 0.05
 """A slope below so much of the largest one counts as none."""

@@ -18,11 +18,9 @@ from jaxinit._diagnose._rows import Row, first_rows, rows
 from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
-from jaxinit._evaluate._measure import measure, stacked
+from jaxinit._evaluate import measure, stacked
 from jaxinit._keys import check_key
-from jaxinit._reading._trace import Traced, layers_of, trace
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import part_of, per_slice, stacked_size
+from jaxinit._reading import Traced, Unit, layers_of, part_of, per_slice, stacked_size, trace
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxinit._diagnose._activity import Activity, no_activity
 from jaxinit._diagnose._sizes import mean_and_std, real, rms
-from jaxinit._evaluate._place import Place
+from jaxinit._evaluate import Place
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

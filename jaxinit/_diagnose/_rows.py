@@ -8,12 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxinit._diagnose._curves import curve
-from jaxinit._reading import Layer
-from jaxinit._reading._depth import Depth
-from jaxinit._reading._portions import Portion
-from jaxinit._reading._trace import Traced
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import slice_places
+from jaxinit._reading import Depth, Layer, Portion, Traced, Unit, slice_places
 
 
 @dataclasses.dataclass(frozen=True)

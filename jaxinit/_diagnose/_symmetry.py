@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import View, in_order_of_leaf, part_of, view
+from jaxinit._reading import Unit, View, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _SAME = 1e-3

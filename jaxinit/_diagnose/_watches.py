@@ -11,11 +11,8 @@ from jaxinit import _program as ir
 from jaxinit._diagnose._activity import activity
 from jaxinit._diagnose._probe import ProbeState
 from jaxinit._diagnose._sizes import real
-from jaxinit._evaluate._visitor import Watch
-from jaxinit._reading._activated import Meeting
-from jaxinit._reading._attention import Attention
-from jaxinit._reading._trace import Traced
-from jaxinit._reading._units import Unit
+from jaxinit._evaluate import Watch
+from jaxinit._reading import Attention, Meeting, Traced, Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -13,7 +13,7 @@ from jax import lax
 from jaxinit import _program as ir
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor
-from jaxinit._reading._units import Analysis, Unit
+from jaxinit._reading import Analysis, Unit
 from jaxinit._typing import Array
 
 Run = Callable[[ir.Program, Sequence[Any], dict[Unit, State]], list[Any]]

@@ -21,8 +21,7 @@ from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor, Watch
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Analysis, Part, Site, Unit
+from jaxinit._reading import Analysis, Factor, Part, Site, Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

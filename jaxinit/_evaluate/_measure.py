@@ -12,7 +12,7 @@ from jaxinit._evaluate._evaluation import Evaluation
 from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._scaling import State
 from jaxinit._evaluate._visitor import Watch
-from jaxinit._reading._units import Analysis, Unit
+from jaxinit._reading import Analysis, Unit
 from jaxinit._typing import Array
 
 Look: TypeAlias = Callable[[Place, State, Array], tuple[State, Array]]

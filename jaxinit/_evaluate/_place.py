@@ -2,9 +2,7 @@
 
 import dataclasses
 
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Part, Site, Unit
-from jaxinit._reading._views import spread
+from jaxinit._reading import Factor, Part, Site, Unit, spread
 from jaxinit._typing import Array
 
 

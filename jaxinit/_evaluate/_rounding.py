@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._reading._rules import rearrangement, rule_of
-from jaxinit._reading._units import Analysis
+from jaxinit._reading import Analysis, rearrangement, rule_of
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -7,10 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._reading._dependence import Dependence
-from jaxinit._reading._origin import Factor, overlap
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import spread
+from jaxinit._reading import Dependence, Factor, Unit, overlap, spread
 from jaxinit._typing import Array
 
 State: TypeAlias = Any

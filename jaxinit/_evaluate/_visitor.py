@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 
 from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._scaling import State
-from jaxinit._reading._units import Unit
+from jaxinit._reading import Unit
 from jaxinit._typing import Array
 
 

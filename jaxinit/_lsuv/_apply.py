@@ -13,9 +13,9 @@ from jaxinit._lsuv._centre import output_dims
 from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
-from jaxinit._reading._origin import FOREIGN
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import (
+from jaxinit._reading import (
+    FOREIGN,
+    Unit,
     in_order_of_leaf,
     other_factors,
     part_of,

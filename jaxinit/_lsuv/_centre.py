@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._reading._dependence import of_constant
-from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._rules import rearrangement
-from jaxinit._reading._trace import Traced
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import scale_factors
+from jaxinit._reading import FOREIGN, Factor, Origin, Traced, Unit, of_constant, rearrangement, scale_factors
 
 
 class Centre(NamedTuple):

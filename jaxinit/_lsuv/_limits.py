@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import axis_factors, in_order_of_leaf, part_of
+from jaxinit._reading import Factor, Unit, axis_factors, in_order_of_leaf, part_of
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, DTypeLike
 

@@ -36,10 +36,17 @@ from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measur
 from jaxinit._lsuv._report import LsuvReport
 from jaxinit._lsuv._visitor import ScaleState
 from jaxinit._program import is_traced
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._trace import Traced, trace
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import in_order_of_leaf, other_factors, scale_factors, unit_name, view
+from jaxinit._reading import (
+    Factor,
+    Traced,
+    Unit,
+    in_order_of_leaf,
+    other_factors,
+    scale_factors,
+    trace,
+    unit_name,
+    view,
+)
 from jaxinit._typing import Array
 
 

@@ -13,9 +13,7 @@ from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
 from jaxinit._patterns import check_patterns, first_match, matches
-from jaxinit._reading._table import Layer
-from jaxinit._reading._trace import Traced, layers_of, weight_growth
-from jaxinit._reading._units import Unit
+from jaxinit._reading import Layer, Traced, Unit, layers_of, weight_growth
 from jaxinit._typing import Array, Scalar
 
 SKIPPED = "skipped"

@@ -13,15 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._evaluate._evaluation import Evaluation
+from jaxinit._evaluate import Evaluation
 from jaxinit._lsuv._acceleration import accelerated, no_memory
 from jaxinit._lsuv._centre import Centre
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Analysis, Unit
-from jaxinit._reading._views import stacked_size
+from jaxinit._reading import Analysis, Factor, Unit, stacked_size
 from jaxinit._typing import Array
 
 States = dict[Unit, ScaleState]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._evaluate._place import Place
+from jaxinit._evaluate import Place
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
     DEAD,
@@ -25,8 +25,7 @@ from jaxinit._lsuv._moments import (
     std,
     wide,
 )
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Unit
+from jaxinit._reading import Factor, Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._evaluate._measure import measure
-from jaxinit._evaluate._place import Place
+from jaxinit._evaluate import Place, measure
 from jaxinit._plots._style import COLORS, axes_or_new, name_layers
-from jaxinit._reading._trace import layers_of, trace
-from jaxinit._reading._views import slice_places
+from jaxinit._reading import layers_of, slice_places, trace
 from jaxinit._typing import Array
 
 _BINS = 81

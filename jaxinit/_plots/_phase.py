@@ -9,8 +9,7 @@ import numpy as np
 from jaxinit._activations import Activation, canonical_activation
 from jaxinit._critical import critical
 from jaxinit._plots._style import COLORS, GREY, axes_or_new
-from jaxinit._reading._trace import layers_of, trace
-from jaxinit._reading._views import part_of
+from jaxinit._reading import layers_of, part_of, trace
 
 
 def phase_diagram(

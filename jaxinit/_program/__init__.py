@@ -35,3 +35,4 @@ from jaxinit._program._primitives import *  # noqa: F403
 from jaxinit._program._stacks import with_stacks as with_stacks
 from jaxinit._program._tracing import as_function as as_function
 from jaxinit._program._tracing import trace as trace
+from jaxinit._program._unrolled import unrolled as unrolled

@@ -17,7 +17,7 @@ from jaxinit._program import is_traced
 from jaxinit._rbm._contrastive_divergence import trained
 from jaxinit._rbm._report import RbmReport
 from jaxinit._rbm._stack import stack_of
-from jaxinit._reading._trace import trace
+from jaxinit._reading import trace
 from jaxinit._schemes._draw import key_for
 from jaxinit._schemes._roles import roles
 from jaxinit._schemes._scheme import MisfitError

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._dtypes import round_to
-from jaxinit._reading._origin import FOREIGN, Origin, overlap
-from jaxinit._reading._rules import rearrangement
-from jaxinit._reading._units import Analysis
+from jaxinit._reading import FOREIGN, Analysis, Origin, overlap, rearrangement
 from jaxinit._typing import Array
 
 

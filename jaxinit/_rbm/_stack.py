@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._evaluate._measure import value_of
+from jaxinit._evaluate import value_of
 from jaxinit._rbm._slot import Slot, slot_of
-from jaxinit._reading import Layer
-from jaxinit._reading._rules import rule_of
-from jaxinit._reading._units import Analysis, Site, Unit
+from jaxinit._reading import Analysis, Layer, Site, Unit, rule_of
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 

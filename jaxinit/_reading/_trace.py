@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_no_module, is_module
-from jaxinit._program._stacks import with_stacks
-from jaxinit._program._unrolled import unrolled
+from jaxinit._program import unrolled, with_stacks
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._depth import Depth, depths

@@ -20,9 +20,7 @@ from jaxinit._initializers import (
     sparse,
     variance_scaling,
 )
-from jaxinit._reading._normalizations import normalizations
-from jaxinit._reading._trace import trace
-from jaxinit._reading._views import part_of
+from jaxinit._reading import normalizations, part_of, trace
 from jaxinit._schemes import initialize
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._looks_linear import looks_linear

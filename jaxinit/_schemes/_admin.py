@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxinit._initializers import glorot_uniform
 from jaxinit._lsuv import deviations
-from jaxinit._reading._units import Unit
+from jaxinit._reading import Unit
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme

@@ -5,8 +5,7 @@ import dataclasses
 from jaxinit._gain import elementwise, gain
 from jaxinit._initializers import variance_scaling
 from jaxinit._quadrature import gaussian_means
-from jaxinit._reading import Layer
-from jaxinit._reading._table import UNREAD
+from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._schemes._scheme import Rule, Scheme
 

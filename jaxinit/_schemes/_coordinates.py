@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._lsuv import deviations
-from jaxinit._reading._trace import layers_of, trace
+from jaxinit._reading import layers_of, trace
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 

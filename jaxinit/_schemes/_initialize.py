@@ -13,11 +13,7 @@ from jaxinit._initializers import constant, scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
 from jaxinit._program import is_traced
-from jaxinit._reading import Layer
-from jaxinit._reading._roles import FROZEN, LeafRole
-from jaxinit._reading._trace import trace
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import other_factors, part_name, with_part
+from jaxinit._reading import FROZEN, Layer, LeafRole, Unit, other_factors, part_name, trace, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden

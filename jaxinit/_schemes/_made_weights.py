@@ -16,10 +16,7 @@ from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
-from jaxinit._reading import Layer
-from jaxinit._reading._made import is_made, weights_made
-from jaxinit._reading._units import Unit
-from jaxinit._reading._views import part_of, spread_over_leaf, with_part
+from jaxinit._reading import Layer, Unit, is_made, part_of, spread_over_leaf, weights_made, with_part
 from jaxinit._schemes._roles import Model, Piece
 from jaxinit._typing import Array
 

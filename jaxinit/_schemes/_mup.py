@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from jaxinit._checks import check_choice
 from jaxinit._initializers import normal, scaled, zeros
-from jaxinit._reading import Layer
-from jaxinit._reading._trace import trace
+from jaxinit._reading import Layer, trace
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._roles import Model, Piece, roles
 from jaxinit._schemes._scheme import MisfitError, Rule

@@ -10,13 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._program import is_traced
-from jaxinit._reading import Layer
-from jaxinit._reading._following import is_concatenated_relu
-from jaxinit._reading._low_rank import low_rank_pairs
-from jaxinit._reading._portions import Portion
-from jaxinit._reading._roles import FROZEN, KEPT, LeafRole, leaf_roles
-from jaxinit._reading._trace import Traced, layers_of
-from jaxinit._reading._units import Site, Unit
+from jaxinit._reading import (
+    FROZEN,
+    KEPT,
+    Layer,
+    LeafRole,
+    Portion,
+    Site,
+    Traced,
+    Unit,
+    is_concatenated_relu,
+    layers_of,
+    leaf_roles,
+    low_rank_pairs,
+)
 
 
 @dataclasses.dataclass(frozen=True)

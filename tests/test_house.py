@@ -1,0 +1,106 @@
+"""The house: floors import downwards only, no two files need each other, and rooms are entered by their doors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxinit
+
+PACKAGE = Path(jaxinit.__file__).parent
+MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts): p for p in sorted(PACKAGE.rglob("*.py"))}
+
+# From the ground up; whatever is named nowhere is arithmetic, on the ground floor.
+FLOORS = (
+    ("arithmetic",),
+    ("_initializers", "haar", "_orthonormalize"),
+    ("_program",),
+    ("_reading",),
+    ("_evaluate",),
+    ("_lsuv", "_schemes", "_diagnose", "_rbm", "_labels"),
+    ("_recommend", "_study"),
+    ("_modules", "_plots"),
+    ("linen", "nnx", "plot", "schemes", "__main__", "__init__"),
+)
+DOORS = ("_program", "_reading", "_evaluate")
+"""Rooms of which those outside use what the `__init__` exports, and nothing else."""
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def floor(module):
+    return next((i for i, rooms in enumerate(FLOORS) if room(module) in rooms), 0)
+
+
+def imports(module):
+    """The modules of the package that one imports, wherever in its file, with types alone too."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    package = [part for part in package if part != "__init__"]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("jaxinit"))
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(x for x in (base, node.module) if x)
+            for alias in node.names if base.startswith("jaxinit") else ():
+                found = f"{base}.{alias.name}"
+                yield found if known(found) in MODULES else base
+
+
+def known(module):
+    return module if module in MODULES else f"{module}.__init__"
+
+
+GRAPH = {module: {known(x) for x in imports(module)} - {module} for module in MODULES}
+
+
+def cycles(graph):
+    """Sets of modules each of which needs all others of its set (Tarjan's strongly connected components)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(v):
+        index[v] = low[v] = len(index)
+        stack.append(v)
+        for w in sorted(graph.get(v, ())):
+            if w not in index:
+                visit(w)
+                low[v] = min(low[v], low[w])
+            elif w in stack:
+                low[v] = min(low[v], index[w])
+        if low[v] == index[v]:
+            component = [stack.pop()]
+            while component[-1] != v:
+                component.append(stack.pop())
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for v in sorted(graph):
+        if v not in index:
+            visit(v)
+    return found
+
+
+def through_doors(graph):
+    """The graph in which a room's files do not need its `__init__`, which gathers them and has no code of its own."""
+    return {v: {w for w in ws if not w.endswith(".__init__") or room(w) != room(v)} for v, ws in graph.items()}
+
+
+def test_no_two_files_need_each_other():
+    assert cycles(through_doors(GRAPH)) == []
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_downwards(module):
+    above = {x for x in GRAPH[module] if floor(x) > floor(module) and x != "jaxinit.__init__"}
+    assert not above
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_rooms_are_entered_by_their_doors(module):
+    others = [x for x in GRAPH[module] if room(x) in DOORS and room(x) != room(module)]
+    assert all(x.endswith(".__init__") for x in others), others
