@@ -8,9 +8,7 @@ parameters that can be scaled by itself (see `_grouping`).
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence, Set
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading import _dependence as dependence
@@ -23,27 +21,14 @@ from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
-from jaxinit._reading._origin import Factor
-from jaxinit._reading._regions import Region, geometry_of_region, is_outer, regions
+from jaxinit._reading._notes import Notes
+from jaxinit._reading._regions import Region, geometry_of_region, regions
 from jaxinit._reading._towers import inputs_of_towers
-from jaxinit._reading._units import Analysis, Entry, Part, Read, Site, Unit
+from jaxinit._reading._units import Analysis, Entry, Part, Site
+from jaxinit._reading._weights import Loop, Weights
 
-_UNSCALABLE = (
-    "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
-    "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
-)
-_JOINED = "data multiplies it joined with others, element by element"
 _MOST_TOWERS = 8
 """Towers upon towers: more than these are left unread."""
-
-
-@dataclasses.dataclass
-class _Loop:
-    """An enclosing scan: its length, the leaves it walks along, and whether from their end."""
-
-    length: int
-    leaves: frozenset[int]
-    reverse: bool = False
 
 
 def analyse(program: ir.Program, leaf_count: int) -> Analysis:
@@ -55,16 +40,16 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
         if not more:
             break
         as_data |= more
-    units = grouped(walk.units.values(), walk.sites.values(), walk.reads)
+    units = grouped(walk.weights.units.values(), walk.notes.sites.values(), walk.notes.reads)
     mark_ensembles(units)
     return Analysis(
         program,
         walk.dependences,
-        walk.sites,
+        walk.notes.sites,
         units,
-        walk.opaque,
-        walk.reads,
-        walk.read_leaves,
+        walk.notes.opaque,
+        walk.notes.reads,
+        walk.notes.read_leaves,
         as_data,
     )
 
@@ -78,7 +63,8 @@ def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
 
 class _Walk:
     def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
-        self.shapes = [v.shape for v in program.inputs[:leaf_count]]
+        shapes = [v.shape for v in program.inputs[:leaf_count]]
+        self.weights, self.notes = Weights(shapes), Notes(shapes)
         self.as_data = as_data
         self.towers: set[ir.Atom] = set()
         self.entered: dict[ir.Equation, Entry] = {}
@@ -86,16 +72,10 @@ class _Walk:
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.noise: set[ir.Atom] = set()
         self.producers: dict[ir.Atom, ir.Equation] = {}
-        self.sites: dict[ir.Equation, Site] = {}
         self.picked: dict[ir.Equation, Picked] = {}
-        self.units: dict[Hashable, Unit] = {}
-        self.opaque: list[tuple[int, str]] = []
-        self.read_leaves: set[int] = set()
-        self.reads: list[Read] = []
-        self.recording = True
         self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
         for atom in program.outputs:
-            self.read_leaves |= set(self.of(atom).degrees)
+            self.notes.read_leaves |= set(self.of(atom).degrees)
 
     def of(self, atom: ir.Atom) -> Dependence:
         if isinstance(atom, ir.Variable):
@@ -112,11 +92,11 @@ class _Walk:
         """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
         for atom, value in zip(atoms, values, strict=True):
             if atom in self.as_data:
-                self.note_read(value)
+                self.notes.read(value)
                 value = DATA
             self.dependences[atom] = value
 
-    def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+    def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         self.became(program.inputs, inputs)
         consumers = program.readers
         self.producers.update((v, equation) for equation in program.equations for v in equation.outputs)
@@ -150,7 +130,7 @@ class _Walk:
         self,
         equation: ir.Equation,
         arguments: list[Dependence],
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> list[Dependence]:
         # Noise that a loop or a branch reads is noise inside it.
@@ -162,17 +142,17 @@ class _Walk:
                 return self.switch(equation, arguments, loops)
             case ir.While():
                 return self.loop(equation, arguments, loops)
-        picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weight_leaf)
+        picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weights.leaf_of)
         if picked is not None:
             self.picked[picked.product] = picked
-            self.note_reads(equation, arguments, 0, {picked.leaf})
+            self.notes.meeting(equation, arguments, 0, {picked.leaf})
             return [DATA]
         if equation in self.ends:
             self.region_site(self.ends[equation], loops, consumers)
             return [DATA]
         if equation in self.entered:
             entry = self.entered[equation]
-            self.note_reads(equation, arguments, entry.weight, set(self.weight_leaves(arguments[entry.weight])))
+            self.notes.meeting(equation, arguments, entry.weight, set(self.weights.leaves_of(arguments[entry.weight])))
             return [DATA]
         if equation not in self.picked and not any(x.degrees or x.mingled for x in arguments):
             return rules.apply(equation, arguments)
@@ -180,70 +160,70 @@ class _Walk:
         results = rules.apply(equation, arguments)
         if site:
             leaves = {leaf for part in site.parts for leaf in part.unit.regions}
-            self.note_reads(equation, arguments, site.entries[0].weight, leaves)
+            self.notes.meeting(equation, arguments, site.entries[0].weight, leaves)
             return [DATA] * len(equation.outputs)
         meets_data = any(x.data for x in arguments)
         if results and results[0].data:
             results = self.mingled(equation, arguments, results)
             if meets_data:
-                self.note_reads(equation, arguments)
+                self.notes.meeting(equation, arguments)
         elif results and not meets_data:
-            self.note_hidden(equation, arguments)
+            self.notes.hidden(equation, arguments)
         return results
 
     def mingled(
         self, equation: ir.Equation, arguments: list[Dependence], results: list[Dependence]
     ) -> list[Dependence]:
         """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
-        if self.recording and equation.primitive in ir.CONTRACTIONS:
-            self.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, self.shapes))
+        if self.notes.recording and equation.primitive in ir.CONTRACTIONS:
+            self.notes.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, self.weights.shapes))
         found = mingled_in(equation, arguments)
         return [dataclasses.replace(x, mingled=found) for x in results] if found else results
 
     # Structured control flow
 
-    def scan(self, equation: ir.Scan, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+    def scan(self, equation: ir.Scan, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         consts = arguments[: equation.num_consts]
         carry = arguments[equation.num_consts : equation.num_consts + equation.num_carry]
         stacked = arguments[equation.num_consts + equation.num_carry :]
         slices = [dependence.unstacked(x) for x in stacked]
         leaves = frozenset(leaf for x in stacked for leaf in x.degrees)
-        inner = (*loops, _Loop(equation.length, leaves, equation.reverse))
+        inner = (*loops, Loop(equation.length, leaves, equation.reverse))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
             return self.program(equation.body, [*consts, *carry, *slices], inner)
 
         initial, carry = carry, self.fixpoint(step, carry)
-        self.note_mixed(initial, carry)
+        self.notes.mixed(initial, carry)
         results = step(carry)
         return [*carry, *(dependence.stacked(x) for x in results[equation.num_carry :])]
 
-    def loop(self, equation: ir.While, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+    def loop(self, equation: ir.While, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
         # How often it runs, only the data knows: twice stands for more than once.
-        inner = (*loops, _Loop(2, frozenset()))
+        inner = (*loops, Loop(2, frozenset()))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
             return self.program(equation.body, [*consts, *carry], inner)
 
         initial, carry = carry, self.fixpoint(step, carry)
-        self.note_mixed(initial, carry)
+        self.notes.mixed(initial, carry)
         (goes_on,) = self.program(equation.condition, [*condition_consts, *carry], loops)
         step(carry)
         steps = zip(carry, equation.body.inputs[equation.body_consts :], equation.body.outputs, strict=True)
         results = [x if after is before else self.decided([x], goes_on) for x, before, after in steps]
-        self.note_mixed(carry, results)
-        self.note_decisions(goes_on, results)
+        self.notes.mixed(carry, results)
+        self.notes.decisions(goes_on, results)
         return results
 
-    def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[_Loop, ...]) -> list[Dependence]:
+    def switch(self, equation: ir.Switch, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         index, *operands = arguments
         by_branch = [self.program(branch, operands, loops) for branch in equation.branches]
         results = [self.decided(cases, index) for cases in zip(*by_branch, strict=True)]
         for outputs in by_branch:
-            self.note_mixed(outputs, results)
-        self.note_decisions(index, results)
+            self.notes.mixed(outputs, results)
+        self.notes.decisions(index, results)
         return results
 
     def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
@@ -255,13 +235,13 @@ class _Walk:
         self, step: Callable[[list[Dependence]], list[Dependence]], carry: list[Dependence]
     ) -> list[Dependence]:
         """The dependence of a loop's carry that holds for every iteration."""
-        recording, self.recording = self.recording, False
+        recording, self.notes.recording = self.notes.recording, False
         while True:
             after = [dependence.joined(a, b) for a, b in zip(carry, step(carry), strict=False)]
             if after == carry:
                 break
             carry = after
-        self.recording = recording
+        self.notes.recording = recording
         return carry
 
     # Sites
@@ -270,7 +250,7 @@ class _Walk:
         self,
         equation: ir.Equation,
         arguments: list[Dependence],
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> Site | None:
         picked = self.picked.pop(equation, None)
@@ -284,7 +264,7 @@ class _Walk:
         return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
 
     def region_site(
-        self, region: Region, loops: tuple[_Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
+        self, region: Region, loops: tuple[Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
     ) -> None:
         """The layer that a region is."""
         if region.joint:
@@ -297,7 +277,7 @@ class _Walk:
         else:
             shape, origin = geometry_of_region(region, self.of)
             value = self.of(region.entries[0].atom)
-            leaf = self.weight_leaf(value)
+            leaf = self.weights.leaf_of(value)
             origins = {} if leaf is None or origin is None else {leaf: origin}
             value = Dependence(degrees=value.degrees, origins=origins)
         self.layer(region.entries, region.end, shape, value, loops, consumers)
@@ -308,7 +288,7 @@ class _Walk:
         equation: ir.Equation,
         shape: Geometry,
         value: Dependence,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
         picked: Picked | None = None,
     ) -> Site | None:
@@ -321,9 +301,9 @@ class _Walk:
         start = 0
         for i, share in enumerate(value.parts):
             size = segments.sizes[i] if segments else None
-            leaves = self.weight_leaves(share)
+            leaves = self.weights.leaves_of(share)
             if leaves:
-                unit = self.unit(leaves, share, loops)
+                unit = self.weights.unit(leaves, share, loops, self.notes.recording)
                 fan_out = shape.fan_out
                 if segments and size is not None:
                     whole = entries[0].atom.shape[segments.dimension]
@@ -353,123 +333,8 @@ class _Walk:
             fan_in_made(end.equation.outputs[0], features, around),
             end.sign,
         )
-        if self.recording:
-            self.sites[end.equation] = site
+        if self.notes.recording:
+            self.notes.sites[end.equation] = site
             for part in parts:
                 part.unit.sites.append(site)
         return site
-
-    def weight_leaf(self, value: Dependence) -> int | None:
-        """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
-        return max(
-            (leaf for leaf in value.degrees if value.degree(leaf) == 1), key=self._weight_of(value), default=None
-        )
-
-    def _weight_of(self, value: Dependence) -> Callable[[int], tuple[bool, int, int]]:
-        return lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf)
-
-    def weight_leaves(self, value: Dependence) -> tuple[int, ...]:
-        """The leaf that carries the scale; of a sum one of each term; if no scale changes the weight, its largest."""
-        alone = self.weight_leaf(value)
-        together = self.weight_of_each_term(value)
-        sizes = [math.prod(self.shapes[leaf]) for leaf in together]
-        if together and (alone is None or max(sizes) > math.prod(self.shapes[alone])):
-            return together
-        if alone is not None:
-            return (alone,)
-        arrays = [leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1]
-        largest = max(arrays, key=self._weight_of(value), default=None)
-        return () if largest is None or value.segments else (largest,)
-
-    def weight_of_each_term(self, value: Dependence) -> tuple[int, ...]:
-        """Of a sum, the largest leaf of each term that the term grows with, whatever multiplies all terms."""
-        chosen = []
-        for term in value.terms:
-            own = [leaf for leaf in term if value.degrees.get(leaf) == 1 and value.degree(leaf) is None]
-            if not own:
-                return ()
-            chosen.append(max(own, key=self._weight_of(value)))
-        return tuple(dict.fromkeys(sorted(chosen, key=self._weight_of(value), reverse=True)))
-
-    def unit(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[_Loop, ...]) -> Unit:
-        leaf, *others = leaves
-        origin = value.origins.get(leaf)
-        walks = [loop for loop in loops if leaf in loop.leaves]
-        region = self.region_of(leaf, value)
-        stack = origin.stack if origin else ()
-        members = {other: self.region_of(other, value) for other in others}
-        key = leaf, region, stack, frozenset(members.items())
-        unit = self.units.get(key)
-        if unit is None:
-            unit = Unit(leaf, region, stack, _order(stack, walks), members=members)
-            stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
-            if origin is None and walks:
-                unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
-            elif len({tuple(f.size for f in found) for found in stacks}) > 1:
-                unit.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
-            elif not value.terms and value.degree(leaf) != 1:
-                unit.refused = _UNSCALABLE[value.degree(leaf) == 0]
-            if self.recording:
-                self.units[key] = unit
-        return unit
-
-    def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
-        origin = value.origins.get(leaf)
-        return origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
-
-    def note_reads(
-        self,
-        equation: ir.Equation,
-        arguments: list[Dependence],
-        weight: int | None = None,
-        weights: Set[int] = frozenset(),
-    ) -> None:
-        """Remembers which leaves data meets here, other than these as the weight of a layer."""
-        if not self.recording:
-            return
-        self.note_hidden(equation, arguments)
-        for i, value in enumerate(arguments):
-            self.read_leaves |= set(value.degrees)
-            if weight is None and equation.primitive in ir.CONTRACTIONS and not is_outer(equation):
-                self.opaque.extend((leaf, _UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
-            elif value.segments is not None and weight is None:
-                matrices = (leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1)
-                self.opaque.extend((leaf, _JOINED) for leaf in matrices)
-            for part in value.parts:
-                for leaf, degree in part.degrees.items():
-                    if degree != 0 and not (i == weight and leaf in weights):
-                        origin, alone = part.origins.get(leaf), part.degree(leaf)
-                        self.reads.append(Read(leaf, origin, alone, len(self.sites), equation.primitive))
-
-    def note_hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
-        """Remembers what hides the leaves that enter it."""
-        leaves = [leaf for value in arguments for leaf, degree in value.degrees.items() if degree != 0]
-        if self.recording and leaves and ir.is_opaque(equation):
-            reason = f"it enters {equation.primitive}, whose program is not read"
-            self.opaque.extend((leaf, reason) for leaf in leaves)
-
-    def note_mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
-        """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
-        for x, y in zip(before, after, strict=True):
-            if y.data and not x.data:
-                self.note_read(x)
-
-    def note_decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
-        """Parameters that decide how data goes on are read there."""
-        if any(x.data for x in results):
-            self.note_read(decision)
-
-    def note_read(self, x: Dependence) -> None:
-        if self.recording:
-            self.read_leaves |= set(x.degrees)
-            self.reads.extend(
-                Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
-            )
-
-
-def _order(stack: Sequence[Factor], walks: Sequence[_Loop]) -> np.ndarray:
-    """The turn of each slice of a stack in the order of execution."""
-    order = np.arange(math.prod(loop.length for loop in walks)).reshape([loop.length for loop in walks])
-    order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
-    sizes = [f.size for f in stack]
-    return order.reshape(sizes) if order.size == math.prod(sizes) else np.arange(math.prod(sizes)).reshape(sizes)

@@ -1,0 +1,80 @@
+"""What a walk notes beside layers: where data meets leaves otherwise, and which of them are weights of no layer."""
+
+from collections.abc import Sequence, Set
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._regions import is_outer
+from jaxinit._reading._units import Read, Site
+from jaxinit._reading._weights import UNSCALABLE
+
+_JOINED = "data multiplies it joined with others, element by element"
+
+
+class Notes:
+    """What is noted, while `recording`.
+
+    Attributes:
+      sites: the layers so far, by the equation that finishes each.
+      opaque: leaves that are not the weight of a layer though data meets them as one, and why.
+      reads: the other places where data meets a leaf.
+      read_leaves: the leaves that an output depends on.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]):
+        self.shapes = shapes
+        self.sites: dict[ir.Equation, Site] = {}
+        self.opaque: list[tuple[int, str]] = []
+        self.read_leaves: set[int] = set()
+        self.reads: list[Read] = []
+        self.recording = True
+
+    def meeting(
+        self,
+        equation: ir.Equation,
+        arguments: list[Dependence],
+        weight: int | None = None,
+        weights: Set[int] = frozenset(),
+    ) -> None:
+        """Remembers which leaves data meets here, other than these as the weight of a layer."""
+        if not self.recording:
+            return
+        self.hidden(equation, arguments)
+        for i, value in enumerate(arguments):
+            self.read_leaves |= set(value.degrees)
+            if weight is None and equation.primitive in ir.CONTRACTIONS and not is_outer(equation):
+                self.opaque.extend((leaf, UNSCALABLE[degree == 0]) for leaf, degree in value.degrees.items())
+            elif value.segments is not None and weight is None:
+                matrices = (leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1)
+                self.opaque.extend((leaf, _JOINED) for leaf in matrices)
+            for part in value.parts:
+                for leaf, degree in part.degrees.items():
+                    if degree != 0 and not (i == weight and leaf in weights):
+                        origin, alone = part.origins.get(leaf), part.degree(leaf)
+                        self.reads.append(Read(leaf, origin, alone, len(self.sites), equation.primitive))
+
+    def hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
+        """Remembers what hides the leaves that enter it."""
+        leaves = [leaf for value in arguments for leaf, degree in value.degrees.items() if degree != 0]
+        if self.recording and leaves and ir.is_opaque(equation):
+            reason = f"it enters {equation.primitive}, whose program is not read"
+            self.opaque.extend((leaf, reason) for leaf in leaves)
+
+    def mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
+        """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
+        for x, y in zip(before, after, strict=True):
+            if y.data and not x.data:
+                self.read(x)
+
+    def decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
+        """Parameters that decide how data goes on are read there."""
+        if any(x.data for x in results):
+            self.read(decision)
+
+    def read(self, x: Dependence) -> None:
+        """Remembers that data meets all leaves of a value."""
+        if self.recording:
+            self.read_leaves |= set(x.degrees)
+            self.reads.extend(
+                Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
+            )

@@ -1,0 +1,100 @@
+"""Weights, from the values that data meets: which leaf carries the scale, and which part of it is scaled by itself."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._origin import Factor
+from jaxinit._reading._units import Unit
+
+UNSCALABLE = (
+    "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
+    "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
+)
+"""Why a scale of the leaf is not one of the weight: it grows otherwise than in proportion, or not at all."""
+
+
+@dataclasses.dataclass
+class Loop:
+    """An enclosing scan: its length, the leaves it walks along, and whether from their end."""
+
+    length: int
+    leaves: frozenset[int]
+    reverse: bool = False
+
+
+class Weights:
+    """The weights that a walk has met, for leaves of these shapes."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]):
+        self.shapes = shapes
+        self.units: dict[Hashable, Unit] = {}
+
+    def leaf_of(self, value: Dependence) -> int | None:
+        """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
+        return max((leaf for leaf in value.degrees if value.degree(leaf) == 1), key=self._size_of(value), default=None)
+
+    def _size_of(self, value: Dependence) -> Callable[[int], tuple[bool, int, int]]:
+        return lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf)
+
+    def leaves_of(self, value: Dependence) -> tuple[int, ...]:
+        """The leaf that carries the scale; of a sum one of each term; if no scale changes the weight, its largest."""
+        alone = self.leaf_of(value)
+        together = self.of_each_term(value)
+        sizes = [math.prod(self.shapes[leaf]) for leaf in together]
+        if together and (alone is None or max(sizes) > math.prod(self.shapes[alone])):
+            return together
+        if alone is not None:
+            return (alone,)
+        arrays = [leaf for leaf in value.degrees if sum(n > 1 for n in self.shapes[leaf]) > 1]
+        largest = max(arrays, key=self._size_of(value), default=None)
+        return () if largest is None or value.segments else (largest,)
+
+    def of_each_term(self, value: Dependence) -> tuple[int, ...]:
+        """Of a sum, the largest leaf of each term that the term grows with, whatever multiplies all terms."""
+        chosen = []
+        for term in value.terms:
+            own = [leaf for leaf in term if value.degrees.get(leaf) == 1 and value.degree(leaf) is None]
+            if not own:
+                return ()
+            chosen.append(max(own, key=self._size_of(value)))
+        return tuple(dict.fromkeys(sorted(chosen, key=self._size_of(value), reverse=True)))
+
+    def unit(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[Loop, ...], recording: bool) -> Unit:
+        """The part of these leaves that a value is made of, new or met before."""
+        leaf, *others = leaves
+        origin = value.origins.get(leaf)
+        walks = [loop for loop in loops if leaf in loop.leaves]
+        region = self.region_of(leaf, value)
+        stack = origin.stack if origin else ()
+        members = {other: self.region_of(other, value) for other in others}
+        key = leaf, region, stack, frozenset(members.items())
+        unit = self.units.get(key)
+        if unit is None:
+            unit = Unit(leaf, region, stack, _order(stack, walks), members=members)
+            stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
+            if origin is None and walks:
+                unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
+            elif len({tuple(f.size for f in found) for found in stacks}) > 1:
+                unit.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
+            elif not value.terms and value.degree(leaf) != 1:
+                unit.refused = UNSCALABLE[value.degree(leaf) == 0]
+            if recording:
+                self.units[key] = unit
+        return unit
+
+    def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
+        """The part of a leaf that a value is made of; all of it where that is not known."""
+        origin = value.origins.get(leaf)
+        return origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
+
+
+def _order(stack: Sequence[Factor], walks: Sequence[Loop]) -> np.ndarray:
+    """The turn of each slice of a stack in the order of execution."""
+    order = np.arange(math.prod(loop.length for loop in walks)).reshape([loop.length for loop in walks])
+    order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
+    sizes = [f.size for f in stack]
+    return order.reshape(sizes) if order.size == math.prod(sizes) else np.arange(math.prod(sizes)).reshape(sizes)
