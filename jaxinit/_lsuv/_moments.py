@@ -127,8 +127,8 @@ def merged(a: Moments, b: Moments) -> Moments:
 
     return Moments(
         size,
-        a.mean_u + share * du,
-        a.mean_b + share * db,
+        a.mean_u + jnp.asarray(share, du.dtype) * du,
+        a.mean_b + jnp.asarray(share, db.dtype) * db,
         pooled(a.var_u, b.var_u, du * jnp.conj(du)),
         pooled(a.cov, b.cov, du * jnp.conj(db)),
         pooled(a.var_b, b.var_b, db * jnp.conj(db)),
@@ -138,7 +138,7 @@ def merged(a: Moments, b: Moments) -> Moments:
 @jax.jit
 def scaled(m: Moments, s: Array) -> Moments:
     """Moments of s·u and b."""
-    return m._replace(mean_u=s * m.mean_u, var_u=s * s * m.var_u, cov=s * m.cov)
+    return m._replace(mean_u=jnp.asarray(s, m.mean_u.dtype) * m.mean_u, var_u=s * s * m.var_u, cov=s * m.cov)
 
 
 @jax.jit
