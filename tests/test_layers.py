@@ -685,3 +685,31 @@ def test_a_carry_that_only_another_carry_reads_is_computed():
     layers = trace_layers({"w": struct(8, 8), "aux": struct(8, 8)}, apply_fn, struct(4, 8))
     assert [(layer.path, layer.uses) for layer in layers] == [("w", 4)]
     assert layers.unused == ("aux",)
+
+
+SHARES = {
+    "softmax": lambda z: jax.nn.softmax(z),
+    "best two": lambda z: jnp.where(z >= jnp.sort(z)[:, -2:-1], jax.nn.softmax(z), 0.0),
+    "best two, by their sum": lambda z: (lambda g: g / g.sum(1, keepdims=True))(
+        jnp.where(z >= jnp.sort(z)[:, -2:-1], jax.nn.sigmoid(z), 0.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("gates", SHARES)
+@pytest.mark.parametrize("mixture", ["product", "sum"])
+def test_a_mean_of_outputs_by_shares_adds_no_inputs(gates, mixture):
+    """Of experts in one kernel, whose layout is that of the weights that a hypernetwork makes."""
+    params = {"gate": struct(8, 4), "experts": struct(8, 4, 6)}
+
+    def apply_fn(p, x, gates):
+        outputs, shares = jnp.einsum("bd,deo->beo", x, p["experts"]), gates(x @ p["gate"])
+        return (
+            jnp.einsum("beo,be->bo", outputs, shares) if mixture == "product" else (outputs * shares[..., None]).sum(1)
+        )
+
+    layers = trace_layers(params, lambda p, x: apply_fn(p, x, SHARES[gates]), struct(5, 8))
+    assert layers["experts"].fan_in == 8
+    # Of numbers that do not add up to one, each is an input of the weight that is made.
+    layers = trace_layers(params, lambda p, x: apply_fn(p, x, jnp.tanh), struct(5, 8))
+    assert layers["experts"].fan_in == 4 * 8

@@ -4,7 +4,8 @@ What follows such a layer contracts some of its output features with other data 
 own. Each output of that product sums over the features contracted, so the fan-in of the weight v counts both sums, as
 in Chang, Flokas & Lipson 2020, "Principled weight initialization for hypernetworks". Where all features are
 contracted, as in the scores of attention, or where the other data are the output of a layer too, as keys are that
-several queries share, the output is not a weight but a vector like the other.
+several queries share, the output is not a weight but a vector like the other. Where the other data are shares of one,
+as a softmax gives them, the product is a mean of outputs, as that of experts, and adds no inputs.
 """
 
 import math
@@ -94,7 +95,7 @@ def _contracted(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: 
     kept = [f for d in free for f in origin.dims[d]]
     if not summed or any(f.axis not in features for f in summed) or not any(f.axis in features for f in kept):
         return 1
-    if not around.of(other).data or layer_of(other, around) is not None:
+    if not around.of(other).data or layer_of(other, around) is not None or _are_shares(other, around):
         return 1
     return math.prod(f.size for f in summed)
 
@@ -103,6 +104,27 @@ def _copied(broadcast: ir.Equation) -> set[int]:
     """The dimensions along which a broadcast repeats its operand."""
     kept = set(rule_of(broadcast).places(broadcast).values())
     return {d for d in range(len(broadcast.outputs[0].shape)) if d not in kept}
+
+
+def _are_shares(atom: ir.Atom, around: Around) -> bool:
+    """Whether a value is divided by its own sum, as that of a softmax is; after that some may be left out."""
+    division = _before_moves(atom, around)
+    if division is None or division.primitive is not ir.div_p:
+        return False
+    divided, divisor = division.inputs
+    total = _before_moves(divisor, around)
+    return total is not None and total.primitive is ir.reduce_sum_p and total.inputs[0] is divided
+
+
+def _before_moves(atom: ir.Atom, around: Around) -> ir.Equation | None:
+    """The equation that makes a value which is then only moved, or kept in some places and replaced in others."""
+    while (equation := around.producers.get(atom)) is not None:
+        cases = equation.inputs[1:] if equation.primitive is ir.select_p else equation.inputs
+        data = [x for x in cases if around.of(x).data]
+        if len(data) != 1 or not (rule_of(equation).rearranges or equation.primitive is ir.select_p):
+            return equation
+        (atom,) = data
+    return None
 
 
 def layer_of(atom: ir.Atom, around: Around) -> ir.Equation | None:
