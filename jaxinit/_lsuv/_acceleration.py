@@ -40,9 +40,9 @@ class Memory(NamedTuple):
 
 
 def no_memory(size: int) -> Memory:
-    """Before the first attempt, for so many scales."""
-    pairs = jnp.zeros((_MEMORY, size))
-    return Memory(jnp.zeros(size), pairs, pairs, jnp.zeros((), jnp.int32))
+    """Before the first attempt, for so many scales, whose corrections are float32 whatever the weights are."""
+    pairs = jnp.zeros((_MEMORY, size), jnp.float32)
+    return Memory(pairs[0], pairs, pairs, jnp.zeros((), jnp.int32))
 
 
 def accelerated(memory: Memory, correction: Array) -> tuple[Memory, Array]:
