@@ -86,12 +86,12 @@ dynamic_update_slice_p = primitive("dynamic_update_slice")
 # Arithmetic.
 add_p, sub_p, mul_p, div_p = (primitive(name) for name in ("add", "sub", "mul", "div"))
 add_any_p = primitive("add_jaxvals")
-neg_p, abs_p, sign_p = (primitive(name) for name in ("neg", "abs", "sign"))
+neg_p, abs_p = primitive("neg"), primitive("abs")
 integer_pow_p, square_p, sqrt_p, rsqrt_p = (primitive(name) for name in ("integer_pow", "square", "sqrt", "rsqrt"))
-max_p, min_p, select_p, clamp_p = (primitive(name) for name in ("max", "min", "select_n", "clamp"))
-exp_p, exp2_p, log_p, tanh_p = (primitive(name) for name in ("exp", "exp2", "log", "tanh"))
+max_p, min_p, select_p = (primitive(name) for name in ("max", "min", "select_n"))
+exp_p, exp2_p = primitive("exp"), primitive("exp2")
 eq_p, lt_p = primitive("eq"), primitive("lt")
-complex_p, real_p, imag_p, conj_p = (primitive(name) for name in ("complex", "real", "imag", "conj"))
+complex_p = primitive("complex")
 
 # Rearranging.
 reshape_p, transpose_p, squeeze_p, rev_p = (primitive(name) for name in ("reshape", "transpose", "squeeze", "rev"))
@@ -106,7 +106,7 @@ reduce_max_p, reduce_sum_p = primitive("reduce_max"), primitive("reduce_sum")
 convert_p, iota_p, copy_p = (primitive(name) for name in ("convert_element_type", "iota", "copy"))
 device_put_p, stop_gradient_p = primitive("device_put"), primitive("stop_gradient")
 optimization_barrier_p = primitive("optimization_barrier")
-random_bits_p, random_wrap_p = primitive("random_bits"), primitive("random_wrap")
+random_bits_p = primitive("random_bits")
 
 
 def family(*names: str) -> frozenset[Any]:
