@@ -9,6 +9,7 @@ from jaxinit._reading._attention import Attention as Attention
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant
 from jaxinit._reading._depth import Depth as Depth
+from jaxinit._reading._evidence import LeafRole as LeafRole
 from jaxinit._reading._following import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
 from jaxinit._reading._made import is_made as is_made
@@ -21,7 +22,6 @@ from jaxinit._reading._origin import overlap as overlap
 from jaxinit._reading._portions import Portion as Portion
 from jaxinit._reading._roles import FROZEN as FROZEN
 from jaxinit._reading._roles import KEPT as KEPT
-from jaxinit._reading._roles import LeafRole as LeafRole
 from jaxinit._reading._roles import leaf_roles as leaf_roles
 from jaxinit._reading._rules import rearrangement as rearrangement
 from jaxinit._reading._rules import rule_of as rule_of

@@ -14,6 +14,7 @@ from jaxinit import _program as ir
 from jaxinit._reading import _dependence as dependence
 from jaxinit._reading import _rules as rules
 from jaxinit._reading._bias import finish_of
+from jaxinit._reading._complex_pairs import complex_pairs
 from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
 from jaxinit._reading._ensembles import feature_dims, mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
@@ -117,7 +118,8 @@ class _Walk:
             unknown.update(equation.outputs)
             late.append(equation)
         self.towers |= inputs_of_towers(program.equations, self.known_so_far, consumers)
-        for region in regions(late, self.known_so_far, consumers):
+        found = regions(late, self.known_so_far, consumers) + complex_pairs(late, self.known_so_far, consumers)
+        for region in found:
             self.ends[region.end] = region
             self.entered.update((entry.equation, entry) for entry in region.entries)
         for equation in late:

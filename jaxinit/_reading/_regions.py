@@ -4,8 +4,6 @@
 with a weight the program is followed while it stays linear in the weight. Where a sum runs along a dimension of the
 weight, or adds products with other parts of it, the products have become a layer, which ends with the last such sum.
 A product that goes on as it is scales data, and is not a layer; nor is one that is used beside the sum as well.
-
-Two weights that stand for the real and the imaginary part of one, a·w − b·v beside a·v + b·w, are found here, too.
 """
 
 import dataclasses
@@ -15,7 +13,7 @@ from typing import TypeAlias
 
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
-from jaxinit._reading._geometry import Geometry, weight_operand
+from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import FOREIGN, Factor, Origin, overlap
 from jaxinit._reading._rules import Move, cuts, rule_of
 from jaxinit._reading._units import Entry
@@ -56,9 +54,6 @@ class _Partial:
     end: ir.Equation | None = None
 
 
-_Part: TypeAlias = tuple[int, tuple[tuple[int, int], ...], tuple[Factor, ...]]
-"""A part of a leaf: its index, region and stack."""
-
 _Found: TypeAlias = dict[ir.Atom, dict[int, _Partial]]
 
 
@@ -94,7 +89,7 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
         for x in found_all
         if not _is_mean_of_scaled(x, of, consumers)
     ]
-    return [*found_all, *_complex_pairs(equations, of, consumers)]
+    return found_all
 
 
 def _is_mean_of_scaled(region: Region, of: _Of, consumers: _Consumers) -> bool:
@@ -292,82 +287,6 @@ def _spelled_out(
         own = next(x for x in at_end.values() if x.entries == partial.entries)
         result.append(Region(own.entries, end, own.places, own.summed))
     return result
-
-
-def _complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) -> list[Region]:
-    """Pairs of sums a·w ± b·v and a·v ± b·w: w and v are the parts of one complex weight."""
-    producers: dict[ir.Atom, ir.Equation] = {e.outputs[0]: e for e in equations if e.outputs}
-    sums: dict[frozenset[_Part], list[tuple[ir.Equation, tuple[Entry, ...], dict[_Part, object]]]] = {}
-    for equation in equations:
-        if equation.primitive not in (ir.add_p, ir.sub_p, ir.add_any_p):
-            continue
-        found = [_layer(producers.get(atom), of, consumers, producers) for atom in equation.inputs]
-        if found[0] is None or found[1] is None:
-            continue
-        ((one, w), (other, v)) = found[0], found[1]
-        a, b = (_identity(entry.data, producers) for entry in (one, other))
-        if w != v and a != b and one.atom.shape == other.atom.shape:
-            sums.setdefault(frozenset({w, v}), []).append((equation, (one, other), {w: a, v: b}))
-    result = []
-    for weights, both in sums.items():
-        if len(both) != 2:
-            continue
-        w, v = weights
-        (_, _, first), (_, _, second) = both
-        if second == {w: first[v], v: first[w]}:
-            for end, entries, _ in both:
-                places = _places_at(end, entries[0].equation, producers)
-                result.append(Region(entries, end, places, frozenset(), joint=True))
-    return result
-
-
-def _goes_through(equation: ir.Equation) -> bool:
-    """Whether an equation hands on all elements of a value, moved or with the other sign."""
-    moves = rule_of(equation).move(equation) is not None and bool(rule_of(equation).places(equation))
-    return equation.primitive is ir.neg_p or (moves and len(equation.inputs) == 1)
-
-
-def _places_at(end: ir.Equation, product: ir.Equation, producers: Mapping[ir.Atom, ir.Equation]) -> dict[int, int]:
-    """Dimension of a product → dimension of the sum that it goes into, moved and with either sign."""
-    chain: list[ir.Equation] = []
-    equation = producers[end.inputs[0]]
-    while equation is not product:
-        chain.append(equation)
-        equation = producers[equation.inputs[0]]
-    places = {d: d for d in range(len(product.outputs[0].shape))}
-    for equation in reversed(chain):
-        if equation.primitive is not ir.neg_p:
-            moved = rule_of(equation).places(equation)
-            places = {d: moved[p] for d, p in places.items() if p in moved}
-    return places
-
-
-def _layer(
-    equation: ir.Equation | None, of: _Of, consumers: _Consumers, producers: Mapping[ir.Atom, ir.Equation]
-) -> tuple[Entry, _Part] | None:
-    """A product of data with a weight that one equation alone reads, and which part of a leaf the weight is."""
-    while equation is not None and len(equation.outputs) == 1 and len(consumers.get(equation.outputs[0], [])) == 1:
-        if equation.primitive in (ir.dot_general_p, ir.conv_p) or not _goes_through(equation):
-            break
-        equation = producers.get(equation.inputs[0])
-    if equation is None or equation.primitive not in (ir.dot_general_p, ir.conv_p):
-        return None
-    found = weight_operand(equation, [of(atom) for atom in equation.inputs])
-    if found is None or len(consumers.get(equation.outputs[0], [])) != 1:
-        return None
-    entry = Entry(equation, found[0])
-    value = of(entry.atom)
-    leaf = next((leaf for leaf in value.degrees if value.degree(leaf) == 1), None)
-    origin = value.origins.get(leaf) if leaf is not None else None
-    return (entry, (leaf, origin.region, origin.stack)) if leaf is not None and origin is not None else None
-
-
-def _identity(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> object:
-    """Something that is equal for two values that are the same elements, moved in the same way."""
-    equation = producers.get(atom)
-    if equation is None or not rule_of(equation).rearranges:
-        return atom
-    return equation.primitive, str(equation.params), tuple(_identity(x, producers) for x in equation.inputs)
 
 
 def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None]:

@@ -13,16 +13,14 @@ The cost is linear: a search for the value goes no further back than the value c
 are known already.
 """
 
-import collections
 import dataclasses
-import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._normalizations import normalizations_of
 from jaxinit._reading._origin import FOREIGN
+from jaxinit._reading._paths import After, Branch, Paths
 from jaxinit._reading._units import Analysis, Site
 
 _SUMS = (ir.add_p, ir.add_any_p)
@@ -103,71 +101,15 @@ def _programs(
     yield program, carried
 
 
-_Window: TypeAlias = dict[int, bool | None]
-"""Equations by number, and whether layers lie between a value and them; None for those not computed from it."""
-
-
-@dataclasses.dataclass
-class _Branch:
-    """What lies between a value and a term of a sum: equations by number, and what comes after each layer."""
-
-    members: frozenset[int]
-    after: "dict[Site, _After]"
-
-
-class _After(NamedTuple):
-    """How many gates and layers come after a layer on the way with the fewest, and whether it lies aside.
-
-    Layers aside are those of other data. They go with what comes after them, and make a branch no deeper.
-    """
-
-    gates: int
-    layers: int
-    aside: bool = False
-
-    def then(self, gates: int = 0, layers: int = 0, aside: bool = False) -> "_After":
-        """What comes after a layer that these gates and layers lie behind first."""
-        return _After(self.gates + gates, self.layers + layers, self.aside or aside)
-
-
-class _Finder:
-    """The skip connections of one program, those of the programs that it holds aside.
-
-    Attributes:
-      level: for each value that depends on data the longest way from the inputs, counted in equations.
-      height: the longest way to where it is used last. Both bound a search: what a value is computed from has a
-        smaller level and a larger height.
-      known: sums that are skip connections → what their branches start from. A search leaps over these branches.
-    """
+class _Finder(Paths):
+    """The skip connections of one program, those of the programs that it holds aside."""
 
     def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):
-        self.analysis, self.program, self.carried = analysis, program, carried
-        self.index: dict[ir.Atom, int] = {}
-        self.sources: list[tuple[ir.Atom, ...]] = []
-        self.readers: dict[ir.Atom, list[int]] = collections.defaultdict(list)
-        self.level: dict[ir.Atom, int] = {v: 0 for v in program.inputs if analysis.of(v).data}
-        for i, equation in enumerate(program.equations):
-            data = tuple(a for a in equation.inputs if a in self.level)
-            self.sources.append(data)
-            for atom in data:
-                self.readers[atom].append(i)
-            level = 1 + max((self.level[a] for a in data), default=0)
-            for v in equation.outputs:
-                self.index[v] = i
-                if analysis.of(v).data:
-                    self.level[v] = level
-        for atom in program.outputs:
-            self.readers[atom].append(len(program.equations))
-        self.height: dict[ir.Atom, int] = dict.fromkeys(self.level, 0)
-        for i in reversed(range(len(program.equations))):
-            height = 1 + max((self.height.get(v, 0) for v in program.equations[i].outputs), default=0)
-            for atom in self.sources[i]:
-                self.height[atom] = max(self.height[atom], height)
+        super().__init__(analysis, program)
+        self.carried = carried
         self.normalizing = frozenset(normalizations_of(analysis, program))
         self.beside: set[int] = set()
         self.inside = self._inside_layers()
-        self.known: dict[ir.Atom, ir.Atom] = {}
-        self._held: dict[int, dict[Site, _After]] = {}
 
     def found(self) -> Iterator[Skip]:
         """In execution order of the sums."""
@@ -195,13 +137,13 @@ class _Finder:
             site = self.analysis.sites.get(equation)
             if site is None or len(site.entries) == 1:
                 continue
-            entries = {self._number(entry.equation.outputs[0]) for entry in site.entries}
-            pending = [self._number(site.equation.outputs[0])]
+            entries = {self.number(entry.equation.outputs[0]) for entry in site.entries}
+            pending = [self.number(site.equation.outputs[0])]
             while pending:
                 i = pending.pop()
                 if i >= 0 and i not in inside:
                     inside.add(i)
-                    pending.extend(self._number(a) for a in (() if i in entries else self.sources[i]))
+                    pending.extend(self.number(a) for a in (() if i in entries else self.sources[i]))
         return frozenset(inside)
 
     def _is_sum(self, i: int) -> bool:
@@ -236,11 +178,11 @@ class _Finder:
         levels = [self.level[term] for term in terms]
         for k in sorted(range(len(terms)), key=lambda k: self.level[roots[k]]):
             root = roots[k]
-            others = [t for j, t in enumerate(terms) if j != k and self._may_reach(root, t)]
+            others = [t for j, t in enumerate(terms) if j != k and self.may_reach(root, t)]
             if self.level[root] >= max(levels) or not others:
                 continue
-            window = self._window(root, others)
-            branches = [(t, self._branch(root, t, window)) for t in others]
+            window = self.window(root, others)
+            branches = [(t, self.branch(root, t, window)) for t in others]
             branches = [(t, branch) for t, branch in branches if not all(x.aside for x in branch.after.values())]
             if not branches:
                 continue
@@ -250,17 +192,17 @@ class _Finder:
         return []
 
     def _skips(
-        self, i: int, shortcut: ir.Atom, root: ir.Atom, branches: Sequence[tuple[ir.Atom, _Branch]]
+        self, i: int, shortcut: ir.Atom, root: ir.Atom, branches: Sequence[tuple[ir.Atom, Branch]]
     ) -> list[tuple[Skip, bool]]:
         """A skip connection for each branch; those that data weigh, as a mixture of experts does, count together."""
         leaf = self._multiplier(shortcut)
         recurrent = leaf in self.beside
         recurrent |= leaf is not None and any(self._is_recurrent(root, t, branch) for t, branch in branches)
         weighed = [branch for t, branch in branches if self._weighs(t)]
-        merged = _Branch(frozenset(), {})
+        merged = Branch(frozenset(), {})
         for branch in weighed:
             after = {s: min(n, merged.after.get(s, n)) for s, n in branch.after.items()}
-            merged = _Branch(merged.members | branch.members, merged.after | after)
+            merged = Branch(merged.members | branch.members, merged.after | after)
         several = [(self._multiplier(t, scalar=True), branch) for t, branch in branches if branch not in weighed]
         if weighed:
             one = [t for t, branch in branches if branch in weighed]
@@ -279,9 +221,9 @@ class _Finder:
             if site is None or site.geometry.kind == "embed" or self._weighs(term):
                 continue
             root = self._root(site.data)
-            if root not in self.level or not self._may_reach(root, term):
+            if root not in self.level or not self.may_reach(root, term):
                 continue
-            branch = self._branch(root, term, self._window(root, [term]))
+            branch = self.branch(root, term, self.window(root, [term]))
             if len(branch.after) > 1 and self.index[site.finish.outputs[0]] not in branch.members:
                 return self._skips(i, shortcut, root, [(term, branch)])
         return []
@@ -293,7 +235,7 @@ class _Finder:
         pending = [atom]
         while pending:
             atom = pending.pop()
-            i = self._number(atom)
+            i = self.number(atom)
             if i < 0 or atom in self.known or ir.subprograms(self.program.equations[i]):
                 return None
             if i in between:
@@ -308,140 +250,8 @@ class _Finder:
                     return None
         readers = {j for i in between - {end} for v in self.program.equations[i].outputs for j in self.readers[v]}
         beyond = [self.program.equations[j] for j in readers - between if j < len(self.program.equations)]
-        leads = any(self._may_reach(v, other) for e in beyond for v in e.outputs if v in self.level)
+        leads = any(self.may_reach(v, other) for e in beyond for v in e.outputs if v in self.level)
         return found.pop() if found and not leads else None
-
-    # Between a value and what is computed from it
-
-    def _number(self, atom: ir.Atom) -> int:
-        """The number of the equation that makes a value, −1 for an input."""
-        return self.index.get(atom, -1)
-
-    def _may_reach(self, root: ir.Atom, atom: ir.Atom) -> bool:
-        return self.level[atom] > self.level[root] and self.height[atom] < self.height[root]
-
-    def _before(self, i: int, root: ir.Atom) -> tuple[ir.Atom, ...]:
-        """What an equation computes from, or what the branch that it adds starts from, if that comes after the root."""
-        output = self.program.equations[i].outputs[0]
-        start = self.known.get(output)
-        if start is not None and self.level[start] >= self.level[root]:
-            return (start,)
-        return self.sources[i]
-
-    def _window(self, root: ir.Atom, ends: Iterable[ir.Atom]) -> _Window:
-        """The equations between a value and others, in execution order."""
-        seen: set[int] = set()
-        pending = [self.index[a] for a in ends if a in self.index]
-        while pending:
-            i = pending.pop()
-            if i in seen:
-                continue
-            seen.add(i)
-            pending.extend(self.index[a] for a in self._before(i, root) if a in self.index and self._may_reach(root, a))
-        window: _Window = {}
-        for i in sorted(seen):
-            own = [a for a in self._before(i, root) if self._descends(a, root, window)]
-            window[i] = any(window.get(self._number(a)) for a in own) or bool(self._layers(i)) if own else None
-        return window
-
-    def _descends(self, atom: ir.Atom, root: ir.Atom, window: _Window) -> bool:
-        return atom is root or window.get(self._number(atom)) is not None
-
-    def _branch(self, root: ir.Atom, term: ir.Atom, window: _Window) -> _Branch:
-        """The layers between a value and a term, each with the least number of layers that come after it."""
-        end = self._number(term)
-        after: dict[int, _After] = {}
-        layers: dict[Site, _After] = {}
-        if window.get(end) is None or term is root:
-            return _Branch(frozenset(), layers)
-        aside: dict[int, _After] = {}
-        after[end] = _After(0, 0)
-        pending = [-end]
-        while pending:
-            i = -heapq.heappop(pending)
-            inside = self._layers(i)
-            for site, more in inside.items():
-                layers[site] = after[i].then(more.gates, more.layers)
-            through = after[i].then(layers=_depth(inside))
-            before = self._before(i, root)
-            gate = self._gate(i, root, window) if len(before) > 1 else None
-            for atom in before:
-                if atom is root or atom not in self.index:
-                    continue
-                j = self.index[atom]
-                way = through
-                if atom is gate:
-                    value = next(a for a in before if a is not gate)
-                    # The last layer of what a gate weighs counts as one that comes after it.
-                    way = way.then(1, int(window.get(self._number(value)) or False))
-                descends = self._descends(atom, root, window)
-                if descends and j not in after:
-                    heapq.heappush(pending, -j)
-                found = after if descends else aside
-                found[j] = min(found.get(j, way), way)
-        self._add_layers_aside(frozenset(after), aside, layers)
-        return _Branch(frozenset(after), layers)
-
-    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, _After], layers: dict[Site, _After]) -> None:
-        """Adds the layers of other data that the branch alone reads, such as keys and values of a memory."""
-        own = set(members)
-        pending = [-i for i in aside]
-        heapq.heapify(pending)
-        while pending:
-            i = -heapq.heappop(pending)
-            outputs = self.program.equations[i].outputs
-            if i in own or outputs[0] in self.known or not own.issuperset(j for v in outputs for j in self.readers[v]):
-                continue
-            own.add(i)
-            inside = self._layers(i)
-            for site, more in inside.items():
-                layers[site] = aside[i].then(more.gates, more.layers, aside=True)
-            for atom in () if inside else self.sources[i]:
-                j = self.index.get(atom)
-                if j is not None:
-                    aside[j] = min(aside.get(j, aside[i]), aside[i])
-                    heapq.heappush(pending, -j)
-
-    def _layers(self, i: int) -> dict[Site, _After]:
-        """The layers that an equation is, or holds, and the least number of those in it that come after each."""
-        if i not in self._held:
-            equation = self.program.equations[i]
-            if equation in self.analysis.sites:
-                self._held[i] = {self.analysis.sites[equation]: _After(0, 0)}
-            else:
-                self._held[i] = _held(self.analysis, equation, [bool(self.readers.get(v)) for v in equation.outputs])
-        return self._held[i]
-
-    def _gate(self, i: int, root: ir.Atom, window: _Window) -> ir.Atom | None:
-        """Which factor of a product of data is no value but weighs the other: see `_is_gate`."""
-        if self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
-            return None
-        a, b = self.sources[i]
-        return next((x for x, y in ((a, b), (b, a)) if self._is_gate(x, y, root, window)), None)
-
-    def _is_gate(self, gate: ir.Atom, value: ir.Atom, root: ir.Atom, window: _Window) -> bool:
-        """Whether it comes from elsewhere while the value does not, is spread over it, or is computed from it."""
-        descends = [self._descends(a, root, window) for a in (gate, value)]
-        if descends[0] != descends[1]:
-            return descends[1]
-        spread = [self._is_spread(gate, value), self._is_spread(value, gate)]
-        if spread[0] != spread[1]:
-            return spread[0]
-        if not self._may_reach(value, gate):
-            return False
-        return next(reversed(self._window(value, [gate]).values()), None) is not None
-
-    def _is_spread(self, atom: ir.Atom, other: ir.Atom) -> bool:
-        """Whether a value is one number for many of those it multiplies."""
-        if math.prod(atom.shape) < math.prod(other.shape):
-            return True
-        i = self.index.get(self._cast(atom))
-        return i is not None and self.program.equations[i].primitive is ir.broadcast_p
-
-    def _cast(self, atom: ir.Atom) -> ir.Atom:
-        while (i := self.index.get(atom)) is not None and self.program.equations[i].primitive in ir.IDENTITIES:
-            atom = self.program.equations[i].inputs[0]
-        return atom
 
     # What a sum is
 
@@ -479,7 +289,7 @@ class _Finder:
             (atom,) = self.sources[i]
         return None
 
-    def _is_series(self, terms: Sequence[ir.Atom], branches: Sequence[tuple[ir.Atom, _Branch]]) -> bool:
+    def _is_series(self, terms: Sequence[ir.Atom], branches: Sequence[tuple[ir.Atom, Branch]]) -> bool:
         """Whether terms are computed from one another by the same weights: a state at several times."""
         ends = {self.index[t] for t in terms}
         for term, branch in branches:
@@ -489,7 +299,7 @@ class _Finder:
                     return True
         return False
 
-    def _is_recurrent(self, root: ir.Atom, term: ir.Atom, branch: _Branch) -> bool:
+    def _is_recurrent(self, root: ir.Atom, term: ir.Atom, branch: Branch) -> bool:
         """Whether a branch is a recurrence: values go from step to step in it by other means than layers."""
         equations = [self.program.equations[i] for i in branch.members]
         if any(isinstance(e, ir.While) or (isinstance(e, ir.Scan) and e.num_carry) for e in equations):
@@ -555,50 +365,7 @@ def _crops(equation: ir.Equation) -> bool:
     )
 
 
-def _depth(inside: dict[Site, _After]) -> int:
-    """How many layers deep an equation is that is a layer, or holds some."""
-    return max((after.layers for after in inside.values()), default=-1) + 1
-
-
-def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> dict[Site, _After]:
-    """For each layer that an equation holds what comes between it and those outputs that are used."""
-    found: dict[Site, _After] = {}
-    for program in ir.subprograms(equation):
-        is_condition = isinstance(equation, ir.While) and program is equation.condition
-        ends = [v for v, is_used in zip(program.outputs, used, strict=True) if is_used] if not is_condition else []
-        after = dict.fromkeys(ends or program.outputs, _After(0, 0))
-        layers = _after_each(analysis, program, after)
-        # What is carried on and is no output that anybody uses comes before what the next step makes of it.
-        first = equation.num_consts if isinstance(equation, ir.Scan) else 0
-        carries = program.inputs[first : first + equation.num_carry] if isinstance(equation, ir.Scan) else ()
-        later = {v: after[c] for v, c in zip(program.outputs, carries, strict=False) if v not in ends and c in after}
-        found |= (
-            _after_each(analysis, program, {**later, **dict.fromkeys(ends, _After(0, 0))}) if later else {}
-        ) | layers
-    return found
-
-
-def _after_each(analysis: Analysis, program: ir.Program, after: dict[ir.Atom, _After]) -> dict[Site, _After]:
-    """For each layer of a program, and of those it holds, what comes after it; `after` knows it for the outputs."""
-    found: dict[Site, _After] = {}
-    for equation in reversed(program.equations):
-        known = [after[v] for v in equation.outputs if v in after]
-        if not known:
-            continue
-        least = min(known)
-        inside: dict[Site, _After] = {}
-        if equation in analysis.sites:
-            inside = {analysis.sites[equation]: _After(0, 0)}
-        else:
-            inside = _held(analysis, equation, [v in after for v in equation.outputs])
-        found |= {site: least.then(more.gates, more.layers) for site, more in inside.items()}
-        way = least.then(layers=_depth(inside))
-        for atom in equation.inputs:
-            after[atom] = min(after.get(atom, way), way)
-    return found
-
-
-def _skip(after: dict[Site, _After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
+def _skip(after: dict[Site, After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
     """Gates are no deeper than what they weigh, and never last: to close one is not to close the branch."""
     length = 1 + max((x.layers for x in after.values() if not x.gates and not x.aside), default=0)
     if any(x.gates and not x.aside for x in after.values()):

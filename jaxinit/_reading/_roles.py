@@ -6,17 +6,14 @@ root into a product with data; state is what the program returns changed and use
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading import _mingled
-from jaxinit._reading._flow import Flow, Followed, follow_move, programs_of
+from jaxinit._reading._evidence import Evidence, LeafRole, Use, is_of_integers
+from jaxinit._reading._flow import Flow, Followed, follow_move
 from jaxinit._reading._neutral import neutral_value
-from jaxinit._reading._origin import FOREIGN
-from jaxinit._reading._products import Product, Products, depends_on
-from jaxinit._reading._reach import leaves_of_outputs
+from jaxinit._reading._products import Product, depends_on
 from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Site
 
@@ -29,38 +26,6 @@ FROZEN = frozenset({"buffer", "quantisation scale", "adapter"})
 _ADDITIONS = (ir.add_p, ir.sub_p, ir.add_any_p)
 
 
-@dataclasses.dataclass(frozen=True)
-class LeafRole:
-    """What a leaf is to the program.
-
-    Attributes:
-      name: "kernel" (of a layer whose scale cannot be set), "bias" of a layer, "gate bias", "scale", "multiplier" of a
-        residual branch by one number, "shortcut" that multiplies what a branch is added to, "offset", "position",
-        "token", or one of `KEPT`.
-      reason: the evidence, in words.
-      start: the value at which the leaf changes nothing, where there is one.
-      site: the layer whose bias it is.
-    """
-
-    name: str
-    reason: str
-    start: float | None = None
-    site: Site | None = None
-
-
-class _Use(NamedTuple):
-    """A place where data meets a leaf: an equation, the place of the leaf's value among its inputs, and its degree."""
-
-    leaf: int
-    equation: ir.Equation
-    place: int
-    degree: float | None
-
-    @property
-    def atom(self) -> ir.Atom:
-        return self.equation.inputs[self.place]
-
-
 def leaf_roles(flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]) -> list[LeafRole]:
     """The role of every leaf, as far as it is no layer's weight.
 
@@ -69,116 +34,37 @@ def leaf_roles(flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ..
       skips: its skip connections.
       shapes: of the leaves.
     """
-    evidence = _Evidence(flow, skips, shapes)
-    return [evidence.role(leaf) for leaf in range(len(shapes))]
+    evidence = Evidence(flow, skips, shapes)
+    return [_role(evidence, leaf) for leaf in range(len(shapes))]
 
 
-class _Evidence:
-    """All that rules ask about.
-
-    Attributes:
-      uses: leaf → where data meets it.
-      bias_of: an equation that adds a bias → its layer.
-      variances: leaves of which a root is taken, on their way into a product with data.
-    """
-
-    def __init__(self, flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]):
-        self.flow, self.skips, self.shapes = flow, skips, shapes
-        self.analysis, self.products = flow.analysis, Products(flow)
-        self.program = self.analysis.program
-        sites = list(self.analysis.sites.values())
-        self.site_of = {(entry.equation, entry.weight): site for site in sites for entry in site.entries}
-        self.bias_of = {bias.equation: site for site in sites for bias in site.biases}
-        self.uses: dict[int, list[_Use]] = {}
-        self.carries: set[ir.Atom] = set()
-        self.walked: set[ir.Atom] = set()
-        for program in programs_of(self.program):
-            for equation in program.equations:
-                self._enter(equation)
-        self.reached = leaves_of_outputs(self.analysis, len(shapes))
-        self.trained = leaves_of_outputs(self.analysis, len(shapes), frozen=True)
-        self.opaque = dict(reversed(self.analysis.opaque))
-        found = [u for uses in self.uses.values() for u in uses if self.products.multiplies(u.equation)]
-        self.variances = {use.leaf for use in found if self.products.is_under_root(use.atom, use.leaf)}
-
-    def _enter(self, equation: ir.Equation) -> None:
-        match equation:
-            case ir.Scan():
-                first, last = equation.num_consts, equation.num_consts + equation.num_carry
-                self.carries.update(equation.body.inputs[first:last])
-                self.walked.update(equation.body.inputs[last:])
-            case ir.While():
-                self.carries.update(equation.body.inputs[equation.body_consts :])
-        if ir.subprograms(equation) or not any(self.flow.is_data(x) for x in equation.inputs):
-            return
-        for i, atom in enumerate(equation.inputs):
-            found = self.analysis.of(atom)
-            if not found.data:
-                for part in found.parts:
-                    for leaf, degree in part.degrees.items():
-                        self.uses.setdefault(leaf, []).append(_Use(leaf, equation, i, degree))
-
-    def role(self, leaf: int) -> LeafRole:
-        """The role of a leaf: what all its uses agree on."""
-        whole = _of_the_whole(self, leaf)
-        if whole is not None:
-            return whole
-        uses = self.uses.get(leaf, [])
-        quantised = next((r for u in uses if self.is_weight(u) and (r := _quantised(self, u)) is not None), None)
-        if quantised is not None:
-            return quantised
-        if self.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in self.shapes[leaf]) > 1:
-            return LeafRole("kernel", _mingled.REASON)
-        if any(len(unit.factors_with(leaf)) > 1 for unit in self.analysis.units):
-            return LeafRole("low-rank factor", "a factor of what is added to a weight")
-        found = [_of_use(self, use) for use in uses if not self.is_weight(use)]
-        found = [role for role in found if role.name != "statistic"] or found
-        names = {role.name for role in found}
-        if len(names) == 1 or "state" in names:
-            return next(role for role in found if len(names) == 1 or role.name == "state")
-        if not names:
-            return LeafRole("unknown", "no operation with data shows what it is")
-        return LeafRole("unknown", f"it is used in several ways: {', '.join(sorted(names))}")
-
-    def is_weight(self, use: _Use) -> bool:
-        """Whether a use is that of a layer's weight."""
-        site = self.site_of.get((use.equation, use.place))
-        return site is not None and use.degree == 1 and any(use.leaf in part.unit.regions for part in site.parts)
-
-    def multiplier(self, leaf: int) -> str | None:
-        """Whether a leaf multiplies a branch or what it is added to, as one number."""
-        if any(leaf == skip.multiplier for skip in self.skips):
-            return "multiplier"
-        return "shortcut" if any(leaf == skip.shortcut for skip in self.skips) else None
-
-    def met_shape(self, use: _Use) -> tuple[int, ...]:
-        """The shape of a leaf as the program meets it: without axes that loops walk along."""
-        origin = self.analysis.of(use.atom).origins.get(use.leaf)
-        if origin is not None:
-            return tuple(f.size for dim in origin.dims for f in dim if f.axis != FOREIGN)
-        queue: list[ir.Atom] = [use.atom]
-        seen: set[ir.Atom] = set()
-        while queue:
-            atom = queue.pop()
-            if atom in self.walked:
-                return atom.shape
-            if atom not in seen and depends_on(self.flow, atom, use.leaf):
-                seen.add(atom)
-                queue.extend(self.flow.sources(atom))
-        return self.shapes[use.leaf]
-
-    def is_number(self, use: _Use, product: Product) -> bool:
-        """Whether all channels of data meet one element of a leaf."""
-        if math.prod(self.met_shape(use)) > 1:
-            return False
-        data = [x for x in product.factors if self.flow.is_data(x)]
-        return 1 not in max(data, key=lambda x: math.prod(x.shape)).shape[1:]
+def _role(evidence: Evidence, leaf: int) -> LeafRole:
+    """The role of a leaf: what all its uses agree on."""
+    whole = _of_the_whole(evidence, leaf)
+    if whole is not None:
+        return whole
+    uses = evidence.uses.get(leaf, [])
+    quantised = next((r for u in uses if evidence.is_weight(u) and (r := _quantised(evidence, u)) is not None), None)
+    if quantised is not None:
+        return quantised
+    if evidence.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
+        return LeafRole("kernel", _mingled.REASON)
+    if any(len(unit.factors_with(leaf)) > 1 for unit in evidence.analysis.units):
+        return LeafRole("low-rank factor", "a factor of what is added to a weight")
+    found = [_of_use(evidence, use) for use in uses if not evidence.is_weight(use)]
+    found = [role for role in found if role.name != "statistic"] or found
+    names = {role.name for role in found}
+    if len(names) == 1 or "state" in names:
+        return next(role for role in found if len(names) == 1 or role.name == "state")
+    if not names:
+        return LeafRole("unknown", "no operation with data shows what it is")
+    return LeafRole("unknown", f"it is used in several ways: {', '.join(sorted(names))}")
 
 
 # Rules for a leaf as a whole.
 
 
-def _of_the_whole(evidence: _Evidence, leaf: int) -> LeafRole | None:
+def _of_the_whole(evidence: Evidence, leaf: int) -> LeafRole | None:
     bit = 1 << leaf
     reached = [i for i, found in enumerate(evidence.reached) if found & bit]
     if not reached:
@@ -194,16 +80,16 @@ def _of_the_whole(evidence: _Evidence, leaf: int) -> LeafRole | None:
     return None
 
 
-def _is_bias(evidence: _Evidence, use: _Use) -> bool:
+def _is_bias(evidence: Evidence, use: Use) -> bool:
     return use.equation in evidence.bias_of or evidence.is_weight(use)
 
 
 # Rules for a use.
 
-_Rule = Callable[[_Evidence, _Use], LeafRole | None]
+_Rule = Callable[[Evidence, Use], LeafRole | None]
 
 
-def _of_use(evidence: _Evidence, use: _Use) -> LeafRole:
+def _of_use(evidence: Evidence, use: Use) -> LeafRole:
     if evidence.products.multiplies(use.equation):
         rules: tuple[_Rule, ...] = (_variance, _slope, _scale, _decay, _factor)
     elif use.equation.primitive in _ADDITIONS:
@@ -214,13 +100,13 @@ def _of_use(evidence: _Evidence, use: _Use) -> LeafRole:
     return next((role for role in found if role is not None), _unknown(evidence, use))
 
 
-def _variance(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _variance(evidence: Evidence, use: Use) -> LeafRole | None:
     if not evidence.products.is_under_root(use.atom, use.leaf):
         return None
     return LeafRole("state", "a running variance: data is divided by its root", 1.0)
 
 
-def _mean(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _mean(evidence: Evidence, use: Use) -> LeafRole | None:
     """A running mean, taken off before the division by the root of a variance, or with it afterwards."""
     state = LeafRole("state", "a running mean: taken off data that a running variance divides", 0.0)
     if use.equation.primitive is ir.sub_p and use.place == 1:
@@ -237,16 +123,16 @@ def _mean(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return None
 
 
-def _is_standardised(evidence: _Evidence, product: Product) -> bool:
+def _is_standardised(evidence: Evidence, product: Product) -> bool:
     """Whether the root of a running variance is a factor of a product."""
     return any(depends_on(evidence.flow, f, leaf) for f in product.factors for leaf in evidence.variances)
 
 
-def _multiplies(evidence: _Evidence, leaf: int) -> bool:
+def _multiplies(evidence: Evidence, leaf: int) -> bool:
     return any(evidence.products.multiplies(use.equation) for use in evidence.uses[leaf])
 
 
-def _terms(evidence: _Evidence, atom: ir.Atom) -> list[ir.Atom]:
+def _terms(evidence: Evidence, atom: ir.Atom) -> list[ir.Atom]:
     """The terms of a sum of functions of parameters."""
     atom = evidence.products.unmoved(atom)
     equation = evidence.flow.producer.get(atom)
@@ -255,7 +141,7 @@ def _terms(evidence: _Evidence, atom: ir.Atom) -> list[ir.Atom]:
     return [atom]
 
 
-def _scale(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _scale(evidence: Evidence, use: Use) -> LeafRole | None:
     product = evidence.products.of(use.equation)
     where = _scaled(evidence, use, product)
     if where is None:
@@ -267,7 +153,7 @@ def _scale(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return LeafRole(name, reason, start)
 
 
-def _scaled(evidence: _Evidence, use: _Use, product: Product) -> tuple[str, str] | None:
+def _scaled(evidence: Evidence, use: Use, product: Product) -> tuple[str, str] | None:
     """What a leaf scales, if there is evidence that it is a scale."""
     normalised = _is_standardised(evidence, product) or evidence.products.is_normalised(product, use.equation)
     if normalised and not evidence.is_number(use, product):
@@ -283,7 +169,7 @@ def _scaled(evidence: _Evidence, use: _Use, product: Product) -> tuple[str, str]
     return None
 
 
-def _decay(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _decay(evidence: Evidence, use: Use) -> LeafRole | None:
     products = evidence.products
     product = products.of(use.equation)
     if _is_walked(evidence, use):
@@ -298,7 +184,7 @@ def _decay(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return None
 
 
-def _is_walked(evidence: _Evidence, use: _Use) -> bool:
+def _is_walked(evidence: Evidence, use: Use) -> bool:
     """Whether a loop takes another slice of a leaf in every step, as of a stack of layers."""
     queue, seen = [use.atom], set()
     while queue:
@@ -311,7 +197,7 @@ def _is_walked(evidence: _Evidence, use: _Use) -> bool:
     return False
 
 
-def _slope(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _slope(evidence: Evidence, use: Use) -> LeafRole | None:
     """A factor in one case of a choice that the multiplied value itself decides."""
     products = evidence.products
     product = products.of(use.equation)
@@ -323,12 +209,12 @@ def _slope(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return None
 
 
-def _factor(evidence: _Evidence, use: _Use) -> LeafRole:
+def _factor(evidence: Evidence, use: Use) -> LeafRole:
     what = "multiplies data" if use.degree in (1, -1) else "multiplies data through a function of it"
     return LeafRole("unknown", f"{what} that is neither normalised nor a residual branch")
 
 
-def _bias(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _bias(evidence: Evidence, use: Use) -> LeafRole | None:
     site = evidence.bias_of.get(use.equation)
     if site is None or use.degree != 1 or use.atom not in [bias.value for bias in site.biases]:
         return None
@@ -342,7 +228,7 @@ def _bias(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return LeafRole("bias", "bias", 0.0, site)
 
 
-def _opens_gate(evidence: _Evidence, site: Site) -> bool:
+def _opens_gate(evidence: Evidence, site: Site) -> bool:
     """Whether what a layer gives, unchanged, multiplies data, and its features are not the last dimension there."""
     value = site.finish.outputs[0]
     features = set(site.placed.values())
@@ -363,7 +249,7 @@ def _opens_gate(evidence: _Evidence, site: Site) -> bool:
     return bool(features) and all(f.axis not in features for f in track.dims[-1])
 
 
-def _offset(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _offset(evidence: Evidence, use: Use) -> LeafRole | None:
     terms = [x for x in _terms(evidence, use.atom) if depends_on(evidence.flow, x, use.leaf)]
     if any(evidence.analysis.of(x).degrees.get(use.leaf) != 1 for x in terms) and use.degree != 1:
         return LeafRole("unknown", "added to data as a function of it that is not linear")
@@ -378,42 +264,15 @@ def _offset(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return LeafRole("position", "an array added to data, such as positions")
 
 
-def _quantised(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _quantised(evidence: Evidence, use: Use) -> LeafRole | None:
     """Part of a weight that is made of integers."""
     for term in _terms(evidence, use.atom):
-        if depends_on(evidence.flow, term, use.leaf) and _is_of_integers(evidence.flow, term, len(evidence.shapes)):
+        if depends_on(evidence.flow, term, use.leaf) and is_of_integers(evidence.flow, term, len(evidence.shapes)):
             return LeafRole("quantisation scale", "turns the integers of a quantised weight into numbers")
     return None
 
 
-def _is_of_integers(flow: Flow, atom: ir.Atom, leaves: int) -> bool:
-    """Whether a function of parameters is computed from integers among them, cast to floating-point numbers."""
-    inputs = set(flow.analysis.program.inputs[:leaves])
-    queue: list[tuple[ir.Atom, bool]] = [(atom, False)]
-    seen: set[tuple[ir.Atom, bool]] = set()
-    while queue:
-        entry = queue.pop()
-        atom, cast = entry
-        if entry in seen or not isinstance(atom, ir.Variable):
-            continue
-        seen.add(entry)
-        if cast and atom in inputs and not ir.is_floating(atom):
-            return True
-        equation = flow.producer.get(atom)
-        if equation is None:
-            queue.extend((x, cast) for x in flow.sources(atom))
-        elif equation.primitive is ir.gather_p and not cast:
-            table, indices, *_ = equation.inputs
-            queue.extend([(table, cast), (indices, isinstance(table, ir.Constant))])
-        elif not ir.subprograms(equation):
-            turned = cast or (
-                equation.primitive is ir.convert_p and not ir.is_floating(equation.inputs[0]) and ir.is_floating(atom)
-            )
-            queue.extend((x, turned) for x in equation.inputs)
-    return False
-
-
-def _kernel(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _kernel(evidence: Evidence, use: Use) -> LeafRole | None:
     """A weight whose scale nothing can set: divided by its own norm, or chosen by data."""
     if use.equation.primitive not in ir.CONTRACTIONS or sum(n > 1 for n in evidence.shapes[use.leaf]) < 2:
         return None
@@ -425,7 +284,7 @@ def _kernel(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return None
 
 
-def _token(evidence: _Evidence, use: _Use) -> LeafRole | None:
+def _token(evidence: Evidence, use: Use) -> LeafRole | None:
     """A learned token: joined to a sequence of data, or in the place of some of it."""
     if use.degree != 1 or use.equation.primitive not in (ir.concatenate_p, ir.select_p):
         return None
@@ -441,6 +300,6 @@ def _token(evidence: _Evidence, use: _Use) -> LeafRole | None:
     return LeafRole("token", "a token: joined to a sequence of data, or in the place of some of it")
 
 
-def _unknown(evidence: _Evidence, use: _Use) -> LeafRole:
+def _unknown(evidence: Evidence, use: Use) -> LeafRole:
     reason = f"data meets it in {use.equation.primitive}, which does not say what it is"
     return LeafRole("unknown", evidence.opaque.get(use.leaf, reason))

@@ -1,0 +1,153 @@
+"""Evidence of what a leaf of the parameters is to the program: every place where data meets it."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxinit import _program as ir
+from jaxinit._reading._flow import Flow, programs_of
+from jaxinit._reading._origin import FOREIGN
+from jaxinit._reading._products import Product, Products, depends_on
+from jaxinit._reading._reach import leaves_of_outputs
+from jaxinit._reading._residual import Skip
+from jaxinit._reading._units import Site
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafRole:
+    """What a leaf is to the program.
+
+    Attributes:
+      name: "kernel" (of a layer whose scale cannot be set), "bias" of a layer, "gate bias", "scale", "multiplier" of a
+        residual branch by one number, "shortcut" that multiplies what a branch is added to, "offset", "position",
+        "token", or one of `KEPT`.
+      reason: the evidence, in words.
+      start: the value at which the leaf changes nothing, where there is one.
+      site: the layer whose bias it is.
+    """
+
+    name: str
+    reason: str
+    start: float | None = None
+    site: Site | None = None
+
+
+class Use(NamedTuple):
+    """A place where data meets a leaf: an equation, the place of the leaf's value among its inputs, and its degree."""
+
+    leaf: int
+    equation: ir.Equation
+    place: int
+    degree: float | None
+
+    @property
+    def atom(self) -> ir.Atom:
+        return self.equation.inputs[self.place]
+
+
+class Evidence:
+    """All that rules ask about.
+
+    Attributes:
+      uses: leaf → where data meets it.
+      bias_of: an equation that adds a bias → its layer.
+      variances: leaves of which a root is taken, on their way into a product with data.
+    """
+
+    def __init__(self, flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]):
+        self.flow, self.skips, self.shapes = flow, skips, shapes
+        self.analysis, self.products = flow.analysis, Products(flow)
+        self.program = self.analysis.program
+        sites = list(self.analysis.sites.values())
+        self.site_of = {(entry.equation, entry.weight): site for site in sites for entry in site.entries}
+        self.bias_of = {bias.equation: site for site in sites for bias in site.biases}
+        self.uses: dict[int, list[Use]] = {}
+        self.carries: set[ir.Atom] = set()
+        self.walked: set[ir.Atom] = set()
+        for program in programs_of(self.program):
+            for equation in program.equations:
+                self._enter(equation)
+        self.reached = leaves_of_outputs(self.analysis, len(shapes))
+        self.trained = leaves_of_outputs(self.analysis, len(shapes), frozen=True)
+        self.opaque = dict(reversed(self.analysis.opaque))
+        found = [u for uses in self.uses.values() for u in uses if self.products.multiplies(u.equation)]
+        self.variances = {use.leaf for use in found if self.products.is_under_root(use.atom, use.leaf)}
+
+    def _enter(self, equation: ir.Equation) -> None:
+        match equation:
+            case ir.Scan():
+                first, last = equation.num_consts, equation.num_consts + equation.num_carry
+                self.carries.update(equation.body.inputs[first:last])
+                self.walked.update(equation.body.inputs[last:])
+            case ir.While():
+                self.carries.update(equation.body.inputs[equation.body_consts :])
+        if ir.subprograms(equation) or not any(self.flow.is_data(x) for x in equation.inputs):
+            return
+        for i, atom in enumerate(equation.inputs):
+            found = self.analysis.of(atom)
+            if not found.data:
+                for part in found.parts:
+                    for leaf, degree in part.degrees.items():
+                        self.uses.setdefault(leaf, []).append(Use(leaf, equation, i, degree))
+
+    def is_weight(self, use: Use) -> bool:
+        """Whether a use is that of a layer's weight."""
+        site = self.site_of.get((use.equation, use.place))
+        return site is not None and use.degree == 1 and any(use.leaf in part.unit.regions for part in site.parts)
+
+    def multiplier(self, leaf: int) -> str | None:
+        """Whether a leaf multiplies a branch or what it is added to, as one number."""
+        if any(leaf == skip.multiplier for skip in self.skips):
+            return "multiplier"
+        return "shortcut" if any(leaf == skip.shortcut for skip in self.skips) else None
+
+    def met_shape(self, use: Use) -> tuple[int, ...]:
+        """The shape of a leaf as the program meets it: without axes that loops walk along."""
+        origin = self.analysis.of(use.atom).origins.get(use.leaf)
+        if origin is not None:
+            return tuple(f.size for dim in origin.dims for f in dim if f.axis != FOREIGN)
+        queue: list[ir.Atom] = [use.atom]
+        seen: set[ir.Atom] = set()
+        while queue:
+            atom = queue.pop()
+            if atom in self.walked:
+                return atom.shape
+            if atom not in seen and depends_on(self.flow, atom, use.leaf):
+                seen.add(atom)
+                queue.extend(self.flow.sources(atom))
+        return self.shapes[use.leaf]
+
+    def is_number(self, use: Use, product: Product) -> bool:
+        """Whether all channels of data meet one element of a leaf."""
+        if math.prod(self.met_shape(use)) > 1:
+            return False
+        data = [x for x in product.factors if self.flow.is_data(x)]
+        return 1 not in max(data, key=lambda x: math.prod(x.shape)).shape[1:]
+
+
+def is_of_integers(flow: Flow, atom: ir.Atom, leaves: int) -> bool:
+    """Whether a function of parameters is computed from integers among them, cast to floating-point numbers."""
+    inputs = set(flow.analysis.program.inputs[:leaves])
+    queue: list[tuple[ir.Atom, bool]] = [(atom, False)]
+    seen: set[tuple[ir.Atom, bool]] = set()
+    while queue:
+        entry = queue.pop()
+        atom, cast = entry
+        if entry in seen or not isinstance(atom, ir.Variable):
+            continue
+        seen.add(entry)
+        if cast and atom in inputs and not ir.is_floating(atom):
+            return True
+        equation = flow.producer.get(atom)
+        if equation is None:
+            queue.extend((x, cast) for x in flow.sources(atom))
+        elif equation.primitive is ir.gather_p and not cast:
+            table, indices, *_ = equation.inputs
+            queue.extend([(table, cast), (indices, isinstance(table, ir.Constant))])
+        elif not ir.subprograms(equation):
+            turned = cast or (
+                equation.primitive is ir.convert_p and not ir.is_floating(equation.inputs[0]) and ir.is_floating(atom)
+            )
+            queue.extend((x, turned) for x in equation.inputs)
+    return False
