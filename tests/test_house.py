@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import jaxinit
 
 PACKAGE = Path(jaxinit.__file__).parent
@@ -94,13 +92,12 @@ def test_no_two_files_need_each_other():
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_point_downwards(module):
-    above = {x for x in GRAPH[module] if floor(x) > floor(module) and x != "jaxinit.__init__"}
-    assert not above
+def test_imports_point_downwards():
+    above = [(module, x) for module in MODULES for x in GRAPH[module] if floor(x) > floor(module)]
+    assert not [pair for pair in above if pair[1] != "jaxinit.__init__"]
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_rooms_are_entered_by_their_doors(module):
-    others = [x for x in GRAPH[module] if room(x) in DOORS and room(x) != room(module)]
-    assert all(x.endswith(".__init__") for x in others), others
+def test_rooms_are_entered_by_their_doors():
+    entered = [(module, x) for module in MODULES for x in GRAPH[module] if room(x) in DOORS and room(x) != room(module)]
+    assert len(entered) > 50
+    assert not [pair for pair in entered if not pair[1].endswith(".__init__")]
