@@ -85,9 +85,7 @@ class _Walk:
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
-        if isinstance(atom, ir.Constant) or atom in self.as_data:
-            return self.of(atom)
-        return self.dependences.get(atom, DATA)
+        return self.dependences.get(atom, DATA) if isinstance(atom, ir.Variable) else self.of(atom)
 
     def became(self, atoms: Sequence[ir.Variable], values: Sequence[Dependence]) -> None:
         """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
