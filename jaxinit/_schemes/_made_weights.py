@@ -29,7 +29,8 @@ REMARK = "for the weight that the program makes of it"
 def is_corrected(unit: Unit, pieces: Sequence[Piece], kept: Callable[[int], bool]) -> bool:
     """Whether the weight of a unit is made of leaves that are drawn, and made of no others."""
     alike = all(unit.is_alike(leaf) for leaf in unit.regions)
-    drawn = not any(kept(leaf) for leaf in unit.regions)
+    # What a leaf that is kept multiplies it by, such as the step size of a recurrence, is meant to.
+    drawn = not any(kept(leaf) for leaf in {*unit.regions, *unit.first_part.dependence.degrees})
     one = len(pieces) == 1 and len(unit.sites[0].parts) == 1 and pieces[0].layer.kind != "embed"
     return alike and drawn and one and _grows(unit) and (pieces[0].is_gain or is_made(unit))
 
