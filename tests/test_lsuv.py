@@ -848,7 +848,8 @@ RECURRENT = (recurrent, recurrent_of_projected, recurrent_and_fused, recurrent_b
 
 @pytest.mark.parametrize(
     ("apply_fn", "method"),
-    [(recurrent, "scan"), *((f, "auto") for f in RECURRENT)]
+    [(recurrent, "scan"), (recurrent_and_fused, "auto"), (recurrent_by_index, "auto")]
+    + [pytest.param(f, "auto", marks=pytest.mark.slow) for f in RECURRENT[:2]]
     + [pytest.param(f, "scan", marks=pytest.mark.slow) for f in RECURRENT[1:]],
     ids=lambda x: getattr(x, "__name__", x),
 )
