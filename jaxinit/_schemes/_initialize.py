@@ -221,7 +221,9 @@ class _Drawing:
             new = self._kept(path, kept, old)
             weights = () if kept.name in FROZEN else weights
         for layer, unit, pieces in weights:
-            new = with_part(jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit), dtype))
+            new = with_part(
+                jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit, layer, dtype), dtype)
+            )
         return new
 
     def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
@@ -287,9 +289,16 @@ class _Drawing:
         return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
 
 
-def _terms(unit: Unit) -> int:
-    """How many leaves are added to make a weight; where each meets data by itself, fans count them."""
-    return sum(map(unit.is_alike, unit.regions)) if len(unit.sites[0].entries) == 1 else 1
+def _terms(unit: Unit, layer: Layer, dtype: Any) -> int:
+    """How many values are added to make a weight; where each meets data by itself, fans count them."""
+    site = unit.sites[0]
+    if not unit.members and layer.view is None:
+        # Real numbers of which the program makes complex ones are their parts.
+        parts = jnp.issubdtype(site.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(
+            dtype, jnp.complexfloating
+        )
+        return 2 if parts else 1
+    return sum(map(unit.is_alike, unit.regions)) if len(site.entries) == 1 else 1
 
 
 def _seen_in(
