@@ -209,8 +209,10 @@ def test_a_complex_weight_is_one_layer_and_its_parts_share_the_variance(form):
     assert layer.fan_in == fan_in
     assert set(layer.paths) == set(shapes) - {"g"}
     new = jaxinit.initialize(jax.random.key(0), params, linear, x)
-    # The standard error over 6144 draws of the weight is 2%; that of the batch of normal data is less.
-    np.testing.assert_allclose(jnp.mean(jnp.abs(linear(new, x)) ** 2), 1, rtol=0.1)
+    # What a leaf that is kept multiplies by, such as the normalization of a recurrence's modes, stays what it is.
+    due = jnp.mean(jnp.exp(2 * params["g"])) if "g" in params else 1
+    # The standard error over 6144 draws of the weight is 2%, and 4% where a few modes count most.
+    np.testing.assert_allclose(jnp.mean(jnp.abs(linear(new, x)) ** 2), due, rtol=0.1)
     if "re" in new:
         np.testing.assert_allclose(jnp.mean(new["re"] ** 2), jnp.mean(new["im"] ** 2), rtol=0.1)
     if "g" in new:
