@@ -274,6 +274,64 @@ def test_decays_of_a_parallel_scan_keep_their_values():
     np.testing.assert_array_equal(new["nu"], SOME)
 
 
+DECAYED = 6  # steps of a sequence
+
+
+def gated_by_sums(p, x):
+    """Chunks of a selective state-space model: decays from one step to another are differences of sums."""
+    steps = jax.nn.softplus(x @ p["step"] + p["bias"])
+    total = jnp.cumsum(-jnp.exp(p["rate"]) * steps, axis=1)
+    decays = jnp.where(jnp.tri(DECAYED)[:, :, None] > 0, jnp.exp(total[:, :, None] - total[:, None]), 0)
+    return jnp.einsum("bijd,bjd->bid", decays, x @ p["in"])
+
+
+def forgetting(p, x):
+    """Gated linear attention, stabilised by the largest exponent; what is taken in has a gate of its own."""
+    total = jnp.cumsum(jax.nn.log_sigmoid(x @ p["step"] + p["bias"]), axis=1)
+    exponents = total[:, :, None] - total[:, None] + (x @ p["in"] + p["other"])[:, None]
+    exponents = jnp.where(jnp.tri(DECAYED)[:, :, None] > 0, exponents, -jnp.inf)
+    decays = jnp.exp(exponents - jnp.max(exponents, axis=2, keepdims=True))
+    return jnp.einsum("bijd,bjd->bid", decays, jnp.broadcast_to(x[..., :1], (*x.shape[:2], 8)))
+
+
+def gated_in_a_loop(p, x):
+    def step(h, u):
+        decay = jnp.exp(-8 * jax.nn.softplus(p["rate"]) * jax.nn.sigmoid(u @ p["step"] + p["bias"]))
+        h = decay * h + jnp.sqrt(1 - decay**2) * (u @ p["in"])
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros((8, 8)), jnp.swapaxes(x, 0, 1))[1]
+
+
+def decays_before_a_loop(p, x):
+    decays = jnp.exp(-jax.nn.softplus(x @ p["step"] + p["bias"]) * jnp.exp(p["rate"]))
+    inputs = (jnp.swapaxes(decays, 0, 1), jnp.swapaxes(x @ p["in"], 0, 1))
+    return jax.lax.scan(lambda h, xs: (xs[0] * h + xs[1],) * 2, jnp.zeros((8, 8)), inputs)[1]
+
+
+@pytest.mark.parametrize("recurrence", [gated_by_sums, forgetting, gated_in_a_loop, decays_before_a_loop])
+def test_what_is_added_to_the_exponent_of_a_decay_keeps_its_value(recurrence):
+    old = dict.fromkeys(("bias", "rate", "other"), SOME) | {"step": ones(4, 8), "in": ones(4, 8)}
+    new, rows = drawn(old, recurrence, jnp.broadcast_to(X[:8, None], (8, DECAYED, 4)))
+    assert (rows["bias"].role, rows["bias"].init) == ("decay", "kept")
+    np.testing.assert_array_equal(new["bias"], SOME)
+    if recurrence is forgetting:
+        assert rows["other"].role == "bias"
+
+
+@pytest.mark.parametrize(
+    "apply_fn",
+    [
+        lambda p, x: jax.nn.softmax(p["rate"] * (x @ p["step"] + p["bias"])) @ p["in"].T,
+        lambda p, x: x[:, :1] * jnp.exp(p["rate"] * jnp.tanh(x @ p["step"] + p["bias"])) @ p["in"].T,
+        lambda p, x: jax.nn.softplus(x @ p["step"] + p["bias"]) * p["rate"] @ p["in"].T,
+    ],
+)
+def test_biases_of_other_exponentials_are_drawn(apply_fn):
+    old = {"bias": SOME, "rate": SOME, "step": ones(4, 8), "in": ones(4, 8)}
+    assert drawn(old, apply_fn)[1]["bias"].role == "bias"
+
+
 # Scales.
 
 
@@ -292,6 +350,16 @@ NORMS = {
     "einsum": lambda x: x / (jnp.einsum("bd,bd->b", x, x)[:, None] ** 0.5 + 1e-6),
     "standardize": jax.nn.standardize,
 }
+
+
+def over_devices(x):
+    """Batch normalization over a mapped axis: mean and mean square are put together as one array."""
+    parts = jnp.stack([x.mean(0), (x**2).mean(0)])
+    mean, square = jax.lax.pmean(parts, "devices")
+    return (x - mean) * jax.lax.rsqrt(square - mean**2 + 1e-5)
+
+
+NORMS["devices"] = lambda x: jax.vmap(over_devices, axis_name="devices")(x.reshape(4, 8, 8)).reshape(32, 8)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -502,12 +570,18 @@ def test_the_bias_of_a_norm_over_two_axes_is_no_position(scaled):
     assert bool(jnp.any(new["bias"] != 0)) is not scaled
 
 
-def test_positions_added_to_a_layer_are_no_bias():
+def test_positions_added_to_a_layer_are_no_bias_and_biases_no_positions():
     _new, rows = drawn(
         shapes({"w": ones(4, 8), "bias": ones(8), "position": ones(4, 8)}),
         lambda p, x: jnp.tanh(x.reshape(8, 4, 4) @ p["w"] + p["bias"] + p["position"]),
     )
     assert {path: row.role for path, row in rows.items()} == {"w": "dense", "bias": "bias", "position": "position"}
+    for spread in (lambda b: jnp.broadcast_to(b, (8, 4, 8)), lambda b: jnp.tile(b, (8, 4, 1))):
+        _new, rows = drawn(
+            shapes({"w": ones(4, 8), "bias": ones(8)}),
+            lambda p, x, spread=spread: jnp.tanh(x.reshape(8, 4, 4) @ p["w"] + spread(p["bias"])),
+        )
+        assert rows["bias"].role == "bias"
     _heads, rows = drawn(
         shapes({"w": ones(4, 2, 3), "bias": ones(2, 3)}), lambda p, x: jnp.einsum("bi,ihd->bhd", x, p["w"]) + p["bias"]
     )

@@ -101,7 +101,7 @@ def _added(
         return None
     sign = -1 if equation.primitive is ir.sub_p and equation.inputs[1] is added else 1
     is_parameter = any(part.degrees for part in of(added).parts)
-    return Bias(added, equation, is_parameter, sign), _varying(of(added), added.shape)
+    return Bias(added, equation, is_parameter, sign), varying_dims(of(added), added.shape)
 
 
 def _moved(varying: frozenset[int], shape: tuple[int, ...], move: Move) -> frozenset[int] | None:
@@ -118,7 +118,7 @@ def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
     return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}
 
 
-def _varying(value: Dependence, shape: tuple[int, ...]) -> frozenset[int]:
+def varying_dims(value: Dependence, shape: tuple[int, ...]) -> frozenset[int]:
     """The dimensions along which a value that depends on no data may vary."""
     dims: set[int] = set() if value.segments is None else {value.segments.dimension}
     for part in value.parts:

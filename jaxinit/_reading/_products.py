@@ -21,9 +21,12 @@ _MOVES = (
     ir.broadcast_p,
     ir.slice_p,
     ir.rev_p,
+    ir.tile_p,
     *ir.IDENTITIES,
 )
-_REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_window_sum")
+_REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_window_sum", "psum")
+_CUTS = (ir.slice_p, ir.split_p, ir.unstack_p)
+_JOINS = (ir.stack_p, ir.concatenate_p)
 _pow_p = ir.primitive("pow")
 
 
@@ -151,7 +154,7 @@ class Products:
         reduced = self._reduced(value)
         if excluded is not None and any(self.is_computed_from(x, excluded) for x in reduced):
             return False
-        return bool(reduced) and self._meet(reduced, others)
+        return bool(reduced) and self.meet(reduced, others)
 
     def _unspread(self, value: ir.Atom) -> ir.Atom:
         """What a value is a function of, element by element, before it was spread over more elements."""
@@ -167,23 +170,29 @@ class Products:
             (value,) = inputs
 
     def _reduced(self, value: ir.Atom) -> list[ir.Atom]:
-        """What is summed over to make a value, which is not computed from anything larger otherwise."""
+        """What is summed over to make a value, which is not computed from anything larger otherwise.
+
+        Several statistics may be made as one array and cut apart: functions of one number lead to it from the sums.
+        """
         size, seen = math.prod(value.shape), set()
         found: list[ir.Atom] = []
-        queue = [value]
+        queue = [(value, False)]
         while queue:
-            equation = self.flow.producer.get(queue.pop())
-            if equation is None or equation in seen or equation in self.layers or ir.subprograms(equation):
+            atom, cut = queue.pop()
+            equation = self.flow.producer.get(atom)
+            if equation is None or (equation, cut) in seen or equation in self.layers or ir.subprograms(equation):
                 continue
-            seen.add(equation)
+            seen.add((equation, cut))
             inputs = [x for x in equation.inputs if isinstance(x, ir.Variable)]
             if equation.primitive in (*_REDUCTIONS, ir.dot_general_p):
                 found.extend(inputs)
-            elif all(math.prod(x.shape) <= size for x in inputs):
-                queue.extend(inputs)
+            elif not cut and all(math.prod(x.shape) <= size for x in inputs):
+                queue.extend((x, False) for x in inputs)
+            elif equation.primitive in _CUTS or (cut and (len(inputs) == 1 or equation.primitive in _JOINS)):
+                queue.extend((x, True) for x in inputs)
         return found
 
-    def _meet(self, left: Iterable[ir.Atom], right: Iterable[ir.Atom]) -> bool:
+    def meet(self, left: Iterable[ir.Atom], right: Iterable[ir.Atom]) -> bool:
         """Whether values on both sides are computed from one value, with no layer on the way."""
         sides: dict[ir.Atom, int] = {}
         heap: list[tuple[int, int, ir.Atom]] = []

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading import _mingled
+from jaxinit._reading._bias import varying_dims
+from jaxinit._reading._decays import multiplies_state, paces_state
 from jaxinit._reading._evidence import Evidence, LeafRole, Use, is_of_integers
 from jaxinit._reading._flow import Flow, Followed, follow_move
 from jaxinit._reading._neutral import neutral_value
@@ -91,9 +93,9 @@ _Rule = Callable[[Evidence, Use], LeafRole | None]
 
 def _of_use(evidence: Evidence, use: Use) -> LeafRole:
     if evidence.products.multiplies(use.equation):
-        rules: tuple[_Rule, ...] = (_variance, _slope, _scale, _decay, _factor)
+        rules: tuple[_Rule, ...] = (_variance, _slope, _scale, multiplies_state, _factor)
     elif use.equation.primitive in _ADDITIONS:
-        rules = (_mean, _bias, _offset)
+        rules = (_mean, paces_state, _bias, _offset)
     else:
         rules = (_quantised, _kernel, _token)
     found = (rule(evidence, use) for rule in rules)
@@ -169,34 +171,6 @@ def _scaled(evidence: Evidence, use: Use, product: Product) -> tuple[str, str] |
     return None
 
 
-def _decay(evidence: Evidence, use: Use) -> LeafRole | None:
-    products = evidence.products
-    product = products.of(use.equation)
-    if _is_walked(evidence, use):
-        return None
-    if any(products.unmoved_here(x) in evidence.carries for x in product.factors):
-        return LeafRole("decay", "multiplies the state that a loop carries")
-    for equation in (e for x in product.results for e in products.onwards(x)):
-        if products.multiplies(equation) and any(
-            products.unmoved_here(x) in evidence.carries for x in products.of(equation).factors
-        ):
-            return LeafRole("decay", "multiplies, through a function of data, the state that a loop carries")
-    return None
-
-
-def _is_walked(evidence: Evidence, use: Use) -> bool:
-    """Whether a loop takes another slice of a leaf in every step, as of a stack of layers."""
-    queue, seen = [use.atom], set()
-    while queue:
-        atom = queue.pop()
-        if atom in evidence.walked:
-            return True
-        if atom not in seen and depends_on(evidence.flow, atom, use.leaf) and atom in evidence.flow.producer:
-            seen.add(atom)
-            queue.extend(evidence.flow.sources(atom))
-    return False
-
-
 def _slope(evidence: Evidence, use: Use) -> LeafRole | None:
     """A factor in one case of a choice that the multiplied value itself decides."""
     products = evidence.products
@@ -218,10 +192,9 @@ def _bias(evidence: Evidence, use: Use) -> LeafRole | None:
     site = evidence.bias_of.get(use.equation)
     if site is None or use.degree != 1 or use.atom not in [bias.value for bias in site.biases]:
         return None
-    shape = use.atom.shape
-    axes = sum(n > 1 for n in shape)
-    own = {d for d in range(len(shape)) if shape[d] > 1} <= set(site.placed.values())
-    if axes > 1 and not own and len(shape) == len(use.equation.outputs[0].shape):
+    varying = varying_dims(evidence.analysis.of(use.atom), use.atom.shape)
+    whole = len(use.atom.shape) == len(use.equation.outputs[0].shape)
+    if len(varying) > 1 and not varying <= set(site.placed.values()) and whole:
         return None
     if _opens_gate(evidence, site):
         return LeafRole("gate bias", "opens a gate over positions, which multiplies data", 1.0, site)

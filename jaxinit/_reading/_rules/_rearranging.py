@@ -157,6 +157,14 @@ def _slice_places(equation: ir.Equation) -> dict[int, int]:
     return {d: d for d in range(len(shape)) if shape[d] == out[d]}
 
 
+def _tile(equation: ir.Equation) -> Move | None:
+    """Repetition of single entries is a broadcast; that of several moves none of them to one place."""
+    shape, repeats = equation.inputs[0].shape, equation.params["reps"]
+    if any(n > 1 < k for n, k in zip(shape, repeats, strict=True)):
+        return None
+    return lambda origin: origin.broadcast(equation.outputs[0].shape, range(len(shape)))
+
+
 _MOVED = Rule(_moved, linear="first", rearranges=True)
 register(dataclasses.replace(_MOVED, move=_transpose, places=_transpose_places), ir.transpose_p)
 register(dataclasses.replace(_MOVED, move=_reverse, places=_reverse_places), ir.rev_p)
@@ -166,7 +174,7 @@ register(
     dataclasses.replace(_MOVED, move=_broadcast, places=_broadcast_places, pattern=_broadcast_pattern), ir.broadcast_p
 )
 register(dataclasses.replace(_MOVED, move=_slice, places=_slice_places), ir.slice_p)
-register(_MOVED, ir.tile_p)
+register(dataclasses.replace(_MOVED, move=_tile, places=_slice_places), ir.tile_p)
 
 # Cuts
 
