@@ -435,8 +435,9 @@ def test_the_slope_of_a_parametric_relu_is_a_parameter(form, slope, mean_square)
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda z, s: jax.nn.relu(s * z), None),
+        (lambda z, s: jax.nn.relu(s * z), "relu"),
         (lambda z, s: s * jax.nn.relu(z), "relu"),
+        (lambda z, s: jnp.tanh(s * jax.nn.relu(z)), "relu"),
         (lambda z, s: jnp.where(z > 0, s * z, 0), None),
         (lambda z, s: s * jnp.where(z > 0, z, s * z), "prelu"),
     ],
@@ -446,6 +447,106 @@ def test_a_parameter_that_multiplies_all_of_a_value_is_no_slope(function, name):
         lambda p, x: function(x @ p["a"], p["s"]) @ p["c"], {"a": struct(8, 8), "c": struct(8, 8), "s": struct(8)}
     )
     assert (layer.activation and layer.activation.name) == name
+
+
+# Other terms, and maps by channels, before the activation
+
+
+def convolved(x, kernel):
+    x = jnp.broadcast_to(x[:, None, None], (4, 5, 5, 8))
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def recurrent(p, x):
+    """The product with the input is made for all steps at once, before the loop."""
+
+    def step(h, z):
+        h = jnp.tanh(z + h @ p["b"] + p["s"])
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros(8), x @ p["a"])[1] @ p["c"]
+
+
+def normalized_apart(p, x):
+    """Statistics of one of the terms, and the sum of both."""
+    z = x @ p["a"]
+    return jax.nn.relu(z - z.mean(0) + x @ p["b"]) @ p["c"]
+
+
+SUMS = {
+    "two layers": (lambda p, x: jax.nn.relu(x @ p["a"] + (x**2) @ p["b"]) @ p["c"], ["relu", "relu", None]),
+    "bias last": (lambda p, x: jnp.tanh(x @ p["a"] + jnp.sin(x) @ p["b"] + p["s"]) @ p["c"], ["tanh", "tanh", None]),
+    "difference": (lambda p, x: jnp.tanh((x**2) @ p["a"] - x @ p["b"]) @ p["c"], ["tanh", "tanh", None]),
+    "convolution": (
+        lambda p, x: jax.nn.silu(convolved(x, p["k"]) + (x @ p["a"] + p["s"])[:, None, None]) @ p["c"],
+        ["silu", "silu", None],
+    ),
+    "data": (lambda p, x: jax.nn.gelu(x @ p["a"] + x) @ p["c"], [None, None]),
+    "other data": (lambda p, x: jax.nn.gelu(x @ p["a"] + x[::-1] ** 2) @ p["c"], ["gelu", None]),
+    "projected shortcut": (
+        lambda p, x: jax.nn.relu(x @ p["a"] + jnp.tanh(x @ p["b"]) @ p["c"]),
+        ["relu", "tanh", "relu"],
+    ),
+    "blocks": (lambda p, x: jax.nn.relu(x + jnp.tanh(x @ p["b"]) @ p["c"]), ["tanh", None]),
+    "cell": (recurrent, ["tanh", "tanh", None]),
+    "normalized apart": (normalized_apart, [None, "relu", None]),
+    "log of shares": (lambda p, x: jax.nn.relu(jax.nn.log_softmax(x @ p["a"])) @ p["c"], [None, None]),
+    "used beside": (lambda p, x: ((z := x @ p["a"]) + jax.nn.relu(z + x @ p["b"])) @ p["c"], [None, "relu", None]),
+}
+
+
+@pytest.mark.parametrize("form", SUMS)
+def test_the_activation_of_layers_in_a_sum_is_what_follows_the_sum(form):
+    apply_fn, names = SUMS[form]
+    params = {"a": struct(8, 8), "b": struct(8, 8), "c": struct(8, 8), "s": struct(8), "k": struct(3, 3, 8, 8)}
+    layers = trace_layers(params, apply_fn, X)
+    assert [layer.activation and layer.activation.name for layer in layers] == names
+
+
+def test_blocks_of_a_sum_of_fused_layers_go_on_as_different_functions():
+    """A gated unit of two inputs, cut after the sum, is drawn as the same unit with matrices of their own."""
+
+    def fused(p, x):
+        i, f, g = jnp.split(x @ p["a"] + jnp.sin(x) @ p["b"], 3, axis=-1)
+        return jax.nn.sigmoid(i) * jnp.tanh(f) + jax.nn.relu(g)
+
+    params = {"a": struct(8, 24), "b": struct(8, 24)}
+    _, report = jaxinit.initialize(KEY, params, fused, X, return_report=True)
+    assert [row.reason for row in report.rows] == 2 * ["gain of sigmoid", "gain of tanh", "gain of relu"]
+
+
+MEAN, VARIANCE = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
+NORMALIZATIONS = {
+    "divided": lambda z, p: (z - p["mean"]) / jnp.sqrt(p["variance"] + 1e-5) * p["s"] + p["t"],
+    "one factor": lambda z, p: (z - p["mean"]) * (jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"]) + p["t"],
+    "folded": lambda z, p: z * (r := jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"]) + (p["t"] - p["mean"] * r),
+    "power": lambda z, p: (z - p["mean"]) * (p["variance"] + 1e-5) ** -0.5 * p["s"] + p["t"],
+    "einsum": lambda z, p: jnp.einsum("bc,c->bc", z - p["mean"], p["s"] / jnp.sqrt(p["variance"])) + p["t"],
+}
+
+
+@pytest.mark.parametrize("form", NORMALIZATIONS)
+@pytest.mark.parametrize("statistics", ["parameters", "constants", "state"])
+def test_the_activation_behind_running_statistics_is_what_follows_them(form, statistics):
+    known = {"mean": MEAN, "variance": VARIANCE}
+    params = {"a": struct(8, 8), "b": struct(8), "c": struct(8, 8), "s": struct(8), "t": struct(8)}
+    batch = {"x": X}
+    if statistics == "state":
+        batch |= known
+
+    def apply_fn(p, batch):
+        found = {**(known if statistics == "constants" else batch), **p}
+        return jax.nn.relu(NORMALIZATIONS[form](batch["x"] @ p["a"] + p["b"], found)) @ p["c"]
+
+    layers = trace_layers(params | (known if statistics == "parameters" else {}), apply_fn, batch)
+    assert [layer.activation and layer.activation.name for layer in layers] == ["relu", None]
+    assert layers[0].has_bias
+    # The layer's own output, bias included and statistics excluded, is what LSUV gives unit variance.
+    keys = iter(jax.random.split(KEY, 8))
+    params = {name: jax.random.normal(next(keys), leaf.shape) for name, leaf in params.items()}
+    params |= {"b": 0.1 * params["b"]} | (known if statistics == "parameters" else {})
+    new = jaxinit.lsuv(params, apply_fn, batch)
+    assert jnp.std(X @ new["a"] + new["b"]) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize("framework", ["linen", "nnx", "equinox"])

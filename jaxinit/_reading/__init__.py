@@ -6,11 +6,11 @@ are enough.
 
 from jaxinit._reading._activated import Meeting as Meeting
 from jaxinit._reading._attention import Attention as Attention
+from jaxinit._reading._concatenated_relu import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant
 from jaxinit._reading._depth import Depth as Depth
 from jaxinit._reading._evidence import LeafRole as LeafRole
-from jaxinit._reading._following import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
 from jaxinit._reading._made import is_made as is_made
 from jaxinit._reading._made import weights_made as weights_made

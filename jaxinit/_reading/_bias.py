@@ -1,5 +1,6 @@
 """Where a layer ends: at its operation, or where the last of its biases is added to the output."""
 
+import math
 from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import FOREIGN, Origin
+from jaxinit._reading._regions import multiplies
 from jaxinit._reading._rules import Move, rearrangement
 from jaxinit._reading._units import Bias
 
@@ -60,6 +62,8 @@ def finish_of(
             # A table to each row of which the output is added makes more of it than there was.
             if added is None or following.outputs[0].shape != value.shape:
                 return end
+            if _is_centred(following, value, consumers, of):
+                return end
             bias, dims = added
             if following.primitive is ir.sub_p and following.inputs[0] is not value:
                 sign, biases = -sign, _negated(biases)
@@ -83,6 +87,31 @@ def finish_of(
             origin, varying = moved, dims_moved
             biases = tuple(b._replace(moves=(*b.moves, following)) for b in biases)
         value = following.outputs[0]
+
+
+def _is_centred(
+    equation: ir.Equation,
+    value: ir.Atom,
+    consumers: dict[ir.Atom, list[ir.Equation | None]],
+    of: Callable[[ir.Atom], Dependence],
+) -> bool:
+    """Whether a difference takes a known mean off a value, as what it goes into is a division by known deviations.
+
+    A batch normalization with running statistics does so. Its mean belongs to the normalization, and not to the layer.
+    """
+    if equation.primitive is not ir.sub_p or equation.inputs[0] is not value:
+        return False
+    (atom,) = equation.outputs
+    while True:
+        readers = consumers.get(atom, [])
+        reader = readers[0] if len(readers) == 1 else None
+        if reader is None:
+            return False
+        if rearrangement(reader) is None or reader.inputs[0] is not atom:
+            others = [x for x in reader.inputs if x is not atom]
+            scales = multiplies(reader) or (reader.primitive is ir.div_p and reader.inputs[0] is atom)
+            return scales and any(math.prod(x.shape) > 1 and not of(x).data for x in others)
+        (atom,) = reader.outputs
 
 
 def _negated(biases: tuple[Bias, ...]) -> tuple[Bias, ...]:

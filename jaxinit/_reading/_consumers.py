@@ -2,7 +2,7 @@
 
 Some values are made without any data: from known numbers, parameters and random bits, element by element. Some are made
 for statistics alone, as the squares of a normalization: what is summed up of them meets, element by element, the very
-values that they were made from.
+values that they were made from. Some sums add a branch to the value that it is computed from.
 """
 
 import weakref
@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._reading._expressions import Bits, Expression, Expressions
+from jaxinit._reading._residual import Skip, skips
 from jaxinit._reading._units import Analysis
 
 _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_window_sum", "psum") | {
@@ -30,12 +31,23 @@ class Consumers:
       free: value made without data → the expression of its elements.
       expressions: all expressions that are made for this program.
       idle: equations whose results only statistics consume, statistics that meet what they were made from again.
+      skips: the skip connections.
+      streams: the sums of a branch and the value that it is computed from.
+      ends: what values are followed to by those who ask what becomes of them, remembered here.
     """
 
     def __init__(self, analysis: Analysis):
         self.free: dict[ir.Atom, Expression] = {}
         self.expressions = Expressions()
         self.idle: set[ir.Equation] = set()
+        self.skips: tuple[Skip, ...] = skips(analysis)
+        self.streams = frozenset(skip.sum for skip in self.skips if not skip.projected)
+        self.ends: dict[ir.Atom, ir.Variable] = {}
+        self._level: dict[ir.Atom, int] = {}
+        self._number: dict[ir.Atom, int] = {}
+        self._producers: dict[ir.Atom, ir.Equation] = {}
+        self._outside: dict[ir.Atom, ir.Atom] = {}
+        self._inputs_of_all = frozenset(analysis.program.inputs)
         self._sites = {site.equation for site in analysis.sites.values()}
         self._analysis_of = analysis.of
         self._program(analysis.program)
@@ -48,17 +60,58 @@ class Consumers:
         single = np.size(atom.value) == 1 if ir.is_known(atom) and _is_numeric(atom) else False
         return self.expressions.number(np.asarray(atom.value, atom.dtype)) if single else None
 
+    def is_computed_from(self, value: ir.Atom, source: ir.Atom) -> bool:
+        """Whether a value is computed from another one of its program or around it, in one turn of the loops."""
+        # It comes later, and lies on a longer way from the inputs.
+        number, level = self._number.get(source, 0), self._level.get(source, 0)
+        seen, queue = set(), [value]
+        while queue:
+            atom = queue.pop()
+            if atom is source:
+                return True
+            if atom not in seen and self._number.get(atom, 0) > number and self._level.get(atom, 0) >= level:
+                seen.add(atom)
+                queue.extend([self._outside[atom]] if atom in self._outside else self._inputs(atom))
+        return False
+
+    def is_given(self, value: ir.Atom) -> bool:
+        """Whether a value is an input of the whole program, or made of some, element by element."""
+        seen, queue = set(), [value]
+        while queue:
+            atom = queue.pop()
+            equation = self._producers.get(atom)
+            if atom in seen or isinstance(atom, ir.Constant):
+                continue
+            seen.add(atom)
+            if equation is not None and equation.primitive not in ELEMENTWISE | _REARRANGEMENTS:
+                return False
+            if equation is None and atom not in self._outside and atom not in self._inputs_of_all:
+                return False
+            queue.extend([self._outside[atom]] if atom in self._outside else self._inputs(atom))
+        return True
+
+    def _inputs(self, atom: ir.Atom) -> tuple[ir.Atom, ...]:
+        equation = self._producers.get(atom)
+        return () if equation is None else equation.inputs
+
     def _program(self, program: ir.Program) -> None:
         for v in program.inputs:
             found = self._leaf(v)
             if found is not None:
                 self.free.setdefault(v, found)
         for equation in program.equations:
+            level = 1 + max((self._level.get(a, 0) for a in equation.inputs), default=0)
+            self._level.update(dict.fromkeys(equation.outputs, level))
+            self._number.update(dict.fromkeys(equation.outputs, len(self._number) + 1))
+            self._producers.update(dict.fromkeys(equation.outputs, equation))
             found = self._expression(equation)
             if found is not None:
                 self.free[equation.outputs[0]] = found
             for entered in ir.entrances(equation):
                 for v, atom in entered:
+                    self._outside[v] = atom
+                    self._level[v] = self._level.get(atom, 0)
+                    self._number[v] = len(self._number) + 1
                     outside = self.of(atom)
                     if outside is not None:
                         self.free[v] = outside

@@ -7,7 +7,7 @@ program cuts it into.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from jaxinit import _program as ir
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
 from jaxinit._reading._rules import cuts, rearrangement
 from jaxinit._reading._units import Analysis, Site
+
+_MOST_TERMS = 8
+"""Layers whose outputs are followed in one sum at most: those of a cell are few, those of a long sum go on together."""
 
 
 class Flow:
@@ -231,18 +234,24 @@ def _known(moved: "dict[ir.Variable, dict[ir.Variable, Origin | None]]") -> Trac
     return {output: tracks for output, tracks in found.items() if tracks}
 
 
-def follow_cuts(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable]) -> Tracks:
-    """Where the elements of some values go while they are only moved, cut, and added parameters to."""
+def follow_cuts(
+    flow: Flow, program: ir.Program, starts: Iterable[ir.Variable], streams: Container[ir.Equation]
+) -> Tracks:
+    """Where the elements of some values go while they are only moved, cut, and added to.
+
+    Sums that are `streams`, of a branch and the value that it is computed from, are the end.
+    """
     tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in starts}
     for equation in program.equations:
         moved = follow_move(equation, tracks)
         if moved is not None:
             tracks.update(moved)
-        elif equation.primitive in (ir.add_p, ir.add_any_p, ir.sub_p):
+        elif equation.primitive in (ir.add_p, ir.add_any_p, ir.sub_p) and equation not in streams:
             (output,) = equation.outputs
-            data = [a for a in equation.inputs if flow.is_data(a) and a.shape == output.shape]
-            if len(data) == 1 and isinstance(data[0], ir.Variable) and data[0] in tracks:
-                tracks[output] = tracks[data[0]]
+            same = [a for a in equation.inputs if isinstance(a, ir.Variable) and a.shape == output.shape]
+            found = {v: track for a in same if a in tracks for v, track in tracks[a].items()}
+            if 0 < len(found) <= _MOST_TERMS:
+                tracks[output] = found
     return tracks
 
 

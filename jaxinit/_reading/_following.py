@@ -3,33 +3,26 @@
 A value is followed through all that takes it element by element, together with known numbers, random bits and slopes
 that are parameters, and through all that only moves, cuts, copies or joins elements. Where it is taken otherwise, it
 goes on: the activation is the one function of it that goes on there.
+
+Before the activation other terms may be added to a layer's output, such as biases and the outputs of other layers, and
+a map by channels may be applied, as by a batch normalization with running statistics: the activation is what follows
+them. A branch that is added to the value which it is computed from goes on in the sum with no activation of its own.
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
 from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
-from jaxinit._reading._flow import programs_of
+from jaxinit._reading._places import JOINS, MOVES, Place, beside, joined, moved
+from jaxinit._reading._regions import is_outer
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 from jaxinit._reading._units import Analysis
-from jaxinit._typing import Array
 
-_POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
-_MOVES = frozenset(
-    {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.rev_p, ir.broadcast_p, ir.slice_p, ir.dynamic_slice_p, ir.pad_p}
-    | {ir.split_p, ir.unstack_p, ir.gather_p, ir.tile_p}
-)
-"""The elements of the first input, elsewhere or in part; `pad` adds others."""
-_JOINS = frozenset({ir.concatenate_p, ir.stack_p, ir.dynamic_update_slice_p})
-"""The elements of several inputs, side by side."""
-_SUMS = (ir.add_p, ir.add_any_p)
+_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 
 
 class Onward(NamedTuple):
@@ -44,22 +37,8 @@ class Onward(NamedTuple):
     multiplier: float
 
 
-class _Place(NamedTuple):
-    """A value whose elements are one function of elements of the start.
-
-    Attributes:
-      expression: the function.
-      way: how elements have been moved; values that came the same way have the same elements at the same places.
-      within: (start, stop) along each dimension within which elements of the start lie; None if anywhere.
-    """
-
-    expression: Expression
-    way: Any
-    within: tuple[tuple[int, int], ...] | None
-
-
 def onward(
-    analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = (), *, biases: bool = False
+    analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = (), *, through: bool = False
 ) -> Onward:
     """What all of `start` goes on as.
 
@@ -68,17 +47,20 @@ def onward(
       program: the part of it that makes `start`.
       start: the value.
       leaves: the leaves of the parameters, whose values count where they are known.
-      biases: whether parameters that are added to it may be left out, as biases are that are zero at the start.
+      through: whether it is followed through sums with other terms and maps by channels. These terms and factors are
+        left out of the function, as biases are that are zero at the start.
     """
     consumers = consumers_of(analysis)
-    refused: set[Expression] = set()
+    start = _past_sums(analysis, consumers, program, start) if through else start
+    scales: set[Expression] = set()
     while True:
-        exits = _Walk(analysis, consumers, program, start, biases, refused).exits()
-        # A parameter that multiplies all of it belongs to what comes next; as a slope it multiplies a part.
-        scales = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
-        if not scales:
+        exits = _Walk(analysis, consumers, program, start, through, scales).exits()
+        # A parameter that multiplies all of it is a map by channels, or belongs to what comes next; as a slope it
+        # multiplies a part.
+        more = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
+        if not more:
             break
-        refused.update(scales)
+        scales.update(more)
     if not exits or exits[0] is ARGUMENT or any(reaches(x, exits[0]) for x in exits[1:]):
         return Onward(None, 1.0)
     read = {x.leaf for x in sources(exits[0]) if isinstance(x, Parameter)}
@@ -91,6 +73,25 @@ def following_activation(
 ) -> TracedActivation | None:
     """The elementwise function that all of `start` goes through next; None if it goes on as it is, or divides."""
     return onward(analysis, program, start, leaves).activation
+
+
+def _past_sums(analysis: Analysis, consumers: Consumers, program: ir.Program, start: ir.Variable) -> ir.Variable:
+    """The last of the sums that a value goes into and nothing but the next of which reads each."""
+    passed: list[ir.Variable] = []
+    while start not in consumers.ends:
+        passed.append(start)
+        readers = program.readers.get(start, [])
+        equation = readers[0] if len(readers) == 1 else None
+        if equation is None or equation.primitive not in _SUMS or equation in analysis.sites:
+            break
+        (output,) = equation.outputs
+        made = _Walk(analysis, consumers, program, start, True, set()).through_equation(equation)
+        if made is None or made[output].expression is not ARGUMENT:
+            break
+        start = output
+    end = consumers.ends.get(start, start)
+    consumers.ends.update(dict.fromkeys(passed, end))
+    return end
 
 
 def _reads_parameter(x: Expression) -> bool:
@@ -116,189 +117,137 @@ class _Walk:
         consumers: Consumers,
         program: ir.Program,
         start: ir.Variable,
-        biases: bool,
-        refused: set[Expression],
+        through: bool,
+        scales: set[Expression],
     ):
         self.analysis, self.consumers, self.program = analysis, consumers, program
-        self.biases, self.refused = biases, refused
+        self.start, self.through, self.scales = start, through, scales
         whole = tuple((0, n) for n in start.shape)
-        self.inside: dict[ir.Atom, _Place] = {start: _Place(ARGUMENT, (), whole)}
+        self.inside: dict[ir.Atom, Place] = {start: Place(ARGUMENT, (), whole)}
 
     def exits(self) -> list[Expression]:
         """What the value goes on as: each function once, in the order in which they are made."""
+        outside = self._outside(self.program, list(self.inside))
+        return list(dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside))
+
+    def _outside(self, program: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
+        """Follows values through a program; those that are taken otherwise."""
         outside: set[ir.Atom] = set()
         pending: list[int] = []
         seen: set[ir.Equation] = set()
 
         def enter(value: ir.Atom) -> None:
-            for equation in self.program.readers.get(value, ()):
+            for equation in program.readers.get(value, ()):
                 if equation is None:
                     outside.add(value)
                 elif equation not in seen:
                     seen.add(equation)
-                    heapq.heappush(pending, self.program.numbers[equation])
+                    heapq.heappush(pending, program.numbers[equation])
 
-        for value in self.inside:
+        for value in starts:
             enter(value)
         while pending:
-            equation = self.program.equations[heapq.heappop(pending)]
+            equation = program.equations[heapq.heappop(pending)]
             if equation in self.consumers.idle:
                 continue
-            found = None if equation in self.analysis.sites else self._through(equation)
+            if self.through and ir.subprograms(equation):
+                outside |= self._entered(equation)
+                continue
+            found = None if equation in self.analysis.sites else self.through_equation(equation)
             if found is None:
                 outside.update(a for a in equation.inputs if a in self.inside)
                 continue
             self.inside.update(found)
             for value in found:
                 enter(value)
-        return list(dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside))
+        return outside
 
-    def _through(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
+    def _entered(self, equation: ir.Equation) -> set[ir.Atom]:
+        """Follows values into a loop or a branch that reads them, or slices of them; those that are taken otherwise."""
+        outside = {a for a in _not_entered(equation) if a in self.inside}
+        programs = (equation.body,) if isinstance(equation, ir.While) else ir.subprograms(equation)
+        for inner, entered in zip(programs, ir.entrances(equation), strict=True):
+            own = [(v, atom) for v, atom in entered if atom in self.inside]
+            for v, atom in own:
+                place = self.inside[atom]
+                self.inside[v] = place._replace(way=(place.way, equation, v.shape == atom.shape), within=None)
+            outside |= self._outside(inner, [v for v, _ in own])
+        return outside
+
+    def through_equation(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
         """What an equation makes of values that are followed; None where it does more than that."""
-        if equation.primitive in _JOINS:
-            return self._joined(equation)
-        if equation.primitive in _MOVES:
+        if equation.primitive in JOINS:
+            return joined(equation, self.inside)
+        if equation.primitive in MOVES:
             place = self.inside.get(equation.inputs[0])
             further = any(a in self.inside for a in equation.inputs[1:])
-            return None if place is None or further else self._moved(equation, place)
-        return self._mapped(equation) if equation.primitive in ELEMENTWISE else None
+            return None if place is None or further else moved(equation, place)
+        if equation.primitive in ELEMENTWISE:
+            return self._mapped(equation)
+        return self._scaled(equation) if self.through and is_outer(equation) else None
 
-    def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
+    def _scaled(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+        """The value itself where a product that contracts nothing multiplies it by what does not depend on data."""
+        others = [a for a in equation.inputs if a not in self.inside]
+        if len(others) != 1 or (self.analysis.of(others[0]).data and not self.consumers.is_given(others[0])):
+            return None
+        (place,) = (self.inside[a] for a in equation.inputs if a in self.inside)
+        (output,) = equation.outputs
+        grows = math.prod(output.shape) > math.prod(next(a.shape for a in equation.inputs if a in self.inside))
+        return (
+            None if grows or place.expression.degree != 1 else {output: beside(place, equation)._replace(within=None)}
+        )
+
+    def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
         (output,) = equation.outputs
         places = [self.inside[a] for a in equation.inputs if a in self.inside]
         if any(p.way != places[0].way for p in places):
             return None
-        bias = self._without_bias(equation, places)
-        if bias is not None:
-            return {output: bias}
+        if self.through and len(places) == 1 and places[0].expression.degree == 1:
+            left_out = self._left_out(equation, places[0])
+            if left_out is not None:
+                return {output: left_out}
         inputs = [self.inside[a].expression if a in self.inside else self.consumers.of(a) for a in equation.inputs]
         known = [x for x in inputs if x is not None]
         if len(known) < len(inputs):
             return None
         made = self.consumers.expressions.step(equation, known)
-        if made in self.refused or (_reads_parameter(made) and equation.primitive not in (ir.mul_p, ir.div_p)):
+        if made in self.scales:
+            return {output: beside(places[0], equation)} if self.through and places[0].expression.degree == 1 else None
+        if _reads_parameter(made) and equation.primitive not in (ir.mul_p, ir.div_p):
             return None
         return {output: places[0]._replace(expression=made)}
 
-    def _without_bias(self, equation: ir.Equation, places: list[_Place]) -> _Place | None:
-        """The value itself where a parameter is added to it."""
-        first, *others = equation.inputs
-        adds = equation.primitive in _SUMS or (equation.primitive is ir.sub_p and first in self.inside)
-        if not (self.biases and adds and len(places) == 1 and places[0].expression.degree == 1):
+    def _left_out(self, equation: ir.Equation, place: Place) -> Place | None:
+        """The value itself where another term is added to it, or a map by channels multiplies it."""
+        if equation.primitive not in (*_SUMS, ir.mul_p, ir.div_p):
             return None
-        other = self.analysis.of(others[0] if first in self.inside else first)
-        return places[0] if not other.data and any(part.degrees for part in other.parts) else None
+        first, second = equation.inputs
+        other = second if first in self.inside else first
+        value = self.analysis.of(other)
+        if equation.primitive in _SUMS:
+            # A difference with a layer's output is a sum with that of its negative weight.
+            if not value.data and any(part.degrees for part in value.parts):
+                return place
+            adds = equation not in self.consumers.streams and not self.consumers.is_computed_from(other, self.start)
+            return beside(place, equation) if adds and (value.data or self._is_array(other)) else None
+        multiplies = equation.primitive is ir.mul_p or (equation.primitive is ir.div_p and first in self.inside)
+        given = self.consumers.is_given(other) if value.data else self._is_array(other)
+        return beside(place, equation) if multiplies and given else None
 
-    def _moved(self, equation: ir.Equation, place: _Place) -> dict[ir.Atom, _Place]:
-        found: dict[ir.Atom, _Place] = {}
-        start = 0
-        for i, output in enumerate(equation.outputs):
-            within = None if place.within is None else _within(equation, output, place.within, start)
-            start += output.shape[equation.params["axis"]] if equation.primitive is ir.split_p else 1
-            if within is None or all(a < b for a, b in within):
-                found[output] = place._replace(way=(place.way, equation.primitive, _moves(equation), i), within=within)
-        return found
-
-    def _joined(self, equation: ir.Equation) -> dict[ir.Atom, _Place] | None:
-        """Elements side by side: of one function all, and of other values."""
-        (output,) = equation.outputs
-        places = [self.inside.get(a) for a in equation.inputs]
-        own = [p for p in places if p is not None]
-        if any(p.expression is not own[0].expression for p in own):
-            return None
-        within = None
-        if equation.primitive is ir.concatenate_p and all(p.within is not None for p in own):
-            within = _within_joined(equation, [p and p.within for p in places])
-        ways = tuple(p and p.way for p in places)
-        way = (ways, equation.primitive, tuple(a.shape for a in equation.inputs), _moves(equation))
-        return {output: _Place(own[0].expression, way, within)}
+    def _is_array(self, atom: ir.Atom) -> bool:
+        """Whether a value that does not depend on data is made of more than numbers, element by element."""
+        return ir.is_floating(atom) and self.consumers.of(atom) is None
 
 
-def _moves(equation: ir.Equation) -> str:
-    """All that decides where elements go, other than what they are: parameters, and the values of further inputs."""
-    further = [repr(a.value) if isinstance(a, ir.Constant) and not a.shape else id(a) for a in equation.inputs[1:]]
-    return repr((sorted((name, repr(x)) for name, x in equation.params.items()), further))
-
-
-def _within(
-    equation: ir.Equation, output: ir.Variable, within: tuple[tuple[int, int], ...], start: int
-) -> tuple[tuple[int, int], ...] | None:
-    """Within which places of an output the elements lie that lay within these; None if anywhere."""
-    primitive, params, shape = equation.primitive, equation.params, equation.inputs[0].shape
-    whole = all(place == (0, n) for place, n in zip(within, shape, strict=True))
-    if primitive is ir.transpose_p:
-        return tuple(within[d] for d in params["permutation"])
-    if primitive is ir.squeeze_p:
-        gone = {d % len(shape) for d in params["dimensions"]}
-        return tuple(x for d, x in enumerate(within) if d not in gone)
-    if primitive is ir.slice_p:
-        strides = params["strides"] or [1] * len(shape)
-        cuts = zip(within, params["start_indices"], params["limit_indices"], strides, strict=True)
-        return tuple((max(0, -(-(a - s) // k)), -(-(min(b, e) - s) // k)) for (a, b), s, e, k in cuts)
-    if primitive is ir.split_p:
-        axis, size = params["axis"], output.shape[params["axis"]]
-        return tuple(
-            (max(a - start, 0), min(b - start, size)) if d == axis else (a, b) for d, (a, b) in enumerate(within)
-        )
-    if primitive is ir.pad_p:
-        configuration = zip(within, params["padding_config"], strict=True)
-        return tuple((low + a * (gap + 1), low + (b - 1) * (gap + 1) + 1) for (a, b), (low, _, gap) in configuration)
-    return tuple((0, n) for n in output.shape) if whole else None
-
-
-def _within_joined(
-    equation: ir.Equation, parts: list[tuple[tuple[int, int], ...] | None]
-) -> tuple[tuple[int, int], ...]:
-    axis, start = equation.params["dimension"], 0
-    found: list[tuple[int, int]] | None = None
-    for atom, part in zip(equation.inputs, parts, strict=True):
-        if part is not None:
-            moved = [(a + start, b + start) if d == axis else (a, b) for d, (a, b) in enumerate(part)]
-            pairs = zip(found or moved, moved, strict=True)
-            found = [(min(a, c), max(b, d)) for (a, b), (c, d) in pairs]
-        start += atom.shape[axis]
-    assert found is not None
-    return tuple(found)
-
-
-def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
-    """Whether a value goes on as the concatenation [relu(z), relu(−z)], or the other way round."""
-    program = next((p for p in programs_of(analysis.program) if any(start in e.outputs for e in p.equations)), None)
-    points = jnp.asarray(_POINTS)
-    # What is made of the value, at some points: one function of it, or two that are concatenated.
-    known: dict[ir.Atom, tuple[Array, ...]] = {start: (points,)}
-
-    def evaluate() -> bool:
-        for equation in program.equations if program else ():
-            inputs = equation.inputs
-            if equation.primitive is ir.concatenate_p and len(inputs) == 2 and all(a in known for a in inputs):
-                known[equation.outputs[0]] = known[inputs[0]] + known[inputs[1]]
-            elif (
-                equation.primitive in ir.ELEMENTWISE
-                and any(a in known for a in inputs)
-                and all(a in known or _is_number(a) for a in inputs)
-            ):
-                sides = max(len(known.get(a, ())) for a in inputs)
-                branches = [
-                    [known[a][i] if a in known else jnp.full_like(points, _number(a)) for a in inputs]
-                    for i in range(sides)
-                ]
-                known[equation.outputs[0]] = tuple(equation.bind(*branch)[0] for branch in branches)
-        pairs = [values for values in known.values() if len(values) == 2]
-        positive, negative = jnp.maximum(points, 0), jnp.maximum(-points, 0)
-        return any(
-            np.array_equal(a, x) and np.array_equal(b, y)
-            for a, b in pairs
-            for x, y in ((positive, negative), (negative, positive))
-        )
-
-    return bool(outside_traces(evaluate))
-
-
-def _is_number(atom: ir.Atom) -> bool:
-    return isinstance(atom, ir.Constant) and np.ndim(atom.value) == 0 and not ir.is_traced(atom.value)
-
-
-def _number(atom: ir.Atom) -> Any:
-    assert isinstance(atom, ir.Constant)
-    return atom.value
+def _not_entered(equation: ir.Equation) -> Sequence[ir.Atom]:
+    """The inputs of a loop or a branch that are not one value, or one slice of it, in every iteration."""
+    match equation:
+        case ir.Scan():
+            return equation.inputs[equation.num_consts : equation.num_consts + equation.num_carry]
+        case ir.Switch():
+            return equation.inputs[:1]
+        case ir.While():
+            first = equation.condition_consts
+            return equation.inputs[:first] + equation.inputs[first + equation.body_consts :]
+    return equation.inputs

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxinit._reading._attention import Attention, Block, attentions, encoder_sites
 from jaxinit._reading._cells import BiasLink, Cell, cells
+from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._flow import Flow, follow_cuts, programs_of, site_start, steps
 from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._origin import FOREIGN, Factor
@@ -121,17 +122,18 @@ def _gated_blocks(flow: Flow, sites: Sequence[Site], leaves: Sequence[Any]) -> d
     """The parts into which outputs of layers are cut, and what each goes on as, where not all go on as one function."""
     analysis = flow.analysis
     found: dict[Site, list[tuple[Block, Onward]]] = {}
+    streams = consumers_of(analysis).streams
     for program in programs_of(analysis.program):
         equations = set(program.equations)
         site_of = {site_start(s): s for s in sites if s.equation in equations}
-        tracks = follow_cuts(flow, program, site_of) if site_of else {}
+        tracks = follow_cuts(flow, program, site_of, streams) if site_of else {}
         for value, starts in tracks.items():
             for start, track in starts.items():
                 block = Block.followed(site_of[start], track)
                 sizes = zip(block.places, start.shape, strict=True)
                 if all(places is None or len(places) == n for places, n in sizes):
                     continue
-                own = onward(analysis, program, value, leaves, biases=True)
+                own = onward(analysis, program, value, leaves, through=True)
                 found.setdefault(site_of[start], []).append((block, own))
     return found
 

@@ -14,19 +14,12 @@ are known already.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 
 from jaxinit import _program as ir
-from jaxinit._reading._normalizations import normalizations_of
-from jaxinit._reading._origin import FOREIGN
-from jaxinit._reading._paths import After, Branch, Paths
+from jaxinit._reading._paths import After, Branch
+from jaxinit._reading._sums import Sums
 from jaxinit._reading._units import Analysis, Site
-
-_SUMS = (ir.add_p, ir.add_any_p)
-_MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p, ir.broadcast_p, ir.pad_p})
-_MIXING = ir.family("fft", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "associative_scan")
-"""What carries values along a sequence, in place of a loop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +44,7 @@ class Skip:
       multiplier: the leaf of one number, in each step of a scan, that multiplies the branch, or None.
       shortcut: the leaf that multiplies what the branch is added to, or None.
       sum: the equation that adds the branch.
+      projected: whether a layer stands in the shortcut, so that the sum is one of several layers' outputs.
     """
 
     layers: tuple[Site, ...]
@@ -59,6 +53,7 @@ class Skip:
     multiplier: int | None
     shortcut: int | None
     sum: ir.Equation
+    projected: bool = False
 
 
 def skips(analysis: Analysis) -> tuple[Skip, ...]:
@@ -101,23 +96,20 @@ def _programs(
     yield program, carried
 
 
-class _Finder(Paths):
+class _Finder(Sums):
     """The skip connections of one program, those of the programs that it holds aside."""
 
     def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):
-        super().__init__(analysis, program)
-        self.carried = carried
-        self.normalizing = frozenset(normalizations_of(analysis, program))
+        super().__init__(analysis, program, carried)
         self.beside: set[int] = set()
-        self.inside = self._inside_layers()
 
     def found(self) -> Iterator[Skip]:
         """In execution order of the sums."""
         inner: set[int] = set()
         sums = []
         for i in reversed(range(len(self.program.equations))):
-            if i not in inner and self._is_sum(i):
-                sums.append((i, self._terms(i, inner)))
+            if i not in inner and self.is_sum(i):
+                sums.append((i, self.terms(i, inner)))
         while True:
             self.known.clear()
             found = [x for i, terms in reversed(sums) for x in self._residual(i, terms) or self._projected(i, terms)]
@@ -128,53 +120,9 @@ class _Finder(Paths):
                 return iter(accepted)
             self.beside |= beside
 
-    # Sums
-
-    def _inside_layers(self) -> frozenset[int]:
-        """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
-        inside: set[int] = set()
-        for equation in self.program.equations:
-            site = self.analysis.sites.get(equation)
-            if site is None or len(site.entries) == 1:
-                continue
-            entries = {self.number(entry.equation.outputs[0]) for entry in site.entries}
-            pending = [self.number(site.equation.outputs[0])]
-            while pending:
-                i = pending.pop()
-                if i >= 0 and i not in inside:
-                    inside.add(i)
-                    pending.extend(self.number(a) for a in (() if i in entries else self.sources[i]))
-        return frozenset(inside)
-
-    def _is_sum(self, i: int) -> bool:
-        return self._adds(i) and len(self.sources[i]) == 2
-
-    def _adds_no_data(self, i: int) -> bool:
-        return self._adds(i) and len(self.sources[i]) == 1
-
-    def _adds(self, i: int) -> bool:
-        """Whether an equation is an addition, and no part of a layer."""
-        equation = self.program.equations[i]
-        return equation.primitive in _SUMS and equation not in self.analysis.sites and i not in self.inside
-
-    def _terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
-        """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
-        terms: list[ir.Atom] = []
-        pending = list(reversed(self.sources[i]))
-        while pending:
-            atom = pending.pop()
-            j = self.index.get(atom)
-            alone = j is not None and len(self.readers[atom]) == 1
-            if j is not None and alone and (self._is_sum(j) or self._adds_no_data(j)):
-                inner.add(j)
-                pending.extend(reversed(self.sources[j]))
-            else:
-                terms.append(atom)
-        return terms
-
     def _residual(self, i: int, terms: Sequence[ir.Atom]) -> list[tuple[Skip, bool]]:
         """The branches of a sum that one of its terms is the start of, and whether it stands beside a recurrence."""
-        roots = [self._root(term) for term in terms]
+        roots = [self.root(term) for term in terms]
         levels = [self.level[term] for term in terms]
         for k in sorted(range(len(terms)), key=lambda k: self.level[roots[k]]):
             root = roots[k]
@@ -186,7 +134,7 @@ class _Finder(Paths):
             branches = [(t, branch) for t, branch in branches if not all(x.aside for x in branch.after.values())]
             if not branches:
                 continue
-            if len(branches) > 1 and self._is_series([t for t, _ in branches], branches):
+            if len(branches) > 1 and self.is_series([t for t, _ in branches], branches):
                 return []
             return self._skips(i, terms[k], root, branches)
         return []
@@ -195,18 +143,18 @@ class _Finder(Paths):
         self, i: int, shortcut: ir.Atom, root: ir.Atom, branches: Sequence[tuple[ir.Atom, Branch]]
     ) -> list[tuple[Skip, bool]]:
         """A skip connection for each branch; those that data weigh, as a mixture of experts does, count together."""
-        leaf = self._multiplier(shortcut)
+        leaf = self.multiplier(shortcut)
         recurrent = leaf in self.beside
-        recurrent |= leaf is not None and any(self._is_recurrent(root, t, branch) for t, branch in branches)
-        weighed = [branch for t, branch in branches if self._weighs(t)]
+        recurrent |= leaf is not None and any(self.is_recurrent(root, t, branch) for t, branch in branches)
+        weighed = [branch for t, branch in branches if self.weighs(t)]
         merged = Branch(frozenset(), {})
         for branch in weighed:
             after = {s: min(n, merged.after.get(s, n)) for s, n in branch.after.items()}
             merged = Branch(merged.members | branch.members, merged.after | after)
-        several = [(self._multiplier(t, scalar=True), branch) for t, branch in branches if branch not in weighed]
+        several = [(self.multiplier(t, scalar=True), branch) for t, branch in branches if branch not in weighed]
         if weighed:
             one = [t for t, branch in branches if branch in weighed]
-            several.append((self._multiplier(one[0], scalar=True) if len(one) == 1 else None, merged))
+            several.append((self.multiplier(one[0], scalar=True) if len(one) == 1 else None, merged))
         if not recurrent:
             self.known[self.program.equations[i].outputs[0]] = root
         equation = self.program.equations[i]
@@ -218,14 +166,15 @@ class _Finder(Paths):
             return []
         for shortcut, term in (terms, terms[::-1]):
             site = self._only_layer(shortcut, i, term)
-            if site is None or site.geometry.kind == "embed" or self._weighs(term):
+            if site is None or site.geometry.kind == "embed" or self.weighs(term):
                 continue
-            root = self._root(site.data)
+            root = self.root(site.data)
             if root not in self.level or not self.may_reach(root, term):
                 continue
             branch = self.branch(root, term, self.window(root, [term]))
             if len(branch.after) > 1 and self.index[site.finish.outputs[0]] not in branch.members:
-                return self._skips(i, shortcut, root, [(term, branch)])
+                found = self._skips(i, shortcut, root, [(term, branch)])
+                return [(dataclasses.replace(skip, projected=True), recurrent) for skip, recurrent in found]
         return []
 
     def _only_layer(self, atom: ir.Atom, end: int, other: ir.Atom) -> Site | None:
@@ -252,117 +201,6 @@ class _Finder(Paths):
         beyond = [self.program.equations[j] for j in readers - between if j < len(self.program.equations)]
         leads = any(self.may_reach(v, other) for e in beyond for v in e.outputs if v in self.level)
         return found.pop() if found and not leads else None
-
-    # What a sum is
-
-    def _root(self, atom: ir.Atom) -> ir.Atom:
-        """The value that a skip connection starts from: linear operations without layers or other data are undone."""
-        while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
-            equation = self.program.equations[i]
-            (source,) = self.sources[i]
-            moved = equation.primitive in _MOVES or equation.primitive in _SUMS or _crops(equation)
-            scaled = equation.primitive is ir.mul_p
-            scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
-            if equation in self.analysis.sites or not (moved or scaled):
-                break
-            atom = source
-        return atom
-
-    def _weighs(self, atom: ir.Atom) -> bool:
-        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
-        i = self.index.get(self._root(atom))
-        if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
-            return False
-        return self.program.equations[i] not in self.normalizing
-
-    def _multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
-        """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
-        while len(self.readers[atom]) == 1 and (i := self.index.get(atom)) is not None:
-            equation = self.program.equations[i]
-            if equation in self.analysis.sites or len(self.sources[i]) != 1:
-                return None
-            if equation.primitive is ir.mul_p:
-                for value in equation.inputs:
-                    for leaf, origin in self.analysis.of(value).origins.items():
-                        if not scalar or math.prod(f.size for d in origin.dims for f in d if f.axis != FOREIGN) == 1:
-                            return leaf
-            (atom,) = self.sources[i]
-        return None
-
-    def _is_series(self, terms: Sequence[ir.Atom], branches: Sequence[tuple[ir.Atom, Branch]]) -> bool:
-        """Whether terms are computed from one another by the same weights: a state at several times."""
-        ends = {self.index[t] for t in terms}
-        for term, branch in branches:
-            if len(ends & branch.members) > 1:
-                units = [part.unit for site in branch.after for part in site.parts]
-                if len(set(units)) < len(units) and self.index[term] in ends:
-                    return True
-        return False
-
-    def _is_recurrent(self, root: ir.Atom, term: ir.Atom, branch: Branch) -> bool:
-        """Whether a branch is a recurrence: values go from step to step in it by other means than layers."""
-        equations = [self.program.equations[i] for i in branch.members]
-        if any(isinstance(e, ir.While) or (isinstance(e, ir.Scan) and e.num_carry) for e in equations):
-            return True
-        if any(e.primitive in _MIXING or self._shifts(i) for i, e in zip(branch.members, equations, strict=True)):
-            return True
-        units = {part.unit for site in branch.after for part in site.parts}
-        carried = self.carried - {root}
-        seen: set[ir.Atom] = {root}
-        pending = [term]
-        while pending:
-            atom = pending.pop()
-            if atom in seen:
-                continue
-            seen.add(atom)
-            if atom in carried:
-                return True
-            i = self.index.get(atom)
-            if i is None:
-                continue
-            site = self.analysis.sites.get(self.program.equations[i])
-            if i not in branch.members and site is not None:
-                # A layer of another step: the same weights made what the branch takes from elsewhere.
-                if any(part.unit in units for part in site.parts):
-                    return True
-                continue
-            if atom in self.known and i not in branch.members:
-                continue
-            pending.extend(self.sources[i])
-        return False
-
-    def _shifts(self, i: int) -> bool:
-        """Whether an equation adds parts of one value that lie at different places, as a scan by halves does."""
-        if not self._is_sum(i):
-            return False
-        a, b = (self._parts(atom) for atom in self.sources[i])
-        return any(x is y and p is not q for x, p in a for y, q in b)
-
-    def _parts(self, atom: ir.Atom) -> list[tuple[ir.Atom, ir.Equation]]:
-        """What a value is cut from, and by which equation: through sums and products, and moves that cut nothing."""
-        found: list[tuple[ir.Atom, ir.Equation]] = []
-        pending = [atom]
-        while pending:
-            i = self.index.get(pending.pop())
-            if i is None:
-                continue
-            equation = self.program.equations[i]
-            if equation.primitive is ir.slice_p:
-                found.append((self.sources[i][0], equation))
-            elif len(found) < 4 and (equation.primitive in (ir.mul_p, *_SUMS) or equation.primitive in _MOVES):
-                pending.extend(self.sources[i])
-        return found
-
-
-def _crops(equation: ir.Equation) -> bool:
-    """Whether an equation leaves out some of a value along dimensions, but does not pick one entry of many."""
-    if equation.primitive not in (ir.slice_p, ir.split_p):
-        return False
-    return all(
-        after > 1 or before == 1
-        for output in equation.outputs
-        for before, after in zip(equation.inputs[0].shape, output.shape, strict=True)
-    )
 
 
 def _skip(after: dict[Site, After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:

@@ -51,7 +51,8 @@ class Layer:
         where the program mixes the elements before use.
       stacked: how many layers of a scan the weight holds, 1 otherwise.
       uses: how often each of them is used in one call; a `while_loop` counts as two.
-      activation: the elementwise function that follows, or None; multiplication by numbers alone is none.
+      activation: the elementwise function that follows, behind whatever is added to the output and factors by channels;
+        or None. Multiplication by numbers alone is none.
       skip: number of the innermost skip connection whose branch holds the layer, or None.
       position, branch_length: its place in that branch and how many layers the branch has, or None.
       role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;

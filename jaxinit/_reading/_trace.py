@@ -15,12 +15,13 @@ from jaxinit._checks import check_no_module, is_module
 from jaxinit._program import unrolled, with_stacks
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
+from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
-from jaxinit._reading._residual import Membership, Skip, memberships, skips
+from jaxinit._reading._residual import Membership, Skip, memberships
 from jaxinit._reading._rules import rule_of
 from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
@@ -68,7 +69,7 @@ class Traced:
     @functools.cached_property
     def skips(self) -> tuple[Skip, ...]:
         """The skip connections."""
-        return skips(self.analysis)
+        return consumers_of(self.analysis).skips
 
 
 def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Traced:
@@ -223,7 +224,7 @@ def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
 
 def _following(traced: Traced, unit: Unit, program: ir.Program) -> Onward:
     site = unit.sites[0]
-    found = onward(traced.analysis, program, site.finish.outputs[0], traced.leaves, biases=True)
+    found = onward(traced.analysis, program, site.finish.outputs[0], traced.leaves, through=True)
     # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
     return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, unit)) else found
 

@@ -1,0 +1,179 @@
+"""What a sum of data values is: its terms, what they start from, and whether it adds up what a recurrence makes.
+
+Sums that nothing else reads are taken apart. A term is followed back through linear operations without layers.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jaxinit import _program as ir
+from jaxinit._reading._normalizations import normalizations_of
+from jaxinit._reading._origin import FOREIGN
+from jaxinit._reading._paths import Branch, Paths
+from jaxinit._reading._units import Analysis
+
+_SUMS = (ir.add_p, ir.add_any_p)
+_MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p, ir.broadcast_p, ir.pad_p})
+_MIXING = ir.family("fft", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "associative_scan")
+"""What carries values along a sequence, in place of a loop."""
+
+
+class Sums(Paths):
+    """The sums of one program."""
+
+    def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):
+        super().__init__(analysis, program)
+        self.carried = carried
+        self.normalizing = frozenset(normalizations_of(analysis, program))
+        self.inside = self._inside_layers()
+
+    def _inside_layers(self) -> frozenset[int]:
+        """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
+        inside: set[int] = set()
+        for equation in self.program.equations:
+            site = self.analysis.sites.get(equation)
+            if site is None or len(site.entries) == 1:
+                continue
+            entries = {self.number(entry.equation.outputs[0]) for entry in site.entries}
+            pending = [self.number(site.equation.outputs[0])]
+            while pending:
+                i = pending.pop()
+                if i >= 0 and i not in inside:
+                    inside.add(i)
+                    pending.extend(self.number(a) for a in (() if i in entries else self.sources[i]))
+        return frozenset(inside)
+
+    def is_sum(self, i: int) -> bool:
+        return self._adds(i) and len(self.sources[i]) == 2
+
+    def adds_no_data(self, i: int) -> bool:
+        return self._adds(i) and len(self.sources[i]) == 1
+
+    def _adds(self, i: int) -> bool:
+        """Whether an equation is an addition, and no part of a layer."""
+        equation = self.program.equations[i]
+        return equation.primitive in _SUMS and equation not in self.analysis.sites and i not in self.inside
+
+    def terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
+        """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
+        terms: list[ir.Atom] = []
+        pending = list(reversed(self.sources[i]))
+        while pending:
+            atom = pending.pop()
+            j = self.index.get(atom)
+            alone = j is not None and len(self.readers[atom]) == 1
+            if j is not None and alone and (self.is_sum(j) or self.adds_no_data(j)):
+                inner.add(j)
+                pending.extend(reversed(self.sources[j]))
+            else:
+                terms.append(atom)
+        return terms
+
+    def root(self, atom: ir.Atom) -> ir.Atom:
+        """The value that a skip connection starts from: linear operations without layers or other data are undone."""
+        while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
+            equation = self.program.equations[i]
+            (source,) = self.sources[i]
+            moved = equation.primitive in _MOVES or equation.primitive in _SUMS or _crops(equation)
+            scaled = equation.primitive is ir.mul_p
+            scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
+            if equation in self.analysis.sites or not (moved or scaled):
+                break
+            atom = source
+        return atom
+
+    def weighs(self, atom: ir.Atom) -> bool:
+        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
+        i = self.index.get(self.root(atom))
+        if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
+            return False
+        return self.program.equations[i] not in self.normalizing
+
+    def multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
+        """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
+        while len(self.readers[atom]) == 1 and (i := self.index.get(atom)) is not None:
+            equation = self.program.equations[i]
+            if equation in self.analysis.sites or len(self.sources[i]) != 1:
+                return None
+            if equation.primitive is ir.mul_p:
+                for value in equation.inputs:
+                    for leaf, origin in self.analysis.of(value).origins.items():
+                        if not scalar or math.prod(f.size for d in origin.dims for f in d if f.axis != FOREIGN) == 1:
+                            return leaf
+            (atom,) = self.sources[i]
+        return None
+
+    def is_series(self, terms: Sequence[ir.Atom], branches: Sequence[tuple[ir.Atom, Branch]]) -> bool:
+        """Whether terms are computed from one another by the same weights: a state at several times."""
+        ends = {self.index[t] for t in terms}
+        for term, branch in branches:
+            if len(ends & branch.members) > 1:
+                units = [part.unit for site in branch.after for part in site.parts]
+                if len(set(units)) < len(units) and self.index[term] in ends:
+                    return True
+        return False
+
+    def is_recurrent(self, root: ir.Atom, term: ir.Atom, branch: Branch) -> bool:
+        """Whether a branch is a recurrence: values go from step to step in it by other means than layers."""
+        equations = [self.program.equations[i] for i in branch.members]
+        if any(isinstance(e, ir.While) or (isinstance(e, ir.Scan) and e.num_carry) for e in equations):
+            return True
+        if any(e.primitive in _MIXING or self._shifts(i) for i, e in zip(branch.members, equations, strict=True)):
+            return True
+        units = {part.unit for site in branch.after for part in site.parts}
+        carried = self.carried - {root}
+        seen: set[ir.Atom] = {root}
+        pending = [term]
+        while pending:
+            atom = pending.pop()
+            if atom in seen:
+                continue
+            seen.add(atom)
+            if atom in carried:
+                return True
+            i = self.index.get(atom)
+            if i is None:
+                continue
+            site = self.analysis.sites.get(self.program.equations[i])
+            if i not in branch.members and site is not None:
+                # A layer of another step: the same weights made what the branch takes from elsewhere.
+                if any(part.unit in units for part in site.parts):
+                    return True
+                continue
+            if atom in self.known and i not in branch.members:
+                continue
+            pending.extend(self.sources[i])
+        return False
+
+    def _shifts(self, i: int) -> bool:
+        """Whether an equation adds parts of one value that lie at different places, as a scan by halves does."""
+        if not self.is_sum(i):
+            return False
+        a, b = (self._parts(atom) for atom in self.sources[i])
+        return any(x is y and p is not q for x, p in a for y, q in b)
+
+    def _parts(self, atom: ir.Atom) -> list[tuple[ir.Atom, ir.Equation]]:
+        """What a value is cut from, and by which equation: through sums and products, and moves that cut nothing."""
+        found: list[tuple[ir.Atom, ir.Equation]] = []
+        pending = [atom]
+        while pending:
+            i = self.index.get(pending.pop())
+            if i is None:
+                continue
+            equation = self.program.equations[i]
+            if equation.primitive is ir.slice_p:
+                found.append((self.sources[i][0], equation))
+            elif len(found) < 4 and (equation.primitive in (ir.mul_p, *_SUMS) or equation.primitive in _MOVES):
+                pending.extend(self.sources[i])
+        return found
+
+
+def _crops(equation: ir.Equation) -> bool:
+    """Whether an equation leaves out some of a value along dimensions, but does not pick one entry of many."""
+    if equation.primitive not in (ir.slice_p, ir.split_p):
+        return False
+    return all(
+        after > 1 or before == 1
+        for output in equation.outputs
+        for before, after in zip(equation.inputs[0].shape, output.shape, strict=True)
+    )
