@@ -103,7 +103,7 @@ def recurrent_units(traced: Traced) -> dict[Unit, str]:
         loop.body
         for loop in loops
         if any(
-            ir.is_floating(atom) and traced.analysis.of(atom).data
+            traced.analysis.of(atom).data and not ir.is_key(atom)
             for atom in loop.inputs[loop.num_consts + loop.num_carry :]
         )
     ]

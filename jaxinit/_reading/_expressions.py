@@ -101,6 +101,8 @@ class Expressions:
         """An elementwise equation applied to expressions; those that change no number leave them as they are."""
         if keeps_numbers(equation):
             return inputs[0]
+        if equation.primitive in _ADDITIONS and isinstance(inputs[1], Number) and not inputs[1].value:
+            return inputs[0]
         key = (*signature(equation), *inputs)
         return self._made.setdefault(key, Step(equation, tuple(inputs), _degree(equation, inputs)))
 

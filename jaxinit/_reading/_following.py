@@ -126,9 +126,10 @@ class _Walk:
         self.inside: dict[ir.Atom, Place] = {start: Place(ARGUMENT, (), whole)}
 
     def exits(self) -> list[Expression]:
-        """What the value goes on as: each function once, in the order in which they are made."""
+        """What the value goes on as: each function once, those that others are functions of first."""
         outside = self._outside(self.program, list(self.inside))
-        return list(dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside))
+        found = dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside)
+        return [x for x in ordered(list(found)) if x in found]
 
     def _outside(self, program: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
         """Follows values through a program; those that are taken otherwise."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_no_module, is_module
-from jaxinit._program import unrolled, with_stacks
+from jaxinit._program import rolled, unrolled, with_stacks
 from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._consumers import consumers_of
@@ -81,7 +81,8 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     leaves = tuple(leaf for _, leaf in with_paths)
     with calling("apply_fn", apply_fn, "params", "batch"):
         program = ir.traced_program(apply_fn, params, batch)
-    return Traced(analyse(unrolled(with_stacks(program), len(leaves)), len(leaves)), paths, leaves)
+    program = rolled(unrolled(with_stacks(program), len(leaves)), len(leaves))
+    return Traced(analyse(program, len(leaves)), paths, leaves)
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
