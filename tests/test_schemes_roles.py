@@ -558,6 +558,60 @@ def test_features_that_are_parameters_are_no_tokens():
     assert rows["extra"].init == "kept"
 
 
+def attend(q, k, v):
+    return jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2) / 8**0.5) @ v
+
+
+def pooled(p, x):
+    return attend(p["queries"] @ p["q"] + p["bias"], x @ p["k"], x @ p["v"]) @ p["out"]
+
+
+def pooled_in_copies(p, x):
+    queries = jnp.tile(p["queries"][None], (len(x), 1, 1)) @ p["q"] + p["bias"]
+    return attend(queries, x @ p["k"], x @ p["v"]) @ p["out"]
+
+
+def queries_among_themselves(p, x):
+    own = attend(p["queries"] @ p["k"], p["queries"] @ p["k"], p["queries"])
+    return attend(own @ p["q"] + p["bias"], x @ p["k"], x @ p["v"]) @ p["out"]
+
+
+def memory(p, x):
+    return attend(x @ p["q"] + p["bias"], p["queries"] @ p["k"], p["queries"] @ p["v"]) @ p["out"]
+
+
+@pytest.mark.parametrize("apply_fn", [pooled, pooled_in_copies, queries_among_themselves, memory])
+def test_layers_of_learned_queries_are_layers(apply_fn):
+    """What a leaf is multiplied with before attention is a kernel, and what is added to it is a bias, not a weight."""
+    keys = dict(zip(("queries", "q", "k", "v", "out"), jax.random.split(KEY, 5), strict=True))
+    old = {name: jax.random.normal(key, (3 if name == "queries" else 8, 8)) for name, key in keys.items()}
+    old["bias"] = SOME
+    x = jax.random.normal(KEY, (16, 5, 8))
+    new, rows = drawn(old, apply_fn, x)
+    assert rows["queries"].role == "token"
+    assert rows["bias"].role == "bias"
+    for name in ("q", "k", "v", "out"):
+        assert rows[name].role.startswith("dense")
+        assert float(jnp.std(new[name])) == pytest.approx(8**-0.5, rel=0.4)
+    if apply_fn is pooled:
+        scaled = jaxinit.lsuv(old, apply_fn, x)
+        np.testing.assert_array_equal(scaled["queries"], old["queries"])
+        np.testing.assert_array_equal(scaled["bias"], SOME)
+        for value in (scaled["queries"] @ scaled["q"] + SOME, x @ scaled["k"], x @ scaled["v"]):
+            assert float(jnp.std(value)) == pytest.approx(1, rel=1e-3)
+
+
+def test_two_factors_of_a_weight_are_no_queries():
+    """Neither weighs anything by its exponential: an output of low rank, and an addition to a weight."""
+    old = {"e": ones(6, 3), "p": ones(3, 8), "w": ones(8, 8)}
+    for apply_fn in (
+        lambda p, x: jnp.tanh(x @ p["w"]) @ (p["e"] @ p["p"]).T,
+        lambda p, x: x @ (p["w"] + (p["e"] @ p["p"])[:1].T @ p["p"][:1]),
+    ):
+        _new, rows = drawn(old, apply_fn, ones(4, 8))
+        assert not {"token", "bias"} & {row.role for row in rows.values()}
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_bias_of_a_norm_over_two_axes_is_no_position(scaled):
     def apply_fn(p, x):

@@ -53,6 +53,7 @@ class Evidence:
       uses: leaf → where data meets it.
       bias_of: an equation that adds a bias → its layer.
       variances: leaves of which a root is taken, on their way into a product with data.
+      taken_as_data: leaves that layers take as data, moved or added to one another at most.
     """
 
     def __init__(self, flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]):
@@ -70,6 +71,7 @@ class Evidence:
                 self._enter(equation)
         self.reached = leaves_of_outputs(self.analysis, len(shapes))
         self.trained = leaves_of_outputs(self.analysis, len(shapes), frozen=True)
+        self.taken_as_data = self._taken_as_data()
         self.opaque = dict(reversed(self.analysis.opaque))
         found = [u for uses in self.uses.values() for u in uses if self.products.multiplies(u.equation)]
         self.variances = {use.leaf for use in found if self.products.is_under_root(use.atom, use.leaf)}
@@ -90,6 +92,22 @@ class Evidence:
                 for part in found.parts:
                     for leaf, degree in part.degrees.items():
                         self.uses.setdefault(leaf, []).append(Use(leaf, equation, i, degree))
+
+    def _taken_as_data(self) -> frozenset[int]:
+        inputs = {v: i for i, v in enumerate(self.program.inputs[: len(self.shapes)])}
+        found: set[int] = set()
+        queue, seen = list(self.analysis.as_data), set()
+        while queue:
+            atom = self.products.unmoved(queue.pop())
+            if atom in seen:
+                continue
+            seen.add(atom)
+            if isinstance(atom, ir.Variable) and atom in inputs:
+                found.add(inputs[atom])
+            maker = self.flow.producer.get(atom)
+            if maker is not None and maker.primitive in (ir.add_p, ir.add_any_p):
+                queue.extend(maker.inputs)
+        return frozenset(found)
 
     def is_weight(self, use: Use) -> bool:
         """Whether a use is that of a layer's weight."""

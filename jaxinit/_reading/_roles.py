@@ -58,6 +58,8 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     names = {role.name for role in found}
     if len(names) == 1 or "state" in names:
         return next(role for role in found if len(names) == 1 or role.name == "state")
+    if not names and leaf in evidence.taken_as_data:
+        return LeafRole("token", "taken by layers in the place of data, as learned queries are")
     if not names:
         return LeafRole("unknown", "no operation with data shows what it is")
     return LeafRole("unknown", f"it is used in several ways: {', '.join(sorted(names))}")

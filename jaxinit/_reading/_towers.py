@@ -4,12 +4,13 @@ Coordinates, Fourier features and queries that a function closes over, and array
 data as the batch is. A constant that multiplies a weight could also be a part of the weight, as in `x @ (e @ basis)`.
 What tells the two apart is what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
 nonlinearity makes it a tower, and so does a product of the output of another layer with its outputs, as of queries
-with relative positions.
+with relative positions. Leaves are data in the same way where layers take them, as learned queries are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxinit import _program as ir
+from jaxinit._reading._bias import varying_dims
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._hypernetworks import Around, layer_of
 from jaxinit._reading._origin import Origin
@@ -60,7 +61,12 @@ def _goes_on_as_data(
     raw: bool,
     around: Around,
 ) -> bool:
-    """Whether a nonlinearity takes a product one by one, or the output of a layer is multiplied with its features."""
+    """Whether a product goes on as the output of a layer does.
+
+    That is, through a nonlinearity one by one; with a bias of its features; or as queries or keys, which are multiplied
+    along its features with the output of a layer, and what comes of it weighs others by its exponential. Without such
+    weights, a product of two leaves may as well be a weight that is made of two factors.
+    """
     of = around.of
     start = product.outputs[0]
     queue: list[tuple[ir.Atom, Origin | None]] = [(start, Origin.of_leaf(0, start.shape))]
@@ -71,10 +77,16 @@ def _goes_on_as_data(
         for equation in around.consumers.get(atom, []):
             if equation is None or len(equation.outputs) != 1 or equation.primitive in _OF_NORMS:
                 continue
+            meets = origin is not None and _meets(equation, atom, origin, features)
             if any(of(x).data for x in (*equation.inputs, *equation.outputs)):
-                if not raw and origin is not None and _meets(equation, atom, origin, features, around):
+                layers = (layer_of(x, around) for x in equation.inputs if x is not atom)
+                if meets and any(x is not None for x in layers) and (not raw or _weighs(equation.outputs[0], around)):
                     return True
                 continue
+            if meets and _weighs(equation.outputs[0], around):
+                return True
+            if origin is not None and _adds_bias(equation, atom, origin, features, around):
+                return True
             rule = rule_of(equation)
             if rule.elementwise and not rule.linear:
                 return True
@@ -98,15 +110,46 @@ def _features(product: ir.Equation, kernel: int) -> set[int]:
     return set(range(first, first + free[kernel]))
 
 
-def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
-    """Whether an equation contracts a value, along these dimensions of what it comes from, with the output of a layer.
+def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int]) -> bool:
+    """Whether an equation contracts a value along these dimensions of what it comes from.
 
     Along the same dimensions other data would be contracted with a weight that is made of bases.
     """
     if equation.primitive is not ir.dot_general_p:
         return False
-    if not any(layer_of(x, around) is not None for x in equation.inputs if x is not atom):
-        return False
     (contracted, _) = equation.params["dimension_numbers"]
     axes = {f.axis for d in contracted[equation.inputs.index(atom)] for f in origin.dims[d]}
     return bool(axes) and axes <= features
+
+
+def _adds_bias(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
+    """Whether an equation adds a leaf that varies along the features of a product, all of them, and nowhere else."""
+    if equation.primitive not in (ir.add_p, ir.add_any_p, ir.sub_p) or equation.inputs.count(atom) != 1:
+        return False
+    (other,) = (x for x in equation.inputs if x is not atom)
+    found = around.of(other)
+    if list(found.degrees.values()) != [1] or found.degrees.keys() & around.of(atom).degrees.keys():
+        return False
+    varying = varying_dims(found, other.shape)
+    own = {d for d, dim in enumerate(origin.dims) if any(f.axis in features for f in dim)}
+    return bool(varying) and varying == {d for d in own if atom.shape[d] > 1}
+
+
+def _weighs(value: ir.Atom, around: Around) -> bool:
+    """Whether the exponential of a value is contracted with another one, as the weights of attention are."""
+    queue, seen = [(value, False)], set()
+    while queue:
+        entry = queue.pop()
+        atom, raised = entry
+        if entry in seen:
+            continue
+        seen.add(entry)
+        for equation in around.consumers.get(atom, []):
+            if equation is None or ir.subprograms(equation):
+                continue
+            if equation.primitive is ir.dot_general_p:
+                if raised:
+                    return True
+            elif equation.primitive in ir.ELEMENTWISE or rule_of(equation).rearranges:
+                queue.extend((v, raised or equation.primitive is ir.exp_p) for v in equation.outputs)
+    return False
