@@ -1,5 +1,7 @@
 """Attention, recurrent cells and multipliers of branches, as the program shows them, whatever the framework."""
 
+import contextlib
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -680,3 +682,90 @@ def test_layers_that_are_shared_have_a_branch_for_each_use():
         return x
 
     assert places(named("u", "d"), apply_fn, struct(4, D)) == ({"u": (0, 0, 2), "d": (0, 1, 2)}, 3)
+
+
+@contextlib.contextmanager
+def promoting():
+    """With JAX's own promotion of types and ranks, as programs elsewhere have it."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def masked_blocks(bias, heads):
+    """Blocks of attention that one bias of pairs goes into all of: padding of the batch, or what pairs say."""
+
+    def split(z):
+        return jnp.swapaxes(z.reshape(*z.shape[:2], heads, -1), 1, 2)
+
+    def apply_fn(params, batch):
+        x, other = batch
+        scores = bias(params, other)
+        for p in params["blocks"]:
+            y = jax.nn.standardize(x)
+            q, k, v = (split(y @ p[name]) for name in "qkv")
+            mixed = jax.nn.softmax(jnp.einsum("bhid,bhjd->bhij", q, k) / 2 + scores) @ v
+            x = x + jnp.swapaxes(mixed, 1, 2).reshape(x.shape) @ p["o"]
+            x = x + jax.nn.gelu(jax.nn.standardize(x) @ p["up"]) @ p["down"]
+        return x
+
+    return apply_fn
+
+
+BIASES = {
+    "padding": (lambda p, lengths: jnp.where(jnp.arange(6.0) < lengths[:, None], 0, -1e9)[:, None, None], struct(3)),
+    "padding of one head": (lambda p, lengths: (jnp.arange(6.0) - lengths[:, None])[:, None, None], struct(3)),
+    "whole": (lambda p, mask: (1 - mask) * -1e9, struct(3, 2, 6, 6)),
+    "pairs": (lambda p, pairs: jnp.moveaxis(jnp.tanh(pairs) @ p["pairs"], -1, 1), struct(3, 6, 6, 4)),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_a_bias_that_all_attention_reads_is_no_skip_connection(name):
+    """The scores of later blocks are computed from it as well: that makes them no branch beside it."""
+    bias, other = BIASES[name]
+    shapes = dict.fromkeys("qkvo", (8, 8)) | {"up": (8, 16), "down": (16, 8)}
+    blocks = [{leaf: struct(*shape) for leaf, shape in shapes.items()} for _ in range(3)]
+    apply_fn = masked_blocks(bias, 1 if "one" in name else 2)
+    with promoting():
+        layers = trace_layers({"blocks": blocks, "pairs": struct(4, 2)}, apply_fn, (struct(3, 6, 8), other))
+    for i in range(3):
+        own = {leaf: layers[f"blocks/{i}/{leaf}"] for leaf in shapes}
+        assert [own[leaf].role for leaf in "qkvo"] == ["query", "key", "value", "output"]
+        assert len({own[leaf].skip for leaf in "qkvo"}) == len({own["up"].skip, own["down"].skip}) == 1
+        assert (own["o"].position, own["o"].branch_length, own["down"].position) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_shifts_of_an_adaptive_normalization_are_no_skip_connections(everywhere):
+    """Scale, shift and gate are parts of one value; the stem is no layer of a branch."""
+
+    def apply_fn(p, batch):
+        x, condition = batch
+        x = x @ p["stem"]
+        for kernel in (p["a"], p["b"]):
+            parts = jnp.split(jax.nn.silu(condition @ p["condition"]) @ p["parts"], 3, axis=-1)
+            scale, shift, gate = (part if everywhere else part[:, None] for part in parts)
+            x = x + gate * jax.nn.relu((jax.nn.standardize(x) * (1 + scale) + shift) @ kernel)
+        return x
+
+    params = {name: struct(8, 8) for name in ("stem", "condition", "a", "b")} | {"parts": struct(8, 24)}
+    condition = struct(3, 6, 8) if everywhere else struct(3, 8)
+    with promoting():
+        layers = trace_layers(params, apply_fn, (struct(3, 6, 8), condition))
+    assert [layers[name].skip for name in ("stem", "condition", "a", "b")] == [None, None, 0, 1]
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_pooled_shortcut_is_a_skip_connection(projected):
+    def convolved(x, w, stride=1):
+        return jax.lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def apply_fn(p, x):
+        shortcut = nn.avg_pool(x, (2, 2), (2, 2))
+        branch = convolved(jax.nn.relu(convolved(x, p["a"])), p["b"], 2)
+        return branch + (convolved(shortcut, p["c"]) if projected else shortcut)
+
+    params = {"a": struct(1, 1, 4, 4), "b": struct(3, 3, 4, 4), "c": struct(1, 1, 4, 4)}
+    with promoting():
+        skips = {layer.path: layer.skip for layer in trace_layers(params, apply_fn, struct(2, 8, 8, 4))}
+    assert (skips["a"], skips["b"], skips.get("c")) == (0, 0, None)

@@ -5,9 +5,11 @@ another one, the branch, is computed from; or if it has two terms, of which one 
 projection shortcut) and the other has two layers or more. The branch is what lies between: layers through which the
 value goes, and those of other data that only the branch reads. Skip connections within it have branches of their own.
 
-Three sums are no skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
-not grow; those of a value and its own later steps, added over time; and D u beside a recurrence in u, as in state-space
-models, where D is one more path from the input to the output of a block, and no block adds to the input itself.
+Some sums are no skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
+not grow; those of a value and its own later steps, added over time; D u beside a recurrence in u, as in state-space
+models, where D is one more path from the input to the output of a block, and no block adds to the input itself; the
+scores of attention with a mask or a bias that blocks before it have read too; and shifts, a y + b, where b adds each of
+its elements to several, or is cut from one value with a.
 
 The cost is linear: a search for the value goes no further back than the value can lie, and does not enter branches that
 are known already.
@@ -109,7 +111,9 @@ class _Finder(Sums):
         sums = []
         for i in reversed(range(len(self.program.equations))):
             if i not in inner and self.is_sum(i):
-                sums.append((i, self.terms(i, inner)))
+                terms = self.terms(i, inner)
+                if not self.are_scores(i, terms):
+                    sums.append((i, terms))
         while True:
             self.known.clear()
             found = [x for i, terms in reversed(sums) for x in self._residual(i, terms) or self._projected(i, terms)]
@@ -126,7 +130,10 @@ class _Finder(Sums):
         levels = [self.level[term] for term in terms]
         for k in sorted(range(len(terms)), key=lambda k: self.level[roots[k]]):
             root = roots[k]
+            if self.is_spread(terms[k], i):
+                continue
             others = [t for j, t in enumerate(terms) if j != k and self.may_reach(root, t)]
+            others = [t for t in others if not self.is_modulated(root, terms[k], t)]
             if self.level[root] >= max(levels) or not others:
                 continue
             window = self.window(root, others)

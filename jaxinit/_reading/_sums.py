@@ -14,6 +14,8 @@ from jaxinit._reading._units import Analysis
 
 _SUMS = (ir.add_p, ir.add_any_p)
 _MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p, ir.broadcast_p, ir.pad_p})
+_POOLS = ir.family("reduce_window_sum")
+_BEFORE_EXPONENTIALS = (*_SUMS, ir.sub_p, ir.mul_p, ir.div_p, ir.select_p, ir.max_p)
 _MIXING = ir.family("fft", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "associative_scan")
 """What carries values along a sequence, in place of a loop."""
 
@@ -74,13 +76,67 @@ class Sums(Paths):
         while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
             equation = self.program.equations[i]
             (source,) = self.sources[i]
-            moved = equation.primitive in _MOVES or equation.primitive in _SUMS or _crops(equation)
+            moved = equation.primitive in _MOVES | _POOLS or equation.primitive in _SUMS or _crops(equation)
             scaled = equation.primitive is ir.mul_p
             scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
             if equation in self.analysis.sites or not (moved or scaled):
                 break
             atom = source
         return atom
+
+    def is_spread(self, term: ir.Atom, i: int) -> bool:
+        """Whether a term of a sum adds each of its elements to several others, as shifts of a whole sequence do."""
+        sizes = [math.prod(self.program.equations[i].outputs[0].shape), math.prod(term.shape)]
+        root = self.root(term)
+        while sizes[-1] == sizes[-2] and term is not root:
+            j = self.index[term]
+            (source,) = self.sources[j]
+            if self.program.equations[j].primitive is ir.broadcast_p:
+                sizes += [math.prod(term.shape), math.prod(source.shape)]
+            term = source
+        return sizes[-1] < sizes[-2]
+
+    def is_modulated(self, root: ir.Atom, shortcut: ir.Atom, term: ir.Atom) -> bool:
+        """Whether a sum is a y + b, as a modulated value is, where a and b are cut from `root`; `term` is a y."""
+        i = self.index.get(self.root(term))
+        if i is None or not self.weighs(term) or not self._is_cut(shortcut):
+            return False
+        return any(self.root(factor) is root and self._is_cut(factor) for factor in self.sources[i])
+
+    def _is_cut(self, atom: ir.Atom) -> bool:
+        """Whether a value is a part of what it starts from."""
+        root = self.root(atom)
+        while atom is not root:
+            i = self.index[atom]
+            if _crops(self.program.equations[i]):
+                return True
+            (atom,) = self.sources[i]
+        return False
+
+    def are_scores(self, i: int, terms: Sequence[ir.Atom]) -> bool:
+        """Whether a sum is one of the scores of attention, as of queries and keys and a mask or a bias of pairs.
+
+        One term is a product of two data values that sums over their features, and the exponential of the sum is taken.
+        """
+        makers = [self.index.get(self.root(term)) for term in terms]
+        equations = [(j, self.program.equations[j]) for j in makers if j is not None]
+        if not any(
+            e.primitive is ir.dot_general_p and len(self.sources[j]) == 2 and e not in self.analysis.sites
+            for j, e in equations
+        ):
+            return False
+        queue, seen = [i], set()
+        while queue:
+            j = queue.pop()
+            if j in seen or j >= len(self.program.equations):
+                continue
+            seen.add(j)
+            equation = self.program.equations[j]
+            if equation.primitive is ir.exp_p:
+                return True
+            if j == i or equation.primitive in _BEFORE_EXPONENTIALS or equation.primitive in _MOVES:
+                queue.extend(k for v in equation.outputs for k in self.readers[v])
+        return False
 
     def weighs(self, atom: ir.Atom) -> bool:
         """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
