@@ -515,6 +515,57 @@ def test_blocks_of_a_sum_of_fused_layers_go_on_as_different_functions():
     assert [row.reason for row in report.rows] == 2 * ["gain of sigmoid", "gain of tanh", "gain of relu"]
 
 
+NODES = jnp.array([0, 0, 1, 2, 2, 2])
+GRAPH = jax.random.normal(jax.random.key(5), (4, 6, 8))
+LINKS = jnp.asarray(jax.random.bernoulli(jax.random.key(6), 0.5, (4, 6, 6)), jnp.float32)
+
+
+def segments(z, kind=jax.ops.segment_sum):
+    return jax.vmap(lambda z: kind(z, NODES, 3))(z)
+
+
+def spectral(z):
+    return jnp.fft.irfft(jnp.fft.rfft(z, axis=1) * jnp.arange(4.0).astype(complex)[:, None], 6, axis=1)
+
+
+ROWS = {
+    "adjacency": lambda z, links: links @ z,
+    "attention": lambda z, links: jnp.einsum("bnm,bmhd->bnhd", jax.nn.softmax(links), z.reshape(4, 6, 2, 4)).reshape(
+        z.shape
+    ),
+    "mean": lambda z, links: z.mean(1),
+    "masked mean": lambda z, links: (z * links[:, 0, :, None]).sum(1) / (1 + links[:, 0, :, None].sum(1)),
+    "sum": lambda z, links: z.sum(1),
+    "largest": lambda z, links: z.max(1),
+    "pooling": lambda z, links: jax.lax.reduce_window(z, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 1), "VALID"),
+    "mean pooling": lambda z, links: jax.lax.reduce_window(z, 0.0, jax.lax.add, (1, 2, 1), (1, 2, 1), "VALID") / 2,
+    "segments": lambda z, links: segments(z),
+    "largest of segments": lambda z, links: segments(z, jax.ops.segment_max),
+    "messages": lambda z, links: segments(z[:, NODES] * links[:, 0, :, None]),
+    "spectral": lambda z, links: spectral(z),
+    "gates": lambda z, links: z * jax.nn.sigmoid(links[:, :, :1]),
+}
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_the_activation_behind_sums_of_rows_is_what_follows_them(form):
+    def apply_fn(p, batch):
+        return jax.nn.relu(ROWS[form](batch[0] @ p["a"], batch[1]) + p["s"]) @ p["c"]
+
+    params = {"a": struct(8, 8), "c": struct(8, 8), "s": struct(8)}
+    layers = trace_layers(params, apply_fn, (GRAPH, LINKS))
+    assert [layer.activation and layer.activation.name for layer in layers] == ["relu", None]
+    assert jaxinit.gain(layers[0].activation) == pytest.approx(2**0.5, rel=1e-5)
+    assert layers[0].note is None
+
+
+def test_sums_over_features_are_no_sums_of_rows():
+    for mixed in (lambda z: z.sum(-1, keepdims=True), lambda z: jnp.cumsum(z, -1), lambda z: z @ GRAPH[0].T):
+        assert (
+            behind(lambda z, mixed=mixed: jax.nn.relu(jnp.broadcast_to(mixed(z)[..., :1], (4, 8)))).activation is None
+        )
+
+
 MEAN, VARIANCE = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
 NORMALIZATIONS = {
     "divided": lambda z, p: (z - p["mean"]) / jnp.sqrt(p["variance"] + 1e-5) * p["s"] + p["t"],

@@ -47,7 +47,6 @@ class Consumers:
         self._number: dict[ir.Atom, int] = {}
         self._producers: dict[ir.Atom, ir.Equation] = {}
         self._outside: dict[ir.Atom, ir.Atom] = {}
-        self._inputs_of_all = frozenset(analysis.program.inputs)
         self._sites = {site.equation for site in analysis.sites.values()}
         self._analysis_of = analysis.of
         self._program(analysis.program)
@@ -73,22 +72,6 @@ class Consumers:
                 seen.add(atom)
                 queue.extend([self._outside[atom]] if atom in self._outside else self._inputs(atom))
         return False
-
-    def is_given(self, value: ir.Atom) -> bool:
-        """Whether a value is an input of the whole program, or made of some, element by element."""
-        seen, queue = set(), [value]
-        while queue:
-            atom = queue.pop()
-            equation = self._producers.get(atom)
-            if atom in seen or isinstance(atom, ir.Constant):
-                continue
-            seen.add(atom)
-            if equation is not None and equation.primitive not in ELEMENTWISE | _REARRANGEMENTS:
-                return False
-            if equation is None and atom not in self._outside and atom not in self._inputs_of_all:
-                return False
-            queue.extend([self._outside[atom]] if atom in self._outside else self._inputs(atom))
-        return True
 
     def _inputs(self, atom: ir.Atom) -> tuple[ir.Atom, ...]:
         equation = self._producers.get(atom)

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from jaxinit import _program as ir
 from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
+from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._places import JOINS, MOVES, Place, beside, joined, moved
 from jaxinit._reading._regions import is_outer
+from jaxinit._reading._rows import rows_together
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 from jaxinit._reading._units import Analysis
 
@@ -38,7 +40,13 @@ class Onward(NamedTuple):
 
 
 def onward(
-    analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = (), *, through: bool = False
+    analysis: Analysis,
+    program: ir.Program,
+    start: ir.Variable,
+    leaves: Sequence[Any] = (),
+    *,
+    through: bool = False,
+    features: Iterable[int] | None = None,
 ) -> Onward:
     """What all of `start` goes on as.
 
@@ -49,12 +57,14 @@ def onward(
       leaves: the leaves of the parameters, whose values count where they are known.
       through: whether it is followed through sums with other terms and maps by channels. These terms and factors are
         left out of the function, as biases are that are zero at the start.
+      features: the dimensions of the value along which features lie, if it is followed through sums over others, too.
     """
     consumers = consumers_of(analysis)
     start = _past_sums(analysis, consumers, program, start) if through else start
     scales: set[Expression] = set()
+    kept = None if features is None else frozenset(features)
     while True:
-        exits = _Walk(analysis, consumers, program, start, through, scales).exits()
+        exits = _Walk(analysis, consumers, program, start, through, scales, kept).exits()
         # A parameter that multiplies all of it is a map by channels, or belongs to what comes next; as a slope it
         # multiplies a part.
         more = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
@@ -119,11 +129,14 @@ class _Walk:
         start: ir.Variable,
         through: bool,
         scales: set[Expression],
+        features: frozenset[int] | None = None,
     ):
         self.analysis, self.consumers, self.program = analysis, consumers, program
         self.start, self.through, self.scales = start, through, scales
         whole = tuple((0, n) for n in start.shape)
-        self.inside: dict[ir.Atom, Place] = {start: Place(ARGUMENT, (), whole)}
+        self.inside: dict[ir.Atom, Place] = {start: Place(ARGUMENT, (), whole, features)}
+        self.means: set[ir.Equation] = set()
+        self.readers = program.readers
 
     def exits(self) -> list[Expression]:
         """What the value goes on as: each function once, those that others are functions of first."""
@@ -151,6 +164,7 @@ class _Walk:
             equation = program.equations[heapq.heappop(pending)]
             if equation in self.consumers.idle:
                 continue
+            self.readers = program.readers
             if self.through and ir.subprograms(equation):
                 outside |= self._entered(equation)
                 continue
@@ -171,7 +185,11 @@ class _Walk:
             own = [(v, atom) for v, atom in entered if atom in self.inside]
             for v, atom in own:
                 place = self.inside[atom]
-                self.inside[v] = place._replace(way=(place.way, equation, v.shape == atom.shape), within=None)
+                sliced = v.shape != atom.shape
+                features = place.features
+                if features is not None and sliced:
+                    features = None if 0 in features else frozenset(d - 1 for d in features)
+                self.inside[v] = Place(place.expression, (place.way, equation, sliced), None, features)
             outside |= self._outside(inner, [v for v, _ in own])
         return outside
 
@@ -185,25 +203,46 @@ class _Walk:
             return None if place is None or further else moved(equation, place)
         if equation.primitive in ELEMENTWISE:
             return self._mapped(equation)
-        return self._scaled(equation) if self.through and is_outer(equation) else None
+        if not self.through:
+            return None
+        return self._scaled(equation) if is_outer(equation) else self._summed_up(equation)
 
     def _scaled(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
-        """The value itself where a product that contracts nothing multiplies it by what does not depend on data."""
-        others = [a for a in equation.inputs if a not in self.inside]
-        if len(others) != 1 or (self.analysis.of(others[0]).data and not self.consumers.is_given(others[0])):
+        """The value itself where a product that contracts nothing multiplies it."""
+        own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
+        if len(own) != 1:
             return None
-        (place,) = (self.inside[a] for a in equation.inputs if a in self.inside)
-        (output,) = equation.outputs
-        grows = math.prod(output.shape) > math.prod(next(a.shape for a in equation.inputs if a in self.inside))
-        return (
-            None if grows or place.expression.degree != 1 else {output: beside(place, equation)._replace(within=None)}
-        )
+        place, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
+        grows = math.prod(output.shape) > math.prod(equation.inputs[own[0]].shape)
+        apart = not self.consumers.is_computed_from(equation.inputs[1 - own[0]], self.start)
+        if grows or not apart or place.expression.degree != 1:
+            return None
+        return {output: beside(place, equation)._replace(within=None, features=None)}
+
+    def _summed_up(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+        """The value itself where rows of it are summed up, or the largest taken, and its features stay apart."""
+        own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
+        if len(own) != 1 or len(equation.outputs) != 1:
+            return None
+        place, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
+        if place.features is None or place.expression.degree != 1:
+            return None
+        others = [a for i, a in enumerate(equation.inputs) if i != own[0]]
+        rows = rows_together(equation, own[0], place.features)
+        if rows is None or any(self.consumers.is_computed_from(a, self.start) for a in others):
+            return None
+        mean = division_into_mean(output, rows.terms, self.readers) if rows.terms > 1 else None
+        if mean is not None:
+            self.means.add(mean)
+        return {output: beside(place, equation)._replace(within=None, features=rows.features)}
 
     def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
         (output,) = equation.outputs
         places = [self.inside[a] for a in equation.inputs if a in self.inside]
         if any(p.way != places[0].way for p in places):
             return None
+        if equation in self.means:
+            return {output: places[0]}
         if self.through and len(places) == 1 and places[0].expression.degree == 1:
             left_out = self._left_out(equation, places[0])
             if left_out is not None:
@@ -233,8 +272,9 @@ class _Walk:
             adds = equation not in self.consumers.streams and not self.consumers.is_computed_from(other, self.start)
             return beside(place, equation) if adds and (value.data or self._is_array(other)) else None
         multiplies = equation.primitive is ir.mul_p or (equation.primitive is ir.div_p and first in self.inside)
-        given = self.consumers.is_given(other) if value.data else self._is_array(other)
-        return beside(place, equation) if multiplies and given else None
+        if not multiplies or not (value.data or self._is_array(other)):
+            return None
+        return None if self.consumers.is_computed_from(other, self.start) else beside(place, equation)
 
     def _is_array(self, atom: ir.Atom) -> bool:
         """Whether a value that does not depend on data is made of more than numbers, element by element."""

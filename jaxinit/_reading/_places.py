@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._expressions import Expression
+from jaxinit._reading._rows import moved_features
 
 MOVES = frozenset(
     {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.rev_p, ir.broadcast_p, ir.slice_p, ir.dynamic_slice_p, ir.pad_p}
@@ -22,11 +23,13 @@ class Place(NamedTuple):
       expression: the function.
       way: how elements have been moved; values that came the same way have the same elements at the same places.
       within: (start, stop) along each dimension within which elements of the start lie; None if anywhere.
+      features: the dimensions along which the features of the start lie; None if unknown.
     """
 
     expression: Expression
     way: Any
     within: tuple[tuple[int, int], ...] | None
+    features: frozenset[int] | None = None
 
 
 def moved(equation: ir.Equation, place: Place) -> dict[ir.Atom, Place]:
@@ -37,7 +40,9 @@ def moved(equation: ir.Equation, place: Place) -> dict[ir.Atom, Place]:
         within = None if place.within is None else _within(equation, output, place.within, start)
         start += output.shape[equation.params["axis"]] if equation.primitive is ir.split_p else 1
         if within is None or all(a < b for a, b in within):
-            found[output] = place._replace(way=(place.way, equation.primitive, _moves(equation), i), within=within)
+            features = None if place.features is None else moved_features(equation, i, place.features)
+            way = (place.way, equation.primitive, _moves(equation), i)
+            found[output] = place._replace(way=way, within=within, features=features)
     return found
 
 
@@ -53,7 +58,9 @@ def joined(equation: ir.Equation, inside: Mapping[ir.Atom, Place]) -> dict[ir.At
         within = _within_joined(equation, [p and p.within for p in places])
     ways = tuple(p and p.way for p in places)
     way = (ways, equation.primitive, tuple(a.shape for a in equation.inputs), _moves(equation))
-    return {output: Place(own[0].expression, way, within)}
+    places_of_features = {p.features for p in own}
+    features = own[0].features if equation.primitive is ir.concatenate_p and len(places_of_features) == 1 else None
+    return {output: Place(own[0].expression, way, within, features)}
 
 
 def beside(place: Place, equation: ir.Equation) -> Place:

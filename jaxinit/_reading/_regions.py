@@ -14,6 +14,7 @@ from typing import TypeAlias
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
+from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._origin import FOREIGN, Factor, Origin, overlap
 from jaxinit._reading._rules import Move, cuts, rule_of
 from jaxinit._reading._units import Entry
@@ -101,18 +102,7 @@ def _is_mean_of_scaled(region: Region, of: _Of, consumers: _Consumers) -> bool:
     if len(region.entries) > 1 or geometry_of_region(region, of)[0].out_dims:
         return False
     count = math.prod(first.equation.outputs[0].shape) // max(math.prod(output.shape), 1)
-    readers = [r for r in consumers.get(output, []) if r is not None]
-    while len(readers) == 1 and rule_of(readers[0]).rearranges:
-        readers = [r for r in consumers.get(readers[0].outputs[0], []) if r is not None]
-    return len(readers) == 1 and _divides_by(readers[0], count)
-
-
-def _divides_by(equation: ir.Equation, count: int) -> bool:
-    numbers = [x.value for x in equation.inputs if isinstance(x, ir.Constant) and not x.shape and ir.is_known(x)]
-    if len(numbers) != 1 or equation.primitive not in (ir.div_p, ir.mul_p):
-        return False
-    factor = complex(numbers[0]) if equation.primitive is ir.mul_p else 1 / complex(numbers[0] or 1)
-    return math.isclose(abs(factor) * count, 1, rel_tol=1e-2)
+    return division_into_mean(output, count, consumers) is not None
 
 
 def _take_turns(entries: Sequence[Entry], producers: Mapping[ir.Atom, ir.Equation]) -> bool:

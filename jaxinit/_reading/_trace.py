@@ -181,7 +181,7 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         branch_length=member.length if member else None,
         role=_role(traced, unit),
         has_bias=site.bias is not None,
-        note=unit.refused or _unread(traced, site),
+        note=unit.refused or (_unread(traced, site) if following.activation is None else None),
         multiplier=following.multiplier,
     )
 
@@ -225,7 +225,9 @@ def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
 
 def _following(traced: Traced, unit: Unit, program: ir.Program) -> Onward:
     site = unit.sites[0]
-    found = onward(traced.analysis, program, site.finish.outputs[0], traced.leaves, through=True)
+    features = [site.placed[d] for d in site.geometry.out_dims if d in site.placed]
+    value = site.finish.outputs[0]
+    found = onward(traced.analysis, program, value, traced.leaves, through=True, features=features)
     # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
     return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, unit)) else found
 

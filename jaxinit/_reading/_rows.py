@@ -1,0 +1,102 @@
+"""Equations that sum up rows of a value, or take the largest, channel by channel, and where its features lie then.
+
+Pooling, messages that are added up at the nodes of a graph, and the mean over a sequence are linear in the output of a
+layer, or monotone, and leave its features apart.
+"""
+
+import math
+from collections.abc import Set
+from typing import NamedTuple
+
+from jaxinit import _program as ir
+from jaxinit._reading._origin import FOREIGN, Origin
+from jaxinit._reading._rules import cuts, rule_of
+
+_OVER_AXES = ir.family("reduce_sum", "reduce_max", "reduce_min")
+_ALONG_AXIS = ir.family("cumsum", "cummax", "cummin")
+_OVER_WINDOWS = ir.family("reduce_window_sum", "reduce_window_max", "reduce_window_min")
+_SCATTERS = ir.family("scatter_add", "scatter_max", "scatter_min")
+_fft_p = ir.primitive("fft")
+_PARTS = ir.family("real", "imag")
+
+
+class Rows(NamedTuple):
+    """What has become of a value.
+
+    Attributes:
+      features: the dimensions of the output along which its features lie.
+      terms: of how many terms each element of the output is the sum, where that is the same for all.
+    """
+
+    features: frozenset[int]
+    terms: int = 1
+
+
+def rows_together(equation: ir.Equation, place: int, features: Set[int]) -> Rows | None:
+    """What has become of the input number `place`, with features along these dimensions; None for other equations."""
+    primitive, params, shape = equation.primitive, equation.params, equation.inputs[place].shape
+    if primitive is ir.dot_general_p:
+        return _product(equation, place, features)
+    if primitive in _SCATTERS:
+        return _scattered(equation, features) if place == 2 else None
+    if place != 0:
+        return None
+    if primitive in _OVER_AXES:
+        axes = params["axes"]
+        if not features.isdisjoint(axes):
+            return None
+        count = math.prod(shape[a] for a in axes) if primitive is ir.reduce_sum_p else 1
+        return Rows(frozenset(d - sum(a < d for a in axes) for d in features), count)
+    if primitive in _ALONG_AXIS:
+        return None if params["axis"] in features else Rows(frozenset(features))
+    if primitive in _OVER_WINDOWS:
+        window = params["window_dimensions"]
+        return Rows(frozenset(features), math.prod(window)) if all(window[d] == 1 for d in features) else None
+    if primitive is _fft_p:
+        first = len(shape) - len(params["fft_lengths"])
+        return Rows(frozenset(features)) if all(d < first for d in features) else None
+    return Rows(frozenset(features)) if primitive in _PARTS else None
+
+
+def _product(equation: ir.Equation, place: int, features: Set[int]) -> Rows | None:
+    """A product with other data, which contracts rows."""
+    (contracted, batched) = equation.params["dimension_numbers"]
+    if not contracted[place] or not features.isdisjoint(contracted[place]):
+        return None
+    free = [
+        [d for d in range(len(a.shape)) if d not in (*contracted[i], *batched[i])]
+        for i, a in enumerate(equation.inputs)
+    ]
+    first = len(batched[0]) + (len(free[0]) if place == 1 else 0)
+    places = {d: i for i, d in enumerate(batched[place])} | {d: first + i for i, d in enumerate(free[place])}
+    return Rows(frozenset(places[d] for d in features))
+
+
+def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
+    """Updates that are added up at some places of another value."""
+    numbers = equation.params["dimension_numbers"]
+    gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    kept = [d for d in range(len(equation.inputs[0].shape)) if d not in gone]
+    places = dict(zip(numbers.update_window_dims, kept, strict=True))
+    return Rows(frozenset(places[d] for d in features)) if features <= places.keys() else None
+
+
+def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> frozenset[int] | None:
+    """Where features lie once an equation has moved, cut or copied elements; None where they are mixed with others."""
+    shape = equation.inputs[0].shape
+    if equation.primitive is ir.gather_p:
+        numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+        gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+        kept = dict(zip((d for d in range(len(shape)) if d not in gone), numbers.offset_dims, strict=True))
+        whole = features <= kept.keys() and all(sizes[d] == shape[d] for d in features)
+        return frozenset(kept[d] for d in features) if whole else None
+    if equation.primitive in (ir.pad_p, ir.dynamic_slice_p):
+        return frozenset(features)
+    parts = cuts(equation)
+    move = rule_of(equation).move(equation) if parts is None else parts[output]
+    origin = move and move(Origin.of_leaf(0, shape))
+    if origin is None:
+        return None
+    axes = [{f.axis for f in dim if f.axis != FOREIGN} for dim in origin.dims]
+    found = frozenset(d for d, own in enumerate(axes) if own & features)
+    return found if all(axes[d] <= features for d in found) else None
