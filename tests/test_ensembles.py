@@ -74,6 +74,33 @@ def test_lsuv_makes_members_orthonormal_and_scales_each(form):
         np.testing.assert_allclose(jnp.std(x @ kernel), 1, rtol=1e-3)
 
 
+ALONE = {
+    "transposed": ((5, 12, 16), lambda w, x: jax.vmap(lambda w: x @ w.T)(w)),
+    "einsum": ((5, 12, 16), lambda w, x: jnp.einsum("bi,eoi->ebo", x, w)),
+    "moved": ((5, 12, 16), lambda w, x: jnp.moveaxis(jnp.einsum("bi,eoi->beo", x, w), 1, 0)),
+    "sequences": ((5, 12, 16), lambda w, x: jax.vmap(lambda w: x.reshape(8, 4, 16) @ w.T)(w)),
+    "convolution": (
+        (5, 12, 16, 3, 3),
+        lambda w, x: jax.vmap(lambda w: jax.lax.conv(jnp.tile(x[..., None, None], (1, 1, 6, 6)), w, (1, 1), "SAME"))(w),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ALONE)
+def test_a_stack_alone_is_told_by_its_place_before_the_samples(form):
+    """Each member is drawn, and gets unit variance, by itself."""
+    shape, function = ALONE[form]
+    x, taps = normal(9, 32, 16), int(np.prod(shape[3:]))
+    sizes = jnp.array([0.1, 1.0, 2.0, 3.0, 10.0]).reshape(5, *[1] * (len(shape) - 1))
+    params = {"w": normal(0, *shape) * sizes}
+    (layer,) = jaxinit.trace_layers(params, lambda p, x: function(p["w"], x), x)
+    assert (layer.fan_in, layer.fan_out) == (16 * taps, 12 * taps)
+    assert [layer.view[a] for a in layer.batch_axes] == [5]
+    new = jaxinit.lsuv(params, lambda p, x: function(p["w"], x), x, orthonormalize=False)
+    outputs = function(new["w"], x)
+    np.testing.assert_allclose(jnp.std(outputs.reshape(5, -1), axis=1), 1, rtol=1e-3)
+
+
 def test_a_stack_under_a_shared_input_of_one_layer_is_a_stack():
     (layer,) = jaxinit.trace_layers(
         normal(0, 8, 16, 64), lambda w, x: jnp.tanh(jnp.einsum("td,edf->etf", x, w)), normal(1, 32, 16)

@@ -42,7 +42,7 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
             break
         as_data |= more
     units = grouped(walk.weights.units.values(), walk.notes.sites.values(), walk.notes.reads)
-    mark_ensembles(units)
+    mark_ensembles(program, units)
     return Analysis(
         program,
         walk.dependences,

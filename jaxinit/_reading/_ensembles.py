@@ -2,18 +2,21 @@
 
 `einsum("td,edf->etf", x, w)` and `vmap(lambda w: x @ w)(stack)` are one product, whose output has the stack beside the
 features. The stack is told from features by where it lies: outside of the axis that is contracted while features lie
-inside, or along the leading axis of every leaf, which some other layer takes as a batch.
+inside; along the leading axis of every leaf, which some other layer takes as a batch; or in front of the samples in the
+output, with the features behind them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from jaxinit import _program as ir
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._units import Part, Unit
+from jaxinit._reading._units import Part, Site, Unit
 
 
-def mark_ensembles(units: Sequence[Unit]) -> None:
+def mark_ensembles(program: ir.Program, units: Sequence[Unit]) -> None:
     """Tells each part of a weight along which factors of its leaf independent weights lie."""
+    readers = {a: e for e in ir.equations_of(program) for a in e.inputs}
     batched = {f for unit in units for site in unit.sites for f in _leading(unit, site.geometry, batch=True)}
     sizes = {f.size for f in batched}
     for unit in units:
@@ -22,6 +25,7 @@ def mark_ensembles(units: Sequence[Unit]) -> None:
                 if part.unit is unit and part.origin is not None:
                     found = _outside(part.origin, site.geometry)
                     found |= {f for f in _leading(unit, site.geometry, batch=False) if f.size in sizes}
+                    found |= _in_front(site, part.origin, readers)
                     part.ensemble = frozenset(found)
 
 
@@ -46,6 +50,32 @@ def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
     if geometry.kind != "conv":  # which under `vmap` has its stack and its features in one dimension
         outside = {f for d in geometry.out_dims for f in origin.dims[d] if f in outside and len(origin.dims[d]) == 1}
     return outside if any(f.axis > first for f in outputs) else set()
+
+
+def _in_front(site: Site, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) -> set[Factor]:
+    """The leading axis of a leaf, if the output has it before the samples, and features behind them.
+
+    A convolution has the stack and its features in one dimension, the stack outside.
+    """
+    features = [(d, f) for d in site.geometry.out_dims if d in site.placed for f in origin.dims[d] if f.axis != FOREIGN]
+    leading = [(d, f) for d, f in features if f.axis == 0 and f.size == origin.region[0][1] - origin.region[0][0]]
+    if len(leading) != 1 or len(features) < 2 or origin.stack:
+        return set()
+    ((stack, factor),) = leading
+    if site.geometry.kind == "conv":
+        outermost = origin.dims[stack][0] == factor and site.geometry.feature_group_count == 1
+        return {factor} if outermost and len(origin.region) > len(origin.dims) else set()
+    if len(origin.dims[stack]) > 1:
+        return set()
+    order = list(range(len(site.finish.outputs[0].shape)))
+    reader = readers.get(site.finish.outputs[0])
+    if reader is not None and reader.primitive is ir.transpose_p:
+        order = list(reader.params["permutation"])
+    places = {d: order.index(site.placed[d]) for d, _ in features}
+    taken = {order.index(place) for place in site.placed.values()}
+    behind = [place for d, place in places.items() if d != stack]
+    between = any(i not in taken for i in range(1, min(behind, default=0)))
+    return {factor} if places[stack] == 0 and between else set()
 
 
 def _leading(unit: Unit, geometry: Geometry, batch: bool) -> list[Factor]:
