@@ -1113,11 +1113,26 @@ def mean_taken_off(p, x):
     return jax.nn.gelu(h - h.mean(0)) @ p[1] @ p[2]
 
 
+def carried_through_a_loop(p, x):
+    return lax.scan(lambda h, _: (jnp.tanh(h @ p[1]), None), normalized(x @ p[0]), None, 1)[0] @ p[2]
+
+
+def carried_out_of_a_loop(p, x):
+    return lax.fori_loop(0, 1, lambda _, h: normalized(jnp.tanh(h)) @ p[1], x @ p[0]) @ p[2]
+
+
+def normalized_in_a_branch(p, x):
+    return lax.cond(x[0, 0] > -1e6, normalized, lambda h: normalized(jnp.tanh(h)), x @ p[0]) @ p[1] @ p[2]
+
+
 BEHIND_NORMS = {
     "batch norm": lambda p, x: jnp.tanh(normalized(jnp.tanh(x @ p[0]))) @ p[1] @ p[2],
     "flax": lambda p, x: nn.BatchNorm(False).apply(FRESH, x @ p[0], mutable="batch_stats")[0] @ p[1] @ p[2],
     "mean alone": mean_taken_off,
     "loop": normalized_in_a_loop,
+    "through a loop": carried_through_a_loop,
+    "out of a loop": carried_out_of_a_loop,
+    "out of a branch": normalized_in_a_branch,
 }
 FRESH = nn.BatchNorm(False).init(KEYS[0], VECTORS)
 

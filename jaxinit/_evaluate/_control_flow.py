@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit import _program as ir
+from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor
 from jaxinit._reading import Analysis, Unit
 from jaxinit._typing import Array
 
-Run = Callable[[ir.Program, Sequence[Any], dict[Unit, State]], list[Any]]
+Run = Callable[[ir.Program, Sequence[Any], dict[Unit, State], Rounding | None], list[Any]]
 
 
 class ControlFlow:
@@ -28,16 +29,23 @@ class ControlFlow:
         self.scaling = scaling
         self.run = run
 
-    def bind(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any] | None:
-        """The outputs of a loop or a branch, `states` updated; None for another equation."""
+    def bind(
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> list[Any] | None:
+        """The outputs of a loop or a branch, `states` and `rounding` updated; None for another equation."""
+        followed = rounding if rounding is not None and rounding.enters(equation) else None
         match equation:
             case ir.Scan():
-                return self._scan(equation, arguments, states)
+                results, flags = self._scan(equation, arguments, states, followed)
             case ir.Switch():
-                return self._switch(equation, arguments, states)
+                results, flags = self._switch(equation, arguments, states, followed)
             case ir.While():
-                return self._while(equation, arguments, states)
-        return None
+                results, flags = self._while(equation, arguments, states, followed)
+            case _:
+                return None
+        if rounding is not None:
+            rounding.found(equation.outputs, flags)
+        return results
 
     def _touched(self, *programs: ir.Program) -> list[Unit]:
         equations = {e for program in programs for e in ir.equations_of(program)}
@@ -86,7 +94,9 @@ class ControlFlow:
             for x, atom, variable in zip(values, atoms, taken_as, strict=True)
         ]
 
-    def _scan(self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+    def _scan(
+        self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> tuple[list[Any], list[Array]]:
         first, second = equation.num_consts, equation.num_consts + equation.num_carry
         arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
         consts, carry, stacked = arguments[:first], arguments[first:second], arguments[second:]
@@ -96,70 +106,89 @@ class ControlFlow:
         # A loop of one step is no factor of a stack, and so no dimension of its states.
         given = {u: _with_step(states[u]) if equation.length == 1 else states[u] for u in walked if u in states}
         outside = {u: s for u, s in states.items() if u not in carried and u not in given}
+        flags = rounding.flags(equation.inputs) if rounding is not None else []
 
         def body(carry: Any, slices: Any) -> Any:
-            values, passing = carry
+            values, passing, of_carry = carry
             inputs, own = slices
+            inside = None
+            if rounding is not None:
+                inside = rounding.within(equation.body, [*flags[:first], *of_carry, *flags[second:]])
             inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
-            results = self.run(equation.body, [*consts, *values, *inputs], inner)
+            results = self.run(equation.body, [*consts, *values, *inputs], inner, inside)
+            found = inside.flags(equation.body.outputs) if inside is not None else []
             values, outputs = results[: equation.num_carry], results[equation.num_carry :]
             ends = equation.body.outputs[: equation.num_carry], equation.outputs[: equation.num_carry]
             values = self._as_taken(values, *ends, inner)
             passing = _arrays(inner, carried)
-            return (values, passing), (outputs, _arrays(inner, walked))
+            carry = values, passing, found[: equation.num_carry]
+            return carry, (outputs, _arrays(inner, walked), found[equation.num_carry :])
 
-        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
-        (values, passing), (outputs, own) = lax.scan(
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()), flags[first:second])
+        (values, passing, of_carry), (outputs, own, of_outputs) = lax.scan(
             body, start, (stacked, list(given.values())), length=equation.length, reverse=equation.reverse
         )
         if equation.length == 1:
             own = jax.tree.map(lambda x: x[0], own)
         states.update(zip(carried, passing, strict=True))
         states.update(zip(walked, own, strict=True))
-        return [*values, *outputs]
+        return [*values, *outputs], [*of_carry, *(jnp.all(x) for x in of_outputs)]
 
-    def _switch(self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+    def _switch(
+        self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> tuple[list[Any], list[Array]]:
         index, *operands = arguments
         carried = self._carried(self._touched(*equation.branches), states, *equation.branches)
+
+        flags = rounding.flags(equation.inputs[1:]) if rounding is not None else []
 
         def branch(program: ir.Program) -> Any:
             def run(passing: Any, *operands: Any) -> Any:
                 inner = states | dict(zip(carried, passing, strict=True))
-                results = self.run(program, operands, inner)
+                inside = rounding.within(program, flags) if rounding is not None else None
+                results = self.run(program, operands, inner, inside)
                 results = self._as_taken(results, program.outputs, equation.outputs, inner)
-                return results, _arrays(inner, carried)
+                found = inside.flags(program.outputs) if inside is not None else []
+                return results, _arrays(inner, carried), found
 
             return run
 
         branches = [branch(program) for program in equation.branches]
-        results, passing = lax.switch(jnp.asarray(index, jnp.int32), branches, list(carried.values()), *operands)
+        results, passing, found = lax.switch(jnp.asarray(index, jnp.int32), branches, list(carried.values()), *operands)
         states.update(zip(carried, passing, strict=True))
-        return list(results)
+        return list(results), list(found)
 
-    def _while(self, equation: ir.While, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+    def _while(
+        self, equation: ir.While, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> tuple[list[Any], list[Array]]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
         carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
         arguments[second:] = self._as_taken(arguments[second:], *carries, states)
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
         carried = self._carried(self._touched(equation.body), states, equation.body)
 
+        flags = rounding.flags(equation.inputs[first:]) if rounding is not None else []
+        count = equation.body_consts
+
         def condition(carry: Any) -> Array:
-            values, passing = carry
+            values, passing, _ = carry
             inner = states | dict(zip(carried, passing, strict=True))
-            (result,) = self.run(equation.condition, [*condition_consts, *values], inner)
+            (result,) = self.run(equation.condition, [*condition_consts, *values], inner, None)
             return result
 
         def body(carry: Any) -> Any:
-            values, passing = carry
+            values, passing, of_carry = carry
             inner = states | dict(zip(carried, passing, strict=True))
-            results = self.run(equation.body, [*consts, *values], inner)
+            inside = rounding.within(equation.body, [*flags[:count], *of_carry]) if rounding is not None else None
+            results = self.run(equation.body, [*consts, *values], inner, inside)
             results = self._as_taken(results, equation.body.outputs, carries[1], inner)
-            return results, _arrays(inner, carried)
+            found = inside.flags(equation.body.outputs) if inside is not None else []
+            return results, _arrays(inner, carried), found
 
-        start = ([jnp.asarray(x) for x in carry], list(carried.values()))
-        values, passing = lax.while_loop(condition, body, start)
+        start = ([jnp.asarray(x) for x in carry], list(carried.values()), flags[count:])
+        values, passing, of_carry = lax.while_loop(condition, body, start)
         states.update(zip(carried, passing, strict=True))
-        return self._as_taken(values, carries[1], equation.outputs, states)
+        return self._as_taken(values, carries[1], equation.outputs, states), list(of_carry)
 
 
 def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:

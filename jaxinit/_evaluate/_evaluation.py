@@ -69,10 +69,13 @@ class Evaluation:
     def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
         """The outputs of the program, and the state of every unit."""
         states = dict(states)
-        outputs = self._program(self.analysis.program, values, states)
+        program = self.analysis.program
+        outputs = self._program(program, values, states, Rounding(self.analysis, program) if self.rounding else None)
         return outputs, states
 
-    def _program(self, program: ir.Program, values: Sequence[Array], states: dict[Unit, State]) -> list[Array]:
+    def _program(
+        self, program: ir.Program, values: Sequence[Array], states: dict[Unit, State], rounding: Rounding | None
+    ) -> list[Array]:
         environment: dict[ir.Variable, Array] = dict(zip(program.inputs, values, strict=True))
 
         def read(atom: ir.Atom) -> Any:
@@ -91,7 +94,6 @@ class Evaluation:
             else:
                 environment.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
         calls = self._calls(program)
-        rounding = Rounding(self.analysis, program) if self.rounding else None
         for region, equations in itertools.groupby(late, regions.get):
             together = list(equations)
             if region is None:
@@ -195,16 +197,18 @@ class Evaluation:
         site = self.analysis.sites.get(equation)
         if site is not None:
             return [self._site(site, equation, arguments, states, rounding)]
-        results = self._without_site(equation, arguments, states)
+        results = self._without_site(equation, arguments, states, rounding)
         if rounding is not None:
             rounding.follow(equation, arguments, results)
         return results
 
-    def _without_site(self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State]) -> list[Any]:
+    def _without_site(
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+    ) -> list[Any]:
         if equation in self._additions:
             return [self._without_bias(equation, arguments)]
-        if self._sites_within(equation):
-            outputs = self._control_flow.bind(equation, arguments, states)
+        if self._sites_within(equation) or (rounding is not None and rounding.enters(equation)):
+            outputs = self._control_flow.bind(equation, arguments, states, rounding)
             if outputs is not None:
                 return outputs
         if not any(self.analysis.of(v).data for v in equation.outputs):

@@ -2,13 +2,14 @@
 
 A batch of identical samples in front of a batch normalization leaves x - mean(x), whose entries are the rounding of the
 mean and no signal, and whatever is multiplied by them is rounding too. The difference is found where a mean is taken
-off, by its size next to that of x, and followed to the layers that take it. Each answer is computed only when a layer
-asks for it.
+off, by its size next to that of x, and followed to the layers that take it, into loops and branches and out of them.
+Each answer is computed only when a layer or a loop asks for it.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -33,11 +34,29 @@ _THROUGH_ZERO |= ir.family("sinh", "asinh", "square", "integer_pow", "sign")
 class Rounding:
     """Follows values that are rounding alone through one program."""
 
-    def __init__(self, analysis: Analysis, program: ir.Program):
+    def __init__(self, analysis: Analysis, program: ir.Program, known: Mapping[ir.Atom, Answer] = MappingProxyType({})):
         self.analysis = analysis
-        self.known: dict[ir.Atom, Answer] = {}
+        self.known: dict[ir.Atom, Answer] = dict(known)
         repeating = (e for e in program.equations if e.primitive is ir.broadcast_p)
         self._repeated: dict[ir.Atom, ir.Atom] = {e.outputs[0]: e.inputs[0] for e in repeating}
+
+    def enters(self, equation: ir.Equation) -> bool:
+        """Whether a value that goes into a loop or a branch may be rounding, or one that is made there."""
+        if any(atom in self.known for atom in equation.inputs):
+            return True
+        return any(_takes_off(inner) for inner in ir.subprograms(equation))
+
+    def flags(self, atoms: Iterable[ir.Atom]) -> list[Array]:
+        """Whether values are rounding alone, here and now; nothing is said of those that are not followed."""
+        return [jnp.asarray(self.known[atom]() if atom in self.known else False) for atom in atoms]
+
+    def found(self, atoms: Iterable[ir.Atom], flags: Iterable[Array]) -> None:
+        """Takes note of values of which it is known whether they are rounding alone."""
+        self.known.update((atom, _answered(flag)) for atom, flag in zip(atoms, flags, strict=False))
+
+    def within(self, program: ir.Program, flags: Sequence[Array]) -> "Rounding":
+        """The values of a loop's or a branch's program, for inputs that are rounding alone or not."""
+        return Rounding(self.analysis, program, dict(zip(program.inputs, map(_answered, flags), strict=False)))
 
     def follow(self, equation: ir.Equation, values: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes note of an equation that has been evaluated, with these values of its inputs and outputs."""
@@ -83,6 +102,19 @@ class Rounding:
     def through(self, answer: Answer, bias: Array | None) -> Answer:
         """The answer for a layer's output, given that for its data."""
         return answer if bias is None else functools.cache(lambda: answer() & is_zero(bias))
+
+
+def _answered(flag: Array) -> Answer:
+    return lambda: flag
+
+
+def _takes_off(program: ir.Program) -> bool:
+    """Whether a program, or one that it holds, takes something off that is repeated, such as a mean."""
+    repeated = {v for e in program.equations if e.primitive is ir.broadcast_p for v in e.outputs}
+    return any(
+        (e.primitive is ir.sub_p and e.inputs[1] in repeated) or any(map(_takes_off, ir.subprograms(e)))
+        for e in program.equations
+    )
 
 
 def is_zero(x: Any) -> Array:
