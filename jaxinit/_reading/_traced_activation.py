@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _program as ir
 from jaxinit._activations import NAMES, activation_function
 from jaxinit._caches import forgotten_by_clear
 from jaxinit._quadrature import evaluate as evaluate_exactly
@@ -44,6 +45,18 @@ class TracedActivation:
     def parameters(self) -> tuple[int, ...]:
         """The leaves of the parameters that it reads."""
         return tuple(sorted({x.leaf for x in expressions.sources(self._result) if isinstance(x, Parameter)}))
+
+    @functools.cached_property
+    def leading_factor(self) -> float:
+        """The number by which the argument is multiplied before anything else is done with it; 1 if there is none."""
+        factor, current = 1.0, ARGUMENT
+        steps = expressions.ordered([self._result])
+        while True:
+            readers = [x for x in steps if isinstance(x, Step) and current in x.inputs]
+            number = _multiplier(readers[0], current) if len(readers) == 1 else None
+            if number is None:
+                return factor
+            factor, current = factor * abs(number), readers[0]
 
     def __call__(self, x: Array) -> Array:
         """The function of an array of any shape, computed in the precision of the array; its mean if it is random."""
@@ -223,3 +236,14 @@ def _agree(a: np.ndarray, b: np.ndarray, tolerance: float = 0.0) -> bool:
     near = np.abs(_points()) <= 80
     known = near | (np.isfinite(a) & np.isfinite(b))
     return bool(np.allclose(a[known], b[known], rtol=tolerance, atol=tolerance / 10))
+
+
+def _multiplier(step: Step, argument: Expression) -> float | None:
+    """The number that a step multiplies its argument by, if that is what it does."""
+    if step.equation.primitive not in (ir.mul_p, ir.div_p) or len(step.inputs) != 2:
+        return None
+    first, second = step.inputs
+    if step.equation.primitive is ir.div_p:
+        return 1 / float(second.value) if isinstance(second, Number) and second.value != 0 else None
+    other = second if first is argument else first
+    return float(other.value) if isinstance(other, Number) and other.value != 0 else None

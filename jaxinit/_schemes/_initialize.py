@@ -120,7 +120,7 @@ def initialize(
     key = check_key("initialize(key, params, apply_fn, batch)", key)
     check_choice("unread", unread, ("keep", "draw"))
     chosen = as_scheme(scheme)
-    model = roles(trace(params, apply_fn, batch), chosen.fused)
+    model = roles(trace(params, apply_fn, batch), chosen.fused, batch)
     chosen.check(model)
     traced = model.traced
     check_overrides(overrides, traced.paths)

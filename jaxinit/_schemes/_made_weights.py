@@ -48,7 +48,7 @@ def corrected(
     piece: Piece,
     init: Callable[..., Array],
     key: Array,
-    centred: Callable[[Layer], float],
+    centred: Callable[[Layer, Model], float],
 ) -> list[Any]:
     """The leaves, those of a unit multiplied so that its weight has the second moment that an initializer means.
 
@@ -73,7 +73,7 @@ def corrected(
     summed = _summed_dims(unit)
     if summed:
         is_centred = jnp.stack([_sums_to_zero(weights[0], summed) for weights in made])
-        wanted = wanted * jnp.where(is_centred, centred(piece.layer), 1.0)
+        wanted = wanted * jnp.where(is_centred, centred(piece.layer, model), 1.0)
     factor = jnp.where(measured > 0, jnp.sqrt(wanted / jnp.where(measured > 0, measured, 1)), 1)
     new = list(leaves)
     for leaf in unit.regions:

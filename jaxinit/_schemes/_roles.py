@@ -1,6 +1,7 @@
 """What each leaf of the parameters is to the program: a layer's weight, its bias, a scale, an offset, or nothing."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._moments import Incoming, terms
 from jaxinit._program import is_traced
 from jaxinit._reading import (
     FROZEN,
@@ -24,6 +26,9 @@ from jaxinit._reading import (
     leaf_roles,
     low_rank_pairs,
 )
+from jaxinit._schemes._incoming import argument_factor, incoming
+
+_UNKNOWN = Incoming(1.0, 1.0, known=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Model:
       pieces: the matrices that are drawn, layer by layer.
       vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
       kept: index of a leaf → its role, for those whose value stays, or that of the elements that are no layer's weight.
+      batch: the data that the program was traced for, or shapes.
     """
 
     traced: Traced
@@ -95,13 +101,48 @@ class Model:
     pieces: tuple[tuple[Piece, ...], ...]
     vectors: Mapping[int, Vector]
     kept: Mapping[int, LeafRole]
+    batch: Any = None
+
+    def met(self, layer: Layer) -> Incoming:
+        """What a layer is applied to where all layers before it have outputs of unit variance."""
+        return self._incoming.get(self._site(layer), _UNKNOWN)
+
+    def terms(self, layer: Layer) -> int:
+        """Of how many layers' outputs the sum consists that a layer's goes into."""
+        return self._terms[self._site(layer)]
+
+    def _site(self, layer: Layer) -> Site:
+        return self._sites[layer.path, layer.region]
+
+    @functools.cached_property
+    def _sites(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Site]:
+        paths = self.traced.paths
+        return {(paths[i], r): unit.sites[0] for _, unit in reversed(self.layers) for i, r in unit.regions.items()}
+
+    @functools.cached_property
+    def _terms(self) -> Mapping[Site, int]:
+        return terms(self.traced.analysis, {skip.sum for skip in self.traced.skips})
+
+    @functools.cached_property
+    def _incoming(self) -> Mapping[Site, Incoming]:
+        layer_of = {site: layer for layer, unit in self.layers for site in unit.sites}
+        starts = {i: (vector.role, vector.start) for i, vector in self.vectors.items()}
+        return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept)
+
+    def _wanted(self, layer: Layer) -> float:
+        """The variance of a layer's output that makes that of all pre-activations one."""
+        if layer.kind == "embed":
+            fan_in = self.readout_fan_in(layer)
+            return 1.0 if fan_in is None else 1 / fan_in
+        branches = self.branches if self.last_in_branch(layer) else 1
+        return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * branches)
 
     @property
     def all_pieces(self) -> tuple[Piece, ...]:
         """The matrices that are drawn, in execution order."""
         return tuple(piece for pieces in self.pieces for piece in pieces)
 
-    @property
+    @functools.cached_property
     def branches(self) -> int:
         """The number of skip connections; one that a scan repeats counts as often as it is run."""
         stacked = {unit: layer.stacked for layer, unit in self.layers}
@@ -158,11 +199,17 @@ class Model:
         return layer.skip is not None and layer.position == (layer.branch_length or 0) - 1
 
 
-def roles(traced: Traced, fused: bool = False) -> Model:
-    """The role of every leaf; `fused` weights, whose outputs the program cuts, are drawn as one matrix."""
+def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
+    """The role of every leaf; `fused` weights, whose outputs the program cuts, are drawn as one matrix.
+
+    Args:
+      traced: the program.
+      fused: whether a weight whose output the program cuts is one matrix.
+      batch: what the program was traced for.
+    """
     layers = tuple(zip(layers_of(traced), traced.analysis.units, strict=True))
     pieces = tuple(_pieces(traced, layer, unit, fused) for layer, unit in layers)
-    return Model(traced, layers, pieces, *_others(traced, layers))
+    return Model(traced, layers, pieces, *_others(traced, layers), batch)
 
 
 def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piece, ...]:

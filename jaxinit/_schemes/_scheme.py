@@ -73,7 +73,7 @@ class Scheme:
                 return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
         return Rule(_filled(vector.start or 0.0), vector.reason)
 
-    def centred(self, layer: Layer) -> float:
+    def centred(self, layer: Layer, model: Model) -> float:
         """By how much more variance a layer gets whose weights sum to zero over the inputs of each unit."""
         return 1.0
 

@@ -1,0 +1,129 @@
+"""Functions of one number, or of several at the same place, on samples.
+
+NumPy and SciPy compute them, since JAX would compile each for each shape. Where the operands share no random numbers,
+the second moment of a product, a sum or a choice is known exactly, and the samples get it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from jaxinit import _program as ir
+from jaxinit._eager import outside_traces
+from jaxinit._moments._samples import Samples, aligned
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "add_jaxvals": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "neg": np.negative,
+    "abs": np.abs,
+    "sign": np.sign,
+    "square": np.square,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "cbrt": np.cbrt,
+    "pow": np.power,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "logistic": special.expit,
+    "tanh": np.tanh,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "atan": np.arctan,
+    "atan2": np.arctan2,
+    "asinh": np.arcsinh,
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "erf_inv": special.erfinv,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "is_finite": np.isfinite,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "clamp": lambda low, x, high: np.clip(x, low, high),
+    "select_n": lambda which, *cases: np.choose(which.astype(int), cases),
+}
+_BY_PRIMITIVE = {
+    ir.primitive(name): function
+    for name, function in _FUNCTIONS.items()
+    if not isinstance(ir.primitive(name), ir.Absent)
+}
+_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
+
+
+def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    """The output of an elementwise primitive."""
+    arrays, factors = aligned(inputs)
+    marks, known = 0, all(x.known for x in inputs)
+    for x in inputs:
+        marks |= x.marks
+    with np.errstate(all="ignore"):
+        result = Samples(_values(equation, arrays), factors, marks, known)
+    exact = _second_moment(equation, inputs)
+    return result if exact is None else result.with_second_moment(exact)
+
+
+def _values(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:
+    found = _BY_PRIMITIVE.get(equation.primitive)
+    if equation.primitive is ir.div_p:
+        floating = ir.is_floating(equation.outputs[0])
+        return np.divide(*arrays) if floating else np.floor_divide(arrays[0], np.where(arrays[1], arrays[1], 1))
+    if equation.primitive is ir.integer_pow_p:
+        return np.asarray(arrays[0], float) ** equation.params["y"]
+    if equation.primitive is ir.convert_p:
+        return _converted(arrays[0], equation)
+    if equation.primitive in ir.IDENTITIES:
+        return arrays[0]
+    if found is not None:
+        return np.asarray(found(*arrays))
+    dtypes = [atom.dtype for atom in equation.inputs]
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    wide = [np.broadcast_to(a, shape).astype(d) for a, d in zip(arrays, dtypes, strict=True)]
+    (computed,) = outside_traces(lambda: [np.asarray(x) for x in equation.bind_here(*wide)])
+    return computed if computed.dtype.kind in "biu" else computed.astype(np.result_type(computed.dtype, np.float64))
+
+
+def _converted(x: np.ndarray, equation: ir.Equation) -> np.ndarray:
+    target = equation.outputs[0].dtype
+    if ir.is_floating(equation.outputs[0]):
+        return x if np.iscomplexobj(x) else x.astype(np.float64)
+    if target == bool:
+        return x != 0
+    return np.nan_to_num(x.real).astype(target)
+
+
+def _second_moment(equation: ir.Equation, inputs: Sequence[Samples]) -> float | None:
+    """The exact one, where the operands are random and independent of one another."""
+    if len(inputs) < 2 or not ir.is_floating(equation.outputs[0]) or not all(x.marks for x in inputs[:2]):
+        return None
+    first, second = inputs[0], inputs[-1]
+    if equation.primitive is ir.select_p:
+        which, *cases = inputs
+        if any(which.marks & x.marks for x in cases):
+            return None
+        shares = [float(np.mean(which.values == i)) for i in range(len(cases))]
+        return sum(share * x.second_moment() for share, x in zip(shares, cases, strict=True) if share)
+    if first.marks & second.marks:
+        return None
+    if equation.primitive is ir.mul_p:
+        return first.second_moment() * second.second_moment()
+    if equation.primitive in _SUMS:
+        sign = -1 if equation.primitive is ir.sub_p else 1
+        return first.second_moment() + second.second_moment() + 2 * sign * first.mean() * second.mean()
+    return None

@@ -1,0 +1,137 @@
+"""The outputs of layers: Gaussian over the weights, with the covariances of what the layer is applied to."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._moments._samples import ALIKE, Samples
+from jaxinit._moments._streams import Streams
+from jaxinit._moments._sums import of_covariance
+from jaxinit._reading import Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Incoming:
+    """What a layer is applied to.
+
+    Attributes:
+      second_moment: the mean square of an input, over all uses; inputs that a convolution pads with are zeros.
+      variance: of the inputs of one unit around their own mean, which is what weights see that sum to zero.
+      known: whether all primitives that made it are understood.
+    """
+
+    second_moment: float
+    variance: float
+    known: bool
+
+    @staticmethod
+    def of(site: Site, data: Samples) -> "Incoming":
+        """For one use."""
+        share = _inside(site)
+        second = data.second_moment() * share
+        kept = _kept(site)
+        inner = [a for d in range(len(data.factors)) if d not in kept for a in data.axes(d)]
+        within = data.values
+        for axis in inner:
+            within = within.mean(axis, keepdims=True)
+        shared = float(np.mean(np.abs(within) ** 2)) if inner else 0.0
+        # Two elements along each axis: their mean has half of what they do not share.
+        pairs = 2 ** sum(data.values.shape[a] == 2 for a in inner)
+        variance = (second - shared * share) * pairs / (pairs - 1) if pairs > 1 else second
+        return Incoming(second, max(variance, 0.0), data.known)
+
+    @staticmethod
+    def mean(uses: "Sequence[Incoming]") -> "Incoming":
+        """Over several uses."""
+        second, variance = (float(np.mean([getattr(x, k) for x in uses])) for k in ("second_moment", "variance"))
+        return Incoming(second, variance, all(x.known for x in uses))
+
+
+def output(streams: Streams, site: Site, data: Samples, variance: float) -> Samples:
+    """The output of a layer whose units have a variance.
+
+    Its dimensions that come from the data vary as the data does, those that come from the weight independently.
+    """
+    out, kept = site.equation.outputs[0], _kept(site)
+    target_of = {target: d for d, target in kept.items()}
+    axes = [a for d in kept for a in data.axes(d)]
+    others = [a for a in range(1, data.values.ndim) if a not in axes]
+    rows = math.prod(data.values.shape[a] for a in axes)
+    covariance = _covariance(site, data.values.transpose([0, *others, *axes]).reshape(-1, rows))
+    own = [d for d in range(len(out.shape)) if d not in target_of and out.shape[d] > 1]
+    factors = tuple(
+        data.factors[target_of[d]] if d in target_of else (n,) if n > 1 else () for d, n in enumerate(out.shape)
+    )
+    if covariance is None:
+        return Samples(np.zeros([1] * (1 + sum(map(len, factors)))), factors, data.marks, True)
+    drawn = of_covariance(streams, covariance, 2 ** len(own)) * math.sqrt(variance)
+    drawn = drawn.reshape(len(drawn), *(data.values.shape[a] for a in axes), *[2] * len(own))
+    # From the order (dimensions of the data, dimensions of the weight) to that of the output.
+    place: dict[int, list[int]] = {}
+    axis = 1
+    for d in kept:
+        place[kept[d]] = list(range(axis, axis + len(data.axes(d))))
+        axis += len(data.axes(d))
+    for d in own:
+        place[d] = [axis]
+        axis += 1
+    order = [a for d in range(len(out.shape)) for a in place.get(d, [])]
+    return Samples(drawn.transpose([0, *order]), factors, streams.mark(), True)
+
+
+def _covariance(site: Site, elements: np.ndarray) -> np.ndarray | None:
+    """E[x_i x_j] over the inputs of a unit, for elements i and j of the dimensions that the output keeps."""
+    if site.geometry.kind == "embed":
+        # Two lookups give the same row, or independent ones.
+        found = np.mean(elements[:, :, None] == elements[:, None, :], 0) if elements.dtype.kind in "iu" else None
+        size = elements.shape[1]
+        return np.asarray(found) if found is not None else (1 - ALIKE) * np.eye(size) + ALIKE
+    found = np.asarray((elements.conj().T @ elements).real / len(elements), float)
+    return found if np.isfinite(found).all() and np.trace(found) > 0 else None
+
+
+def _kept(site: Site) -> dict[int, int]:
+    """Dimension of the data → dimension of the layer's output, for those that the weight has no part in."""
+    entry = site.entries[0]
+    equation, data = entry.equation, entry.data
+    out = site.equation.outputs[0].shape
+    if equation.primitive is ir.dot_general_p and equation is site.equation:
+        contracted, batched = equation.params["dimension_numbers"]
+        i = 1 - entry.weight
+        free = [d for d in range(len(data.shape)) if d not in (*contracted[i], *batched[i])]
+        first = len(batched[0]) if i == 0 else len(out) - len(free)
+        return {d: first + k for k, d in enumerate(free)}
+    if equation.primitive is ir.conv_p and equation is site.equation:
+        numbers = equation.params["dimension_numbers"]
+        pairs = zip(numbers.lhs_spec, numbers.out_spec, strict=True)
+        return {d: target for place, (d, target) in enumerate(pairs) if place != 1}
+    if equation.primitive is ir.ragged_dot_p:
+        return {0: 0}
+    if equation.primitive is ir.gather_p and equation is site.equation:
+        targets = [d for d in range(len(out)) if d not in equation.params["dimension_numbers"].offset_dims]
+        return dict(zip(range(len(data.shape) - 1), targets, strict=False))
+    if equation.primitive is ir.dynamic_slice_p or len(data.shape) != len(out):
+        return {}
+    placed = set(site.geometry.placed.values())
+    return {d: d for d in range(len(out)) if d not in placed and data.shape[d] == out[d]}
+
+
+def _inside(site: Site) -> float:
+    """The share of the taps of a convolution that meet data, and not what it pads with."""
+    equation = site.entries[0].equation
+    if equation.primitive is not ir.conv_p:
+        return 1.0
+    numbers, share = equation.params["dimension_numbers"], 1.0
+    data, kernel, out = (x.shape for x in (*equation.inputs, equation.outputs[0]))
+    for k, (low, _) in enumerate(equation.params["padding"]):
+        size, taps, steps = (s[spec[2 + k]] for s, spec in zip((data, kernel, out), numbers, strict=True))
+        spread, stride = equation.params["lhs_dilation"][k], equation.params["window_strides"][k]
+        if spread != 1:
+            continue
+        tap = np.arange(taps) * equation.params["rhs_dilation"][k]
+        places = np.arange(steps)[:, None] * stride + tap - low
+        share *= float(np.mean((places >= 0) & (places < size)))
+    return share

@@ -1,0 +1,77 @@
+"""Masks that a program makes of known numbers, as those of causal attention, and what they show of scores."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._eager import outside_traces
+from jaxinit._moments._samples import Samples, numbers, of_array
+from jaxinit._reading import rule_of
+
+_HIDDEN = -1e4
+"""What is below this before an exponential is left out."""
+_MOST_ELEMENTS = 1 << 22
+"""Larger arrays are not computed."""
+_SUMS = (ir.add_p, ir.sub_p)
+
+
+class Masks:
+    """What is known of the values of a program that are computed from constants alone, and of scores under masks."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[ir.Atom, np.ndarray] = {}
+        self._shown: dict[ir.Atom, np.ndarray] = {}
+
+    def counts(self, atom: ir.Atom, dimension: int) -> Samples | None:
+        """How many elements along a dimension a mask shows of a value, if there is one."""
+        shown = self._shown.get(atom)
+        if shown is None:
+            return None
+        whole = shown if shown.shape[dimension] == atom.shape[dimension] else shown * atom.shape[dimension]
+        return of_array(whole.sum(dimension, keepdims=True).astype(float))
+
+    def visit(self, equation: ir.Equation) -> None:
+        """Takes an equation in."""
+        if len(equation.outputs) != 1 or not (rule_of(equation).elementwise or rule_of(equation).rearranges):
+            if equation.primitive is not ir.iota_p:
+                return
+        (output,) = equation.outputs
+        known = [self._known(atom) for atom in equation.inputs]
+        if all(x is not None for x in known) and math.prod(output.shape) <= _MOST_ELEMENTS:
+            self._arrays[output] = _computed(equation, known)
+            return
+        shown = self._shown_by(equation, known)
+        if shown is not None:
+            self._shown[output] = shown
+
+    def _known(self, atom: ir.Atom) -> np.ndarray | None:
+        if isinstance(atom, ir.Constant):
+            return numbers(atom.value) if ir.is_known(atom) and math.prod(atom.shape) <= _MOST_ELEMENTS else None
+        return self._arrays.get(atom)
+
+    def _shown_by(self, equation: ir.Equation, known: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        if not rule_of(equation).elementwise:
+            return None
+        rank = len(equation.outputs[0].shape)
+        masks = [self._shown[atom] for atom in equation.inputs if atom in self._shown]
+        if equation.primitive is ir.select_p and known[0] is not None and len(known) == 3:
+            hidden = [x is not None and x.size > 0 and bool((x.real < _HIDDEN).all()) for x in known[1:]]
+            if sum(hidden) == 1:
+                masks.append(known[0].astype(int) != hidden.index(True))
+        elif equation.primitive in _SUMS:
+            masks += [x.real > _HIDDEN for x in known if x is not None and x.ndim == rank and (x.real < _HIDDEN).any()]
+        masks = [m for m in masks if m.ndim == rank]
+        found: Any = masks[0] if masks else None
+        for mask in masks[1:]:
+            found = found & mask
+        return found
+
+
+def _computed(equation: ir.Equation, known: Sequence[Any]) -> np.ndarray:
+    """The output of an equation for known inputs, without dimensions along which it only repeats itself."""
+    values = [x.astype(a.dtype) for x, a in zip(known, equation.inputs, strict=True)]
+    (found,) = outside_traces(lambda: [numbers(x) for x in equation.bind_here(*values)])
+    return found

@@ -1,0 +1,292 @@
+"""Primitives that move, cut and join elements, on samples.
+
+Two parts of one value, as its halves or the value and itself a step further, are different elements of it: the first
+takes the elements that stand for the value, another takes them in exchanged places, and further ones take them from
+other samples.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._moments._samples import CHANCE, Samples, aligned, of_array, rolled
+from jaxinit._moments._streams import COUNT
+
+_ALIKE = 0.5
+"""From this correlation on, elements along a dimension are no samples of independent ones."""
+
+
+def _factors(shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    return tuple((n,) if n > 1 else () for n in shape)
+
+
+def _broadcast(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand, shape = inputs[0], equation.params["shape"]
+    factors = list(_factors(shape))
+    lengths: list[list[int]] = [[1] * len(f) for f in factors]
+    for d, target in enumerate(equation.params["broadcast_dimensions"]):
+        if operand.factors[d]:
+            factors[target] = operand.factors[d]
+            lengths[target] = [operand.values.shape[a] for a in operand.axes(d)]
+    values = operand.values.reshape(len(operand.values), *(n for own in lengths for n in own))
+    return dataclasses.replace(operand, values=values, factors=tuple(factors))
+
+
+def _transpose(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand, order = inputs[0], equation.params["permutation"]
+    axes = [0, *(a for d in order for a in operand.axes(d))]
+    factors = tuple(operand.factors[d] for d in order)
+    return dataclasses.replace(operand, values=operand.values.transpose(axes), factors=factors)
+
+
+def _squeeze(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    dropped = {d % len(inputs[0].factors) for d in equation.params["dimensions"]}
+    return dataclasses.replace(inputs[0], factors=tuple(f for d, f in enumerate(inputs[0].factors) if d not in dropped))
+
+
+def _reshape(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    return reshaped(inputs[0], equation.outputs[0].shape)
+
+
+def reshaped(operand: Samples, shape: Sequence[int]) -> Samples:
+    """The same elements in another shape: dimensions that are joined keep their factors, others are parted."""
+    if math.prod(shape) <= 1:
+        return dataclasses.replace(operand, factors=((),) * len(shape))
+    values, left = operand.values, [f for own in operand.factors for f in own]
+    factors: list[tuple[int, ...]] = []
+    axis = 1
+    for size in shape:
+        own: list[int] = []
+        missing = size
+        while missing > 1:
+            if missing % left[0] == 0:
+                own.append(left.pop(0))
+                missing //= own[-1]
+                axis += 1
+            elif left[0] % missing == 0:
+                values = _parted(values, axis)
+                left[0] //= missing
+                own.append(missing)
+                missing = 1
+                axis += 1
+            else:
+                # Dimensions that share no factors: any two elements stand for all.
+                return _flattened(operand, shape)
+        factors.append(tuple(own))
+    return dataclasses.replace(operand, values=values, factors=tuple(factors))
+
+
+def _parted(values: np.ndarray, axis: int) -> np.ndarray:
+    """Two axes in place of one, of which the elements along the first are others than those along the second."""
+    if values.shape[axis] == 1:
+        return np.expand_dims(values, axis)
+    swapped = np.flip(values, axis) if correlation(values, axis) > _ALIKE else rolled(values, 1)
+    return np.stack([values, swapped], axis)
+
+
+def _flattened(operand: Samples, shape: Sequence[int]) -> Samples:
+    whole = dataclasses.replace(operand, factors=(tuple(f for own in operand.factors for f in own),)).joined(0)
+    factors = _factors(shape)
+    values = whole.values
+    axis = 1
+    for _ in range(sum(map(len, factors)) - 1):
+        values = _parted(values, axis)
+        axis += 1
+    return dataclasses.replace(operand, values=values, factors=factors)
+
+
+def correlation(values: np.ndarray, axis: int) -> float:
+    """That of two elements along an axis."""
+    if values.shape[axis] == 1 or len(values) == 1:
+        return 1.0
+    centred = values - values.mean(0, keepdims=True).mean(axis, keepdims=True)
+    first, second = np.take(centred, 0, axis), np.take(centred, 1, axis)
+    variance = float(np.mean(np.abs(centred) ** 2))
+    return float(np.mean((first * np.conj(second)).real)) / variance if variance > 0 else 1.0
+
+
+def cut(operand: Samples, dimension: int, start: int, size: int) -> Samples:
+    """`size` elements along a dimension from some place on; parts from other places are other elements."""
+    length = operand.shape[dimension]
+    if size == length:
+        return operand
+    operand = operand.joined(dimension)
+    (axis,) = operand.axes(dimension)
+    number = max(round(start / size), 1) if start else 0
+    values = operand.values
+    if values.shape[axis] > 1:
+        values = np.flip(values, axis) if number % 2 else values
+        values = rolled(values, number // 2)
+    if size > 1:
+        return operand.with_dimension(dimension, values, (size,))
+    return operand.with_dimension(dimension, np.take(values, 0, axis), ())
+
+
+def _slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand = inputs[0]
+    starts, shape = equation.params["start_indices"], equation.outputs[0].shape
+    for d, (start, size) in enumerate(zip(starts, shape, strict=True)):
+        operand = cut(operand, d, start, size)
+    return operand
+
+
+def _dynamic_slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand = inputs[0]
+    for d, size in enumerate(equation.outputs[0].shape):
+        start = inputs[1 + d].values
+        operand = cut(operand, d, int(np.clip(start.reshape(-1)[0], 0, None)), size)
+    return operand
+
+
+def _split(equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
+    axis, start, found = equation.params["axis"], 0, []
+    for size in equation.params["sizes"]:
+        found.append(cut(inputs[0], axis, start, size))
+        start += size
+    return found
+
+
+def _unstack(equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
+    axis = equation.params["axis"]
+    parts = [cut(inputs[0], axis, i, 1) for i in range(len(equation.outputs))]
+    return [dataclasses.replace(x, factors=x.factors[:axis] + x.factors[axis + 1 :]) for x in parts]
+
+
+def mixed(parts: Sequence[Samples], shares: Sequence[int], dimension: int) -> Samples:
+    """A value of which each element is one of a part's, as often as the part has elements along a dimension."""
+    own = (sum(shares),)
+    parts = [
+        joined.with_dimension(dimension, _with_axis(joined, dimension), own) for joined in _joined(parts, dimension)
+    ]
+    arrays, factors = aligned(parts)
+    if all(len(a) == 1 and a.size == 1 and a == arrays[0].reshape(-1)[0] for a in arrays):
+        return Samples(arrays[0], factors, known=all(x.known for x in parts))
+    axis = 1 + sum(map(len, factors[:dimension]))
+    chosen = _selector(tuple(shares)).reshape(COUNT, *(2 if a == axis else 1 for a in range(1, arrays[0].ndim)))
+    values, marks = arrays[0], 0
+    for i, (array, part) in enumerate(zip(arrays, parts, strict=True)):
+        values = np.where(chosen == i, array, values)
+        marks |= part.marks
+    return Samples(values, factors, marks | CHANCE, all(x.known for x in parts))
+
+
+def _joined(parts: Sequence[Samples], dimension: int) -> list[Samples]:
+    return [x.joined(dimension) for x in parts]
+
+
+def _with_axis(x: Samples, dimension: int) -> np.ndarray:
+    """Samples with an axis for a dimension, if it had none."""
+    if x.factors[dimension]:
+        return x.values
+    return np.expand_dims(x.values, 1 + sum(map(len, x.factors[:dimension])))
+
+
+def _selector(shares: tuple[int, ...]) -> np.ndarray:
+    """For each sample and each of two places, which part the element there is of; the same wherever shares agree."""
+    ends = np.cumsum(shares) / sum(shares)
+    drawn = np.random.default_rng(list(shares))
+    places = (np.arange(COUNT) + 0.5) / COUNT
+    return np.stack([np.searchsorted(ends, drawn.permutation(places)) for _ in range(2)], 1)
+
+
+def _concatenate(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    d = equation.params["dimension"]
+    inputs = [x for x, atom in zip(inputs, equation.inputs, strict=True) if math.prod(atom.shape)]
+    if len(inputs) == 1:
+        return inputs[0]
+    return mixed(inputs, [x.shape[d] for x in inputs], d)
+
+
+def _stack(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    d = equation.params["axis"]
+    wide = [dataclasses.replace(x, factors=(*x.factors[:d], (), *x.factors[d:])) for x in inputs]
+    return mixed(wide, [1] * len(wide), d) if len(wide) > 1 else wide[0]
+
+
+def _pad(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand, fill = inputs
+    shape = equation.outputs[0].shape
+    for d, (low, high, _) in enumerate(equation.params["padding_config"]):
+        inside = operand.shape[d]
+        if low < 0 or high < 0:
+            operand = cut(operand, d, max(-low, 0), shape[d])
+        elif shape[d] > inside:
+            # What is filled in is one number.
+            axes = [1] * sum(map(len, operand.factors))
+            one = dataclasses.replace(fill, values=fill.values.reshape(-1, *axes), factors=operand.factors)
+            operand = mixed([operand, one], [inside, shape[d] - inside], d)
+    return operand
+
+
+def _tile(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    return _spread(inputs[0], equation.outputs[0].shape)
+
+
+def _spread(operand: Samples, shape: Sequence[int]) -> Samples:
+    """The same kind of elements in a larger shape."""
+    for d, size in enumerate(shape):
+        if size != operand.shape[d]:
+            operand = operand.joined(d)
+            operand = operand.with_dimension(d, _with_axis(operand, d), (size,))
+    return operand
+
+
+def _updated(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    """Whichever most of the elements are; a buffer is there to be overwritten."""
+    operand, update = inputs[:2]
+    most = 2 * math.prod(update.shape) >= math.prod(operand.shape) or not operand.marks
+    return _spread(update, operand.shape) if most else operand
+
+
+def _iota(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    shape, d = equation.params["shape"], equation.params["dimension"]
+    places = of_array(np.arange(shape[d]).reshape([-1 if a == d else 1 for a in range(len(shape))]))
+    factors = list(_factors(shape))
+    lengths = [2 if a == d else 1 for a, n in enumerate(shape) if n > 1]
+    values = places.values.reshape(len(places.values), *lengths) if shape[d] > 1 else places.values
+    return dataclasses.replace(places, values=values, factors=tuple(factors))
+
+
+def _gather(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples | None:
+    """Slices of data from places that are looked up: independent elements at each."""
+    operand, numbers = inputs[0], equation.params["dimension_numbers"]
+    shape = equation.outputs[0].shape
+    if numbers.operand_batching_dims:
+        return None
+    for d, size in enumerate(equation.params["slice_sizes"]):
+        operand = cut(operand, d, 0, size)
+    kept = [d for d in range(len(operand.factors)) if d not in numbers.collapsed_slice_dims]
+    operand = dataclasses.replace(operand, factors=tuple(operand.factors[d] for d in kept))
+    for d, size in enumerate(shape):
+        if d in numbers.offset_dims:
+            continue
+        operand = dataclasses.replace(operand, factors=(*operand.factors[:d], (), *operand.factors[d:]))
+        if size > 1:
+            first = _with_axis(operand, d)
+            both = np.concatenate([first, rolled(first, 1)], 1 + sum(map(len, operand.factors[:d])))
+            operand = operand.with_dimension(d, both, (size,))
+    return operand
+
+
+RULES: dict[Any, Callable[[ir.Equation, Sequence[Samples]], Any]] = {
+    ir.broadcast_p: _broadcast,
+    ir.transpose_p: _transpose,
+    ir.squeeze_p: _squeeze,
+    ir.reshape_p: _reshape,
+    ir.slice_p: _slice,
+    ir.dynamic_slice_p: _dynamic_slice,
+    ir.split_p: _split,
+    ir.unstack_p: _unstack,
+    ir.concatenate_p: _concatenate,
+    ir.stack_p: _stack,
+    ir.pad_p: _pad,
+    ir.tile_p: _tile,
+    ir.iota_p: _iota,
+    ir.gather_p: _gather,
+    ir.dynamic_update_slice_p: _updated,
+    ir.rev_p: lambda equation, inputs: inputs[0],
+}

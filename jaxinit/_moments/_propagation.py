@@ -1,0 +1,214 @@
+"""Propagation: a program walked through once, with samples of a few elements for every value."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._moments import _moves, _sums
+from jaxinit._moments._elementwise import elementwise
+from jaxinit._moments._layers import Incoming, output
+from jaxinit._moments._masks import Masks
+from jaxinit._moments._samples import ALIKE, CHANCE, Samples, aligned, constant, numbers, of_array, of_constant, random
+from jaxinit._moments._softmax import normalized_by_sum, softmax
+from jaxinit._moments._streams import COUNT, Streams
+from jaxinit._reading import Analysis, Site, rule_of
+from jaxinit._typing import Array
+
+_STEPS = 8
+"""How many steps of a loop are walked through, of one that walks along a stack of weights more."""
+_STACK_STEPS = 64
+_MOST_CLASSES = 64
+"""Integers of which only the shape is known lie below this, so that two are equal as seldom as elements are alike."""
+
+Variance = Callable[[Site, Incoming], float]
+
+
+def propagate(
+    analysis: Analysis, leaves: Sequence[Samples | None], batch: Sequence[Any], variance: Variance
+) -> Mapping[Site, Incoming]:
+    """What each layer is applied to.
+
+    Args:
+      analysis: of the program.
+      leaves: of the parameters, as far as they are known; others count as standard normal.
+      batch: the leaves of the batch, arrays or shapes; numbers of arrays are looked at, unless they are all equal.
+      variance: of the output of a layer, for what it is applied to.
+    """
+    walk = _Walk(analysis, variance)
+    program = analysis.program
+    shapes = program.inputs
+    inputs = [walk.unknown(v) if x is None else x for v, x in zip(shapes, leaves, strict=False)]
+    inputs += [walk.data(v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
+    with np.errstate(all="ignore"):
+        walk.run(program, inputs)
+    return {site: Incoming.mean(uses) for site, uses in walk.uses.items()}
+
+
+class _Walk:
+    """One walk; `uses` has what each layer was applied to so far."""
+
+    def __init__(self, analysis: Analysis, variance: Variance):
+        self.analysis, self.variance = analysis, variance
+        self.streams = Streams()
+        self.sites = {site.equation: site for site in analysis.sites.values()}
+        self.stacked = {leaf for unit in analysis.units if unit.stack for leaf in unit.regions}
+        self.uses: dict[Site, list[Incoming]] = {}
+
+    def unknown(self, atom: ir.Atom) -> Samples:
+        """A value of which nothing is known."""
+        if ir.is_key(atom) or not ir.is_floating(atom):
+            return dataclasses.replace(constant(0, () if ir.is_key(atom) else atom.shape), known=False)
+        return random(self.streams, atom.shape, known=False)
+
+    def data(self, variable: ir.Variable, leaf: Any) -> Samples:
+        """A leaf of the batch."""
+        if ir.is_key(variable):
+            return constant(0)
+        known = isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
+        if known:
+            array = numbers(leaf)
+            if array.size and not (array == array.reshape(-1)[0]).all() and np.isfinite(array).all():
+                return of_array(array)
+        if ir.is_floating(variable):
+            return random(self.streams, variable.shape, alike=ALIKE)
+        if not ir.is_integer(variable):
+            return constant(True, variable.shape)
+        drawn = random(self.streams, variable.shape)
+        uniform = self.streams.uniforms(*drawn.values.shape[1:])
+        return dataclasses.replace(drawn, values=(uniform * _MOST_CLASSES).astype(np.dtype(variable.dtype)))
+
+    def run(self, program: ir.Program, inputs: Sequence[Samples]) -> list[Samples]:
+        """The outputs of a program."""
+        values: dict[ir.Atom, Samples] = dict(zip(program.inputs, inputs, strict=True))
+        divisions, masks = normalized_by_sum(program), Masks()
+
+        def read(atom: ir.Atom) -> Samples:
+            if isinstance(atom, ir.Constant):
+                return of_constant(atom) or self.unknown(atom)
+            return values[atom]
+
+        for equation in program.equations:
+            inputs = [read(atom) for atom in equation.inputs]
+            masks.visit(equation)
+            if equation in divisions and inputs[0].marks:
+                counts = masks.counts(equation.inputs[0], divisions[equation])
+                found = [softmax(self.streams, inputs[0], divisions[equation], counts)]
+            else:
+                found = self._outputs(equation, inputs, values)
+            values.update(zip(equation.outputs, found, strict=True))
+        return [read(atom) for atom in program.outputs]
+
+    def _outputs(
+        self, equation: ir.Equation, inputs: list[Samples], values: Mapping[ir.Atom, Samples]
+    ) -> list[Samples]:
+        site = self.sites.get(equation)
+        if site is not None and site.entries[0].equation is equation:
+            return [self._layer(site, inputs[1 - site.entries[0].weight])]
+        match equation:
+            case ir.Scan():
+                return self._scan(equation, inputs)
+            case ir.Switch():
+                return self._switch(equation, inputs)
+            case ir.While():
+                return self._while(equation, inputs)
+        found = self._primitive(equation, inputs)
+        if found is None:
+            found = [self.unknown(v) for v in equation.outputs]
+        results = [found] if isinstance(found, Samples) else list(found)
+        if site is not None:
+            return [self._spelled_out(site, results[0], values)]
+        return results
+
+    def _layer(self, site: Site, data: Samples) -> Samples:
+        incoming = Incoming.of(site, data)
+        self.uses.setdefault(site, []).append(incoming)
+        return output(self.streams, site, data, self.variance(site, incoming))
+
+    def _spelled_out(self, site: Site, found: Samples, values: Mapping[ir.Atom, Samples]) -> Samples:
+        """A layer that several equations make: what they give, with the variance that it is to have."""
+        met = [Incoming.of(site, values[entry.data]) for entry in site.entries if entry.data in values]
+        if not met:
+            return found
+        incoming = Incoming.mean(met)
+        self.uses.setdefault(site, []).append(incoming)
+        wanted = self.variance(site, incoming)
+        return dataclasses.replace(found.with_second_moment(wanted), known=True)
+
+    def _primitive(self, equation: ir.Equation, inputs: list[Samples]) -> Samples | list[Samples] | None:
+        primitive = equation.primitive
+        if primitive is ir.random_bits_p:
+            drawn = random(self.streams, equation.outputs[0].shape)
+            dtype = np.dtype(equation.outputs[0].dtype)
+            uniform = self.streams.uniforms(*drawn.values.shape[1:])
+            return dataclasses.replace(drawn, values=(uniform * 2.0 ** (8 * dtype.itemsize)).astype(dtype))
+        if any(map(ir.is_key, (*equation.inputs, *equation.outputs))):
+            return None
+        if primitive in _moves.RULES:
+            return _moves.RULES[primitive](equation, inputs)
+        if primitive in _sums.RULES:
+            return _sums.RULES[primitive](self.streams, equation, inputs)
+        if rule_of(equation).elementwise or primitive in ir.ELEMENTWISE | ir.IDENTITIES:
+            if len(equation.outputs) > 1:
+                return inputs
+            return elementwise(equation, inputs)
+        return None
+
+    def _scan(self, equation: ir.Scan, inputs: list[Samples]) -> list[Samples]:
+        first, second = equation.num_consts, equation.num_consts + equation.num_carry
+        consts, carry, walked = inputs[:first], inputs[first:second], inputs[second:]
+        atoms = equation.inputs[second:]
+        is_stack = any(leaf in self.stacked for atom in atoms for leaf in self.analysis.of(atom).degrees)
+        rows: list[list[Samples]] = []
+        for step in range(min(equation.length, _STACK_STEPS if is_stack else _STEPS)):
+            slices = [_entry(x, step) for x in walked]
+            results = self.run(equation.body, [*consts, *carry, *slices])
+            carry = results[: equation.num_carry]
+            rows.append(results[equation.num_carry :])
+        outputs = equation.outputs[equation.num_carry :]
+        if not rows:
+            return [*carry, *map(self.unknown, outputs)]
+        return [*carry, *(_stacked([row[i] for row in rows], v.shape[0]) for i, v in enumerate(outputs))]
+
+    def _switch(self, equation: ir.Switch, inputs: list[Samples]) -> list[Samples]:
+        branches = [self.run(branch, inputs[1:]) for branch in equation.branches]
+        return [_either(cases) for cases in zip(*branches, strict=True)]
+
+    def _while(self, equation: ir.While, inputs: list[Samples]) -> list[Samples]:
+        first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
+        carry = inputs[second:]
+        for _ in range(_STEPS):
+            carry = self.run(equation.body, [*inputs[first:second], *carry])
+        return carry
+
+
+def _entry(stack: Samples, step: int) -> Samples:
+    found = _moves.cut(stack, 0, step, 1)
+    return dataclasses.replace(found, factors=found.factors[1:])
+
+
+def _stacked(steps: Sequence[Samples], length: int) -> Samples:
+    """The last steps stand for all of a stack."""
+    wide = [dataclasses.replace(x, factors=((), *x.factors)) for x in steps[-2:]]
+    if length == 1:
+        return wide[-1]
+    arrays, factors = aligned(wide)
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    pair = np.stack([np.broadcast_to(a, shape) for a in (arrays[0], arrays[-1])], 1)
+    marks = 0
+    for x in wide:
+        marks |= x.marks
+    return Samples(pair, ((length,), *factors[1:]), marks, all(x.known for x in wide))
+
+
+def _either(cases: Sequence[Samples]) -> Samples:
+    """What is one of several values, each as often as the others."""
+    arrays, factors = aligned(cases)
+    chosen = np.random.default_rng(len(cases)).permutation(np.arange(COUNT) % len(cases))
+    values, marks = arrays[0], CHANCE
+    for i, (array, case) in enumerate(zip(arrays, cases, strict=True)):
+        values = np.where(chosen.reshape(-1, *[1] * (array.ndim - 1)) == i, array, values)
+        marks |= case.marks
+    return Samples(values, factors, marks, all(x.known for x in cases))

@@ -1,0 +1,171 @@
+"""Values of a program as samples of a few of their elements.
+
+Along each dimension two elements stand for all: their joint distribution is that of any two. A value of shape (8, 32,
+64) is so an array of (samples, 2, 2, 2), and functions element by element, products and sums act on it as on the value.
+Along dimensions in which a value does not vary one element is enough. Dimensions that a reshape has joined keep their
+factors, so that it can part them again.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._moments._streams import COUNT, Streams
+
+ALIKE = 1 / 64
+"""Of data of which only the shape is known, the part of its second moment that two elements share; of data with values,
+such as text and images, it is seldom less."""
+CHANCE = 1
+"""The mark of known numbers, which are looked at at random places, and of mixtures: all of them may be the same."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples of elements of a value.
+
+    Attributes:
+      values: samples (one where all are equal), then one axis for each factor of each dimension, of length 1 or 2.
+      factors: for each dimension the sizes that it is the product of; none for dimensions of size 1.
+      marks: of the random numbers that it is made of, as bits.
+      known: whether all primitives that made the value are understood.
+    """
+
+    values: np.ndarray
+    factors: tuple[tuple[int, ...], ...]
+    marks: int = 0
+    known: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(math.prod(f) for f in self.factors)
+
+    def axes(self, dimension: int) -> range:
+        """The axes of the samples that belong to a dimension of the value."""
+        first = 1 + sum(map(len, self.factors[:dimension]))
+        return range(first, first + len(self.factors[dimension]))
+
+    def joined(self, dimension: int) -> "Samples":
+        """The same with one factor along a dimension: two elements that differ along it differ in each of its factors."""
+        axes = self.axes(dimension)
+        if len(axes) < 2:
+            return self
+        lengths = [self.values.shape[a] for a in axes]
+        before = (slice(None),) * axes[0]
+        chosen = [self.values[(*before, *(min(i, n - 1) for n in lengths))] for i in range(max(lengths))]
+        return self.with_dimension(dimension, np.stack(chosen, axes[0]), (math.prod(self.factors[dimension]),))
+
+    def with_dimension(self, dimension: int, values: np.ndarray, factors: tuple[int, ...]) -> "Samples":
+        """Other samples, with other factors along one dimension."""
+        found = (*self.factors[:dimension], factors, *self.factors[dimension + 1 :])
+        return dataclasses.replace(self, values=values, factors=found)
+
+    def second_moment(self) -> float:
+        """The mean square of an element."""
+        return float(np.mean(np.abs(self.values) ** 2))
+
+    def mean(self) -> float:
+        """The mean of an element."""
+        return float(np.mean(self.values.real))
+
+    def with_second_moment(self, wanted: float) -> "Samples":
+        """The same, multiplied so that elements have a second moment."""
+        found = self.second_moment()
+        if not 0 < found < math.inf or not 0 < wanted < math.inf:
+            return self
+        return dataclasses.replace(self, values=self.values * math.sqrt(wanted / found))
+
+
+def constant(number: Any, shape: Sequence[int] = ()) -> Samples:
+    """A value of which all elements are one number."""
+    factors = tuple((n,) if n > 1 else () for n in shape)
+    return Samples(np.full((1,) * (1 + sum(map(len, factors))), number), factors)
+
+
+def random(streams: Streams, shape: Sequence[int], *, alike: float = 0.0, known: bool = True) -> Samples:
+    """Standard normal elements, of which two share a part of their variance."""
+    factors = tuple((n,) if n > 1 else () for n in shape)
+    lengths = [2] * sum(map(len, factors))
+    values = streams.normals(*lengths)
+    if alike:
+        common = streams.normals(*[1] * len(lengths))
+        values = np.sqrt(alike) * common + np.sqrt(1 - alike) * values
+    return Samples(values, factors, streams.mark(), known)
+
+
+def normal_samples(shape: Sequence[int], stddev: float) -> Samples:
+    """Elements of a leaf that is drawn from a normal distribution; leaves of one shape are independent of all else."""
+    drawn = random(Streams(len(shape) + 1), shape)
+    return dataclasses.replace(drawn, values=drawn.values * stddev, marks=CHANCE)
+
+
+def of_array(array: np.ndarray) -> Samples:
+    """Elements of an array of known numbers, at random; of arrays that meet along their last axes at the same places."""
+    array = array.astype(_plain(array.dtype))
+    if array.size < 2 or (array == array.reshape(-1)[0]).all():
+        return constant(array.reshape(-1)[0] if array.size else 0.0, array.shape)
+    factors = tuple((n,) if n > 1 else () for n in array.shape)
+    long = [d for d, n in enumerate(array.shape) if n > 1]
+    index = []
+    for d, n in enumerate(array.shape):
+        lengths = [2 if a == d else 1 for a in long]
+        places = _places(n, array.ndim - d) if n > 1 else np.zeros((1, 1), int)
+        index.append(places.reshape(len(places), *lengths))
+    found = Samples(array[tuple(index)], factors, CHANCE)
+    if not np.issubdtype(array.dtype, np.inexact):
+        return found
+    return found.with_second_moment(float(np.mean(np.abs(array) ** 2)))
+
+
+def numbers(value: Any) -> np.ndarray:
+    """An array as NumPy has it, with narrow formats widened."""
+    found = np.asarray(value)
+    return found if found.dtype.kind in "biufc" else found.astype(np.float64)
+
+
+def of_constant(atom: ir.Constant) -> Samples | None:
+    """A constant of a program; None where its elements cannot be looked at."""
+    if not ir.is_known(atom):
+        return None
+    return of_array(numbers(atom.value))
+
+
+def _plain(dtype: Any) -> Any:
+    """The dtype in which numbers are computed here."""
+    kind = np.dtype(dtype).kind
+    return np.float64 if kind == "f" else np.complex128 if kind == "c" else dtype
+
+
+def _places(size: int, axis: int) -> np.ndarray:
+    """Two different places along an axis of some size, the same for all arrays with such an axis at that place."""
+    drawn = np.random.default_rng([size, axis])
+    first = drawn.permutation(np.arange(COUNT) * size // COUNT)
+    return np.stack([first, (first + drawn.integers(1, size, COUNT)) % size], 1)
+
+
+def aligned(inputs: Sequence[Samples]) -> tuple[list[np.ndarray], tuple[tuple[int, ...], ...]]:
+    """The operands of a function element by element, with axes that agree, and the factors of the result."""
+    rank = max(len(x.factors) for x in inputs)
+    whole = [x for x in inputs if len(x.factors) == rank]
+    for d in range(rank):
+        if len({x.factors[d] for x in whole if x.factors[d]}) > 1:
+            inputs = [x.joined(d) if len(x.factors) == rank else x for x in inputs]
+            whole = [x for x in inputs if len(x.factors) == rank]
+    factors = tuple(max((x.factors[d] for x in whole), key=len) for d in range(rank))
+    arrays = []
+    for x in inputs:
+        lengths = [1] * sum(map(len, factors))
+        if len(x.factors) == rank:
+            pairs = zip(range(rank), factors, strict=True)
+            lengths = [n for d, f in pairs for n in ([x.values.shape[a] for a in x.axes(d)] or [1] * len(f))]
+        arrays.append(x.values.reshape(len(x.values), *lengths))
+    return arrays, factors
+
+
+def rolled(values: np.ndarray, times: int) -> np.ndarray:
+    """Samples in another order: those of elements that are independent of the given ones and distributed alike."""
+    return np.roll(values, 389 * times, 0) if times else values

@@ -1,0 +1,300 @@
+r"""Sums, largest elements and products of data with data, on samples.
+
+Of n elements whose variance is V and of which two have the covariance C, the mean has the variance w = V/n + (1 - 1/n)C.
+Given the two elements x₀, x₁ that stand for all, it is best predicted by
+
+.. math:: \mu + \frac{2w}{V + C} \left(\frac{x_0 + x_1}{2} - \mu\right),
+
+and the rest, of variance w - 2w²/(V + C), is independent of them. So what is divided by the sum over itself, or is made
+free of its own mean, keeps the right moments for few elements and for many.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._moments._moves import correlation
+from jaxinit._moments._samples import Samples, aligned, rolled
+from jaxinit._moments._streams import COUNT, Streams, stratified
+
+_NEGLIGIBLE = 1e-6
+"""Variance beside the squared mean below which a sum is a number."""
+_TRIALS, _SMALLER, _TOLERATED = 12, 0.8, 0.02
+"""How often, and by how much, a prediction is made smaller until what is left is a covariance."""
+_MOST_COPIES = 16
+"""Of how many elements the largest is found by looking; of more, it is taken for a number."""
+
+
+def summed(streams: Streams, operand: Samples, dimensions: Sequence[int]) -> Samples:
+    """The sum over some dimensions, which are dropped."""
+    for d in sorted(dimensions, reverse=True):
+        operand = _summed(streams, operand.joined(d), d)
+    return operand
+
+
+def _without(operand: Samples, dimension: int, values: np.ndarray, mark: int = 0) -> Samples:
+    factors = operand.factors[:dimension] + operand.factors[dimension + 1 :]
+    return dataclasses.replace(operand, values=values, factors=factors, marks=operand.marks | mark)
+
+
+def _summed(streams: Streams, operand: Samples, dimension: int) -> Samples:
+    size, axes = operand.shape[dimension], operand.axes(dimension)
+    if not axes:
+        return _without(operand, dimension, operand.values)
+    (axis,) = axes
+    if operand.values.shape[axis] == 1:
+        return _without(operand, dimension, np.take(operand.values, 0, axis) * float(size))
+    values = np.moveaxis(operand.values, axis, -1)
+    found = _mean(streams, values.reshape(len(values), -1, 2), size)
+    return _without(operand, dimension, size * found.reshape(len(found), *values.shape[1:-1]), streams.mark())
+
+
+def _mean(
+    streams: Streams, values: np.ndarray, size: int, known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
+    """The mean of `size` elements of which two are given along the last axis: (samples, others).
+
+    Their mean and covariances are those of the samples, unless they are known better.
+    """
+    mean, first, second, same, across = _covariances(values)
+    if known is not None:
+        mean, same, across = known
+    total = same / size + (1 - 1 / size) * across
+    variance, covariance, of_mean = (max(float(np.trace(m)) / len(m), 0.0) for m in (same, across, total))
+    slope = 2 * of_mean / (variance + covariance) if variance + covariance > 0 else 0.0
+    return _completed(streams, mean, (first + second) / 2, min(slope, 1.0), (same + across) / 2, total, values)
+
+
+def _moving_mean(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
+    """Of windows of `size` elements beside each of the two that are given along the last axis: of the same shape."""
+    mean, first, second, same, across = _covariances(values)
+    inside = same / size + (1 - 1 / size) * across
+    total, elements = np.block([[inside, across], [across, inside]]), np.block([[same, across], [across, same]])
+    shared = float(np.trace(inside) / np.trace(same)) if np.trace(same) > 0 else 1.0
+    both = np.concatenate([first, second], 1)
+    found = _completed(streams, np.tile(mean, 2), both, min(shared, 1.0), elements, total, values)
+    if len(found) == 1:
+        found = np.broadcast_to(found, (1, both.shape[1]))
+    return np.moveaxis(found.reshape(len(found), 2, -1), 1, 2).reshape(-1, *values.shape[1:])
+
+
+def _covariances(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The mean, the two elements around it, and the covariances of others at one element and at two."""
+    values = values.astype(np.result_type(values.dtype, np.float64))
+    mean = values.mean((0, 2))[None]
+    first, second = (values[..., i] - mean for i in range(2))
+    one, other, across = (
+        (x.conj().T @ y).real / len(values) for x, y in ((first,) * 2, (second,) * 2, (first, second))
+    )
+    return mean, first, second, (one + other) / 2, (across + across.T) / 2
+
+
+def _completed(
+    streams: Streams,
+    mean: np.ndarray,
+    elements: np.ndarray,
+    slope: float,
+    known: np.ndarray,
+    total: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray:
+    """Samples with the covariances `total`, predicted from elements that have the covariances `known`.
+
+    The prediction is weakened until what is left of the covariances is some. What is made of positive `values` is
+    positive.
+    """
+    size = float(np.trace(total)) / len(total)
+    if not size > _NEGLIGIBLE * float(np.mean(np.abs(mean) ** 2)):
+        return mean
+    for _ in range(_TRIALS):
+        rest = total - slope**2 * known
+        if np.linalg.eigvalsh(rest)[0] >= -_TOLERATED * size:
+            break
+        slope *= _SMALLER
+    predicted = mean + slope * elements
+    spread = np.sqrt(np.clip(np.diag(rest), 0, None))
+    if not spread.max() ** 2 > _NEGLIGIBLE * size:
+        return predicted
+    noise = of_covariance(streams, rest)[..., 0]
+    if values.dtype.kind == "f" and values.min() >= 0:
+        scale = np.sqrt(np.mean(predicted**2, 0))
+        of_log = np.sqrt(np.log1p((spread / np.where(scale > 0, scale, 1)) ** 2))
+        return np.asarray(predicted * np.exp(of_log * noise - of_log**2 / 2))
+    return np.asarray(predicted + spread * noise)
+
+
+def correlated(streams: Streams, values: np.ndarray) -> np.ndarray:
+    """New standard normal numbers, correlated along all axes as some samples are."""
+    flat = values.real.reshape(len(values), -1)
+    if len(values) == 1:
+        return streams.normals(*[1] * (values.ndim - 1))
+    centred = flat - flat.mean(0)
+    return of_covariance(streams, centred.T @ centred / len(flat)).reshape(COUNT, *values.shape[1:])
+
+
+def of_covariance(streams: Streams, covariance: np.ndarray, columns: int = 1) -> np.ndarray:
+    """New normal numbers of unit variance, with these covariances up to scale: (samples, rows, columns)."""
+    scale = np.sqrt(np.clip(np.diag(covariance), 1e-300, None))
+    unit = covariance / np.outer(scale, scale)
+    eigenvalues, vectors = np.linalg.eigh((unit + unit.T) / 2)
+    root = vectors * np.sqrt(np.clip(eigenvalues, 0, None)) @ vectors.T
+    return stratified(root @ streams.normals(len(covariance), columns))
+
+
+def _sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    return summed(streams, inputs[0], equation.params["axes"])
+
+
+def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    """The sum over products of elements."""
+    (contracted, batched) = equation.params["dimension_numbers"]
+    left, right = inputs
+    free = [[d for d in range(len(x.factors)) if d not in (*contracted[i], *batched[i])] for i, x in enumerate(inputs)]
+    inner, outer = len(contracted[0]), len(batched[0])
+    placed = []
+    for i, x in enumerate((left, right)):
+        order = [*batched[i], *free[i], *contracted[i]]
+        factors = [x.factors[d] for d in order]
+        factors[len(factors) - inner :] = [sum(factors[len(factors) - inner :], ())]
+        at = outer + len(free[0]) if i == 0 else outer
+        factors[at:at] = [()] * len(free[1 - i])
+        values = x.values.transpose([0, *(a for d in order for a in x.axes(d))])
+        moved = Samples(values, tuple(factors), x.marks, x.known)
+        placed.append(moved.joined(len(factors) - 1))
+    arrays, factors = aligned(placed)
+    last = len(factors) - 1
+    product = Samples(arrays[0] * arrays[1], factors, left.marks | right.marks, left.known and right.known)
+    if not factors[last] or product.values.shape[-1] == 1 or not (left.marks and right.marks):
+        return _summed(streams, product, last)
+    if left.marks & right.marks:
+        return _summed(streams, product, last)
+    lengths = product.values.shape[1:]
+    flat = [np.broadcast_to(a, (len(a), *lengths)).reshape(len(a), -1, 2) for a in arrays]
+    size = math.prod(factors[last])
+    means = _mean(streams, product.values.reshape(len(product.values), -1, 2), size, _independent(*flat))
+    values = size * means.reshape(len(means), *lengths[:-1])
+    return _without(product, last, values, streams.mark())
+
+
+def _independent(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of a product of independent values, and the covariances at one element and at two: see `_covariances`."""
+    moments = []
+    for x in (left, right):
+        first, second = x[..., 0], x[..., 1]
+        same = (first.conj().T @ first + second.conj().T @ second).real / 2 / len(x)
+        across = (first.conj().T @ second).real / len(x)
+        moments.append((x.mean((0, 2))[None], same, (across + across.T) / 2))
+    mean, same, across = (moments[0][i] * moments[1][i] for i in range(3))
+    shared = (mean.conj().T @ mean).real
+    return mean, same - shared, across - shared
+
+
+def _extreme(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    operand = inputs[0]
+    for d in sorted(equation.params["axes"], reverse=True):
+        operand = operand.joined(d)
+        axes = operand.axes(d)
+        if not axes:
+            operand = _without(operand, d, operand.values)
+        else:
+            largest = _largest(operand.values, axes[0], operand.shape[d], equation.primitive is ir.reduce_max_p)
+            operand = _without(operand, d, np.take(largest, 0, axes[0]))
+    return operand
+
+
+def _largest(values: np.ndarray, axis: int, count: int, is_max: bool) -> np.ndarray:
+    """The largest of some elements along an axis, or the least, kept along the axis."""
+    choose, both = (np.maximum, np.max) if is_max else (np.minimum, np.min)
+    if values.shape[axis] == 1 or len(values) == 1:
+        return np.asarray(both(values, axis, keepdims=True))
+    if count > _MOST_COPIES:
+        share = count / (count + 1)
+        number = np.quantile(values, share if is_max else 1 - share, axis=(0, axis), keepdims=True)
+        return np.asarray(number)
+    independent = correlation(values, axis) < 0.5
+    found = both(values, axis, keepdims=True)
+    for i in range(1, (count + 1) // 2 if independent else 1):
+        found = choose(found, both(rolled(values, i), axis, keepdims=True))
+    return np.asarray(found)
+
+
+def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    """Each element and others beside it."""
+    operand = inputs[0]
+    out = equation.outputs[0].shape
+    for d, size in enumerate(equation.params["window_dimensions"]):
+        if size == 1 or not operand.factors[d]:
+            operand = _resized(operand, d, out[d])
+            continue
+        operand = operand.joined(d)
+        (axis,) = operand.axes(d)
+        if operand.values.shape[axis] == 1:
+            found = operand.values * float(size)
+        else:
+            values = np.moveaxis(operand.values, axis, -1)
+            means = _moving_mean(streams, values.reshape(len(values), -1, 2), size)
+            found = np.moveaxis(size * means.reshape(-1, *values.shape[1:]), -1, axis)
+        marks = operand.marks | streams.mark()
+        operand = _resized(dataclasses.replace(operand, values=found, marks=marks), d, out[d])
+    return operand
+
+
+def _window_max(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    """Each element and others beside it, which share as much with it as any two do."""
+    operand, sizes = inputs[0], equation.params["window_dimensions"]
+    count = min(math.prod(sizes), _MOST_COPIES)
+    windowed = [d for d, n in enumerate(sizes) if n > 1 and operand.factors[d]]
+    for d in windowed:
+        operand = operand.joined(d)
+    axes = [a for d in windowed for a in operand.axes(d) if operand.values.shape[a] > 1]
+    if len(operand.values) > 1 and axes and count > 1:
+        operand = dataclasses.replace(operand, values=_largest_of_more(streams, operand.values, axes, count))
+    for d, size in enumerate(equation.outputs[0].shape):
+        operand = _resized(operand, d, size)
+    return operand
+
+
+def _largest_of_more(streams: Streams, values: np.ndarray, axes: Sequence[int], count: int) -> np.ndarray:
+    """The largest of each element and `count` - 1 more that are distributed like it and like any two along some axes.
+
+    The scores of all, by which their quantiles are those of the normal distribution, are taken to be normal together:
+    the root of their correlation times what they share, and the rest each its own.
+    """
+    ordered = np.sort(values, 0)
+    scores = stratified(values)
+    shared = min(max(float(np.mean([correlation(scores, a) for a in axes])), 0.0), 1.0)
+    common = np.sqrt(shared) * scores.mean(tuple(axes), keepdims=True)
+    common = common / np.sqrt(np.mean(common**2)) if np.mean(common**2) > 0 else common
+    largest = values
+    for _ in range(count - 1):
+        own = np.sqrt(shared) * common + np.sqrt(1 - shared) * correlated(streams, scores - np.sqrt(shared) * common)
+        ranks = np.argsort(np.argsort(own, 0), 0)
+        largest = np.maximum(largest, np.take_along_axis(ordered, ranks, 0))
+    return largest
+
+
+def _resized(operand: Samples, dimension: int, size: int) -> Samples:
+    """The same elements where there are fewer of them, or more, along a dimension."""
+    if size == operand.shape[dimension]:
+        return operand
+    operand = operand.joined(dimension)
+    values = operand.values
+    if size > 1:
+        if not operand.factors[dimension]:
+            values = np.expand_dims(values, 1 + sum(map(len, operand.factors[:dimension])))
+        return operand.with_dimension(dimension, values, (size,))
+    return operand.with_dimension(dimension, np.take(values, 0, operand.axes(dimension)[0]), ())
+
+
+RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Samples]] = {
+    ir.reduce_sum_p: _sum,
+    ir.reduce_max_p: _extreme,
+    ir.primitive("reduce_min"): _extreme,
+    ir.dot_general_p: _product,
+    ir.primitive("reduce_window_sum"): _window_sum,
+    ir.primitive("reduce_window_max"): _window_max,
+}

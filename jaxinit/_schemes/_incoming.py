@@ -1,0 +1,81 @@
+"""What comes into each layer at the start of a model whose pre-activations all have unit variance."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._moments import Incoming, Samples, constant, normal_samples, of_array, propagate
+from jaxinit._program import is_traced
+from jaxinit._reading import Layer, LeafRole, Site, Traced
+
+_OWN = (0.5, 2.0)
+"""A number between these that multiplies an activation's argument belongs to the activation."""
+_POSITIONS = 0.02
+"""The standard deviation of positions and tokens."""
+
+
+def argument_factor(layer: Layer) -> float:
+    """By how much numbers multiply a layer's output on its way into an activation, or to where it is used."""
+    if layer.activation is None:
+        return layer.multiplier
+    found = getattr(layer.activation, "leading_factor", 1.0)
+    return 1.0 if _OWN[0] <= found <= _OWN[1] else found
+
+
+def incoming(
+    traced: Traced,
+    batch: Any,
+    layer_of: Mapping[Site, Layer],
+    wanted: Callable[[Layer], float],
+    starts: Mapping[int, tuple[str, float | None]],
+    kept: Mapping[int, LeafRole],
+) -> Mapping[Site, Incoming]:
+    """What each layer is applied to.
+
+    Args:
+      traced: the program.
+      batch: what it was traced for, arrays or shapes.
+      layer_of: the layers by where they are computed.
+      wanted: the variance of a layer's output that is meant.
+      starts: index of a leaf → its role, and the number that it is drawn as.
+      kept: index of a leaf → its role, for those whose value stays.
+    """
+    leaf_of = {site: unit.leaf for unit in traced.analysis.units for site in unit.sites}
+
+    def variance(site: Site, met: Incoming) -> float:
+        leaf = leaf_of.get(site)
+        known = _known(traced.leaves[leaf]) if leaf is not None and leaf in kept else None
+        if known is not None and known.size:
+            return float(np.mean(np.abs(known) ** 2)) * site.geometry.fan_in * met.second_moment
+        return wanted(layer_of[site]) if site in layer_of else 1.0
+
+    leaves = [_leaf(i, leaf, starts, kept) for i, leaf in enumerate(traced.leaves)]
+    return propagate(traced.analysis, leaves, jax.tree.leaves(batch), variance)
+
+
+def _leaf(
+    index: int, leaf: Any, starts: Mapping[int, tuple[str, float | None]], kept: Mapping[int, LeafRole]
+) -> Samples | None:
+    """What is known of a leaf of the parameters: its value where that stays, and what it is drawn from."""
+    shape = tuple(jnp.shape(leaf))
+    if index in starts:
+        role, start = starts[index]
+        return normal_samples(shape, _POSITIONS) if role in ("position", "token") else constant(start or 0.0, shape)
+    if index not in kept:
+        return None
+    known = _known(leaf)
+    if known is not None:
+        return of_array(known)
+    return constant(kept[index].start or 0.0, shape) if isinstance(leaf, jax.ShapeDtypeStruct) else None
+
+
+def _known(leaf: Any) -> np.ndarray | None:
+    """The numbers of a leaf that can be looked at."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or is_traced(leaf) or not hasattr(leaf, "dtype"):
+        return None
+    if not getattr(leaf, "is_fully_addressable", True) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.asarray(leaf)
