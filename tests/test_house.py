@@ -14,13 +14,14 @@ FLOORS = (
     ("_initializers", "haar", "_orthonormalize"),
     ("_program",),
     ("_reading",),
+    ("_moments",),
     ("_evaluate",),
     ("_lsuv", "_schemes", "_diagnose", "_rbm", "_labels"),
     ("_recommend", "_study"),
     ("_modules", "_plots"),
     ("linen", "nnx", "plot", "schemes", "__main__", "__init__"),
 )
-DOORS = ("_program", "_reading", "_evaluate")
+DOORS = ("_program", "_reading", "_evaluate", "_moments")
 """Rooms of which those outside use what the `__init__` exports, and nothing else."""
 
 

@@ -75,8 +75,8 @@ def test_lsuv_scales_a_depthwise_convolution_of_shifted_copies(form):
 def test_initialize_draws_a_depthwise_convolution_by_its_taps():
     w, x = jax.ShapeDtypeStruct((4, 512), jnp.float32), normal(1, 8, 16, 512)
     new = jaxinit.initialize(jax.random.key(0), w, lambda p, x: jax.nn.relu(TAPS["rolled"](p, x)), x)
-    # 2048 draws of variance 2 / 4: the standard error of the mean square is 3%.
-    np.testing.assert_allclose(jnp.mean(new**2), 2 / 4, rtol=0.15)
+    # 2048 draws of variance 1 / 4: the standard error of the mean square is 3%.
+    np.testing.assert_allclose(jnp.mean(new**2), 1 / 4, rtol=0.15)
 
 
 def test_two_dimensional_taps_count_all_of_them():

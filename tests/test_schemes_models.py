@@ -339,9 +339,9 @@ def test_mup_has_the_variances_and_learning_rates_of_table_3():
     scheme = schemes.mup(wide(64)[0], zero_output=False)
     new = drawn(shapes, apply_fn, x, scheme)
     assert std(new["hidden"]) == pytest.approx((2 / 256) ** 0.5, rel=0.02)
-    assert std(new["in"]) == pytest.approx((2 / 8) ** 0.5, rel=0.08)
-    # Base 1/8, and four times the fan-in: 1/8 / 4.
-    assert std(new["out"]) == pytest.approx(1 / 32, rel=0.25)
+    assert std(new["in"]) == pytest.approx((1 / 8) ** 0.5, rel=0.08)
+    # Base √2/8, and four times the fan-in: √2/8 / 4.
+    assert std(new["out"]) == pytest.approx(2**0.5 / 32, rel=0.25)
     assert not np.any(drawn(shapes, apply_fn, x, schemes.mup(wide(64)[0]))["out"])
     adam = scheme.learning_rates(shapes, apply_fn, x)
     assert adam == {"bias": 1.0, "hidden": 0.25, "in": 1.0, "out": 0.25}

@@ -5,9 +5,9 @@ variance that each layer's output is to have. Out:
 for each layer the second moment of what it is applied to. Nothing is run on data: a value is a handful of its elements,
 drawn a thousand times from the distribution that they have over the weights.
 
-What a value is stands in `_samples.py`, the numbers that it is drawn from in `_streams.py`. How primitives act on values
-is told by family: `_elementwise.py`, `_moves.py`, `_sums.py`; `_layers.py` gives the outputs of layers, and
-`_propagation.py` walks through the program, its loops and branches.
+What a value is stands in `_samples.py`, the numbers that it is drawn from in `_streams.py`. How primitives act on
+values is told by family: `_elementwise.py`, `_moves.py`, `_sums.py`, and `_softmax.py` with `_masks.py`. `_layers.py`
+gives the outputs of layers, and `_propagation.py` walks through the program, its loops and branches.
 """
 
 from jaxinit._moments._groups import terms as terms

@@ -7,6 +7,7 @@ the second moment of a product, a sum or a choice is known exactly, and the samp
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
@@ -95,7 +96,7 @@ def _values(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:
     dtypes = [atom.dtype for atom in equation.inputs]
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     wide = [np.broadcast_to(a, shape).astype(d) for a, d in zip(arrays, dtypes, strict=True)]
-    (computed,) = outside_traces(lambda: [np.asarray(x) for x in equation.bind_here(*wide)])
+    (computed,) = outside_traces(lambda: [np.asarray(x) for x in equation.bind_here(*map(jnp.asarray, wide))])
     return computed if computed.dtype.kind in "biu" else computed.astype(np.result_type(computed.dtype, np.float64))
 
 
@@ -103,7 +104,7 @@ def _converted(x: np.ndarray, equation: ir.Equation) -> np.ndarray:
     target = equation.outputs[0].dtype
     if ir.is_floating(equation.outputs[0]):
         return x if np.iscomplexobj(x) else x.astype(np.float64)
-    if target == bool:
+    if target == np.dtype(bool):
         return x != 0
     return np.nan_to_num(x.real).astype(target)
 

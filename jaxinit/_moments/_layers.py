@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._moments._samples import ALIKE, Samples
+from jaxinit._moments._elements import of_covariance
+from jaxinit._moments._moves import resized
+from jaxinit._moments._samples import ALIKE, Samples, constant
 from jaxinit._moments._streams import Streams
-from jaxinit._moments._sums import of_covariance
 from jaxinit._reading import Site
 
 
@@ -63,10 +64,10 @@ def output(streams: Streams, site: Site, data: Samples, variance: float) -> Samp
     covariance = _covariance(site, data.values.transpose([0, *others, *axes]).reshape(-1, rows))
     own = [d for d in range(len(out.shape)) if d not in target_of and out.shape[d] > 1]
     factors = tuple(
-        data.factors[target_of[d]] if d in target_of else (n,) if n > 1 else () for d, n in enumerate(out.shape)
+        data.factors[target_of[d]] if d in target_of else (n,) if n != 1 else () for d, n in enumerate(out.shape)
     )
     if covariance is None:
-        return Samples(np.zeros([1] * (1 + sum(map(len, factors)))), factors, data.marks, True)
+        return constant(0.0, out.shape)
     drawn = of_covariance(streams, covariance, 2 ** len(own)) * math.sqrt(variance)
     drawn = drawn.reshape(len(drawn), *(data.values.shape[a] for a in axes), *[2] * len(own))
     # From the order (dimensions of the data, dimensions of the weight) to that of the output.
@@ -79,7 +80,11 @@ def output(streams: Streams, site: Site, data: Samples, variance: float) -> Samp
         place[d] = [axis]
         axis += 1
     order = [a for d in range(len(out.shape)) for a in place.get(d, [])]
-    return Samples(drawn.transpose([0, *order]), factors, streams.mark(), True)
+    found = Samples(drawn.transpose([0, *order]), factors, streams.mark(), True)
+    # A convolution has fewer outputs along a dimension than inputs, or more.
+    for d, size in enumerate(out.shape):
+        found = resized(found, d, size)
+    return found
 
 
 def _covariance(site: Site, elements: np.ndarray) -> np.ndarray | None:

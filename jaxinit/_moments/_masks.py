@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
@@ -35,9 +36,9 @@ class Masks:
 
     def visit(self, equation: ir.Equation) -> None:
         """Takes an equation in."""
-        if len(equation.outputs) != 1 or not (rule_of(equation).elementwise or rule_of(equation).rearranges):
-            if equation.primitive is not ir.iota_p:
-                return
+        rule = rule_of(equation)
+        if not (rule.elementwise or rule.rearranges or equation.primitive is ir.iota_p) or len(equation.outputs) != 1:
+            return
         (output,) = equation.outputs
         known = [self._known(atom) for atom in equation.inputs]
         if all(x is not None for x in known) and math.prod(output.shape) <= _MOST_ELEMENTS:
@@ -73,5 +74,5 @@ class Masks:
 def _computed(equation: ir.Equation, known: Sequence[Any]) -> np.ndarray:
     """The output of an equation for known inputs, without dimensions along which it only repeats itself."""
     values = [x.astype(a.dtype) for x, a in zip(known, equation.inputs, strict=True)]
-    (found,) = outside_traces(lambda: [numbers(x) for x in equation.bind_here(*values)])
+    (found,) = outside_traces(lambda: [numbers(x) for x in equation.bind_here(*map(jnp.asarray, values))])
     return found

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _program as ir
+from jaxinit._moments._elements import correlation, more_elements
 from jaxinit._moments._samples import CHANCE, Samples, aligned, of_array, rolled
-from jaxinit._moments._streams import COUNT
+from jaxinit._moments._streams import COUNT, Streams
 
-_ALIKE = 0.5
-"""From this correlation on, elements along a dimension are no samples of independent ones."""
+_ALIKE = 0.1
+"""Below this correlation other elements along a dimension are taken from other samples."""
 
 
 def _factors(shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    return tuple((n,) if n > 1 else () for n in shape)
+    return tuple((n,) if n != 1 else () for n in shape)
 
 
-def _broadcast(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _broadcast(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     operand, shape = inputs[0], equation.params["shape"]
     factors = list(_factors(shape))
     lengths: list[list[int]] = [[1] * len(f) for f in factors]
@@ -36,23 +37,23 @@ def _broadcast(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return dataclasses.replace(operand, values=values, factors=tuple(factors))
 
 
-def _transpose(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _transpose(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     operand, order = inputs[0], equation.params["permutation"]
     axes = [0, *(a for d in order for a in operand.axes(d))]
     factors = tuple(operand.factors[d] for d in order)
     return dataclasses.replace(operand, values=operand.values.transpose(axes), factors=factors)
 
 
-def _squeeze(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _squeeze(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     dropped = {d % len(inputs[0].factors) for d in equation.params["dimensions"]}
     return dataclasses.replace(inputs[0], factors=tuple(f for d, f in enumerate(inputs[0].factors) if d not in dropped))
 
 
-def _reshape(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
-    return reshaped(inputs[0], equation.outputs[0].shape)
+def _reshape(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+    return reshaped(streams, inputs[0], equation.outputs[0].shape)
 
 
-def reshaped(operand: Samples, shape: Sequence[int]) -> Samples:
+def reshaped(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samples:
     """The same elements in another shape: dimensions that are joined keep their factors, others are parted."""
     if math.prod(shape) <= 1:
         return dataclasses.replace(operand, factors=((),) * len(shape))
@@ -68,45 +69,37 @@ def reshaped(operand: Samples, shape: Sequence[int]) -> Samples:
                 missing //= own[-1]
                 axis += 1
             elif left[0] % missing == 0:
-                values = _parted(values, axis)
+                values = _parted(streams, values, axis)
                 left[0] //= missing
                 own.append(missing)
                 missing = 1
                 axis += 1
             else:
                 # Dimensions that share no factors: any two elements stand for all.
-                return _flattened(operand, shape)
+                return _flattened(streams, operand, shape)
         factors.append(tuple(own))
     return dataclasses.replace(operand, values=values, factors=tuple(factors))
 
 
-def _parted(values: np.ndarray, axis: int) -> np.ndarray:
+def _parted(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray:
     """Two axes in place of one, of which the elements along the first are others than those along the second."""
     if values.shape[axis] == 1:
         return np.expand_dims(values, axis)
-    swapped = np.flip(values, axis) if correlation(values, axis) > _ALIKE else rolled(values, 1)
-    return np.stack([values, swapped], axis)
+    if correlation(values, axis) < _ALIKE or len(values) == 1:
+        return np.stack([values, rolled(values, 1)], axis)
+    (others,) = more_elements(streams, values, [axis], 1)
+    return np.stack([values, others], axis)
 
 
-def _flattened(operand: Samples, shape: Sequence[int]) -> Samples:
+def _flattened(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samples:
     whole = dataclasses.replace(operand, factors=(tuple(f for own in operand.factors for f in own),)).joined(0)
     factors = _factors(shape)
     values = whole.values
     axis = 1
     for _ in range(sum(map(len, factors)) - 1):
-        values = _parted(values, axis)
+        values = _parted(streams, values, axis)
         axis += 1
     return dataclasses.replace(operand, values=values, factors=factors)
-
-
-def correlation(values: np.ndarray, axis: int) -> float:
-    """That of two elements along an axis."""
-    if values.shape[axis] == 1 or len(values) == 1:
-        return 1.0
-    centred = values - values.mean(0, keepdims=True).mean(axis, keepdims=True)
-    first, second = np.take(centred, 0, axis), np.take(centred, 1, axis)
-    variance = float(np.mean(np.abs(centred) ** 2))
-    return float(np.mean((first * np.conj(second)).real)) / variance if variance > 0 else 1.0
 
 
 def cut(operand: Samples, dimension: int, start: int, size: int) -> Samples:
@@ -126,7 +119,20 @@ def cut(operand: Samples, dimension: int, start: int, size: int) -> Samples:
     return operand.with_dimension(dimension, np.take(values, 0, axis), ())
 
 
-def _slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def resized(operand: Samples, dimension: int, size: int) -> Samples:
+    """The same elements where there are fewer of them, or more, along a dimension."""
+    if size == operand.shape[dimension]:
+        return operand
+    operand = operand.joined(dimension)
+    values = operand.values
+    if size > 1:
+        if not operand.factors[dimension]:
+            values = np.expand_dims(values, 1 + sum(map(len, operand.factors[:dimension])))
+        return operand.with_dimension(dimension, values, (size,))
+    return operand.with_dimension(dimension, np.take(values, 0, operand.axes(dimension)[0]), ())
+
+
+def _slice(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     operand = inputs[0]
     starts, shape = equation.params["start_indices"], equation.outputs[0].shape
     for d, (start, size) in enumerate(zip(starts, shape, strict=True)):
@@ -134,7 +140,7 @@ def _slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return operand
 
 
-def _dynamic_slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _dynamic_slice(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     operand = inputs[0]
     for d, size in enumerate(equation.outputs[0].shape):
         start = inputs[1 + d].values
@@ -142,7 +148,7 @@ def _dynamic_slice(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return operand
 
 
-def _split(equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
+def _split(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
     axis, start, found = equation.params["axis"], 0, []
     for size in equation.params["sizes"]:
         found.append(cut(inputs[0], axis, start, size))
@@ -150,7 +156,7 @@ def _split(equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
     return found
 
 
-def _unstack(equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
+def _unstack(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
     axis = equation.params["axis"]
     parts = [cut(inputs[0], axis, i, 1) for i in range(len(equation.outputs))]
     return [dataclasses.replace(x, factors=x.factors[:axis] + x.factors[axis + 1 :]) for x in parts]
@@ -193,7 +199,7 @@ def _selector(shares: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.searchsorted(ends, drawn.permutation(places)) for _ in range(2)], 1)
 
 
-def _concatenate(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _concatenate(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     d = equation.params["dimension"]
     inputs = [x for x, atom in zip(inputs, equation.inputs, strict=True) if math.prod(atom.shape)]
     if len(inputs) == 1:
@@ -201,13 +207,13 @@ def _concatenate(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return mixed(inputs, [x.shape[d] for x in inputs], d)
 
 
-def _stack(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _stack(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     d = equation.params["axis"]
     wide = [dataclasses.replace(x, factors=(*x.factors[:d], (), *x.factors[d:])) for x in inputs]
     return mixed(wide, [1] * len(wide), d) if len(wide) > 1 else wide[0]
 
 
-def _pad(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _pad(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     operand, fill = inputs
     shape = equation.outputs[0].shape
     for d, (low, high, _) in enumerate(equation.params["padding_config"]):
@@ -222,7 +228,7 @@ def _pad(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return operand
 
 
-def _tile(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _tile(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return _spread(inputs[0], equation.outputs[0].shape)
 
 
@@ -235,14 +241,14 @@ def _spread(operand: Samples, shape: Sequence[int]) -> Samples:
     return operand
 
 
-def _updated(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _updated(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     """Whichever most of the elements are; a buffer is there to be overwritten."""
     operand, update = inputs[:2]
     most = 2 * math.prod(update.shape) >= math.prod(operand.shape) or not operand.marks
     return _spread(update, operand.shape) if most else operand
 
 
-def _iota(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
+def _iota(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     shape, d = equation.params["shape"], equation.params["dimension"]
     places = of_array(np.arange(shape[d]).reshape([-1 if a == d else 1 for a in range(len(shape))]))
     factors = list(_factors(shape))
@@ -251,7 +257,7 @@ def _iota(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return dataclasses.replace(places, values=values, factors=tuple(factors))
 
 
-def _gather(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples | None:
+def _gather(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples | None:
     """Slices of data from places that are looked up: independent elements at each."""
     operand, numbers = inputs[0], equation.params["dimension_numbers"]
     shape = equation.outputs[0].shape
@@ -272,7 +278,7 @@ def _gather(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples | None:
     return operand
 
 
-RULES: dict[Any, Callable[[ir.Equation, Sequence[Samples]], Any]] = {
+RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Any]] = {
     ir.broadcast_p: _broadcast,
     ir.transpose_p: _transpose,
     ir.squeeze_p: _squeeze,
@@ -288,5 +294,5 @@ RULES: dict[Any, Callable[[ir.Equation, Sequence[Samples]], Any]] = {
     ir.iota_p: _iota,
     ir.gather_p: _gather,
     ir.dynamic_update_slice_p: _updated,
-    ir.rev_p: lambda equation, inputs: inputs[0],
+    ir.rev_p: lambda streams, equation, inputs: inputs[0],
 }

@@ -60,13 +60,13 @@ class _Walk:
     def unknown(self, atom: ir.Atom) -> Samples:
         """A value of which nothing is known."""
         if ir.is_key(atom) or not ir.is_floating(atom):
-            return dataclasses.replace(constant(0, () if ir.is_key(atom) else atom.shape), known=False)
+            return dataclasses.replace(constant(0, atom.shape), known=False)
         return random(self.streams, atom.shape, known=False)
 
     def data(self, variable: ir.Variable, leaf: Any) -> Samples:
         """A leaf of the batch."""
         if ir.is_key(variable):
-            return constant(0)
+            return constant(0, variable.shape)
         known = isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
         if known:
             array = numbers(leaf)
@@ -93,12 +93,15 @@ class _Walk:
         for equation in program.equations:
             inputs = [read(atom) for atom in equation.inputs]
             masks.visit(equation)
-            if equation in divisions and inputs[0].marks:
+            if any(0 in v.shape for v in equation.outputs):
+                found = [constant(0, v.shape) for v in equation.outputs]
+            elif equation in divisions and inputs[0].marks:
                 counts = masks.counts(equation.inputs[0], divisions[equation])
                 found = [softmax(self.streams, inputs[0], divisions[equation], counts)]
             else:
                 found = self._outputs(equation, inputs, values)
-            values.update(zip(equation.outputs, found, strict=True))
+            for variable, x in zip(equation.outputs, found, strict=True):
+                values[variable] = x if x.shape == variable.shape else self.unknown(variable)
         return [read(atom) for atom in program.outputs]
 
     def _outputs(
@@ -147,7 +150,7 @@ class _Walk:
         if any(map(ir.is_key, (*equation.inputs, *equation.outputs))):
             return None
         if primitive in _moves.RULES:
-            return _moves.RULES[primitive](equation, inputs)
+            return _moves.RULES[primitive](self.streams, equation, inputs)
         if primitive in _sums.RULES:
             return _sums.RULES[primitive](self.streams, equation, inputs)
         if rule_of(equation).elementwise or primitive in ir.ELEMENTWISE | ir.IDENTITIES:

@@ -50,7 +50,7 @@ class Samples:
         return range(first, first + len(self.factors[dimension]))
 
     def joined(self, dimension: int) -> "Samples":
-        """The same with one factor along a dimension: two elements that differ along it differ in each of its factors."""
+        """The same with one factor along a dimension: elements that differ along it differ in each of its factors."""
         axes = self.axes(dimension)
         if len(axes) < 2:
             return self
@@ -82,19 +82,19 @@ class Samples:
 
 def constant(number: Any, shape: Sequence[int] = ()) -> Samples:
     """A value of which all elements are one number."""
-    factors = tuple((n,) if n > 1 else () for n in shape)
+    factors = tuple((n,) if n != 1 else () for n in shape)
     return Samples(np.full((1,) * (1 + sum(map(len, factors))), number), factors)
 
 
 def random(streams: Streams, shape: Sequence[int], *, alike: float = 0.0, known: bool = True) -> Samples:
     """Standard normal elements, of which two share a part of their variance."""
-    factors = tuple((n,) if n > 1 else () for n in shape)
+    factors = tuple((n,) if n != 1 else () for n in shape)
     lengths = [2] * sum(map(len, factors))
     values = streams.normals(*lengths)
     if alike:
         common = streams.normals(*[1] * len(lengths))
         values = np.sqrt(alike) * common + np.sqrt(1 - alike) * values
-    return Samples(values, factors, streams.mark(), known)
+    return Samples(values, factors, streams.mark(), known).with_second_moment(1.0)
 
 
 def normal_samples(shape: Sequence[int], stddev: float) -> Samples:
@@ -104,11 +104,11 @@ def normal_samples(shape: Sequence[int], stddev: float) -> Samples:
 
 
 def of_array(array: np.ndarray) -> Samples:
-    """Elements of an array of known numbers, at random; of arrays that meet along their last axes at the same places."""
+    """Elements of an array of known numbers, at random places, which are the same for arrays that meet."""
     array = array.astype(_plain(array.dtype))
     if array.size < 2 or (array == array.reshape(-1)[0]).all():
         return constant(array.reshape(-1)[0] if array.size else 0.0, array.shape)
-    factors = tuple((n,) if n > 1 else () for n in array.shape)
+    factors = tuple((n,) if n != 1 else () for n in array.shape)
     long = [d for d, n in enumerate(array.shape) if n > 1]
     index = []
     for d, n in enumerate(array.shape):

@@ -89,7 +89,7 @@ def _without_shared(streams: Streams, values: np.ndarray, shown: np.ndarray, axi
 
 def _spread(counts: Samples, operand: Samples, dimension: int) -> np.ndarray:
     """Samples of size one along a dimension, with the axes of an operand."""
-    lengths = []
+    lengths: list[int] = []
     for d, own in enumerate(operand.factors):
         found = [counts.values.shape[a] for a in counts.axes(d)]
         lengths += found if len(found) == len(own) else [1] * len(own)

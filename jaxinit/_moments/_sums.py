@@ -1,7 +1,7 @@
 r"""Sums, largest elements and products of data with data, on samples.
 
-Of n elements whose variance is V and of which two have the covariance C, the mean has the variance w = V/n + (1 - 1/n)C.
-Given the two elements x₀, x₁ that stand for all, it is best predicted by
+Of n elements of variance V, of which two have the covariance C, the mean has the variance w = V/n + (1 - 1/n)C. Given
+the two elements x₀, x₁ that stand for all, it is best predicted by
 
 .. math:: \mu + \frac{2w}{V + C} \left(\frac{x_0 + x_1}{2} - \mu\right),
 
@@ -10,6 +10,7 @@ free of its own mean, keeps the right moments for few elements and for many.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._moments._moves import correlation
-from jaxinit._moments._samples import Samples, aligned, rolled
-from jaxinit._moments._streams import COUNT, Streams, stratified
+from jaxinit._moments._elements import more_elements, of_covariance
+from jaxinit._moments._moves import resized
+from jaxinit._moments._samples import Samples, aligned
+from jaxinit._moments._streams import Streams
 
 _NEGLIGIBLE = 1e-6
 """Variance beside the squared mean below which a sum is a number."""
@@ -127,24 +129,6 @@ def _completed(
     return np.asarray(predicted + spread * noise)
 
 
-def correlated(streams: Streams, values: np.ndarray) -> np.ndarray:
-    """New standard normal numbers, correlated along all axes as some samples are."""
-    flat = values.real.reshape(len(values), -1)
-    if len(values) == 1:
-        return streams.normals(*[1] * (values.ndim - 1))
-    centred = flat - flat.mean(0)
-    return of_covariance(streams, centred.T @ centred / len(flat)).reshape(COUNT, *values.shape[1:])
-
-
-def of_covariance(streams: Streams, covariance: np.ndarray, columns: int = 1) -> np.ndarray:
-    """New normal numbers of unit variance, with these covariances up to scale: (samples, rows, columns)."""
-    scale = np.sqrt(np.clip(np.diag(covariance), 1e-300, None))
-    unit = covariance / np.outer(scale, scale)
-    eigenvalues, vectors = np.linalg.eigh((unit + unit.T) / 2)
-    root = vectors * np.sqrt(np.clip(eigenvalues, 0, None)) @ vectors.T
-    return stratified(root @ streams.normals(len(covariance), columns))
-
-
 def _sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     return summed(streams, inputs[0], equation.params["axes"])
 
@@ -158,13 +142,13 @@ def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
     placed = []
     for i, x in enumerate((left, right)):
         order = [*batched[i], *free[i], *contracted[i]]
-        factors = [x.factors[d] for d in order]
-        factors[len(factors) - inner :] = [sum(factors[len(factors) - inner :], ())]
+        own = [x.factors[d] for d in order]
+        own[len(own) - inner :] = [sum(own[len(own) - inner :], ())]
         at = outer + len(free[0]) if i == 0 else outer
-        factors[at:at] = [()] * len(free[1 - i])
+        own[at:at] = [()] * len(free[1 - i])
         values = x.values.transpose([0, *(a for d in order for a in x.axes(d))])
-        moved = Samples(values, tuple(factors), x.marks, x.known)
-        placed.append(moved.joined(len(factors) - 1))
+        moved = Samples(values, tuple(own), x.marks, x.known)
+        placed.append(moved.joined(len(own) - 1))
     arrays, factors = aligned(placed)
     last = len(factors) - 1
     product = Samples(arrays[0] * arrays[1], factors, left.marks | right.marks, left.known and right.known)
@@ -181,7 +165,7 @@ def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
 
 
 def _independent(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of a product of independent values, and the covariances at one element and at two: see `_covariances`."""
+    """Of products of independent values the mean, and the covariances at one element and at two: see `_covariances`."""
     moments = []
     for x in (left, right):
         first, second = x[..., 0], x[..., 1]
@@ -201,12 +185,14 @@ def _extreme(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
         if not axes:
             operand = _without(operand, d, operand.values)
         else:
-            largest = _largest(operand.values, axes[0], operand.shape[d], equation.primitive is ir.reduce_max_p)
+            largest = _largest(
+                streams, operand.values, axes[0], operand.shape[d], equation.primitive is ir.reduce_max_p
+            )
             operand = _without(operand, d, np.take(largest, 0, axes[0]))
     return operand
 
 
-def _largest(values: np.ndarray, axis: int, count: int, is_max: bool) -> np.ndarray:
+def _largest(streams: Streams, values: np.ndarray, axis: int, count: int, is_max: bool) -> np.ndarray:
     """The largest of some elements along an axis, or the least, kept along the axis."""
     choose, both = (np.maximum, np.max) if is_max else (np.minimum, np.min)
     if values.shape[axis] == 1 or len(values) == 1:
@@ -215,10 +201,10 @@ def _largest(values: np.ndarray, axis: int, count: int, is_max: bool) -> np.ndar
         share = count / (count + 1)
         number = np.quantile(values, share if is_max else 1 - share, axis=(0, axis), keepdims=True)
         return np.asarray(number)
-    independent = correlation(values, axis) < 0.5
     found = both(values, axis, keepdims=True)
-    for i in range(1, (count + 1) // 2 if independent else 1):
-        found = choose(found, both(rolled(values, i), axis, keepdims=True))
+    if count > 2:
+        for more in more_elements(streams, values, [axis], (count - 1) // 2):
+            found = choose(found, both(more, axis, keepdims=True))
     return np.asarray(found)
 
 
@@ -228,7 +214,7 @@ def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
     out = equation.outputs[0].shape
     for d, size in enumerate(equation.params["window_dimensions"]):
         if size == 1 or not operand.factors[d]:
-            operand = _resized(operand, d, out[d])
+            operand = resized(operand, d, out[d])
             continue
         operand = operand.joined(d)
         (axis,) = operand.axes(d)
@@ -239,12 +225,12 @@ def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
             means = _moving_mean(streams, values.reshape(len(values), -1, 2), size)
             found = np.moveaxis(size * means.reshape(-1, *values.shape[1:]), -1, axis)
         marks = operand.marks | streams.mark()
-        operand = _resized(dataclasses.replace(operand, values=found, marks=marks), d, out[d])
+        operand = resized(dataclasses.replace(operand, values=found, marks=marks), d, out[d])
     return operand
 
 
 def _window_max(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
-    """Each element and others beside it, which share as much with it as any two do."""
+    """The largest of as many elements as a window has, which share as much as any two do."""
     operand, sizes = inputs[0], equation.params["window_dimensions"]
     count = min(math.prod(sizes), _MOST_COPIES)
     windowed = [d for d, n in enumerate(sizes) if n > 1 and operand.factors[d]]
@@ -252,42 +238,11 @@ def _window_max(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
         operand = operand.joined(d)
     axes = [a for d in windowed for a in operand.axes(d) if operand.values.shape[a] > 1]
     if len(operand.values) > 1 and axes and count > 1:
-        operand = dataclasses.replace(operand, values=_largest_of_more(streams, operand.values, axes, count))
+        found = functools.reduce(np.maximum, more_elements(streams, operand.values, axes, count))
+        operand = dataclasses.replace(operand, values=found, marks=operand.marks | streams.mark())
     for d, size in enumerate(equation.outputs[0].shape):
-        operand = _resized(operand, d, size)
+        operand = resized(operand, d, size)
     return operand
-
-
-def _largest_of_more(streams: Streams, values: np.ndarray, axes: Sequence[int], count: int) -> np.ndarray:
-    """The largest of each element and `count` - 1 more that are distributed like it and like any two along some axes.
-
-    The scores of all, by which their quantiles are those of the normal distribution, are taken to be normal together:
-    the root of their correlation times what they share, and the rest each its own.
-    """
-    ordered = np.sort(values, 0)
-    scores = stratified(values)
-    shared = min(max(float(np.mean([correlation(scores, a) for a in axes])), 0.0), 1.0)
-    common = np.sqrt(shared) * scores.mean(tuple(axes), keepdims=True)
-    common = common / np.sqrt(np.mean(common**2)) if np.mean(common**2) > 0 else common
-    largest = values
-    for _ in range(count - 1):
-        own = np.sqrt(shared) * common + np.sqrt(1 - shared) * correlated(streams, scores - np.sqrt(shared) * common)
-        ranks = np.argsort(np.argsort(own, 0), 0)
-        largest = np.maximum(largest, np.take_along_axis(ordered, ranks, 0))
-    return largest
-
-
-def _resized(operand: Samples, dimension: int, size: int) -> Samples:
-    """The same elements where there are fewer of them, or more, along a dimension."""
-    if size == operand.shape[dimension]:
-        return operand
-    operand = operand.joined(dimension)
-    values = operand.values
-    if size > 1:
-        if not operand.factors[dimension]:
-            values = np.expand_dims(values, 1 + sum(map(len, operand.factors[:dimension])))
-        return operand.with_dimension(dimension, values, (size,))
-    return operand.with_dimension(dimension, np.take(values, 0, operand.axes(dimension)[0]), ())
 
 
 RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Samples]] = {

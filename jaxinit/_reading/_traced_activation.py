@@ -6,7 +6,7 @@ A name is that of the function of `jax.nn` it agrees with at many points, which 
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class TracedActivation:
     @functools.cached_property
     def leading_factor(self) -> float:
         """The number by which the argument is multiplied before anything else is done with it; 1 if there is none."""
-        factor, current = 1.0, ARGUMENT
+        factor, current = 1.0, cast(Expression, ARGUMENT)
         steps = expressions.ordered([self._result])
         while True:
             readers = [x for x in steps if isinstance(x, Step) and current in x.inputs]

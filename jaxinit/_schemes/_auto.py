@@ -43,7 +43,11 @@ class auto(Scheme):
     def weight(self, piece: Piece, model: Model) -> Rule:
         layer = piece.layer
         met = model.met(layer)
-        reason = f"E[x²] = {met.second_moment:.3g}" if met.known else "E[x²] of what comes in is unknown: taken as 1"
+        reason = (
+            f"inputs of mean square {met.second_moment:.3g}"
+            if met.known
+            else "inputs of unknown mean square, taken as 1"
+        )
         variance = 1 / met.second_moment if met.known and met.second_moment > 0 else 1.0
         factor = argument_factor(layer)
         if factor != 1:
