@@ -50,9 +50,7 @@ def more_elements(streams: Streams, values: np.ndarray, axes: Sequence[int], cou
     noise = streams.normals(*values.shape[1:]) * 1e-9 * values.std()
     scores = stratified(values + noise)
     shared = _shared(streams, ordered, float(np.mean([correlation(values, a) for a in axes])))
-    common = scores.mean(tuple(axes), keepdims=True)
-    size = np.sqrt(np.mean(common**2))
-    common = np.sqrt(shared) * common / size if size > 0 else common
+    common = np.sqrt(shared) * stratified(scores.mean(tuple(axes), keepdims=True))
     # What is its own is so along these axes; along others it varies as the rest of the scores does.
     last = range(values.ndim - len(axes), values.ndim)
     rest = np.moveaxis(scores - common, axes, last)
