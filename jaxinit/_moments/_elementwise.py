@@ -75,12 +75,13 @@ def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     for x in inputs:
         marks |= x.marks
     with np.errstate(all="ignore"):
-        result = Samples(_values(equation, arrays), factors, marks, known)
+        result = Samples(values_of(equation, arrays), factors, marks, known)
     exact = _second_moment(equation, inputs)
     return result if exact is None else result.with_second_moment(exact)
 
 
-def _values(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:
+def values_of(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:
+    """The primitive of an equation applied to arrays."""
     found = _BY_PRIMITIVE.get(equation.primitive)
     if equation.primitive is ir.div_p:
         floating = ir.is_floating(equation.outputs[0])

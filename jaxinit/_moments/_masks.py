@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._eager import outside_traces
+from jaxinit._moments._elementwise import values_of
 from jaxinit._moments._samples import Samples, numbers, of_array
 from jaxinit._reading import rule_of
 
@@ -72,7 +73,18 @@ class Masks:
 
 
 def _computed(equation: ir.Equation, known: Sequence[Any]) -> np.ndarray:
-    """The output of an equation for known inputs, without dimensions along which it only repeats itself."""
-    values = [x.astype(a.dtype) for x, a in zip(known, equation.inputs, strict=True)]
-    (found,) = outside_traces(lambda: [numbers(x) for x in equation.bind_here(*map(jnp.asarray, values))])
+    """The output of an equation for known inputs."""
+    if equation.primitive is ir.iota_p:
+        shape, d = equation.params["shape"], equation.params["dimension"]
+        along = np.arange(shape[d], dtype=equation.outputs[0].dtype)
+        return np.broadcast_to(along.reshape([-1 if a == d else 1 for a in range(len(shape))]), shape)
+    if equation.primitive is ir.broadcast_p:
+        shape, kept = equation.params["shape"], equation.params["broadcast_dimensions"]
+        placed = [known[0].shape[kept.index(a)] if a in kept else 1 for a in range(len(shape))]
+        return np.broadcast_to(known[0].reshape(placed), shape)
+    if rule_of(equation).elementwise:
+        shapes = np.broadcast_shapes(*(x.shape for x in known))
+        return values_of(equation, [np.broadcast_to(x, shapes) for x in known])
+    values = [jnp.asarray(x.astype(a.dtype)) for x, a in zip(known, equation.inputs, strict=True)]
+    (found,) = outside_traces(lambda: [numbers(x) for x in equation.bind_here(*values)])
     return found

@@ -27,10 +27,8 @@ class Streams:
 
     def normals(self, *shape: int) -> np.ndarray:
         """Independent standard normal numbers: `COUNT` samples of an array of a shape, without any correlation."""
-        flat = _quantiles()[self._ranks(shape)].reshape(COUNT, -1)
-        if flat.shape[1] > 1:
-            flat = np.linalg.solve(np.linalg.cholesky(flat.T @ flat / COUNT), flat.T).T
-        return flat.reshape(COUNT, *shape)
+        block = _uncorrelated(int(np.prod(shape, dtype=int)))
+        return block[self._generator.permutation(COUNT)].reshape(COUNT, *shape)
 
     def _ranks(self, shape: tuple[int, ...]) -> np.ndarray:
         ranks = np.broadcast_to(np.arange(COUNT).reshape(COUNT, *[1] * len(shape)), (COUNT, *shape))
@@ -39,7 +37,20 @@ class Streams:
 
 def stratified(normals: np.ndarray) -> np.ndarray:
     """Normal samples with their order, and the quantiles of the standard normal distribution for values."""
-    return _quantiles()[np.argsort(np.argsort(normals, 0), 0)]
+    found = np.empty(normals.shape)
+    quantiles = _quantiles().reshape(-1, *[1] * (normals.ndim - 1))
+    np.put_along_axis(found, np.argsort(normals, 0), quantiles, 0)
+    return found
+
+
+@functools.cache
+def _uncorrelated(columns: int) -> np.ndarray:
+    """Columns of normal samples that have no correlation; their rows in any order have none either."""
+    ranks = np.broadcast_to(np.arange(COUNT)[:, None], (COUNT, columns))
+    block = _quantiles()[np.random.default_rng(columns).permuted(ranks, axis=0)]
+    if columns > 1:
+        block = np.linalg.solve(np.linalg.cholesky(block.T @ block / COUNT), block.T).T
+    return block
 
 
 @functools.cache
