@@ -644,9 +644,13 @@ def test_the_halves_of_a_gated_unit_are_drawn_as_two_weights(form, bias):
         gate, value = HALVES[form](product(p, x))
         return (jax.nn.silu(gate) * value) @ p["o"]
 
+    normal_pairs = jax.random.normal(KEY, (2, 1_000_000))
     shapes = {"w": struct(64, 128), "b": struct(128), "o": struct(64, 64)}
     params = jaxinit.initialize(KEY, shapes if bias else {k: shapes[k] for k in "wo"}, apply_fn, x)
     gate, value = HALVES[form](jnp.eye(64) @ params["w"])
     # Two standard errors of a variance from 4096 numbers are 4.4%.
-    assert float(jnp.var(gate)) * 64 == pytest.approx(jaxinit.gain("silu") ** 2, rel=0.1)
-    assert float(jnp.var(value)) * 64 == pytest.approx(1.0, rel=0.1)
+    own = float(jnp.mean(x**2))
+    assert float(jnp.var(gate)) * 64 * own == pytest.approx(1.0, rel=0.1)
+    assert float(jnp.var(value)) * 64 * own == pytest.approx(1.0, rel=0.1)
+    met = jnp.mean((jax.nn.silu(normal_pairs[0]) * normal_pairs[1]) ** 2)
+    assert float(jnp.var(params["o"])) * 64 * float(met) == pytest.approx(1.0, rel=0.1)

@@ -88,7 +88,7 @@ def test_a_convolutional_net_with_pooling(pool):
         return record(x.mean((1, 2)) @ p[-1])
 
     found = mean_squares(params, model, normal(1, 8, 32, 32, 3), seeds=4)
-    np.testing.assert_allclose(found, 1, rtol=0.15)
+    np.testing.assert_allclose(found, 1, rtol=0.2)
 
 
 def test_a_u_net():
@@ -231,5 +231,5 @@ def test_a_batch_of_one_number_counts_as_shapes(constant):
 
 def test_the_second_moment_of_the_batch_counts():
     x = 100 + normal(0, 64, 16)
-    (w,) = [jaxinit.initialize(KEY, shape(16, 512), lambda w, x: nn.relu(x @ w), x)]
+    w = jaxinit.initialize(KEY, shape(16, 512), lambda w, x: nn.relu(x @ w), x)
     np.testing.assert_allclose(jnp.mean(w**2) * 16 * jnp.mean(x**2), 1, rtol=0.06)

@@ -176,10 +176,10 @@ def test_the_table_tells_what_is_there_and_what_would_be():
     found = recommend(params, apply_fn, struct(4, 64))
     first, second = found.rows
     assert first.now == pytest.approx(64, rel=0.1)
-    assert first.then == pytest.approx(2, rel=0.1)
+    assert first.then == pytest.approx(1, rel=0.1)
     assert second.now == pytest.approx(0, abs=1e-6)
     assert json.loads(json.dumps(found.to_dict()))["rows"][0]["activation"] == "relu"
-    assert "gain of relu" in str(found)
+    assert "inputs of mean square 0.5" in str(found)
     assert "<pre>" in found._repr_html_()
     shapes = recommend(jax.eval_shape(lambda: params), apply_fn, struct(4, 64))
     assert shapes.rows[0].now is None

@@ -102,7 +102,7 @@ def _flattened(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samp
     return dataclasses.replace(operand, values=values, factors=factors)
 
 
-def cut(operand: Samples, dimension: int, start: int, size: int) -> Samples:
+def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: int) -> Samples:
     """`size` elements along a dimension from some place on; parts from other places are other elements."""
     length = operand.shape[dimension]
     if size == length:
@@ -112,6 +112,8 @@ def cut(operand: Samples, dimension: int, start: int, size: int) -> Samples:
     number = max(round(start / size), 1) if start else 0
     values = operand.values
     if values.shape[axis] > 1:
+        if correlation(values, axis) < _ALIKE:
+            operand = dataclasses.replace(operand, marks=streams.part_mark(operand.marks, number))
         values = np.flip(values, axis) if number % 2 else values
         values = rolled(values, number // 2)
     if size > 1:
@@ -136,7 +138,7 @@ def _slice(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -
     operand = inputs[0]
     starts, shape = equation.params["start_indices"], equation.outputs[0].shape
     for d, (start, size) in enumerate(zip(starts, shape, strict=True)):
-        operand = cut(operand, d, start, size)
+        operand = cut(streams, operand, d, start, size)
     return operand
 
 
@@ -144,21 +146,21 @@ def _dynamic_slice(streams: Streams, equation: ir.Equation, inputs: Sequence[Sam
     operand = inputs[0]
     for d, size in enumerate(equation.outputs[0].shape):
         start = inputs[1 + d].values
-        operand = cut(operand, d, int(np.clip(start.reshape(-1)[0], 0, None)), size)
+        operand = cut(streams, operand, d, int(np.clip(start.reshape(-1)[0], 0, None)), size)
     return operand
 
 
 def _split(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
     axis, start, found = equation.params["axis"], 0, []
     for size in equation.params["sizes"]:
-        found.append(cut(inputs[0], axis, start, size))
+        found.append(cut(streams, inputs[0], axis, start, size))
         start += size
     return found
 
 
 def _unstack(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
     axis = equation.params["axis"]
-    parts = [cut(inputs[0], axis, i, 1) for i in range(len(equation.outputs))]
+    parts = [cut(streams, inputs[0], axis, i, 1) for i in range(len(equation.outputs))]
     return [dataclasses.replace(x, factors=x.factors[:axis] + x.factors[axis + 1 :]) for x in parts]
 
 
@@ -219,7 +221,7 @@ def _pad(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> 
     for d, (low, high, _) in enumerate(equation.params["padding_config"]):
         inside = operand.shape[d]
         if low < 0 or high < 0:
-            operand = cut(operand, d, max(-low, 0), shape[d])
+            operand = cut(streams, operand, d, max(-low, 0), shape[d])
         elif shape[d] > inside:
             # What is filled in is one number.
             axes = [1] * sum(map(len, operand.factors))
@@ -264,7 +266,7 @@ def _gather(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) 
     if numbers.operand_batching_dims:
         return None
     for d, size in enumerate(equation.params["slice_sizes"]):
-        operand = cut(operand, d, 0, size)
+        operand = cut(streams, operand, d, 0, size)
     kept = [d for d in range(len(operand.factors)) if d not in numbers.collapsed_slice_dims]
     operand = dataclasses.replace(operand, factors=tuple(operand.factors[d] for d in kept))
     for d, size in enumerate(shape):

@@ -166,7 +166,7 @@ class _Walk:
         is_stack = any(leaf in self.stacked for atom in atoms for leaf in self.analysis.of(atom).degrees)
         rows: list[list[Samples]] = []
         for step in range(min(equation.length, _STACK_STEPS if is_stack else _STEPS)):
-            slices = [_entry(x, step) for x in walked]
+            slices = [self._entry(x, step) for x in walked]
             results = self.run(equation.body, [*consts, *carry, *slices])
             carry = results[: equation.num_carry]
             rows.append(results[equation.num_carry :])
@@ -174,6 +174,11 @@ class _Walk:
         if not rows:
             return [*carry, *map(self.unknown, outputs)]
         return [*carry, *(_stacked([row[i] for row in rows], v.shape[0]) for i, v in enumerate(outputs))]
+
+    def _entry(self, stack: Samples, step: int) -> Samples:
+        """One step of what a loop walks along."""
+        found = _moves.cut(self.streams, stack, 0, step, 1)
+        return dataclasses.replace(found, factors=found.factors[1:])
 
     def _switch(self, equation: ir.Switch, inputs: list[Samples]) -> list[Samples]:
         branches = [self.run(branch, inputs[1:]) for branch in equation.branches]
@@ -185,11 +190,6 @@ class _Walk:
         for _ in range(_STEPS):
             carry = self.run(equation.body, [*inputs[first:second], *carry])
         return carry
-
-
-def _entry(stack: Samples, step: int) -> Samples:
-    found = _moves.cut(stack, 0, step, 1)
-    return dataclasses.replace(found, factors=found.factors[1:])
 
 
 def _stacked(steps: Sequence[Samples], length: int) -> Samples:

@@ -15,11 +15,20 @@ class Streams:
     def __init__(self, seed: int = 0) -> None:
         self._generator = np.random.default_rng(seed)
         self._marks = 0
+        self._parts: dict[tuple[int, int], int] = {}
 
     def mark(self) -> int:
         """A mark that no other value has, as a bit."""
         self._marks += 1
         return 1 << self._marks
+
+    def part_mark(self, marks: int, number: int) -> int:
+        """The mark of elements that are independent of others of the same value; the same for the same elements."""
+        if not number or not marks:
+            return marks
+        if (marks, number) not in self._parts:
+            self._parts[marks, number] = self.mark()
+        return self._parts[marks, number]
 
     def uniforms(self, *shape: int) -> np.ndarray:
         """Independent uniform numbers in (0, 1): `COUNT` samples of an array of a shape."""

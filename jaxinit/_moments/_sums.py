@@ -27,6 +27,8 @@ _NEGLIGIBLE = 1e-6
 """Variance beside the squared mean below which a sum is a number."""
 _TRIALS, _SMALLER, _TOLERATED = 12, 0.8, 0.02
 """How often, and by how much, a prediction is made smaller until what is left is a covariance."""
+_LEAST = 0.9
+"""Of a mean product, the most that a factor takes."""
 _MOST_COPIES = 16
 """Of how many elements the largest is found by looking; of more, it is taken for a number."""
 
@@ -121,11 +123,13 @@ def _completed(
     spread = np.sqrt(np.clip(np.diag(rest), 0, None))
     if not spread.max() ** 2 > _NEGLIGIBLE * size:
         return predicted
-    noise = of_covariance(streams, rest)[..., 0]
     if values.dtype.kind == "f" and values.min() >= 0:
-        scale = np.sqrt(np.mean(predicted**2, 0))
-        of_log = np.sqrt(np.log1p((spread / np.where(scale > 0, scale, 1)) ** 2))
-        return np.asarray(predicted * np.exp(of_log * noise - of_log**2 / 2))
+        # Times a lognormal factor that adds these covariances.
+        products = predicted.T @ predicted / len(predicted)
+        of_log = np.log1p(np.clip(rest / np.where(products > 0, products, 1), -_LEAST, None))
+        size_of = np.sqrt(np.clip(np.diag(of_log), 0, None))
+        return np.asarray(predicted * np.exp(size_of * of_covariance(streams, of_log)[..., 0] - size_of**2 / 2))
+    noise = of_covariance(streams, rest)[..., 0]
     return np.asarray(predicted + spread * noise)
 
 

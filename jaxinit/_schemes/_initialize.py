@@ -115,7 +115,7 @@ def initialize(
       >>> x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
       >>> params, report = jaxinit.initialize(jax.random.key(0), shapes, apply_fn, x, return_report=True)
       >>> [(row.path, row.role, row.reason) for row in report.rows]
-      [('b', 'bias', 'bias'), ('w', 'dense', 'gain of relu')]
+      [('b', 'bias', 'bias'), ('w', 'dense', 'inputs of mean square 1')]
     """
     key = check_key("initialize(key, params, apply_fn, batch)", key)
     check_choice("unread", unread, ("keep", "draw"))
