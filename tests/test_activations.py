@@ -511,8 +511,10 @@ def test_blocks_of_a_sum_of_fused_layers_go_on_as_different_functions():
         return jax.nn.sigmoid(i) * jnp.tanh(f) + jax.nn.relu(g)
 
     params = {"a": struct(8, 24), "b": struct(8, 24)}
+    assert [str(layer.activation) for layer in trace_layers(params, fused, X)] == ["None", "None"]
     _, report = jaxinit.initialize(KEY, params, fused, X, return_report=True)
-    assert [row.reason for row in report.rows] == 2 * ["gain of sigmoid", "gain of tanh", "gain of relu"]
+    assert [row.path.split("[")[-1] for row in report.rows] == 2 * ["columns 0:8]", "columns 8:16]", "columns 16:24]"]
+    assert all("one of 2 layers that are added" in row.reason for row in report.rows)
 
 
 NODES = jnp.array([0, 0, 1, 2, 2, 2])
