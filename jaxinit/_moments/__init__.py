@@ -15,5 +15,6 @@ from jaxinit._moments._layers import Incoming as Incoming
 from jaxinit._moments._propagation import propagate as propagate
 from jaxinit._moments._samples import Samples as Samples
 from jaxinit._moments._samples import constant as constant
+from jaxinit._moments._samples import mean_square as mean_square
 from jaxinit._moments._samples import normal_samples as normal_samples
 from jaxinit._moments._samples import of_array as of_array

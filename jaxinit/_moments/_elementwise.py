@@ -65,19 +65,29 @@ _BY_PRIMITIVE = {
     for name, function in _FUNCTIONS.items()
     if not isinstance(ir.primitive(name), ir.Absent)
 }
+_SMALL = 0.01
+"""Of the mean square of a sum, what a term may have that nothing is known of."""
 _SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 
 
 def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     """The output of an elementwise primitive."""
     arrays, factors = aligned(inputs)
-    marks, known = 0, all(x.known for x in inputs)
+    marks, known = 0, all(x.known for x in inputs) or (equation.primitive in _SUMS and _is_dominated(inputs))
     for x in inputs:
         marks |= x.marks
     with np.errstate(all="ignore"):
         result = Samples(values_of(equation, arrays), factors, marks, known)
     exact = _second_moment(equation, inputs)
     return result if exact is None else result.with_second_moment(exact)
+
+
+def _is_dominated(inputs: Sequence[Samples]) -> bool:
+    """Whether what is unknown of a sum is small beside what is known."""
+    sizes = [(x.second_moment(), x.known) for x in inputs]
+    return max((n for n, known in sizes if not known), default=0.0) < _SMALL * max(
+        (n for n, k in sizes if k), default=0.0
+    )
 
 
 def values_of(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Propagation: a program walked through once, with samples of a few elements for every value."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,19 @@ from jaxinit._moments import _moves, _sums
 from jaxinit._moments._elementwise import elementwise
 from jaxinit._moments._layers import Incoming, output
 from jaxinit._moments._masks import Masks
-from jaxinit._moments._samples import ALIKE, CHANCE, Samples, aligned, constant, numbers, of_array, of_constant, random
+from jaxinit._moments._samples import (
+    ALIKE,
+    CHANCE,
+    Samples,
+    aligned,
+    constant,
+    is_one_number,
+    mean_square,
+    numbers,
+    of_array,
+    of_constant,
+    random,
+)
 from jaxinit._moments._softmax import normalized_by_sum, softmax
 from jaxinit._moments._streams import COUNT, Streams
 from jaxinit._reading import Analysis, Site, rule_of
@@ -24,24 +37,26 @@ _MOST_CLASSES = 64
 """Integers of which only the shape is known lie below this, so that two are equal as seldom as elements are alike."""
 
 Variance = Callable[[Site, Incoming], float]
+Later = Callable[[], Samples]
 
 
 def propagate(
-    analysis: Analysis, leaves: Sequence[Samples | None], batch: Sequence[Any], variance: Variance
+    analysis: Analysis, leaves: Sequence[Callable[[], Samples | None]], batch: Sequence[Any], variance: Variance
 ) -> Mapping[Site, Incoming]:
     """What each layer is applied to.
 
     Args:
       analysis: of the program.
-      leaves: of the parameters, as far as they are known; others count as standard normal.
+      leaves: of the parameters, as far as they are known; others count as standard normal. Only those that are more
+        than a layer's weight are asked for.
       batch: the leaves of the batch, arrays or shapes; numbers of arrays are looked at, unless they are all equal.
       variance: of the output of a layer, for what it is applied to.
     """
     walk = _Walk(analysis, variance)
     program = analysis.program
     shapes = program.inputs
-    inputs = [walk.unknown(v) if x is None else x for v, x in zip(shapes, leaves, strict=False)]
-    inputs += [walk.data(v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
+    inputs: list[Later] = [functools.partial(walk.leaf, v, x) for v, x in zip(shapes, leaves, strict=False)]
+    inputs += [functools.partial(walk.data, v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
     with np.errstate(all="ignore"):
         walk.run(program, inputs)
     return {site: Incoming.mean(uses) for site, uses in walk.uses.items()}
@@ -63,6 +78,11 @@ class _Walk:
             return dataclasses.replace(constant(0, atom.shape), known=False)
         return random(self.streams, atom.shape, known=False)
 
+    def leaf(self, variable: ir.Variable, known: Callable[[], Samples | None]) -> Samples:
+        """A leaf of the parameters."""
+        found = known()
+        return self.unknown(variable) if found is None else found
+
     def data(self, variable: ir.Variable, leaf: Any) -> Samples:
         """A leaf of the batch."""
         if ir.is_key(variable):
@@ -70,7 +90,7 @@ class _Walk:
         known = isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
         if known:
             array = numbers(leaf)
-            if array.size and not (array == array.reshape(-1)[0]).all() and np.isfinite(array).all():
+            if not is_one_number(array) and np.isfinite(mean_square(array)):
                 return of_array(array)
         if ir.is_floating(variable):
             return random(self.streams, variable.shape, alike=ALIKE)
@@ -80,26 +100,34 @@ class _Walk:
         uniform = self.streams.uniforms(*drawn.values.shape[1:])
         return dataclasses.replace(drawn, values=(uniform * _MOST_CLASSES).astype(np.dtype(variable.dtype)))
 
-    def run(self, program: ir.Program, inputs: Sequence[Samples]) -> list[Samples]:
+    def run(self, program: ir.Program, inputs: "Sequence[Samples | Later]") -> list[Samples]:
         """The outputs of a program."""
-        values: dict[ir.Atom, Samples] = dict(zip(program.inputs, inputs, strict=True))
+        given = dict(zip(program.inputs, inputs, strict=True))
+        values: dict[ir.Atom, Samples] = {v: x for v, x in given.items() if isinstance(x, Samples)}
         divisions, masks = normalized_by_sum(program), Masks()
 
         def read(atom: ir.Atom) -> Samples:
             if isinstance(atom, ir.Constant):
                 return of_constant(atom) or self.unknown(atom)
+            if atom not in values:
+                later = given[atom]
+                values[atom] = later if isinstance(later, Samples) else later()
             return values[atom]
 
         for equation in program.equations:
-            inputs = [read(atom) for atom in equation.inputs]
             masks.visit(equation)
+            site = self.sites.get(equation)
+            if site is not None and site.entries[0].equation is equation:
+                values[equation.outputs[0]] = self._layer(site, read(site.entries[0].data))
+                continue
+            taken = [read(atom) for atom in equation.inputs]
             if any(0 in v.shape for v in equation.outputs):
                 found = [constant(0, v.shape) for v in equation.outputs]
-            elif equation in divisions and inputs[0].marks:
+            elif equation in divisions and taken[0].marks:
                 counts = masks.counts(equation.inputs[0], divisions[equation])
-                found = [softmax(self.streams, inputs[0], divisions[equation], counts)]
+                found = [softmax(self.streams, taken[0], divisions[equation], counts)]
             else:
-                found = self._outputs(equation, inputs, values)
+                found = self._outputs(equation, taken, values)
             for variable, x in zip(equation.outputs, found, strict=True):
                 values[variable] = x if x.shape == variable.shape else self.unknown(variable)
         return [read(atom) for atom in program.outputs]
@@ -107,9 +135,6 @@ class _Walk:
     def _outputs(
         self, equation: ir.Equation, inputs: list[Samples], values: Mapping[ir.Atom, Samples]
     ) -> list[Samples]:
-        site = self.sites.get(equation)
-        if site is not None and site.entries[0].equation is equation:
-            return [self._layer(site, inputs[1 - site.entries[0].weight])]
         match equation:
             case ir.Scan():
                 return self._scan(equation, inputs)
@@ -121,8 +146,8 @@ class _Walk:
         if found is None:
             found = [self.unknown(v) for v in equation.outputs]
         results = [found] if isinstance(found, Samples) else list(found)
-        if site is not None:
-            return [self._spelled_out(site, results[0], values)]
+        if equation in self.sites:
+            return [self._spelled_out(self.sites[equation], results[0], values)]
         return results
 
     def _layer(self, site: Site, data: Samples) -> Samples:

@@ -19,6 +19,8 @@ from jaxinit._moments._streams import COUNT, Streams
 ALIKE = 1 / 64
 """Of data of which only the shape is known, the part of its second moment that two elements share; of data with values,
 such as text and images, it is seldom less."""
+_MOST = 1 << 20
+"""Of how many elements of a large array the mean square is taken."""
 CHANCE = 1
 """The mark of known numbers, which are looked at at random places, and of mixtures: all of them may be the same."""
 
@@ -98,16 +100,15 @@ def random(streams: Streams, shape: Sequence[int], *, alike: float = 0.0, known:
 
 
 def normal_samples(shape: Sequence[int], stddev: float) -> Samples:
-    """Elements of a leaf that is drawn from a normal distribution; leaves of one shape are independent of all else."""
-    drawn = random(Streams(len(shape) + 1), shape)
+    """Elements of a leaf that is small on purpose; alone they count as unknown, so that nothing makes up for them."""
+    drawn = random(Streams(len(shape) + 1), shape, known=False)
     return dataclasses.replace(drawn, values=drawn.values * stddev, marks=CHANCE)
 
 
 def of_array(array: np.ndarray) -> Samples:
     """Elements of an array of known numbers, at random places, which are the same for arrays that meet."""
-    array = array.astype(_plain(array.dtype))
-    if array.size < 2 or (array == array.reshape(-1)[0]).all():
-        return constant(array.reshape(-1)[0] if array.size else 0.0, array.shape)
+    if is_one_number(array):
+        return constant(array.reshape(-1)[0].astype(_plain(array.dtype)) if array.size else 0.0, array.shape)
     factors = tuple((n,) if n != 1 else () for n in array.shape)
     long = [d for d, n in enumerate(array.shape) if n > 1]
     index = []
@@ -115,10 +116,24 @@ def of_array(array: np.ndarray) -> Samples:
         lengths = [2 if a == d else 1 for a in long]
         places = _places(n, array.ndim - d) if n > 1 else np.zeros((1, 1), int)
         index.append(places.reshape(len(places), *lengths))
-    found = Samples(array[tuple(index)], factors, CHANCE)
+    found = Samples(array[tuple(index)].astype(_plain(array.dtype)), factors, CHANCE)
     if not np.issubdtype(array.dtype, np.inexact):
         return found
-    return found.with_second_moment(float(np.mean(np.abs(array) ** 2)))
+    return found.with_second_moment(mean_square(array))
+
+
+def mean_square(array: np.ndarray) -> float:
+    """Of the elements of an array, or of a large one of some that are spread over all of it."""
+    flat = array.reshape(-1)
+    some = flat[:: max(flat.size // _MOST, 1)]
+    return float(np.mean(np.abs(some).astype(np.float64) ** 2))
+
+
+def is_one_number(array: np.ndarray) -> bool:
+    """Whether all elements of an array are equal."""
+    flat = array.reshape(-1)
+    few = flat[: min(flat.size, 64)]
+    return flat.size < 2 or bool((few == few[0]).all() and (flat == flat[0]).all())
 
 
 def numbers(value: Any) -> np.ndarray:

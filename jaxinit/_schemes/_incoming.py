@@ -1,5 +1,6 @@
 """What comes into each layer at the start of a model whose pre-activations all have unit variance."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._moments import Incoming, Samples, constant, normal_samples, of_array, propagate
+from jaxinit._moments import Incoming, Samples, constant, mean_square, normal_samples, of_array, propagate
 from jaxinit._program import is_traced
 from jaxinit._reading import Layer, LeafRole, Site, Traced
 
@@ -49,10 +50,10 @@ def incoming(
         leaf = leaf_of.get(site)
         known = _known(traced.leaves[leaf]) if leaf is not None and leaf in kept else None
         if known is not None and known.size:
-            return float(np.mean(np.abs(known) ** 2)) * site.geometry.fan_in * met.second_moment
+            return mean_square(known) * site.geometry.fan_in * met.second_moment
         return wanted(layer_of[site]) if site in layer_of else 1.0
 
-    leaves = [_leaf(i, leaf, starts, kept) for i, leaf in enumerate(traced.leaves)]
+    leaves = [functools.partial(_leaf, i, leaf, starts, kept) for i, leaf in enumerate(traced.leaves)]
     return propagate(traced.analysis, leaves, jax.tree.leaves(batch), variance)
 
 
@@ -78,4 +79,5 @@ def _known(leaf: Any) -> np.ndarray | None:
         return None
     if not getattr(leaf, "is_fully_addressable", True) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return None
-    return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.asarray(leaf)
+    found = np.asarray(leaf)
+    return found if found.dtype.kind in "biufc" else found.astype(np.float64)
