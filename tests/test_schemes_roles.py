@@ -705,3 +705,63 @@ def test_kept_leaves_stay_under_jit_and_vmap():
     keys = jax.random.split(KEY, 2)
     new = jax.jit(jax.vmap(lambda key: initialize(key, old, linen_returned, X)))(keys)
     np.testing.assert_array_equal(new["batch_stats"]["BatchNorm_0"]["var"], jnp.stack([SOME, SOME]))
+
+
+def normalized(x):
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def scanned_pairs(p, x):
+    def step(h, pair):
+        return h + jnp.tanh(normalized(h) * pair[0] + pair[1]) @ p["w"][:8], None
+
+    return jax.lax.scan(step, x, p["p"])[0]
+
+
+SLICES = {
+    "rows": ((2, 8), lambda p, x: (normalized(x) * p["p"][0] + p["p"][1]) @ p["w"][:8], [[1.0], [0.0]]),
+    "columns": ((8, 2), lambda p, x: (normalized(x) * p["p"][:, 0] + p["p"][:, 1]) @ p["w"][:8], [[1.0, 0.0]]),
+    "about one": ((2, 8), lambda p, x: (normalized(x) * (1 + p["p"][0]) + p["p"][1]) @ p["w"][:8], [[0.0], [0.0]]),
+    "halves": (
+        (16,),
+        lambda p, x: (normalized(x) * jnp.split(p["p"], 2)[0] + jnp.split(p["p"], 2)[1]) @ p["w"][:8],
+        [1.0] * 8 + [0.0] * 8,
+    ),
+    "bias too": (
+        (4, 8),
+        lambda p, x: (normalized((normalized(x) * p["p"][0] + p["p"][1]) @ p["w"][:8] + p["p"][2]) * p["p"][3]) ** 2,
+        [[1.0], [0.0], [0.0], [1.0]],
+    ),
+    "scan": ((3, 2, 8), scanned_pairs, [[1.0], [0.0]]),
+}
+
+
+@pytest.mark.parametrize("form", SLICES)
+def test_slices_of_a_leaf_have_roles_of_their_own(form):
+    shape, apply_fn, wanted = SLICES[form]
+    params = {"p": jax.ShapeDtypeStruct(shape, jnp.float32), "w": jax.ShapeDtypeStruct((8, 8), jnp.float32)}
+    new, report = jaxinit.initialize(jax.random.key(0), params, apply_fn, jnp.ones((4, 8)), return_report=True)
+    np.testing.assert_array_equal(new["p"], np.broadcast_to(np.array(wanted), shape))
+    rows = [row for row in report.rows if row.path.startswith("p[")]
+    assert {row.role for row in rows} <= {"scale", "offset", "bias"}
+    assert sum(np.prod(row.shape) for row in rows) == np.prod(shape)
+    over = jaxinit.initialize(jax.random.key(0), params, apply_fn, jnp.ones((4, 8)), overrides={"p": jaxinit.ones})
+    np.testing.assert_array_equal(over["p"], 1)
+
+
+def test_a_kernel_and_slices_of_other_roles_may_lie_in_one_leaf():
+    """Rows 0 to 8 are a kernel, row 8 its bias, row 9 a gain; nothing reads row 10, and row 11 is a slope."""
+
+    def apply_fn(p, x):
+        z = normalized(x @ p[:8] + p[8]) * p[9]
+        return jnp.where(z > 0, z, p[11] * z)
+
+    old = jax.random.normal(jax.random.key(1), (12, 8))
+    new, report = jaxinit.initialize(jax.random.key(0), old, apply_fn, jnp.ones((4, 8)), return_report=True)
+    np.testing.assert_array_equal(new[8:10], [[0.0] * 8, [1.0] * 8])
+    np.testing.assert_array_equal(new[10:], old[10:])
+    assert not np.any(new[:8] == old[:8])
+    (kept,) = (row for row in report.rows if row.init == "kept")
+    assert "slope" in kept.reason
+    with pytest.raises(ValueError, match="slope"):
+        jaxinit.initialize(jax.random.key(0), jax.eval_shape(lambda: old), apply_fn, jnp.ones((4, 8)))

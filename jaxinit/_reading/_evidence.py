@@ -21,16 +21,19 @@ class LeafRole:
     Attributes:
       name: "kernel" (of a layer whose scale cannot be set), "bias" of a layer, "gate bias", "scale", "multiplier" of a
         residual branch by one number, "shortcut" that multiplies what a branch is added to, "offset", "position",
-        "token", or one of `KEPT`.
+        "token", "several", or one of `KEPT`.
       reason: the evidence, in words.
       start: the value at which the leaf changes nothing, where there is one.
       site: the layer whose bias it is.
+      slices: of a leaf whose slices have roles of their own, "several", these roles: (start, stop) along each axis, and
+        what lies there.
     """
 
     name: str
     reason: str
     start: float | None = None
     site: Site | None = None
+    slices: "tuple[tuple[tuple[tuple[int, int], ...], LeafRole], ...]" = ()
 
 
 class Use(NamedTuple):

@@ -16,7 +16,17 @@ from jaxinit._reading._products import depends_on
 
 _RANGE = 16.0
 _MARGIN = 1e-3
-_MOVES = (ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.slice_p, ir.rev_p, *ir.IDENTITIES)
+_MOVES = (
+    ir.reshape_p,
+    ir.transpose_p,
+    ir.squeeze_p,
+    ir.broadcast_p,
+    ir.slice_p,
+    ir.split_p,
+    ir.unstack_p,
+    ir.rev_p,
+    *ir.IDENTITIES,
+)
 
 
 def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:

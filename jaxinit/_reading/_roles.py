@@ -17,6 +17,7 @@ from jaxinit._reading._flow import Flow, Followed, follow_move
 from jaxinit._reading._neutral import neutral_value
 from jaxinit._reading._products import Product, depends_on
 from jaxinit._reading._residual import Skip
+from jaxinit._reading._slices import roles_of_slices
 from jaxinit._reading._units import Site
 
 KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale", "low-rank factor"})
@@ -53,7 +54,8 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
         return LeafRole("kernel", _mingled.REASON)
     if any(len(unit.factors_with(leaf)) > 1 for unit in evidence.analysis.units):
         return LeafRole("low-rank factor", "a factor of what is added to a weight")
-    found = [_of_use(evidence, use) for use in uses if not evidence.is_weight(use)]
+    others = [use for use in uses if not evidence.is_weight(use)]
+    found = [_of_use(evidence, use) for use in others]
     found = [role for role in found if role.name != "statistic"] or found
     names = {role.name for role in found}
     if len(names) == 1 or "state" in names:
@@ -62,6 +64,9 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
         return LeafRole("token", "taken by layers in the place of data, as learned queries are")
     if not names:
         return LeafRole("unknown", "no operation with data shows what it is")
+    slices = roles_of_slices(evidence, leaf, others, lambda use: _of_use(evidence, use))
+    if slices:
+        return LeafRole("several", "its slices have roles of their own", slices=slices)
     return LeafRole("unknown", f"it is used in several ways: {', '.join(sorted(names))}")
 
 
@@ -180,7 +185,9 @@ def _slope(evidence: Evidence, use: Use) -> LeafRole | None:
     data = [x for x in product.factors if evidence.flow.is_data(x)]
     for reader in (reader for x in product.results for _, reader in products.moved(x)):
         chooses = reader.primitive is ir.select_p and all(map(evidence.flow.is_data, reader.inputs))
-        if chooses and any(products.is_computed_from(reader.inputs[0], x) for x in data):
+        own = use.equation.outputs[0]
+        once = sum(products.is_computed_from(case, own) for case in reader.inputs[1:]) == 1
+        if chooses and once and any(products.is_computed_from(reader.inputs[0], x) for x in data):
             return LeafRole("slope", "multiplies one case of a choice, as the slope of an activation")
     return None
 

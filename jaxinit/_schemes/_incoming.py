@@ -33,6 +33,7 @@ def incoming(
     wanted: Callable[[Layer], float],
     starts: Mapping[int, tuple[str, float | None]],
     kept: Mapping[int, LeafRole],
+    slices: Mapping[int, np.ndarray],
 ) -> Mapping[Site, Incoming]:
     """What each layer is applied to.
 
@@ -43,6 +44,7 @@ def incoming(
       wanted: the variance of a layer's output that is meant.
       starts: index of a leaf → its role, and the number that it is drawn as.
       kept: index of a leaf → its role, for those whose value stays.
+      slices: index of a leaf → its numbers, for those of which slices have roles of their own.
     """
     leaf_of = {site: unit.leaf for unit in traced.analysis.units for site in unit.sites}
 
@@ -53,7 +55,10 @@ def incoming(
             return mean_square(known) * site.geometry.fan_in * met.second_moment
         return wanted(layer_of[site]) if site in layer_of else 1.0
 
-    leaves = [functools.partial(_leaf, i, leaf, starts, kept) for i, leaf in enumerate(traced.leaves)]
+    leaves = [
+        functools.partial(of_array, slices[i]) if i in slices else functools.partial(_leaf, i, leaf, starts, kept)
+        for i, leaf in enumerate(traced.leaves)
+    ]
     return propagate(traced.analysis, leaves, jax.tree.leaves(batch), variance)
 
 

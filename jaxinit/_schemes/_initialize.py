@@ -211,6 +211,9 @@ class _Drawing:
         """A new leaf for an old one, or for its shape."""
         path, shape, dtype = self.model.traced.paths[index], tuple(jnp.shape(old)), jnp.result_type(old)
         vector, kept, weights = self.model.vectors.get(index), self.model.kept.get(index), self.weights.get(index, ())
+        slices = self.model.slices.get(index, ())
+        if slices and (override := overridden(self.overrides, path, None)) is not None:
+            return self._drawn(Vector(path, shape, "several"), Rule(override, "override"), dtype)
         if vector is not None:
             new = self._vector(index, vector, dtype)
         elif kept is None:
@@ -220,6 +223,13 @@ class _Drawing:
         else:
             new = self._kept(path, kept, old)
             weights = () if kept.name in FROZEN else weights
+        for part in slices:
+            rule = self.scheme.vector(part, self.model)
+            new = (
+                jnp.asarray(new)
+                .at[tuple(slice(*bounds) for bounds in part.region or ())]
+                .set(self._drawn(part, rule, dtype))
+            )
         for layer, unit, pieces in weights:
             new = with_part(
                 jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit, layer, dtype), dtype)

@@ -29,34 +29,8 @@ from jaxinit._reading import (
 from jaxinit._schemes._incoming import argument_factor, incoming
 
 _UNKNOWN = Incoming(1.0, 1.0, known=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Vector:
-    """A leaf that is no layer's weight, or the elements of a bias that belong to one gate of a recurrent cell.
-
-    Attributes:
-      path: path of the leaf.
-      shape: shape of the leaf, or (elements,).
-      role: "bias" of a layer, "gate bias", "multiplier" of a residual branch by one number, "shortcut" that multiplies
-        what a branch is added to, "scale" of a normalised value or a residual branch, "offset" that is added to data,
-        "position" for an offset with more than one axis, "token", or "kernel" for that of a layer whose scale cannot
-        be set.
-      reason: the evidence for the role.
-      start: the value at which the leaf changes nothing, where there is one.
-      layer: the layer whose bias it is, or None.
-      cell: number of the recurrent cell that a bias belongs to, or None.
-      gate: the gate of that cell whose elements are meant, or None for the whole leaf.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    role: str
-    reason: str = ""
-    start: float | None = None
-    layer: Layer | None = None
-    cell: int | None = None
-    gate: Portion | None = None
+from jaxinit._schemes._vectors import Vector as Vector
+from jaxinit._schemes._vectors import drawn_slices, filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +68,7 @@ class Model:
       vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
       kept: index of a leaf → its role, for those whose value stays, or that of the elements that are no layer's weight.
       batch: the data that the program was traced for, or shapes.
+      slices: index of a leaf that is kept → those slices of it that are drawn, each by its own role.
     """
 
     traced: Traced
@@ -102,6 +77,7 @@ class Model:
     vectors: Mapping[int, Vector]
     kept: Mapping[int, LeafRole]
     batch: Any = None
+    slices: Mapping[int, tuple[Vector, ...]] = dataclasses.field(default_factory=dict)
 
     def met(self, layer: Layer) -> Incoming:
         """What a layer is applied to where all layers before it have outputs of unit variance."""
@@ -127,7 +103,8 @@ class Model:
     def _incoming(self) -> Mapping[Site, Incoming]:
         layer_of = {site: layer for layer, unit in self.layers for site in unit.sites}
         starts = {i: (vector.role, vector.start) for i, vector in self.vectors.items()}
-        return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept)
+        slices = {i: filled(self.traced.leaves[i], parts) for i, parts in self.slices.items() if i not in self.kept}
+        return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept, slices)
 
     def _wanted(self, layer: Layer) -> float:
         """The variance of a layer's output that makes that of all pre-activations one."""
@@ -209,7 +186,8 @@ def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
     """
     layers = tuple(zip(layers_of(traced), traced.analysis.units, strict=True))
     pieces = tuple(_pieces(traced, layer, unit, fused) for layer, unit in layers)
-    return Model(traced, layers, pieces, *_others(traced, layers), batch)
+    vectors, kept, slices = _others(traced, layers)
+    return Model(traced, layers, pieces, vectors, kept, batch, slices)
 
 
 def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piece, ...]:
@@ -299,8 +277,13 @@ def _is_zero(leaf: Any) -> bool:
     return bool(getattr(leaf, "is_fully_addressable", True)) and not np.any(np.asarray(leaf))
 
 
-def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dict[int, Vector], dict[int, LeafRole]]:
-    """The leaves that are not, or not in all of their elements, layers' weights: those to draw, and those to keep."""
+def _others(
+    traced: Traced, layers: tuple[tuple[Layer, Unit], ...]
+) -> tuple[dict[int, Vector], dict[int, LeafRole], dict[int, tuple[Vector, ...]]]:
+    """The leaves that are not, or not in all of their elements, layers' weights.
+
+    They are those to draw, those to keep, and those of which slices are drawn.
+    """
     shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
     found = leaf_roles(traced.flow, traced.skips, shapes)
     structure = traced.structure
@@ -312,6 +295,7 @@ def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dic
         drawn_elements[leaf] += math.prod(stop - start for start, stop in region)
     vectors: dict[int, Vector] = {}
     kept: dict[int, LeafRole] = {}
+    slices: dict[int, tuple[Vector, ...]] = {}
     adapters = _adapters(traced)
     for leaf, role in enumerate(found):
         path, shape = traced.paths[leaf], shapes[leaf]
@@ -330,8 +314,14 @@ def _others(traced: Traced, layers: tuple[tuple[Layer, Unit], ...]) -> tuple[dic
             if gates:
                 role, cell = LeafRole("bias", "bias", 0.0), gates[0].cell if cell is None else cell
             vectors[leaf] = Vector(path, shape, role.name, role.reason, role.start, layer, cell)
+        elif role.slices:
+            slices[leaf] = tuple(drawn_slices(path, role, layer_of, cell_of))
+            drawn_elements[leaf] += sum(math.prod(vector.shape) for vector in slices[leaf])
+            if drawn_elements[leaf] < math.prod(shape):
+                named = "; ".join(f"{own.name}: {own.reason}" for _, own in role.slices if own.name in KEPT)
+                kept[leaf] = LeafRole("unknown", f"parts of it keep their values: {named or 'nothing reads them'}")
         elif role.name in KEPT:
             kept[leaf] = role
         else:
             vectors[leaf] = Vector(path, shape, role.name, role.reason, role.start)
-    return vectors, kept
+    return vectors, kept, slices
