@@ -41,8 +41,8 @@ def test_towers_are_judged_each_by_itself():
     assert report.signal_growth == pytest.approx(1, abs=0.15)
     params["b"] = drawn(5, jaxinit.normal(0.01))
     report = diagnose(params, two_towers, X, lanczos_steps=0)
-    # Three layers are 0.06³ of the first, and the last one counts as the readout of its tower.
-    assert faults(report) == {"vanishing signal": "b/2", "vanishing gradient": "b/1"}
+    # Two layers on either way are 0.06² of the first one.
+    assert faults(report) == {"vanishing signal": "b/2", "vanishing gradient": "b/2"}
 
 
 def test_the_layers_of_a_step_alternate_in_depth():

@@ -9,12 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from scipy.special import stdtrit
 
 from jaxinit._diagnose._curves import FLAT, curve
 from jaxinit._diagnose._sizes import divisor, real, spread, totals
-from jaxinit._reading import Meeting
+from jaxinit._reading import Meeting, TracedActivation
 from jaxinit._typing import Array
 
+SURE = 0.99
+"""With so much confidence a unit that is dead at all samples is dead at others."""
 VECTORS = 64
 """So many samples are compared with one another."""
 
@@ -26,6 +29,7 @@ class Activity(NamedTuple):
       weight: the elements.
       mean, std: of what the activation makes of them.
       dead: share of units whose activation has no slope at any sample.
+      surely: share of units that have none at other samples either, by how far what they take is spread.
       saturated: share of elements where it has next to none.
       similarity: mean cosine between pairs of samples.
       rank: participation ratio of the samples.
@@ -35,6 +39,7 @@ class Activity(NamedTuple):
     mean: Array
     std: Array
     dead: Array
+    surely: Array
     saturated: Array
     similarity: Array
     rank: Array
@@ -51,14 +56,14 @@ class Activity(NamedTuple):
 
 def no_activity() -> Activity:
     """Nothing met yet."""
-    return Activity(*[jnp.zeros((), jnp.float32)] * 7)
+    return Activity(*[jnp.zeros((), jnp.float32)] * 8)
 
 
-def activity(meeting: Meeting, value: Array) -> Activity:
-    """What is measured at one meeting."""
+def activity(meeting: Meeting, weighs: bool, value: Array) -> Activity:
+    """What is measured at one meeting; of an activation that weighs other data, changes count as factors."""
     z = real(lax.stop_gradient(meeting.of(value)))
     known, samples = curve(meeting.activation), meeting.samples
-    dead, saturated = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+    dead, surely, saturated = [jnp.zeros((), jnp.float32)] * 3
     if known is None:
         post = z
         mean, size = totals([z / z.size, jnp.abs(z) / z.size], samples)
@@ -67,13 +72,31 @@ def activity(meeting: Meeting, value: Array) -> Activity:
         post, slope = lax.optimization_barrier(jax.jvp(known.activation, (z,), (jnp.ones_like(z),)))  # type: ignore[no-untyped-call]
         slope = jnp.abs(slope)
         idle = (jnp.sum(slope, samples, keepdims=True) == 0).astype(z.dtype)
-        flat = (slope < FLAT * known.steepest).astype(z.dtype)
-        shares = (x / z.size for x in (post, jnp.abs(post), jnp.broadcast_to(idle, z.shape), flat))
-        mean, size, dead, saturated = totals(list(shares), samples)
+        sure = idle * _is_idle_beside(known.activation, z, samples)
+        flat = slope < FLAT * known.steepest
+        if weighs:
+            flat &= slope < FLAT * jnp.abs(post)
+        of_units = (jnp.broadcast_to(x, z.shape) for x in (idle, sure))
+        shares = (x / z.size for x in (post, jnp.abs(post), *of_units, flat.astype(z.dtype)))
+        mean, size, dead, surely, saturated = totals(list(shares), samples)
     std = spread(post, mean, size, samples)
-    values = (mean, std, dead, saturated, *_between_samples(post, divisor(size), samples, meeting.features))
+    values = (mean, std, dead, surely, saturated, *_between_samples(post, divisor(size), samples, meeting.features))
     weight = float(z.size)
     return Activity(jnp.float32(weight), *(weight * x.astype(jnp.float32) for x in values))
+
+
+def _is_idle_beside(activation: TracedActivation, z: Array, samples: tuple[int, ...]) -> Array:
+    """Whether an activation has no slope, either, as far off as one more sample of a unit may lie (Student's t)."""
+    count = math.prod(z.shape[d] for d in samples)
+    if count < 2:
+        return jnp.zeros((), z.dtype)
+    reach = float(stdtrit(count - 1, SURE)) * math.sqrt((1 + 1 / count) * count / (count - 1))
+    mean = jnp.mean(z, samples, keepdims=True)
+    off = reach * jnp.sqrt(jnp.mean((z - mean) ** 2, samples, keepdims=True))
+    beside = jnp.concatenate([mean - off, mean + off])
+    _, slope = jax.jvp(activation, (beside,), (jnp.ones_like(beside),))
+    below, above = jnp.split(slope == 0, 2)
+    return (below & above).astype(z.dtype)
 
 
 def _between_samples(x: Array, size: Array, samples: tuple[int, ...], features: tuple[int, ...]) -> tuple[Array, Array]:

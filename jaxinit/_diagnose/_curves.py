@@ -29,6 +29,7 @@ class Curve:
       flat: the share of standard normal numbers at which it has next to no slope.
       gradient_factor: by how much gradients grow on their way back through a layer that keeps signals.
       straight: whether it only multiplies by a number, as attention divides its queries.
+      factor: whether all its values are positive and grow without bound, as of step sizes: a change of z is a factor.
     """
 
     activation: TracedActivation
@@ -36,6 +37,7 @@ class Curve:
     flat: float
     gradient_factor: float
     straight: bool
+    factor: bool
 
 
 @forgotten_by_clear
@@ -59,4 +61,13 @@ def curve(activation: TracedActivation | None) -> Curve | None:
     flat = float((weights * (slopes < FLAT * steepest)).sum() / weights.sum())
     size, slope = ((weights * x**2).sum() for x in (values, slopes))
     factor = float(np.sqrt(slope / size)) if size > 0 else 1.0
-    return Curve(activation, steepest, flat, factor, straight=bool(slopes.min() > 0.999 * steepest))
+    straight = bool(slopes.min() > 0.999 * steepest)
+    ends = sorted((float(slopes[0]), float(slopes[-1])))
+    grows = bool(values.min() > 0) and ends[0] < FLAT * steepest and ends[1] > steepest / 2
+    return Curve(activation, steepest, flat, factor, straight, grows)
+
+
+def is_factor(activation: TracedActivation | None) -> bool:
+    """Whether an activation gives positive numbers without bound, as softplus and exp do."""
+    known = curve(activation)
+    return known is not None and known.factor

@@ -11,10 +11,12 @@ from jaxinit import _program as ir
 from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._calls import calling
 from jaxinit._checks import check_finite, check_integer, check_values
-from jaxinit._diagnose._jacobian import spectrum
+from jaxinit._diagnose._coverage import fitting, unread
+from jaxinit._diagnose._given import leaning
+from jaxinit._diagnose._jacobian import spectrum, taken
 from jaxinit._diagnose._probe import ProbeState, empty, probe
 from jaxinit._diagnose._report import DiagnoseReport
-from jaxinit._diagnose._rows import Row, first_rows, rows
+from jaxinit._diagnose._rows import all_rows
 from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
@@ -127,14 +129,13 @@ def _diagnose(
     lanczos_steps: int,
 ) -> DiagnoseReport:
     traced = trace(params, apply_fn, batch)
-    layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
-    numbers = first_rows(traced.analysis.units)
+    table = layers_of(traced)
+    layers = dict(zip(traced.analysis.units, table, strict=True))
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
-    found_rows: list[Row] = []
     columns: dict[str, list[Array]] = {}
-    for unit, layer in layers.items():
-        found_rows.extend(rows(unit, layer, traced, numbers))
+    for unit in layers:
         measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
+        measured["leaning"] = _leaning(traced.leaves[unit.leaf], unit)
         if gradients is not None:
             measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])
             measured |= _varieties(unit, traced.leaves[unit.leaf], gradients[1][unit.leaf])
@@ -143,9 +144,9 @@ def _diagnose(
     found = None
     if lanczos_steps and gradients is not None:
         # The batch may have been drawn from the same key, and random signs that are its signs are not random.
-        found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps)
+        found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps, taken(traced))
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
-    for name in (*_columns(empty()), "weight_norm"):
+    for name in (*_columns(empty()), "weight_norm", "leaning"):
         joined.setdefault(name, jnp.zeros(0, jnp.float32))
     for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
         joined.setdefault(name, None)
@@ -154,7 +155,9 @@ def _diagnose(
         varieties = [joined.pop(name) for name in _VARIETIES]
         equal = equal_units(joined["weight_norm"], joined["gradient_norm"], *varieties)
     return DiagnoseReport(
-        rows=tuple(found_rows),
+        rows=all_rows(traced, layers),
+        unread=unread(traced, table),
+        fitting=fitting(traced),
         finite_output=finite,
         equal_units=equal,
         jacobian_mean_square=None if found is None else found.mean_square,
@@ -243,11 +246,20 @@ def _columns(state: ProbeState) -> dict[str, Array]:
         "post_mean": met["mean"],
         "post_std": met["std"],
         "dead": met["dead"],
+        "surely_dead": met["surely"],
         "saturated": met["saturated"],
         "similarity": met["similarity"],
         "effective_rank": met["rank"],
         "attention_peak": total / jnp.maximum(count, 1),
+        "input_size": _mean(*jnp.moveaxis(state.taken, -1, 0)),
+        "product_size": m.size / uses,
+        "branch_share": jnp.sqrt(_mean(*jnp.moveaxis(state.branch, -1, 0))),
     }
+
+
+def _mean(total: Array, count: Array) -> Array:
+    """1 of nothing."""
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 1)
 
 
 _VARIETIES = ("weights over units", "gradients over units", "gradients over inputs")
@@ -262,6 +274,11 @@ def _varieties(unit: Unit, weight: Any, gradient: Array | None) -> dict[str, Arr
 
     (weights, _), gradients = of(weight), of(gradient)
     return dict(zip(_VARIETIES, (weights, *gradients), strict=True))
+
+
+def _leaning(weight: Any, unit: Unit) -> Array:
+    found = with_automatic_axes(lambda x: leaning(x, unit), jnp.asarray(weight))
+    return jnp.ones(stacked_size(unit), jnp.float32) if found is None else found
 
 
 def _gradient_columns(

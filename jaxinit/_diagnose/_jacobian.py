@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
+from jaxinit._reading import Traced
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 SHARE = 64
 """One sample in so many is looked at, and one at least."""
+_FEW = 8
+"""So many numbers may have two values by chance."""
 
 
 _Map = Callable[[list[Array]], list[Array]]
@@ -30,10 +33,21 @@ class Spectrum(NamedTuple):
     condition: Array
 
 
-def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array, steps: int) -> Spectrum | None:
-    """The spectrum at some samples of the batch; None for a function of integers."""
+def taken(traced: Traced) -> list[bool]:
+    """For each leaf of the batch, whether a layer takes it, or some multiple of it, as it is."""
+    return [traced.onwards.enters_a_layer(v) for v in traced.analysis.program.inputs[len(traced.paths) :]]
+
+
+def spectrum(
+    apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: Array, steps: int, taken: Sequence[bool]
+) -> Spectrum | None:
+    """The spectrum at some samples of the batch; None for a function of integers.
+
+    Inputs of two values only, such as masks, are no numbers that could change a little, unless layers take them.
+    """
     if not any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(batch)):
         return None
+    masks = [_is_mask(x) for x in jax.tree.leaves(batch) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     batch = _some(apply_fn, params, batch)
     leaves, fixed = jax.tree.leaves(batch), jax.tree.leaves(params)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
@@ -52,19 +66,40 @@ def spectrum(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any, key: 
         return None
 
     def forward(x: Array) -> Array:
-        return _joined(push(_cut(x, inputs)))
+        return _joined(push(_cut(counted * x, inputs)))
 
     def backward(y: Array) -> Array:
-        return _joined(pull(_cut(y, outputs)))
+        return counted * _joined(pull(_cut(y, outputs)))
 
     small = min(sizes)
-    first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
+    counted = _counted(inputs, masks, [taken[i] for i in floating])
     start = jax.random.rademacher(key, (small,), jnp.float32) / jnp.float32(small**0.5)
+    first, second = (forward, backward) if sizes[0] <= sizes[1] else (backward, forward)
+    if sizes[0] <= sizes[1]:
+        start = start * counted * jnp.sqrt(small / jnp.maximum(jnp.sum(counted), 1))
     mean_square, values = _lanczos(lambda v: second(first(v)), start, min(small, steps))
     top, lowest = values[-1], jnp.maximum(values[0], 0)
     singular = ~jnp.all(jnp.isfinite(values)) | (lowest <= 1e-10 * jnp.maximum(top, 1e-37))
     condition = jnp.where(singular, jnp.inf, jnp.sqrt(top / jnp.where(singular, 1, lowest)))
     return Spectrum(jnp.where(jnp.isnan(mean_square), jnp.inf, mean_square), condition)
+
+
+def _is_mask(x: Any) -> Array:
+    """Whether several numbers have two values only."""
+
+    def of(x: Array) -> Array:
+        low, high = jnp.min(x), jnp.max(x)
+        return jnp.all((x == low) | (x == high)) & (low < high)
+
+    x = jnp.asarray(x)
+    return with_automatic_axes(of, x) if x.size > _FEW else jnp.zeros((), bool)
+
+
+def _counted(inputs: list[Array], masks: Sequence[Array], taken: Sequence[bool]) -> Array:
+    """1 for numbers of the inputs that may change a little, 0 for others."""
+    others = ~jnp.all(jnp.stack(masks))
+    counts = [~mask | (~others & entered) for mask, entered in zip(masks, taken, strict=True)]
+    return jnp.concatenate([jnp.full(x.size, count, jnp.float32) for x, count in zip(inputs, counts, strict=True)])
 
 
 def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, _Map]:

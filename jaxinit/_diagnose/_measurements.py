@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxinit._diagnose._coverage import Unread
 from jaxinit._diagnose._rows import Row
 from jaxinit._typing import Array
 
@@ -11,11 +12,14 @@ class Measurements:
     """The arrays of a `DiagnoseReport`, which says what each of them is."""
 
     rows: tuple[Row, ...] = dataclasses.field(metadata={"static": True})
+    unread: tuple[Unread, ...] = dataclasses.field(metadata={"static": True})
+    fitting: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     pre_mean: Array
     pre_std: Array
     post_mean: Array
     post_std: Array
     dead: Array
+    surely_dead: Array
     saturated: Array
     similarity: Array
     effective_rank: Array
@@ -25,6 +29,10 @@ class Measurements:
     update_ratio: Array | None
     weight_norm: Array
     attention_peak: Array
+    input_size: Array
+    product_size: Array
+    branch_share: Array
+    leaning: Array
     equal_units: Array | None
     finite_output: Array
     jacobian_mean_square: Array | None

@@ -14,18 +14,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._diagnose._activity import Activity, no_activity
-from jaxinit._diagnose._sizes import mean_and_std, real, rms
+from jaxinit._diagnose._sizes import mean_and_std, real, rms, size_of
 from jaxinit._evaluate import Place
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
 class Measured(NamedTuple):
-    """Sums over the uses of a layer in one call, of means over the elements of its output."""
+    """Sums over the uses of a layer in one call, of means over the elements of its output.
+
+    Attributes:
+      uses: how many there were.
+      mean, std: of the output.
+      size: the root mean square of the output without its bias.
+    """
 
     uses: Array
     mean: Array
     std: Array
+    size: Array
 
 
 class ProbeState(NamedTuple):
@@ -36,18 +43,23 @@ class ProbeState(NamedTuple):
       measured: of its outputs.
       activity: of what activations make of them.
       attention: for queries and keys, the sum over uses of the mean largest probability, and how many there were.
+      taken: the sum over uses of the root mean square of what the layer takes, and how many there were.
+      branch: the sums over uses of the mean squares of what its branch adds to a skip connection, and of that.
     """
 
     probe: Array
     measured: Measured
     activity: Activity
     attention: Array
+    taken: Array
+    branch: Array
 
 
 def empty() -> ProbeState:
     """Nothing measured yet."""
+    pair = jnp.zeros(2, jnp.float32)
     return ProbeState(
-        jnp.zeros(3, jnp.float32), Measured(*[jnp.zeros((), jnp.float32)] * 3), no_activity(), jnp.zeros(2, jnp.float32)
+        jnp.zeros(3, jnp.float32), Measured(*[jnp.zeros((), jnp.float32)] * 4), no_activity(), pair, pair, pair
     )
 
 
@@ -68,10 +80,12 @@ def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Arr
 _probed.defvjp(_probed_forward, _probed_backward)
 
 
-def probe(place: Place, state: ProbeState, output: Array) -> tuple[ProbeState, Array]:
+def probe(place: Place, state: ProbeState, output: Array, product: Array) -> tuple[ProbeState, Array]:
     """Measures a layer's output, and lets it pass."""
-    found = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
-    measured = Measured(*(a + b for a, b in zip(state.measured, (jnp.ones((), jnp.float32), *found), strict=True)))
+    mean, std = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
+    size = jnp.hypot(mean, std) if product is output else size_of(product)
+    found = Measured(jnp.ones((), jnp.float32), mean, std, size)
+    measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
     features = place.site.placed.values()
     samples = math.prod(n for d, n in enumerate(output.shape) if d not in features)
     return state._replace(measured=measured), _probed(output, state.probe, samples)

@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxinit._activations import NAMES
 from jaxinit._critical import critical
+from jaxinit._diagnose._given import given
+from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._rows import Row
 
 DEEP = 30
@@ -27,59 +29,75 @@ def start(scheme: str) -> str:
     return f'jaxinit.initialize(key, params, apply_fn, batch, "{scheme}")'
 
 
-def for_size(rows: Sequence[Row]) -> str:
+def for_size(report: Measurements) -> str:
     """What mends signals or gradients that change their size from layer to layer."""
+    rows = report.rows
     if any(row.residual for row in rows):
         return f'{start("auto")}, or "fixup" without normalization'
     if any(row.recurrent for row in rows):
         return start("recurrent")
     chain = _dense(rows)
     if any(row.normalized for row in chain):
-        return f"{start('auto')} or {LSUV}"
+        return _new(report, "auto", "lsuv") or _NORMALIZE
     factor = _factor(chain)
     if factor < MARGIN / LOST:
         return _another_activation(chain)
     if _length(chain) <= DEEP and factor < LOST:
-        return f"{start('auto')} or {LSUV}"
-    if _looks_linear(chain):
+        return _new(report, "auto", "lsuv") or _another_activation(chain)
+    if _looks_linear(chain) and "looks_linear" in report.fitting:
         return start("looks_linear")
     grows = all(row.gradient_factor > 1.01 for row in chain if row.activation)
-    if (factor > LOST or grows) and _is_critical(chain):
-        return start("orthogonal_critical")
-    return LSUV if factor < LOST else _NORMALIZE
+    critical = ["orthogonal_critical"] if (factor > LOST or grows) and _is_critical(chain) else []
+    lsuv = ["lsuv"] if factor < LOST else []
+    return _new(report, *critical[:1]) or _new(report, *lsuv) or _NORMALIZE
 
 
-def for_likeness(rows: Sequence[Row]) -> str:
+def for_likeness(report: Measurements) -> str:
     """What mends samples that come to look alike."""
-    chain = _dense(rows)
+    chain = _dense(report.rows)
     if not any(row.residual or row.recurrent for row in chain) and _factor(chain) < 1 / LOST:
         return _another_activation(chain)
     plain = not any(row.residual or row.recurrent or row.normalized for row in chain)
     kept = all(row.gradient_factor <= 1.01 for row in chain)
-    if plain and kept and _length(chain) > DEEP and not _looks_linear(chain):
+    linear = _looks_linear(chain) and "looks_linear" in report.fitting
+    if plain and kept and _length(chain) > DEEP and not linear:
         return f"{_NORMALIZE}: no start mends this, because rectified layers draw samples together at any scale"
-    return for_size(rows)
+    return for_size(report)
 
 
-def for_dead(rows: Sequence[Row], row: Row, similarity: float) -> str:
+def for_dead(report: Measurements, row: Row, similarity: float) -> str:
     """What mends units that no sample reaches."""
     if row.normalized:
         return f"{start('auto')}, which has gains of one and offsets of zero"
     if row.recurrent:
         return start("recurrent")
     if similarity > 0.9:  # no bias does: for a unit all samples are one
-        return for_likeness(rows)
+        return for_likeness(report)
     return f"{start('auto')}, which has biases of zero"
 
 
-def for_saturated(rows: Sequence[Row], row: Row) -> str:
+def for_saturated(report: Measurements, row: Row) -> str:
     """What mends activations that are flat where the signal is."""
     if row.normalized:
         return f"{start('auto')}, which has gains of one and offsets of zero"
     if row.recurrent:
         return start("recurrent")
-    plain = not any(other.residual or other.normalized for other in rows)
-    return _another_activation(_dense(rows)) if plain and _factor(_dense(rows)) < 1 / LOST else LSUV
+    chain = _dense(report.rows)
+    plain = not any(other.residual or other.normalized for other in report.rows)
+    if plain and _factor(chain) < 1 / LOST:
+        return _another_activation(chain)
+    return _new(report, "lsuv") or _another_activation(chain)
+
+
+def _new(report: Measurements, *names: str) -> str:
+    """The calls for these starts without those that were given; nothing is left if all were, or the first one was not.
+
+    What would mend a fault and was given does not mend it; of two that do about the same, neither does.
+    """
+    known = given(report)
+    if not known.isdisjoint(names):
+        return ""
+    return " or ".join(LSUV if name == "lsuv" else start(name) for name in names)
 
 
 _NORMALIZE = "normalization or skip connections"
@@ -107,7 +125,8 @@ def _another_activation(chain: Sequence[Row]) -> str:
     batch = "batch " if any(row.normalized for row in chain) else ""
     return (
         f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no start mends this at unit variance, where "
-        f"{worst.activation} multiplies gradients by {worst.gradient_factor:.2g} a layer"
+        f"{worst.activation} multiplies gradients by {worst.gradient_factor:.2g} a layer. Training may get over it: "
+        "jaxinit.recommend(params, apply_fn, batch) says from which start"
     )
 
 

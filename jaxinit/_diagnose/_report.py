@@ -8,11 +8,14 @@ import jax
 import numpy as np
 
 from jaxinit._checks import check_number
+from jaxinit._diagnose._alike import counted
 from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._gradients import gradient_scale, judged
 from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._measurements import Measurements
+from jaxinit._diagnose._remarks import remarks
 from jaxinit._diagnose._rows import Row
-from jaxinit._diagnose._verdict import chain, findings, gradient_scale, praise
+from jaxinit._diagnose._verdict import findings, praise
 from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 
@@ -53,7 +56,10 @@ class DiagnoseReport(Measurements, Tabular):
       rows: the layers in execution order, one row for each slice of a scanned stack.
       pre_mean, pre_std: of the layer's output, over samples and units.
       post_mean, post_std: of what the activation makes of it, or of the output again.
+      unread: leaves of which nothing is measured, and why.
+      fitting: schemes whose assumptions the program meets, of those that make some and that a remedy may name.
       dead: share of units whose activation is flat at every sample.
+      surely_dead: share of units that would be so at other samples, too, by how far what they take is spread.
       saturated: share of elements where the activation has less than a twentieth of its largest slope.
       similarity: mean cosine between the activations of different samples; near 1, all samples look alike.
       effective_rank: participation ratio of the activations of up to 64 samples: along how many directions they lie.
@@ -64,6 +70,12 @@ class DiagnoseReport(Measurements, Tabular):
       weight_norm: Euclidean norm of the weight.
       attention_peak: for queries and keys, the mean over queries of the largest probability that attention gives; 1 if
         it is one-hot. 0 for other layers, and for a single key.
+      input_size: root mean square of what the layer takes; 1 for lookups.
+      product_size: root mean square of what its weight makes of that, without the bias.
+      branch_share: for layers in the branch of a skip connection, how large what the branch adds is, as a share of what
+        it is added to; 1 for other layers.
+      leaning: how far the units of the weight are from orthogonal, or its inputs if these are fewer: their largest
+        product, as a share of their mean square; 1 where it is not known.
       equal_units: whether all units have equal weights and equal gradients, so that they learn the same; None likewise.
       finite_output: whether all numbers that the model returns are finite.
       jacobian_mean_square: mean square of the singular values of the input–output Jacobian, estimated; None for inputs
@@ -77,17 +89,21 @@ class DiagnoseReport(Measurements, Tabular):
     @property
     def signal_growth(self) -> np.ndarray:
         """The factor by which the scale of the layers' outputs changes from layer to layer, fitted over depth."""
-        return growth(self.pre_std, self.rows, chain(self))
+        return growth(self.pre_std, self.rows, counted(self))
 
     @property
     def gradient_growth(self) -> np.ndarray | None:
         """The factor by which gradients change from layer to layer on their way back, fitted over depth."""
         scale = gradient_scale(self)
-        return None if scale is None else growth(scale, self.rows, chain(self), backwards=True)
+        return None if scale is None else growth(scale, self.rows, judged(self), backwards=True)
 
     def findings(self) -> list[Finding]:
         """What is wrong, most serious first; for a report over seeds, what is wrong with its median."""
         return findings(self._median())
+
+    def remarks(self) -> list[str]:
+        """What is worth a word and no fault: what starts closed or zero, and what the verdict does not cover."""
+        return list(remarks(self._median()))
 
     @property
     def healthy(self) -> bool:
@@ -96,11 +112,11 @@ class DiagnoseReport(Measurements, Tabular):
 
     @property
     def verdict(self) -> str:
-        """What is wrong, from which layer on, and which call would mend it, in words."""
+        """What is wrong, from which layer on, and which call would mend it, in words; and the remarks."""
         if not self.rows:
             return "Nothing was measured: the program has no layer, no product of data with a weight as it is stored."
         found = self.findings()
-        return "\n".join(map(str, found)) if found else praise(self._median())
+        return "\n".join([*(map(str, found) if found else [praise(self._median())]), *self.remarks()])
 
     def summary(self, confidence: float = 0.95) -> "Summary":
         """Mean and interval over seeds of every column, for a report that was vmapped over seeds.
@@ -130,13 +146,15 @@ class DiagnoseReport(Measurements, Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; infinite numbers are None."""
-        columns = (*COLUMNS, "attention_peak", "equal_units", "jacobian_mean_square", "jacobian_condition")
+        own = ("surely_dead", "input_size", "product_size", "branch_share", "attention_peak", "equal_units")
+        columns = (*COLUMNS, *own, "jacobian_mean_square", "jacobian_condition")
         return {
             "rows": [dataclasses.asdict(row) for row in self.rows],
             **{name: _plain(getattr(self, name)) for name in columns},
             "signal_growth": _plain(self.signal_growth),
             "gradient_growth": _plain(self.gradient_growth),
             "verdict": self.verdict.splitlines(),
+            "unread": {leaf.path: leaf.reason for leaf in self.unread},
         }
 
     def _median(self) -> "DiagnoseReport":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxinit._diagnose._curves import curve
-from jaxinit._reading import Depth, Layer, Portion, Traced, Unit, slice_places
+from jaxinit._reading import Depth, Layer, Meeting, Portion, Traced, Unit, slice_places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Row:
       kind: of the layer.
       activation: name of the activation that follows, beyond a normalization too; several for gates; or None.
       expected_saturation: the share of elements without slope for standard normal pre-activations; all those of gates
-        that keep the state of a recurrent cell or let into it, which may be open or shut by design (a chrono start).
+        that keep the state of a recurrent cell or let into it, and of decays, which may be open or shut by design (a
+        chrono start).
       gradient_factor: by how much gradients grow through the activation if the weights keep signals; 1 without one.
       residual: whether the layer sits in a residual branch.
       role: of the layer, such as "query", or None.
@@ -29,6 +30,14 @@ class Row:
       depth: how many layers data go through before this one.
       tower: number of the tower: rows of one tower come one after another, those of others beside them.
       before: the rows that come right before this one on the ways of the data to it.
+      skip, position, branch_length: the skip connection whose branch holds the layer, its place in that branch, and how
+        many layers the branch has; or None.
+      fresh: whether all that the layer takes comes through a normalization.
+      last: whether no other layer takes what this one gives: a readout, or a head.
+      weighs: whether all that it gives weighs other data, as gates, step sizes and decays do, or is made such a weight
+        by other layers: it may start as small as one likes.
+      aside: whether only branches take what it gives, and the layers beside it: what conditions them.
+      numbers: how many numbers the layer gives for this batch, in one use.
     """
 
     name: str
@@ -43,6 +52,14 @@ class Row:
     depth: int
     tower: int
     before: tuple[int, ...] = ()
+    skip: int | None = None
+    position: int | None = None
+    branch_length: int | None = None
+    fresh: bool = False
+    last: bool = False
+    numbers: int = 0
+    weighs: bool = False
+    aside: bool = False
 
 
 def first_rows(units: Sequence[Unit]) -> dict[Unit, int]:
@@ -62,11 +79,35 @@ def _before(depth: Depth, starts: Mapping[Unit, int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def all_rows(traced: Traced, layers: Mapping[Unit, Layer]) -> tuple[Row, ...]:
+    """The rows of a program, in order."""
+    starts = first_rows(traced.analysis.units)
+    found = [row for unit, layer in layers.items() for row in rows(unit, layer, traced, starts)]
+    takers: dict[int, list[int]] = {}
+    for i, row in enumerate(found):
+        for before in row.before:
+            takers.setdefault(before, []).append(i)
+    aside: set[int] = set()
+    for i in sorted(range(len(found)), key=lambda i: -found[i].depth):
+        # What goes into a stream of many layers is `last` here, before its takers are known.
+        known = takers.get(i, []) if found[i].last else []
+        if known and not found[i].residual and all(found[j].residual or j in aside for j in known):
+            aside.add(i)
+    weighing = {i for i, row in enumerate(found) if row.weighs}
+    for i in sorted(range(len(found)), key=lambda i: -found[i].depth):
+        if i in takers and found[i].last and weighing.issuperset(takers[i]):
+            weighing.add(i)
+    return tuple(
+        dataclasses.replace(row, last=row.last and i not in takers, aside=i in aside, weighs=i in weighing)
+        for i, row in enumerate(found)
+    )
+
+
 def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -> list[Row]:
     """The rows of one unit; the first rows of all units are known."""
     meetings, structure = traced.meetings[unit], traced.structure
     cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
-    gates = _gates(structure.weights.get(unit, ()))
+    gates = 1.0 if decays(meetings, traced) else _gates(structure.weights.get(unit, ()))
     weights = [math.prod(m.value.shape) for m in meetings]
     curves = [curve(m.activation) for m in meetings]
     bent = [m.activation for m, c in zip(meetings, curves, strict=True) if not (c and c.straight)]
@@ -75,6 +116,8 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
     def mean(values: Sequence[float]) -> float:
         return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
 
+    output = unit.sites[0].finish.outputs[0]
+    numbers = math.prod(output.shape)
     flat = mean([c.flat if c else 0.0 for c in curves])
     factor = mean([c.gradient_factor if c else 1.0 for c in curves])
     return [
@@ -91,9 +134,22 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
             depth.layers,
             depth.tower,
             _before(depth, starts),
+            layer.skip,
+            layer.position,
+            layer.branch_length,
+            bool(depth.before) and all(before.normalized for before in depth.before),
+            not depth.joins,
+            numbers,
+            traced.onwards.weighs(output),
         )
         for at, depth in zip(slice_places(unit), traced.depths[unit], strict=True)
     ]
+
+
+def decays(meetings: Sequence[Meeting], traced: Traced) -> bool:
+    """Whether what activations make of a layer multiplies the state of a loop."""
+    met = [m.value for m in meetings if m.activation is not None]
+    return bool(met) and all(traced.onwards.keeps(value) for value in met)
 
 
 def _gates(portions: Sequence[Portion]) -> float:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
+from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 _MOST = 4096
@@ -21,6 +22,12 @@ def rms(x: Array, axes: tuple[int, ...]) -> Array:
     x = real(x)
     scale = divisor(jnp.max(jnp.abs(_some(x, axes)), axes, initial=0, keepdims=True))
     return (jnp.squeeze(scale, axes) * jnp.sqrt(jnp.mean((x * (1 / scale)) ** 2, axes))).astype(jnp.float32)
+
+
+def size_of(value: Array) -> Array:
+    """The root mean square of all numbers of a value; nothing comes back through it."""
+    size: Array = with_automatic_axes(lambda x: rms(x, tuple(range(x.ndim))), lax.stop_gradient(value))
+    return size
 
 
 def mean_and_std(x: Array) -> tuple[Array, Array]:

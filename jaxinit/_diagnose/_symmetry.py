@@ -1,8 +1,9 @@
 """Layers whose units are all the same and stay so: equal weights and equal gradients into every one of them.
 
-Units that start equal learn apart if what comes back to them differs. A layer to which nothing comes back yet may wait
-for a zero layer above that is about to move, as below a readout or a branch that starts at zero: it is not counted if
-some layer of zeros has a gradient that tells its inputs and its units apart.
+Units that start equal learn apart if what comes back to them differs; but unless they are zero they all give the same
+at first, and what is behind them sees one number. A layer to which nothing comes back yet may wait for a zero layer
+above that is about to move, as below a readout or a branch that starts at zero: it is not counted if some layer of
+zeros has a gradient that tells its inputs and its units apart.
 """
 
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def _some(x: Array, axes: View) -> Array:
 def equal_units(
     weight_norm: Array, gradient_norm: Array, weights_over_units: Array, over_units: Array, over_inputs: Array
 ) -> Array:
-    """For each row, whether its units are equal and stay so.
+    """For each row, whether its units are equal and stay so, or all give the same though they are not zero.
 
     Args:
       weight_norm, gradient_norm: of each row.
@@ -76,5 +77,6 @@ def equal_units(
     """
     moved = gradient_norm > 0
     about_to_move = (weight_norm == 0) & moved & (over_units > _SAME) & (over_inputs > _SAME)
-    equal = (weights_over_units < _SAME) & (over_units < _SAME)
-    return equal & (moved | ~jnp.any(about_to_move))
+    same = weights_over_units < _SAME
+    equal = same & (over_units < _SAME) & (moved | ~jnp.any(about_to_move))
+    return equal | (same & (weight_norm > 0))

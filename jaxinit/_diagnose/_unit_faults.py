@@ -18,19 +18,24 @@ ONE_HOT = 0.95
 def unit_faults(report: Measurements) -> Iterator[Finding]:
     """What is wrong with the units of layers; of each fault the first layer that has it."""
     rows = report.rows
-    if report.equal_units is not None and (equal := np.asarray(report.equal_units, float) > 0.5).any():
+    zero = np.asarray(report.weight_norm, float) == 0
+    equal = np.zeros(len(rows), bool) if report.equal_units is None else np.asarray(report.equal_units, float) > 0.5
+    equal &= zero | np.array([not row.last and row.kind != "depthwise" for row in rows], bool)
+    if equal.any():
         i = int(np.argmax(equal))
-        weights = "weights of zero" if float(np.asarray(report.weight_norm)[i]) == 0 else "equal weights"
-        what = f"All units of {rows[i].name} have {weights} and equal gradients, so that they learn the same."
+        what = f"All units of {rows[i].name} have equal weights, so that they give the same and what follows sees one."
+        if zero[i]:
+            what = f"All units of {rows[i].name} have weights of zero and equal gradients, so that they learn the same."
         yield Finding("equal units", rows[i].name, what, start("auto"))
     dead, saturated = np.asarray(report.dead, float), np.asarray(report.saturated, float)
-    if (dead > DEAD).any():
-        i = int(np.argmax(dead > DEAD))
+    surely = np.asarray(report.surely_dead, float)
+    if (surely > DEAD).any():
+        i = int(np.argmax(surely > DEAD))
         what = (
             f"{dead[i]:.0%} of the units of {rows[i].name} are dead: no sample reaches the slope of "
             f"{rows[i].activation}."
         )
-        remedy = for_dead(rows, rows[i], float(np.asarray(report.similarity)[max(i - 1, 0)]))
+        remedy = for_dead(report, rows[i], float(np.asarray(report.similarity)[max(i - 1, 0)]))
         yield Finding("dead", rows[i].name, what, remedy)
     expected = np.array([row.expected_saturation for row in rows])
     excess = (saturated - expected > SATURATED) & (dead <= DEAD)
@@ -38,7 +43,7 @@ def unit_faults(report: Measurements) -> Iterator[Finding]:
         i = int(np.argmax(excess))
         where = "after normalization" if rows[i].normalized else f"std {float(np.asarray(report.pre_std)[i]):.3g}"
         what = f"{saturated[i]:.0%} of the outputs of {rows[i].name} lie where {rows[i].activation} is flat ({where})."
-        yield Finding("saturated", rows[i].name, what, for_saturated(rows, rows[i]))
+        yield Finding("saturated", rows[i].name, what, for_saturated(report, rows[i]))
     peak = np.asarray(report.attention_peak, float)
     if (peak > ONE_HOT).any():
         i = int(np.argmax(peak > ONE_HOT))

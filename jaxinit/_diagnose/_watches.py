@@ -1,4 +1,4 @@
-"""What is watched beside the layers themselves: the inputs of activations, and the probabilities of attention."""
+"""What is watched beside the layers themselves: what they take, the inputs of activations, attention, and branches."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from jax import lax
 
 from jaxinit import _program as ir
 from jaxinit._diagnose._activity import activity
+from jaxinit._diagnose._curves import is_factor
 from jaxinit._diagnose._probe import ProbeState
-from jaxinit._diagnose._sizes import real
+from jaxinit._diagnose._sizes import real, size_of
 from jaxinit._evaluate import Watch
-from jaxinit._reading import Attention, Meeting, Traced, Unit
+from jaxinit._reading import Attention, Meeting, Onwards, Traced, Unit
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -23,24 +24,68 @@ def watches(traced: Traced) -> dict[ir.Atom, Watch]:
     for meetings in traced.meetings.values():
         for meeting in meetings:
             met.setdefault(meeting.value, []).append(meeting)
-    watched: dict[ir.Atom, Watch] = {value: _at_activation(meetings) for value, meetings in met.items()}
+    found: dict[ir.Atom, list[Watch]] = {
+        value: [_at_activation(meetings, traced.onwards)] for value, meetings in met.items()
+    }
+
+    def add(value: ir.Atom, watch: Watch) -> None:
+        found.setdefault(value, []).append(watch)
+
     for attention in traced.structure.attentions:
         keys = 1
         for dimension in attention.summed:
             keys *= attention.probabilities.shape[dimension]
         if keys > 1:
-            watched[attention.probabilities] = _at_attention(attention, traced.analysis.units)
-    return watched
+            add(attention.probabilities, _at_attention(attention, traced.analysis.units))
+    taken: dict[ir.Atom, list[Unit]] = {}
+    for site in traced.analysis.sites.values():
+        if site.geometry.kind != "embed" and ir.is_floating(site.data):
+            taken.setdefault(site.data, []).extend(part.unit for part in site.parts)
+    for value, units in taken.items():
+        add(value, _at_input(units))
+    for skip in traced.skips:
+        concerned = [part.unit for site in skip.layers for part in site.parts]
+        for value, place in (*((term, 0) for term in skip.added), (skip.stream, 1)):
+            add(value, _at_branch(concerned, place))
+    return {value: several[0] if len(several) == 1 else _together(several) for value, several in found.items()}
 
 
-def _at_activation(meetings: Sequence[Meeting]) -> Watch:
+def _together(several: Sequence[Watch]) -> Watch:
+    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+        known, found = dict(states), dict[Unit, ProbeState]()
+        for one in several:
+            found |= one(value, known)
+            known |= found
+        return found
+
+    return watch
+
+
+def _at_input(units: Sequence[Unit]) -> Watch:
+    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+        entry = jnp.stack([size_of(value), jnp.ones((), jnp.float32)])
+        return {unit: states[unit]._replace(taken=states[unit].taken + entry) for unit in dict.fromkeys(units)}
+
+    return watch
+
+
+def _at_branch(units: Sequence[Unit], place: int) -> Watch:
+    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+        entry = jnp.zeros(2, jnp.float32).at[place].set(size_of(value) ** 2)
+        return {unit: states[unit]._replace(branch=states[unit].branch + entry) for unit in dict.fromkeys(units)}
+
+    return watch
+
+
+def _at_activation(meetings: Sequence[Meeting], onwards: Onwards) -> Watch:
     def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
         known: dict[Any, Any] = {}  # layers that meet their activation together have it measured once
         found = {}
         for meeting in meetings:
             what = meeting.samples, meeting.segment
             if what not in known:
-                known[what] = with_automatic_axes(functools.partial(activity, meeting), value)
+                weighs = is_factor(meeting.activation) and onwards.weighs(meeting.value)
+                known[what] = with_automatic_axes(functools.partial(activity, meeting, weighs), value)
             state = states[meeting.unit]
             found[meeting.unit] = state._replace(activity=state.activity.plus(known[what]))
         return found

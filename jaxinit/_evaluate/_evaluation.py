@@ -81,6 +81,9 @@ class Evaluation:
         def read(atom: ir.Atom) -> Any:
             return atom.value if isinstance(atom, ir.Constant) else environment[atom]
 
+        for atom in program.inputs:
+            if atom in self.watched:
+                states.update(self.watched[atom](environment[atom], states))
         # What depends on no data comes first, so that a bias is there when its layer asks for it; but for what is
         # computed from other outputs of an equation that meets data, such as the number of steps of a loop of layers.
         # What is recomputed on the way back stays together.

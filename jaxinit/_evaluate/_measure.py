@@ -15,8 +15,11 @@ from jaxinit._evaluate._visitor import Watch
 from jaxinit._reading import Analysis, Unit
 from jaxinit._typing import Array
 
-Look: TypeAlias = Callable[[Place, State, Array], tuple[State, Array]]
-"""The new state of a weight after one use, and what flows on: the layer's output, or something equal to it."""
+Look: TypeAlias = Callable[[Place, State, Array, Array], tuple[State, Array]]
+"""Of a layer's output, and of it without its bias, the new state of its weight and what flows on, equal to the output.
+
+Without a bias both are one array.
+"""
 
 
 class _Measuring:
@@ -39,7 +42,7 @@ class _Measuring:
 
     def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
         """Looks at a layer's output."""
-        return self.look(place, self.empty if state is None else state, u if bias is None else u + bias)
+        return self.look(place, self.empty if state is None else state, u if bias is None else u + bias, u)
 
 
 def measure(

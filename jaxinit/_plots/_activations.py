@@ -40,7 +40,7 @@ def activations(
     layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
     edges = np.linspace(-limit, limit, _BINS + 1, dtype=np.float32)
 
-    def count(place: Place, counts: Array, output: Array) -> tuple[Array, Array]:
+    def count(place: Place, counts: Array, output: Array, _: Array) -> tuple[Array, Array]:
         activation = layers[place.unit].activation
         post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
         more, _ = jnp.histogram(jnp.clip(post, -limit, limit), edges)

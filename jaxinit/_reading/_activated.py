@@ -70,6 +70,8 @@ class _Walk:
       added: values to which other data have been added.
       normalized: values that statistics have gone into.
       statistics: values that are made of the tracked ones, and of no other data.
+      taken: outputs of layers that other layers have taken as they are: a sum in which they meet other data again is
+        no longer theirs.
     """
 
     def __init__(self, flow: Flow, program: ir.Program, leaves: Sequence[Any]):
@@ -83,6 +85,8 @@ class _Walk:
         self.added: set[ir.Atom] = set()
         self.normalized: set[ir.Atom] = set()
         self.statistics: set[ir.Atom] = set()
+        self.taken: set[ir.Variable] = set()
+        self.entries = {entry.equation for site in analysis.sites.values() for entry in site.entries}
         # What a call with a derivative of its own computes on the way to its results is nobody else's to see.
         self.hidden: set[ir.Atom] = set()
         for call in program.calls:
@@ -92,6 +96,9 @@ class _Walk:
     def meetings(self) -> Iterator[Meeting]:
         met: set[ir.Variable] = set()
         for equation in self.program.equations:
+            if equation in self.entries:
+                known = [a for a in equation.inputs if isinstance(a, ir.Variable)]
+                self.taken.update(v for a in known for v in self.tracks.get(a, ()))
             if not ir.subprograms(equation) and equation not in self.flow.analysis.sites:
                 self._follow(equation)
             for value in equation.outputs:
@@ -132,15 +139,18 @@ class _Walk:
     def _join(self, equation: ir.Equation, tracked: list[ir.Variable], strange: list[ir.Atom]) -> None:
         (output,) = equation.outputs
         starts = [set(self.tracks[a]) for a in tracked]
+        gone: set[ir.Variable] = set()
         if strange or any(x != starts[0] for x in starts):
             # One addition: what a stream of many branches is made of, all of them have long let go of.
             tracked = [a for a in tracked if a not in self.added]
             if equation.primitive not in _ADDITIONS:
                 return
             self.added.add(output)
+            gone = self.taken
         same = [a for a in tracked if a.shape == output.shape]
-        if same:
-            self.tracks[output] = {v: track for a in same for v, track in self.tracks[a].items()}
+        tracks = {v: track for a in same for v, track in self.tracks[a].items() if v not in gone}
+        if tracks:
+            self.tracks[output] = tracks
 
     def _at(
         self, site: Site, track: Followed, value: ir.Variable, activation: TracedActivation | None

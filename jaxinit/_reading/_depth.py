@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow
+from jaxinit._reading._normalizations import normalizations
 from jaxinit._reading._units import Site, Unit
 
 _KEPT = 4
@@ -29,11 +30,13 @@ class Before(NamedTuple):
       site: the layer.
       turn: of a slice, in which turn of the loop it was; within the loop counted from the turn that one is in, None for
         the last one.
+      normalized: whether a normalization lies between.
     """
 
     layers: int
     site: Site
     turn: int | None = 0
+    normalized: bool = False
 
 
 class Depth(NamedTuple):
@@ -43,26 +46,16 @@ class Depth(NamedTuple):
       layers: how many layers lie before.
       tower: the number of the tower, −1 before the first layer.
       before: the layers right before, the deepest first.
+      joins: whether the layer's output goes into a value that more layers lie right before than are remembered.
     """
 
     layers: int
     tower: int
     before: tuple[Before, ...] = ()
+    joins: bool = False
 
 
 _NOWHERE = Depth(0, -1)
-
-
-def _joined(depths: Iterable[Depth]) -> Depth:
-    """The depth of a value that is computed from several."""
-    some = list(depths)
-    if len(some) < 2:
-        return some[0] if some else _NOWHERE
-    deepest = max(some, key=lambda depth: depth.layers)
-    if all(depth.before == deepest.before for depth in some):
-        return deepest
-    before = sorted(dict.fromkeys(b for depth in some for b in depth.before), key=lambda b: -b.layers)
-    return deepest._replace(before=tuple(before[: _KEPT - 1] + before[_KEPT - 1 :][-1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +77,13 @@ def depths(flow: Flow) -> dict[Unit, list[Depth]]:
     """For each unit the depth of its first use, one a slice of its stack."""
     program = flow.analysis.program
     found: dict[Site, _Found] = {}
-    _Walk(flow).through(program, [_NOWHERE] * len(program.inputs), found)
-    return {unit: list(_of_slices(unit, found[unit.sites[0]])) for unit in flow.analysis.units}
+    walk = _Walk(flow)
+    walk.through(program, [_NOWHERE] * len(program.inputs), found)
+    joins = {unit: not walk.forgotten.isdisjoint(unit.sites) for unit in flow.analysis.units}
+    return {
+        unit: [depth._replace(joins=joins[unit]) for depth in _of_slices(unit, found[unit.sites[0]])]
+        for unit in flow.analysis.units
+    }
 
 
 def _of_slices(unit: Unit, found: _Found) -> Iterator[Depth]:
@@ -115,19 +113,50 @@ def _moved(depth: Depth, sites: Mapping[Site, object], turn: int | None) -> Dept
 
 
 class _Walk:
-    """A walk in execution order that knows of every value the depth it comes from."""
+    """A walk in execution order that knows of every value the depth it comes from.
+
+    Attributes:
+      spread: values that hold each number for many positions.
+      forgotten: layers right before some value that are not remembered, because there are so many.
+    """
 
     def __init__(self, flow: Flow):
         self.flow = flow
         self.towers = itertools.count()
         self.roots: dict[Site, int] = {}
+        self.normalizing = frozenset(normalizations(flow.analysis))
+        self.spread: set[ir.Atom] = set()
+        self.forgotten: set[Site] = set()
+
+    def joined(self, depths: Iterable[Depth], ahead: Sequence[Depth] = ()) -> Depth:
+        """The depth of a value that is computed from several, of which some go ahead of the others."""
+        some = list(depths)
+        if len(some) < 2:
+            return some[0] if some else _NOWHERE
+        deepest = max(ahead or some, key=lambda depth: depth.layers)
+        if all(depth.before == deepest.before for depth in some):
+            return deepest
+        before = sorted(dict.fromkeys(b for depth in some for b in depth.before), key=lambda b: -b.layers)
+        self.forgotten.update(b.site for b in before[_KEPT - 1 : -1])
+        return deepest._replace(before=tuple(before[: _KEPT - 1] + before[_KEPT - 1 :][-1:]))
+
+    def _of_equation(self, equation: ir.Equation, known: Mapping[ir.Atom, Depth]) -> Depth:
+        data = [atom for atom in equation.inputs if self.flow.is_data(atom)]
+        size = math.prod(equation.outputs[0].shape)
+        wide = [atom for atom in data if atom not in self.spread and math.prod(atom.shape) >= size]
+        if data and not wide and (equation.primitive is ir.broadcast_p or equation.primitive in ir.ELEMENTWISE):
+            self.spread.update(equation.outputs)
+        ahead = [known.get(atom, _NOWHERE) for atom in wide] if equation.primitive in ir.ELEMENTWISE else []
+        if all(depth.tower < 0 for depth in ahead):
+            ahead = []  # nothing but the batch itself
+        depth = self.joined((known.get(atom, _NOWHERE) for atom in data), ahead)
+        if equation in self.normalizing:
+            depth = depth._replace(before=tuple(dict.fromkeys(b._replace(normalized=True) for b in depth.before)))
+        return depth
 
     def through(self, program: ir.Program, inputs: Sequence[Depth], found: dict[Site, _Found]) -> list[Depth]:
         """The depths of a program's outputs; those of its sites are added to `found`."""
         known: dict[ir.Atom, Depth] = dict(zip(program.inputs, inputs, strict=True))
-
-        def deepest(atoms: Iterable[ir.Atom]) -> Depth:
-            return _joined(known.get(atom, _NOWHERE) for atom in atoms if self.flow.is_data(atom))
 
         for equation in program.equations:
             outer = [known.get(atom, _NOWHERE) for atom in equation.inputs]
@@ -136,15 +165,15 @@ class _Walk:
                     depths = self._scan(equation, outer, found)
                 case ir.Switch():
                     branches = [self.through(branch, outer[1:], found) for branch in equation.branches]
-                    depths = [_joined(ways) for ways in zip(*branches, strict=True)]
+                    depths = [self.joined(ways) for ways in zip(*branches, strict=True)]
                 case ir.While():
                     depths = self.through(equation.body, outer[equation.condition_consts :], found)
                 case _:
-                    depths = [deepest(equation.inputs)] * len(equation.outputs)
+                    depths = [self._of_equation(equation, known)] * len(equation.outputs)
             known.update(zip(equation.outputs, depths, strict=True))
             if equation in self.flow.analysis.sites:
                 site = self.flow.analysis.sites[equation]
-                depth = deepest([site.data])
+                depth = known.get(site.data, _NOWHERE)
                 if depth.tower < 0:
                     depth = depth._replace(tower=self._root(site))
                 found.setdefault(site, _Found(depth))

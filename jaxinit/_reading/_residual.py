@@ -46,6 +46,8 @@ class Skip:
       multiplier: the leaf of one number, in each step of a scan, that multiplies the branch, or None.
       shortcut: the leaf that multiplies what the branch is added to, or None.
       sum: the equation that adds the branch.
+      stream: the value that the branch is added to.
+      added: what the branch adds to it; several values where data weigh them, as in a mixture of experts.
       projected: whether a layer stands in the shortcut, so that the sum is one of several layers' outputs.
     """
 
@@ -55,6 +57,8 @@ class Skip:
     multiplier: int | None
     shortcut: int | None
     sum: ir.Equation
+    stream: ir.Atom
+    added: tuple[ir.Atom, ...]
     projected: bool = False
 
 
@@ -158,14 +162,15 @@ class _Finder(Sums):
         for branch in weighed:
             after = {s: min(n, merged.after.get(s, n)) for s, n in branch.after.items()}
             merged = Branch(merged.members | branch.members, merged.after | after)
-        several = [(self.multiplier(t, scalar=True), branch) for t, branch in branches if branch not in weighed]
+        several = [(self.multiplier(t, scalar=True), branch, [t]) for t, branch in branches if branch not in weighed]
         if weighed:
             one = [t for t, branch in branches if branch in weighed]
-            several.append((self.multiplier(one[0], scalar=True) if len(one) == 1 else None, merged))
+            several.append((self.multiplier(one[0], scalar=True) if len(one) == 1 else None, merged, one))
         if not recurrent:
             self.known[self.program.equations[i].outputs[0]] = root
         equation = self.program.equations[i]
-        return [(_skip(branch.after, multiplier, leaf, equation), recurrent) for multiplier, branch in several]
+        found = [(_skip(branch.after, multiplier, leaf, equation), added) for multiplier, branch, added in several]
+        return [(dataclasses.replace(skip, stream=shortcut, added=tuple(added)), recurrent) for skip, added in found]
 
     def _projected(self, i: int, terms: Sequence[ir.Atom]) -> list[tuple[Skip, bool]]:
         """The branch beside a projection shortcut."""
@@ -174,6 +179,8 @@ class _Finder(Sums):
         for shortcut, term in (terms, terms[::-1]):
             site = self._only_layer(shortcut, i, term)
             if site is None or site.geometry.kind == "embed" or self.weighs(term):
+                continue
+            if self.is_broadcast(term, i) or self.is_broadcast(shortcut, i):
                 continue
             root = self.root(site.data)
             if root not in self.level or not self.may_reach(root, term):
@@ -217,4 +224,5 @@ def _skip(after: dict[Site, After], multiplier: int | None, shortcut: int | None
         length = max(length, 2)
     places = {s: max(min(length - 1 - x.layers, length - 2 if x.gates else length), 0) for s, x in after.items()}
     layers = sorted(after, key=places.__getitem__)
-    return Skip(tuple(layers), tuple(places[s] for s in layers), length, multiplier, shortcut, equation)
+    positions = tuple(places[s] for s in layers)
+    return Skip(tuple(layers), positions, length, multiplier, shortcut, equation, equation.outputs[0], ())

@@ -71,6 +71,15 @@ class Sums(Paths):
                 terms.append(atom)
         return terms
 
+    def is_broadcast(self, atom: ir.Atom, end: int) -> bool:
+        """Whether a term of a sum is one value for many positions of it, as what conditions all of them is."""
+        while math.prod(atom.shape) == math.prod(self.program.equations[end].outputs[0].shape):
+            i = self.index.get(atom)
+            if i is None or len(self.sources[i]) != 1 or self.program.equations[i].primitive not in _MOVES:
+                return False
+            (atom,) = self.sources[i]
+        return True
+
     def root(self, atom: ir.Atom) -> ir.Atom:
         """The value that a skip connection starts from: linear operations without layers or other data are undone."""
         while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:

@@ -17,11 +17,14 @@ from jaxinit._reading._activated import Meeting, meetings
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
+from jaxinit._reading._evidence import LeafRole
 from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._following import Onward, onward
+from jaxinit._reading._onwards import Onwards
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships
+from jaxinit._reading._roles import leaf_roles
 from jaxinit._reading._rules import rule_of
 from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
 from jaxinit._reading._units import Analysis, Site, Unit
@@ -65,6 +68,16 @@ class Traced:
     def depths(self) -> dict[Unit, list[Depth]]:
         """How deep the layers lie, one after the other for the slices of a stack."""
         return depths(self.flow)
+
+    @functools.cached_property
+    def onwards(self) -> Onwards:
+        """What becomes of every value."""
+        return Onwards(self.flow)
+
+    @functools.cached_property
+    def roles(self) -> list[LeafRole]:
+        """What every leaf is to the program, as far as it is no layer's weight."""
+        return leaf_roles(self.flow, self.skips, self.shapes)
 
     @functools.cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -1,0 +1,44 @@
+"""What a report covers: the leaves of which nothing is known, and the schemes that a remedy may name."""
+
+import dataclasses
+
+from jaxinit._reading import Layers, Traced
+from jaxinit._schemes._looks_linear import looks_linear
+from jaxinit._schemes._roles import roles
+from jaxinit._schemes._scheme import MisfitError
+
+_UNKNOWN = ("unknown", "unread")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """A leaf of which nothing is measured.
+
+    Attributes:
+      path: of the leaf.
+      reason: why.
+    """
+
+    path: str
+    reason: str
+
+
+def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
+    """Leaves that are no layer's weight and whose role the program does not show, and layers that are read in part."""
+    found = {entry.path: entry.reason for entry in layers.unvisited}
+    measured = {leaf for unit in traced.analysis.units for leaf in unit.regions}
+    for leaf, role in enumerate(traced.roles):
+        if role.name in _UNKNOWN and leaf not in measured:
+            found.setdefault(traced.paths[leaf], role.reason)
+    return tuple(Unread(path, reason) for path, reason in found.items())
+
+
+def fitting(traced: Traced) -> tuple[str, ...]:
+    """The schemes whose assumptions the program meets, of those that make any."""
+    if traced.skips or traced.structure.cells:
+        return ()
+    try:
+        looks_linear().check(roles(traced))
+    except MisfitError:
+        return ()
+    return ("looks_linear",)

@@ -1,0 +1,131 @@
+"""Signals that one layer changes, that vanish or explode over many, or that have a wrong size throughout."""
+
+import numpy as np
+
+from jaxinit._diagnose._alike import TINY, counted, ends_branch, form, gains
+from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._growth import growth
+from jaxinit._diagnose._measurements import Measurements
+from jaxinit._diagnose._remedies import LOST, LSUV, for_size
+
+TOTAL = LOST
+"""A change of scale by so much over all layers vanishes or explodes."""
+JUMP = 20.0
+"""A layer whose gain is so many times that of its peers stands out."""
+LARGE = 3.0
+"""A gain up to this is none that stands out, nor is one down to its inverse."""
+LARGEST = 1e3
+"""Outputs of layers that are usually larger than this, or smaller than one over it, are of the wrong size."""
+STILL = 1e-6
+"""Outputs that vary by less hardly vary."""
+PEERS = 2
+"""So many layers of one form are a measure for another one of it."""
+WIDE = 80.0
+"""A layer that takes the data itself, which has any size, stands out if its output is larger than this."""
+
+
+def signals(report: Measurements) -> list[Finding]:
+    """What is wrong with the sizes of signals."""
+    if not counted(report).any():
+        return []
+    return outliers(report) or _lost(report) or _still(report) or _absolute(report)
+
+
+def outliers(report: Measurements) -> list[Finding]:
+    """The layer that stands out most by its gain, the size of what it gives over that of what it takes.
+
+    A readout, what weighs other data, and the last layer of a branch may start as small as they like, unless other
+    branches tell otherwise.
+    """
+    found, scale = gains(report), np.asarray(report.product_size, float)
+    some = np.flatnonzero(np.isfinite(found))
+    if len(some) < 2:
+        return []
+    by_form: dict[object, list[int]] = {}
+    inner = [i for i in some.tolist() if not report.rows[i].last]
+    for i in inner:
+        by_form.setdefault(form(report.rows[i]), []).append(i)
+    odd: dict[int, float] = {}
+    for i in some.tolist():
+        row = report.rows[i]
+        own = [j for j in by_form.get(form(row), []) if j != i and not row.last]
+        peers = own if len(own) >= PEERS else [j for j in inner if j != i] or [j for j in some.tolist() if j != i]
+        ratio = found[i] / float(np.exp(np.median(np.log(found[peers]))))
+        on_purpose = row.last or row.weighs or (ends_branch(row) and len(own) < PEERS)
+        first = not row.before and row.kind != "embed"
+        large = ratio > JUMP and found[i] > LARGE and not (first and scale[i] < WIDE)
+        small = ratio < 1 / JUMP and found[i] < 1 / LARGE and not on_purpose and not (first and scale[i] > 1 / WIDE)
+        if large or small:
+            odd[i] = ratio
+    if not odd:
+        return []
+    i = max(odd, key=lambda i: (round(abs(np.log(odd[i])), 3), abs(np.log(found[i]))))
+    name = report.rows[i].name
+    what = f"{name} multiplies the scale of what it takes by {found[i]:.3g}, which is {odd[i]:.3g} times what is usual."
+    return [Finding("outlier", name, what, LSUV)]
+
+
+def _lost(report: Measurements) -> list[Finding]:
+    """Signals that vanish or explode on their way along the data.
+
+    Each layer is compared with the first one of its own way; of several ways, the one on which it is most like the
+    layer before: a residual stream is as large as the largest of all that was added to it. With a normalization a way
+    begins anew.
+    """
+    rows, counts = report.rows, counted(report)
+    scale, taken = np.asarray(report.pre_std, float), np.asarray(report.input_size, float)
+    start: dict[int, tuple[float, int]] = {}
+    found: list[Finding] = []
+    for i in sorted(np.flatnonzero(counts).tolist(), key=lambda i: rows[i].depth):
+        size = max(scale[i], TINY)
+        ways = [] if rows[i].fresh else [j for j in rows[i].before if j in start]
+        if not ways:
+            start[i] = size, 0
+            continue
+        first, steps = start[min(ways, key=lambda j: abs(np.log(size / max(scale[j], TINY))))]
+        start[i] = first, steps + 1
+        if steps + 1 < 2:
+            continue
+        # A readout is as large as it was made: what counts is what reaches it.
+        size = taken[i] if rows[i].last else scale[i]
+        # What a branch adds to its skip connection may be as little as one likes.
+        for fault, beyond, word in (
+            ("vanishing signal", size * TOTAL < first and not rows[i].residual, "shrink"),
+            ("exploding signal", size > first * TOTAL, "grow"),
+        ):
+            if beyond and not any(finding.fault == fault for finding in found):
+                factor = float(growth(scale, rows, counts))
+                share = f"less than 1/{TOTAL:g} of" if word == "shrink" else f"more than {TOTAL:g} times"
+                where = f"what reaches {rows[i].name} is" if rows[i].last else f"from {rows[i].name} on they are"
+                what = f"Signals {word}{by(factor, word)}; {where} {share} the first layer's."
+                found.append(Finding(fault, rows[i].name, what, for_size(report)))
+    return found
+
+
+def _still(report: Measurements) -> list[Finding]:
+    rows, scale = report.rows, np.asarray(report.pre_std, float)
+    chosen = [not (row.residual or row.last) and row.numbers > 1 for row in rows]
+    still = np.flatnonzero((scale < STILL) & counted(report) & np.array(chosen, bool))
+    if not len(still):
+        return []
+    first = min(still, key=lambda i: rows[i].depth)
+    what = f"The output of {rows[first].name} hardly varies (std {scale[first]:.1g})."
+    return [Finding("vanishing signal", rows[first].name, what, for_size(report))]
+
+
+def _absolute(report: Measurements) -> list[Finding]:
+    """Outputs that keep their size from layer to layer, but a wrong one."""
+    chosen = counted(report) & np.array([not row.residual for row in report.rows], bool)
+    size = np.hypot(np.asarray(report.pre_mean, float), np.asarray(report.pre_std, float))
+    usual = float(np.median(size[chosen])) if chosen.any() else 1.0
+    if 1 / LARGEST <= usual <= LARGEST:
+        return []
+    wrong = np.flatnonzero(chosen & (size > LARGEST if usual > 1 else size < 1 / LARGEST))
+    first = report.rows[min(wrong, key=lambda i: report.rows[i].depth)].name
+    what = f"The outputs of layers have a size of {usual:.1g}, from {first} on, though they neither grow nor shrink."
+    return [Finding("scale", first, what, LSUV)]
+
+
+def by(factor: float, word: str) -> str:
+    """The fitted rate, if the change is spread over the layers."""
+    return f" (×{factor:.3g} a layer)" if (factor > 1) == (word == "grow") else ""
