@@ -629,7 +629,7 @@ def lru():
     def block_fn(p, x):
         u = layer_norm(p["ln"], x)
         lam = jnp.exp(lax.complex(-jnp.exp(p["nu_log"]), jnp.exp(p["theta_log"])))
-        bu = lax.complex(u @ p["b_re"], u @ p["b_im"]) * jnp.exp(p["gamma_log"])
+        bu = lax.complex(u @ p["b_re"], u @ p["b_im"]) * jnp.exp(p["gamma_log"]).astype(jnp.complex64)
 
         def join(left, right):
             return left[0] * right[0], right[0] * left[1] + right[1]

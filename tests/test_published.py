@@ -106,7 +106,7 @@ PLANTED = [
     ("lru", "blocks/1/glu/w", None, LARGE, "outlier", "blocks/1/glu/w"),
     ("gru", "cells/1/wx", None, LARGE, "outlier", "cells/1/wx"),
     ("gru", "cells/1/wx", None, SMALL, "outlier", "cells/1/wx"),
-    ("gru", "cells/0/wx", None, SATURATED, "saturated", "cells/0/wx"),
+    ("gru", "cells/0/wx", None, lambda w: 60 * w, "saturated", "cells/0/wx"),
     ("siren", "hidden/1/w", None, LARGE, "outlier", "hidden/1/w"),
     ("siren", "hidden/1/w", None, SMALL, "outlier", "hidden/1/w"),
     ("mixer", "blocks/1/tokens/up/w", None, LARGE, "outlier", "blocks/1/tokens/up/w"),

@@ -59,3 +59,8 @@ def gains(report: Measurements) -> np.ndarray:
 def ends_branch(row: Row) -> bool:
     """Whether a layer is the last one of the branch of a skip connection."""
     return row.position is not None and row.branch_length is not None and row.position == row.branch_length - 1
+
+
+def reads_out(row: Row) -> bool:
+    """Whether a layer is a readout or a head: no other one takes what it gives, and no skip connection does."""
+    return row.last and not row.residual

@@ -29,6 +29,7 @@ class Curve:
       flat: the share of standard normal numbers at which it has next to no slope.
       gradient_factor: by how much gradients grow on their way back through a layer that keeps signals.
       straight: whether it only multiplies by a number, as attention divides its queries.
+      positive: whether all its values are positive, as those of gates are.
       factor: whether all its values are positive and grow without bound, as of step sizes: a change of z is a factor.
     """
 
@@ -37,6 +38,7 @@ class Curve:
     flat: float
     gradient_factor: float
     straight: bool
+    positive: bool
     factor: bool
 
 
@@ -63,8 +65,9 @@ def curve(activation: TracedActivation | None) -> Curve | None:
     factor = float(np.sqrt(slope / size)) if size > 0 else 1.0
     straight = bool(slopes.min() > 0.999 * steepest)
     ends = sorted((float(slopes[0]), float(slopes[-1])))
-    grows = bool(values.min() > 0) and ends[0] < FLAT * steepest and ends[1] > steepest / 2
-    return Curve(activation, steepest, flat, factor, straight, grows)
+    positive = bool(values.min() > 0)
+    grows = positive and ends[0] < FLAT * steepest and ends[1] > steepest / 2
+    return Curve(activation, steepest, flat, factor, straight, positive, grows)
 
 
 def is_factor(activation: TracedActivation | None) -> bool:

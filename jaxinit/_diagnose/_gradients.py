@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxinit._diagnose._alike import TINY, alike, counted, spans
+from jaxinit._diagnose._alike import TINY, alike, counted, reads_out, spans
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._measurements import Measurements
@@ -45,7 +45,7 @@ def relative_gradient(report: Measurements) -> np.ndarray | None:
 
 def judged(report: Measurements) -> np.ndarray:
     """The rows whose gradients tell something: those at a readout, or in a closed branch, are their own affair."""
-    own = [row.last for row in report.rows]
+    own = [reads_out(row) for row in report.rows]
     return counted(report) & ~np.array(own, bool) & (np.asarray(report.branch_share, float) > 0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._alike import counted, ends_branch, gains
+from jaxinit._diagnose._alike import counted, ends_branch, gains, reads_out
 from jaxinit._diagnose._gradients import gradient_scale
 from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._signals import JUMP
@@ -59,7 +59,7 @@ def _closed_branches(report: Measurements) -> Iterator[str]:
 def _readouts(report: Measurements) -> Iterator[str]:
     scale = gradient_scale(report)
     zero = np.asarray(report.weight_norm, float) == 0
-    last = np.array([row.last and not row.residual and not row.weighs for row in report.rows], bool)
+    last = np.array([reads_out(row) and not row.weighs for row in report.rows], bool)
     if scale is not None:
         silent = counted(report) & ~last
         if silent.any() and not scale[silent].any() and scale[zero].any():

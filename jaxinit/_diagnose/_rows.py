@@ -34,8 +34,8 @@ class Row:
         many layers the branch has; or None.
       fresh: whether all that the layer takes comes through a normalization.
       last: whether no other layer takes what this one gives: a readout, or a head.
-      weighs: whether all that it gives weighs other data, as gates, step sizes and decays do, or is made such a weight
-        by other layers: it may start as small as one likes.
+      weighs: whether all that it gives weighs other data by positive numbers, as gates, step sizes and decays do, or is
+        made such a weight by other layers: it may start as small as one likes.
       aside: whether only branches take what it gives, and the layers beside it: what conditions them.
       numbers: how many numbers the layer gives for this batch, in one use.
     """
@@ -110,14 +110,14 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
     gates = 1.0 if decays(meetings, traced) else _gates(structure.weights.get(unit, ()))
     weights = [math.prod(m.value.shape) for m in meetings]
     curves = [curve(m.activation) for m in meetings]
+    met = list(zip(meetings, curves, strict=True))
     bent = [m.activation for m, c in zip(meetings, curves, strict=True) if not (c and c.straight)]
     names = dict.fromkeys(activation.name for activation in bent if activation is not None)
 
     def mean(values: Sequence[float]) -> float:
         return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
 
-    output = unit.sites[0].finish.outputs[0]
-    numbers = math.prod(output.shape)
+    numbers = math.prod(unit.sites[0].finish.outputs[0].shape)
     flat = mean([c.flat if c else 0.0 for c in curves])
     factor = mean([c.gradient_factor if c else 1.0 for c in curves])
     return [
@@ -140,7 +140,7 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
             bool(depth.before) and all(before.normalized for before in depth.before),
             not depth.joins,
             numbers,
-            traced.onwards.weighs(output),
+            all(c is not None and c.positive and traced.onwards.weighs(m.value) for m, c in met),
         )
         for at, depth in zip(slice_places(unit), traced.depths[unit], strict=True)
     ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxinit._diagnose._alike import TINY, counted, ends_branch, form, gains
+from jaxinit._diagnose._alike import TINY, counted, ends_branch, form, gains, reads_out
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._measurements import Measurements
@@ -42,16 +42,16 @@ def outliers(report: Measurements) -> list[Finding]:
     if len(some) < 2:
         return []
     by_form: dict[object, list[int]] = {}
-    inner = [i for i in some.tolist() if not report.rows[i].last]
+    inner = [i for i in some.tolist() if not reads_out(report.rows[i])]
     for i in inner:
         by_form.setdefault(form(report.rows[i]), []).append(i)
     odd: dict[int, float] = {}
     for i in some.tolist():
         row = report.rows[i]
-        own = [j for j in by_form.get(form(row), []) if j != i and not row.last]
+        own = [j for j in by_form.get(form(row), []) if j != i and not reads_out(row)]
         peers = own if len(own) >= PEERS else [j for j in inner if j != i] or [j for j in some.tolist() if j != i]
         ratio = found[i] / float(np.exp(np.median(np.log(found[peers]))))
-        on_purpose = row.last or row.weighs or (ends_branch(row) and len(own) < PEERS)
+        on_purpose = reads_out(row) or row.weighs or (ends_branch(row) and len(own) < PEERS)
         first = not row.before and row.kind != "embed"
         large = ratio > JUMP and found[i] > LARGE and not (first and scale[i] < WIDE)
         small = ratio < 1 / JUMP and found[i] < 1 / LARGE and not on_purpose and not (first and scale[i] > 1 / WIDE)
@@ -87,7 +87,7 @@ def _lost(report: Measurements) -> list[Finding]:
         if steps + 1 < 2:
             continue
         # A readout is as large as it was made: what counts is what reaches it.
-        size = taken[i] if rows[i].last else scale[i]
+        size = taken[i] if reads_out(rows[i]) else scale[i]
         # What a branch adds to its skip connection may be as little as one likes.
         for fault, beyond, word in (
             ("vanishing signal", size * TOTAL < first and not rows[i].residual, "shrink"),
@@ -96,7 +96,7 @@ def _lost(report: Measurements) -> list[Finding]:
             if beyond and not any(finding.fault == fault for finding in found):
                 factor = float(growth(scale, rows, counts))
                 share = f"less than 1/{TOTAL:g} of" if word == "shrink" else f"more than {TOTAL:g} times"
-                where = f"what reaches {rows[i].name} is" if rows[i].last else f"from {rows[i].name} on they are"
+                where = f"what reaches {rows[i].name} is" if reads_out(rows[i]) else f"from {rows[i].name} on they are"
                 what = f"Signals {word}{by(factor, word)}; {where} {share} the first layer's."
                 found.append(Finding(fault, rows[i].name, what, for_size(report)))
     return found

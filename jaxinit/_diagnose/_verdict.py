@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxinit._diagnose._alike import counted
+from jaxinit._diagnose._alike import counted, reads_out
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._gradients import gradient_scale, gradients, jacobian, judged
 from jaxinit._diagnose._growth import change
@@ -47,7 +47,7 @@ def praise(report: Measurements) -> str:
     Of what nothing was compared, or read, nothing is said.
     """
     counts = counted(report)
-    inside = counts & ~np.array([row.last for row in report.rows], bool)
+    inside = counts & ~np.array([reads_out(row) for row in report.rows], bool)
     signals = np.asarray(report.pre_std, float)
     changes = {"signals": change(signals, report.rows, inside) or change(signals, report.rows, counts)}
     gradient = gradient_scale(report)
