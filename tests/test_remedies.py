@@ -83,7 +83,7 @@ def test_the_start_that_was_given_is_known_by_its_values():
     assert "orthogonal_critical" not in of(auto)
     gaussian = jax.tree.map(lambda w: w / 2.34, auto)  # at the critical scale, and not orthogonal
     assert not of(gaussian)
-    assert "lsuv" in of(jaxinit.lsuv(auto, apply_fn, X))
+    assert of(jaxinit.lsuv(auto, apply_fn, X)) == {"auto", "lsuv"}
 
 
 def test_what_no_start_mends_and_what_training_gets_over_are_both_said():

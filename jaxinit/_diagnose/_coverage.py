@@ -35,7 +35,7 @@ def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
 
 def fitting(traced: Traced) -> tuple[str, ...]:
     """The schemes whose assumptions the program meets, of those that make any."""
-    if traced.skips or traced.structure.cells:
+    if not traced.analysis.units or traced.skips or traced.structure.cells:
         return ()
     try:
         looks_linear().check(roles(traced))

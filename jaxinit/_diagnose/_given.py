@@ -1,6 +1,6 @@
 """Which start a model was given, as far as its weights and what they do show it: no remedy names that one.
 
-Orthogonal weights show in their Gram matrix, and a scheme in the gain of every layer.
+Orthogonal weights show in their Gram matrix, and a scheme in what every layer gives.
 """
 
 import functools
@@ -13,7 +13,6 @@ from jaxinit._activations import NAMES
 from jaxinit._critical import critical
 from jaxinit._diagnose._alike import counted, gains
 from jaxinit._diagnose._measurements import Measurements
-from jaxinit._gain import gain
 from jaxinit._reading import Unit, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
@@ -58,13 +57,6 @@ def _critical_gain(activation: str) -> float | None:
         return None
 
 
-@functools.lru_cache(maxsize=256)
-def _gain(activation: str | None) -> float | None:
-    if activation is None:
-        return 1.0
-    return float(gain(activation)) if activation in NAMES else None
-
-
 def given(report: Measurements) -> frozenset[str]:
     """The names of the starts that most layers agree with."""
     rows, found = report.rows, gains(report)
@@ -81,8 +73,6 @@ def given(report: Measurements) -> frozenset[str]:
     orthogonal = all(float(np.asarray(report.leaning)[i]) < _ORTHOGONAL for i in some)
     if orthogonal and near([_critical_gain(rows[i].activation or "linear") for i in some], seen):
         names.add("orthogonal_critical")
-    if near([_gain(rows[i].activation) for i in some], seen):
-        names.add("auto")
     if near([1.0] * len(some), [float(np.asarray(report.pre_std)[i]) for i in some]):
-        names.add("lsuv")
+        names.update(("auto", "lsuv"))  # each brings all outputs to unit variance, and neither would change them
     return frozenset(names)
