@@ -588,7 +588,8 @@ def test_layers_of_learned_queries_are_layers(apply_fn):
     old["bias"] = SOME
     x = jax.random.normal(KEY, (16, 5, 8))
     new, rows = drawn(old, apply_fn, x)
-    assert rows["queries"].role == "token"
+    assert rows["queries"].role == "embedding"
+    assert float(jnp.std(new["queries"])) == pytest.approx(1, rel=0.4)
     assert rows["bias"].role == "bias"
     for name in ("q", "k", "v", "out"):
         assert rows[name].role.startswith("dense")
@@ -604,6 +605,30 @@ def test_layers_of_learned_queries_are_layers(apply_fn):
             assert float(jnp.std(value)) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("biased", [0.0, 1.0])
+def test_what_makes_an_array_that_is_added_to_data_is_a_layer(biased):
+    """Features of positions times a kernel, known or learned: to draw the kernel as positions would lose its fans."""
+    table = jnp.sin(jnp.outer(jnp.arange(5.0), jnp.arange(1.0, 7.0)))
+    old = {"w": ones(8, 8), "kernel": ones(6, 8), "features": ones(5, 6), "bias": ones(8)}
+    for features in (lambda p: table, lambda p: p["features"]):
+        _new, rows = drawn(
+            old,
+            lambda p, x, of=features: jnp.tanh(x @ p["w"] + of(p) @ p["kernel"] + biased * p["bias"]),
+            ones(4, 5, 8),
+        )
+        assert rows["kernel"].role == "dense"
+    assert rows["features"].role == "embedding"
+
+
+def test_an_array_added_to_data_times_another_leaf_keeps_its_value():
+    """Constant noise and its strength: which of the two starts as zero, if any, the program does not say."""
+    old = {"w": ones(4, 8), "noise": 3 * jax.random.normal(KEY, (32, 8)), "strength": SOME}
+    new, rows = drawn(old, lambda p, x: jnp.tanh(x @ p["w"] + p["noise"] * p["strength"]))
+    for name in ("noise", "strength"):
+        assert (rows[name].role, rows[name].init) == ("unknown", "kept")
+        np.testing.assert_array_equal(new[name], old[name])
+
+
 def test_two_factors_of_a_weight_are_no_queries():
     """Neither weighs anything by its exponential: an output of low rank, and an addition to a weight."""
     old = {"e": ones(6, 3), "p": ones(3, 8), "w": ones(8, 8)}
@@ -612,7 +637,7 @@ def test_two_factors_of_a_weight_are_no_queries():
         lambda p, x: x @ (p["w"] + (p["e"] @ p["p"])[:1].T @ p["p"][:1]),
     ):
         _new, rows = drawn(old, apply_fn, ones(4, 8))
-        assert not {"token", "bias"} & {row.role for row in rows.values()}
+        assert not {"embedding", "bias"} & {row.role for row in rows.values()}
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -21,7 +21,7 @@ class LeafRole:
     Attributes:
       name: "kernel" (of a layer whose scale cannot be set), "bias" of a layer, "gate bias", "scale", "multiplier" of a
         residual branch by one number, "shortcut" that multiplies what a branch is added to, "offset", "position",
-        "token", "several", or one of `KEPT`.
+        "token", "embedding" that layers take as data, "several", or one of `KEPT`.
       reason: the evidence, in words.
       start: the value at which the leaf changes nothing, where there is one.
       site: the layer whose bias it is.

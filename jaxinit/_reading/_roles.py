@@ -61,7 +61,7 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     if len(names) == 1 or "state" in names:
         return next(role for role in found if len(names) == 1 or role.name == "state")
     if not names and leaf in evidence.taken_as_data:
-        return LeafRole("token", "taken by layers in the place of data, as learned queries are")
+        return LeafRole("embedding", "taken by layers in the place of data, as learned queries are")
     if not names:
         return LeafRole("unknown", "no operation with data shows what it is")
     slices = roles_of_slices(evidence, leaf, others, lambda use: _of_use(evidence, use))
@@ -235,6 +235,8 @@ def _offset(evidence: Evidence, use: Use) -> LeafRole | None:
     terms = [x for x in _terms(evidence, use.atom) if depends_on(evidence.flow, x, use.leaf)]
     if any(evidence.analysis.of(x).degrees.get(use.leaf) != 1 for x in terms) and use.degree != 1:
         return LeafRole("unknown", "added to data as a function of it that is not linear")
+    if any(evidence.analysis.of(x).degrees.keys() != {use.leaf} for x in terms):
+        return LeafRole("unknown", "added to data times other parameters")
     if sum(n > 1 for n in evidence.met_shape(use)) < 2:
         return LeafRole("offset", "added to data", 0.0)
     data = next(x for i, x in enumerate(use.equation.inputs) if i != use.place)

@@ -4,7 +4,8 @@ Coordinates, Fourier features and queries that a function closes over, and array
 data as the batch is. A constant that multiplies a weight could also be a part of the weight, as in `x @ (e @ basis)`.
 What tells the two apart is what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
 nonlinearity makes it a tower, and so does a product of the output of another layer with its outputs, as of queries
-with relative positions. Leaves are data in the same way where layers take them, as learned queries are.
+with relative positions, and a sum with data. Leaves are data in the same way where layers take them, as learned queries
+are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from jaxinit._reading._hypernetworks import Around, layer_of
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules import rule_of
 
+_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 # Their results go into norms, of weights too.
 _OF_NORMS = ir.family("square", "integer_pow", "abs", "sqrt", "rsqrt", "sign", "pow")
 
@@ -63,9 +65,9 @@ def _goes_on_as_data(
 ) -> bool:
     """Whether a product goes on as the output of a layer does.
 
-    That is, through a nonlinearity one by one; with a bias of its features; or as queries or keys, which are multiplied
-    along its features with the output of a layer, and what comes of it weighs others by its exponential. Without such
-    weights, a product of two leaves may as well be a weight that is made of two factors.
+    That is, through a nonlinearity one by one; with a bias of its features; in a sum with data; or as queries or keys,
+    which are multiplied along its features with the output of a layer, and what comes of it weighs others by its
+    exponential. Without such weights, a product of two leaves may as well be a weight that is made of two factors.
     """
     of = around.of
     start = product.outputs[0]
@@ -79,6 +81,8 @@ def _goes_on_as_data(
                 continue
             meets = origin is not None and _meets(equation, atom, origin, features)
             if any(of(x).data for x in (*equation.inputs, *equation.outputs)):
+                if origin is not None and _is_added(equation, product):
+                    return True
                 layers = (layer_of(x, around) for x in equation.inputs if x is not atom)
                 if meets and any(x is not None for x in layers) and (not raw or _weighs(equation.outputs[0], around)):
                     return True
@@ -122,9 +126,16 @@ def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[i
     return bool(axes) and axes <= features
 
 
+def _is_added(equation: ir.Equation, product: ir.Equation) -> bool:
+    """Whether an equation adds what a contraction makes to something: to data are added data, and not weights."""
+    if equation.primitive not in _SUMS:
+        return False
+    return product.primitive is not ir.dot_general_p or bool(product.params["dimension_numbers"][0][0])
+
+
 def _adds_bias(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
     """Whether an equation adds a leaf that varies along the features of a product, all of them, and nowhere else."""
-    if equation.primitive not in (ir.add_p, ir.add_any_p, ir.sub_p) or equation.inputs.count(atom) != 1:
+    if equation.primitive not in _SUMS or equation.inputs.count(atom) != 1:
         return False
     (other,) = (x for x in equation.inputs if x is not atom)
     found = around.of(other)

@@ -69,6 +69,8 @@ def _leaf(
     shape = tuple(jnp.shape(leaf))
     if index in starts:
         role, start = starts[index]
+        if role == "embedding":
+            return normal_samples(shape, 1.0)
         return normal_samples(shape, _POSITIONS) if role in ("position", "token") else constant(start or 0.0, shape)
     if index not in kept:
         return None

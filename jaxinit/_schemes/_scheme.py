@@ -69,6 +69,8 @@ class Scheme:
         match vector.role:
             case "position" | "token":
                 return Rule(normal(0.02), vector.reason)
+            case "embedding":
+                return Rule(normal(1.0), f"{vector.reason}: rows of unit variance")
             case "kernel":
                 return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
         return Rule(_filled(vector.start or 0.0), vector.reason)

@@ -19,8 +19,8 @@ class Vector:
       shape: shape of the leaf, or (elements,).
       role: "bias" of a layer, "gate bias", "multiplier" of a residual branch by one number, "shortcut" that multiplies
         what a branch is added to, "scale" of a normalised value or a residual branch, "offset" that is added to data,
-        "position" for an offset with more than one axis, "token", or "kernel" for that of a layer whose scale cannot
-        be set.
+        "position" for an offset with more than one axis, "token", "embedding", or "kernel" for that of a layer whose
+        scale cannot be set.
       reason: the evidence for the role.
       start: the value at which the leaf changes nothing, where there is one.
       layer: the layer whose bias it is, or None.
