@@ -27,10 +27,10 @@ from jaxinit._reading import (
     low_rank_pairs,
 )
 from jaxinit._schemes._incoming import argument_factor, incoming
-
-_UNKNOWN = Incoming(1.0, 1.0, known=False)
 from jaxinit._schemes._vectors import Vector as Vector
 from jaxinit._schemes._vectors import drawn_slices, filled
+
+_UNKNOWN = Incoming(1.0, 1.0, known=False)
 
 
 @dataclasses.dataclass(frozen=True)
