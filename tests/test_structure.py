@@ -769,3 +769,65 @@ def test_a_pooled_shortcut_is_a_skip_connection(projected):
     with promoting():
         skips = {layer.path: layer.skip for layer in trace_layers(params, apply_fn, struct(2, 8, 8, 4))}
     assert (skips["a"], skips["b"], skips.get("c")) == (0, 0, None)
+
+
+# Attention in parts
+
+
+def projected(p, x):
+    return tuple((x @ p[name]).reshape(2, 8, 4, 4) for name in "qkv")
+
+
+def attended(q, k, v):
+    shares = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / 2)
+    return jnp.einsum("bhts,bshd->bthd", shares, v)
+
+
+def blocks(x):
+    return jnp.moveaxis(x.reshape(2, 4, 2, 4, 4), 1, 0)
+
+
+def blocks_of_queries(p, x):
+    q, k, v = projected(p, x)
+    return jnp.moveaxis(jax.lax.map(lambda q: attended(q, k, v), blocks(q)), 0, 1).reshape(2, 8, 16) @ p["o"]
+
+
+def over_keys(q, k, v):
+    """Softmax over blocks of keys, with a running maximum and a running sum (Milakov & Gimelshein, 2018)."""
+
+    def step(carry, pair):
+        largest, total, sum_ = carry
+        scores = jnp.einsum("bthd,bshd->bhts", q, pair[0]) / 2
+        new = jnp.maximum(largest, scores.max(-1))
+        shares, shrink = jnp.exp(scores - new[..., None]), jnp.exp(largest - new)
+        mixture = jnp.einsum("bhts,bshd->bhtd", shares, pair[1])
+        return (new, total * shrink + shares.sum(-1), sum_ * shrink[..., None] + mixture), None
+
+    rows = (q.shape[0], q.shape[2], q.shape[1])
+    start = jnp.full(rows, -jnp.inf), jnp.zeros(rows), jnp.zeros((*rows, q.shape[3]))
+    _, total, found = jax.lax.scan(step, start, (blocks(k), blocks(v)))[0]
+    return jnp.moveaxis(found / total[..., None], 1, 2)
+
+
+def blocks_of_keys(p, x):
+    return over_keys(*projected(p, x)).reshape(2, 8, 16) @ p["o"]
+
+
+def blocks_of_both(p, x):
+    q, k, v = projected(p, x)
+    return jnp.moveaxis(jax.lax.map(lambda q: over_keys(q, k, v), blocks(q)), 0, 1).reshape(2, 8, 16) @ p["o"]
+
+
+def fused_in_a_branch(p, x):
+    q, k, v = (part.reshape(2, 8, 4, 4) for part in jnp.split(x @ jnp.concatenate([p["q"], p["k"], p["v"]], 1), 3, -1))
+    chosen = jax.lax.cond(x.sum() > 0, lambda q: attended(q, k, v), lambda q: q, q)
+    return chosen.reshape(2, 8, 16) @ p["o"]
+
+
+@pytest.mark.parametrize("apply_fn", [blocks_of_queries, blocks_of_keys, blocks_of_both, fused_in_a_branch])
+def test_attention_in_parts_is_attention(apply_fn):
+    """A loop over blocks of queries or of keys computes it, with the projections around."""
+    params = {name: jax.ShapeDtypeStruct((16, 16), jnp.float32) for name in "qkvo"}
+    layers = trace_layers(params, apply_fn, jax.ShapeDtypeStruct((2, 8, 16), jnp.float32))
+    roles = {layer.path: layer.role for layer in layers}
+    assert roles == {"q": "query", "k": "key", "v": "value", "o": "output"}

@@ -32,6 +32,8 @@ def watches(traced: Traced) -> dict[ir.Atom, Watch]:
         found.setdefault(value, []).append(watch)
 
     for attention in traced.structure.attentions:
+        if attention.in_parts:
+            continue  # which has no probabilities of all keys, or not of all queries
         keys = 1
         for dimension in attention.summed:
             keys *= attention.probabilities.shape[dimension]

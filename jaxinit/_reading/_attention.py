@@ -3,14 +3,18 @@
 A contraction of data with data whose one operand comes from another such contraction through an exponential mixes
 values by the probabilities of scores. The layers that the operands come from are the query, key and value projections,
 wherever the program cuts them from; the layers that the mixture goes to are output projections.
+
+Both contractions may lie inside a loop over blocks of queries or of keys, with the layers around it.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from jaxinit import _program as ir
-from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, site_start
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow, site_start
 from jaxinit._reading._residual import Skip
 from jaxinit._reading._units import Site
 
@@ -46,6 +50,7 @@ class Attention:
       cross: whether queries and keys come from different data.
       probabilities: what the values are mixed by.
       summed: the dimensions of the probabilities along which the values lie.
+      in_parts: whether a loop around computes it in parts, of queries or of keys.
     """
 
     query: tuple[Block, ...]
@@ -56,12 +61,30 @@ class Attention:
     cross: bool
     probabilities: ir.Atom
     summed: tuple[int, ...]
+    in_parts: bool = False
 
 
 def attentions(flow: Flow, connections: Iterable[Skip]) -> list[Attention]:
     """Every attention of a program, in execution order; the skip connections tell where a block begins."""
     sums = frozenset(skip.sum.outputs[0] for skip in connections)
-    return [found for program in programs_of(flow.analysis.program) for found in _Finder(flow, program, sums).found()]
+    return [found for around in _nests(flow.analysis.program) for found in _Finder(flow, around, sums).found()]
+
+
+class _Nest(NamedTuple):
+    """Programs one within the other, outermost first, and the equations that hold all but the first."""
+
+    programs: tuple[ir.Program, ...]
+    holders: tuple[ir.Equation, ...] = ()
+
+
+def _nests(program: ir.Program, around: _Nest | None = None) -> Iterator[_Nest]:
+    """Every program, with those that it lies in."""
+    programs, holders = around or ((), ())
+    nest = _Nest((*programs, program), holders)
+    yield nest
+    for equation in program.equations:
+        for inner in ir.subprograms(equation):
+            yield from _nests(inner, nest._replace(holders=(*nest.holders, equation)))
 
 
 class _Finder:
@@ -70,30 +93,56 @@ class _Finder:
     No search goes beyond layers and the sums of skip connections, so that each looks at one block.
     """
 
-    def __init__(self, flow: Flow, program: ir.Program, sums: frozenset[ir.Variable]):
-        self.flow, self.program = flow, program
-        self.sites = [flow.analysis.sites[e] for e in program.equations if e in flow.analysis.sites]
-        self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
-        self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
+    def __init__(self, flow: Flow, nest: _Nest, sums: frozenset[ir.Variable]):
+        self.flow, self.nest = flow, nest
+        program = nest.programs[-1]
         self.mixes: dict[ir.Variable, ir.Equation] = {
             e.outputs[0]: e
             for e in program.equations
-            if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs) and not self._is_site(e)
+            if e.primitive is ir.dot_general_p and all(flow.is_data(a) for a in e.inputs)
         }
+        if len(self.mixes) < 2:
+            return
+        self.numbers = {e: (i, n) for i, inner in enumerate(nest.programs) for e, n in inner.numbers.items()}
+        self.sites = [flow.analysis.sites[e] for e in self.numbers if e in flow.analysis.sites]
+        self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
+        self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
+        self.mixes = {v: e for v, e in self.mixes.items() if v not in self.site_of}
         self.operations = {entry.equation: s for s in self.sites for entry in s.entries}
         self.starts = frozenset(site_start(s) for s in self.sites)
         self.ends = {*self.site_of, *self.mixes, *sums}
         self.far_ends = {*self.starts, *self.mixes, *sums}
-        self.nearest_ends = {*self.site_of, *program.inputs, *sums}
+        self.nearest_ends = {*self.site_of, *nest.programs[0].inputs, *sums}
 
     def _between(self, starts: Iterable[ir.Variable], reached: Iterable[ir.Atom], others: bool) -> Tracks:
         """Where the elements of some values go in the equations that make some others."""
-        numbers = {self.program.numbers.get(self.flow.producer[a]) for a in reached if a in self.flow.producer}
-        equations = tuple(self.program.equations[i] for i in sorted(i for i in numbers if i is not None))
-        return follow(self.flow, dataclasses.replace(self.program, equations=equations), starts, others=others)
+        equations: dict[ir.Equation, tuple[int, int]] = {}
+        for atom in reached:
+            equation = self.flow.producer.get(atom)
+            if equation in self.numbers:
+                equations[equation] = self.numbers[equation]
+            elif equation is None and isinstance(atom, ir.Variable):
+                entry = self._entry(atom)
+                if entry is not None:
+                    equations[entry] = self.levels[atom], -1
+        program = self.nest.programs[-1]
+        ordered = tuple(sorted(equations, key=equations.__getitem__))
+        return follow(self.flow, dataclasses.replace(program, equations=ordered), starts, others=others)
 
-    def _is_site(self, equation: ir.Equation) -> bool:
-        return equation.outputs[0] in self.site_of
+    @functools.cached_property
+    def levels(self) -> dict[ir.Variable, int]:
+        """How deep the programs lie whose inputs values are."""
+        return {v: i for i, program in enumerate(self.nest.programs) for v in program.inputs}
+
+    def _entry(self, atom: ir.Variable) -> ir.Equation | None:
+        """That an input of a loop's or a branch's program is a value around it, or a slice of one, as an equation."""
+        sources = self.flow.sources(atom)
+        if len(sources) != 1 or atom not in self.levels:
+            return None
+        (outer,) = sources
+        sliced = outer.shape != atom.shape
+        primitive, params = (ir.squeeze_p, {"dimensions": (0,)}) if sliced else (ir.copy_p, dict[str, Any]())
+        return ir.Equation(primitive, params, (outer,), (atom,), None)
 
     def found(self) -> list[Attention]:
         if len(self.mixes) < 2:
@@ -128,6 +177,7 @@ class _Finder:
             cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
             probabilities=mix.inputs[operand],
             summed=tuple(mix.params["dimension_numbers"][0][operand]),
+            in_parts=any(b.site.finish not in self.nest.programs[-1].numbers for b in (*query, *keys)),
         )
 
     def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:
@@ -160,19 +210,27 @@ class _Finder:
 
     def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
         """The layers that a value goes to before it meets a layer, another such contraction or a skip connection."""
-        readers = self.program.readers
         seen: set[ir.Equation] = set()
-        pending = list(readers.get(value, ()))
+        pending: list[tuple[ir.Atom, int]] = [(value, len(self.nest.programs) - 1)]
         while pending:
-            equation = pending.pop()
-            if equation is None or equation in seen:
-                continue
-            seen.add(equation)
-            for v in () if equation in self.operations else equation.outputs:
-                if v not in self.ends and self.flow.is_data(v):
-                    pending.extend(readers.get(v, ()))
-        found = sorted(seen & self.operations.keys(), key=self.program.numbers.__getitem__)
-        return tuple(self.operations[equation] for equation in found)
+            atom, level = pending.pop()
+            for equation in self.nest.programs[level].readers.get(atom, ()):
+                if equation is None:
+                    pending.extend((v, level - 1) for v in self._leaving(atom, level))
+                elif equation not in seen:
+                    seen.add(equation)
+                    outputs = () if equation in self.operations else equation.outputs
+                    pending.extend((v, level) for v in outputs if v not in self.ends and self.flow.is_data(v))
+        found = sorted(seen & self.operations.keys(), key=self.numbers.__getitem__)
+        return tuple(dict.fromkeys(self.operations[equation] for equation in found))
+
+    def _leaving(self, atom: ir.Atom, level: int) -> list[ir.Variable]:
+        """The outputs of a loop or a branch that an output of its program is, or is a slice of."""
+        if level == 0 or self.nest.programs[level].outputs.count(atom) == 0:
+            return []
+        holder = self.nest.holders[level - 1]
+        pairs = zip(self.nest.programs[level].outputs, holder.outputs, strict=False)
+        return [v for output, v in pairs if output is atom and v not in self.ends and self.flow.is_data(v)]
 
     def _nearest(self, values: Iterable[ir.Atom]) -> frozenset[ir.Atom]:
         """The nearest layers, skip connections or inputs of the program that values are computed from."""
