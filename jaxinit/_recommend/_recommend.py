@@ -204,7 +204,7 @@ def _by_architecture(
             reason = "without normalization branches must start at zero, and their updates shrink with depth"
             return Recommendation(fixup(), reason, "Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321)")
         case "residual":
-            reason = "gains by activation, and the last layer of each branch divided by the root of their number"
+            reason = "unit variance for every pre-activation, and the last layer of each branch divided by the root of their number"
             return Recommendation(auto(), reason, f"{_HE}; Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321)")
         case "autoencoder":
             reason = "encoder and decoder mirror each other, so forward and backward variance count alike"
@@ -242,7 +242,7 @@ def _selu() -> Recommendation:
 def _by_activation(activation: Activation | None) -> Recommendation:
     name = _name(activation)
     if name is None:
-        reason = "each layer gets the gain of the activation that follows it in the program"
+        reason = "the variance of each weight makes up for the mean square of what comes in, as the program shows it"
         return Recommendation(auto(), reason, _HE)
     if name == "selu":
         return _selu()
