@@ -204,7 +204,7 @@ def _by_architecture(
             reason = "without normalization branches must start at zero, and their updates shrink with depth"
             return Recommendation(fixup(), reason, "Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321)")
         case "residual":
-            reason = "unit variance for all pre-activations; last layers of branches divided by the root of their number"
+            reason = "unit variance for pre-activations; last layers of branches divided by the root of their number"
             return Recommendation(auto(), reason, f"{_HE}; Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321)")
         case "autoencoder":
             reason = "encoder and decoder mirror each other, so forward and backward variance count alike"
