@@ -545,6 +545,10 @@ ROWS = {
     "largest of segments": lambda z, links: segments(z, jax.ops.segment_max),
     "messages": lambda z, links: segments(z[:, NODES] * links[:, 0, :, None]),
     "spectral": lambda z, links: spectral(z),
+    "put among zeros": lambda z, links: jnp.zeros((4, 9, 8)).at[:, 2:8].set(z),
+    "few modes": lambda z, links: jnp.fft.irfft(
+        jnp.zeros((4, 4, 8), complex).at[:, :3].set(jnp.fft.rfft(z, axis=1)[:, :3]), 6, axis=1
+    ),
     "gates": lambda z, links: z * jax.nn.sigmoid(links[:, :, :1]),
 }
 

@@ -15,7 +15,7 @@ from jaxinit._reading._rules import cuts, rule_of
 _OVER_AXES = ir.family("reduce_sum", "reduce_max", "reduce_min")
 _ALONG_AXIS = ir.family("cumsum", "cummax", "cummin")
 _OVER_WINDOWS = ir.family("reduce_window_sum", "reduce_window_max", "reduce_window_min")
-_SCATTERS = ir.family("scatter_add", "scatter_max", "scatter_min")
+_SCATTERS = ir.family("scatter", "scatter_add", "scatter_max", "scatter_min")
 _fft_p = ir.primitive("fft")
 _PARTS = ir.family("real", "imag")
 
@@ -38,7 +38,8 @@ def rows_together(equation: ir.Equation, place: int, features: Set[int]) -> Rows
     if primitive is ir.dot_general_p:
         return _product(equation, place, features)
     if primitive in _SCATTERS:
-        return _scattered(equation, features) if place == 2 else None
+        # What others are put into, or added to, stays where it is.
+        return Rows(frozenset(features)) if place == 0 else _scattered(equation, features) if place == 2 else None
     if place != 0:
         return None
     if primitive in _OVER_AXES:
@@ -73,7 +74,7 @@ def _product(equation: ir.Equation, place: int, features: Set[int]) -> Rows | No
 
 
 def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
-    """Updates that are added up at some places of another value."""
+    """Updates that are added up at some places of another value, or put there."""
     numbers = equation.params["dimension_numbers"]
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [d for d in range(len(equation.inputs[0].shape)) if d not in gone]
