@@ -370,3 +370,32 @@ def test_nothing_is_praised_that_was_not_read():
     assert "through all layers" not in verdict
     assert "in the 3 layers that were read" in verdict
     assert "Nothing is said of 2 leaves that could not be read: rate (" in verdict
+
+
+def test_a_small_layer_beside_another_one_of_the_same_data_is_no_outlier():
+    def noisy(params, x):
+        for mean, spread in params:
+            noise = jax.random.normal(jax.random.key(1), x.shape)
+            x = jax.nn.relu(x @ mean + (x @ spread) * noise)
+        return x
+
+    draws = Draws()
+    params = [(draws.normal(0.25, 32, 32), draws.normal(1e-3, 32, 32)) for _ in range(3)]
+    report = diagnose(params, noisy, vectors(32), lanczos_steps=0)
+    assert "outlier" not in faults(report), report.verdict
+
+
+def test_features_of_wide_waves_are_no_vanishing_signal():
+    """As of Tancik et al., 2020: what bounded waves take away of large phases was no signal."""
+    draws = Draws()
+    params = {"waves": draws.normal(10.0, 2, 24), "hidden": [draws.torch(48, 48), draws.torch(48, 48)]}
+
+    def apply_fn(params, x):
+        phases = 2 * jnp.pi * x @ params["waves"]
+        x = jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], -1)
+        for p in params["hidden"]:
+            x = jax.nn.relu(dense(p, x))
+        return x
+
+    report = diagnose(params, apply_fn, jax.random.uniform(KEY, (128, 2)), lanczos_steps=0)
+    assert report.healthy, report.verdict

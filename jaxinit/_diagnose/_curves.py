@@ -65,7 +65,7 @@ def curve(activation: TracedActivation | None) -> Curve | None:
     factor = float(np.sqrt(slope / size)) if size > 0 else 1.0
     straight = bool(slopes.min() > 0.999 * steepest)
     ends = sorted((float(slopes[0]), float(slopes[-1])))
-    positive = bool(values.min() > 0)
+    positive = bool(values.min() >= 0 and values[len(values) // 2] > 0)  # what underflows far off is positive, too
     grows = positive and ends[0] < FLAT * steepest and ends[1] > steepest / 2
     return Curve(activation, steepest, flat, factor, straight, positive, grows)
 

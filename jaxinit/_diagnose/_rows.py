@@ -36,6 +36,7 @@ class Row:
       last: whether no other layer takes what this one gives: a readout, or a head.
       weighs: whether all that it gives weighs other data by positive numbers, as gates, step sizes and decays do, or is
         made such a weight by other layers: it may start as small as one likes.
+      beside: whether its output is added to that of another layer of the same data, as noise to a mean.
       aside: whether only branches take what it gives, and the layers beside it: what conditions them.
       numbers: how many numbers the layer gives for this batch, in one use.
     """
@@ -59,6 +60,7 @@ class Row:
     last: bool = False
     numbers: int = 0
     weighs: bool = False
+    beside: bool = False
     aside: bool = False
 
 
@@ -141,9 +143,18 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
             not depth.joins,
             numbers,
             all(c is not None and c.positive and traced.onwards.weighs(m.value) for m, c in met),
+            _is_beside(unit, traced),
         )
         for at, depth in zip(slice_places(unit), traced.depths[unit], strict=True)
     ]
+
+
+def _is_beside(unit: Unit, traced: Traced) -> bool:
+    (site, *more), added = unit.sites, traced.onwards.is_added
+    if more or not added(site.finish.outputs[0]):
+        return False
+    others = [other for other in traced.analysis.sites.values() if other.data is site.data and other is not site]
+    return any(added(other.finish.outputs[0]) for other in others)
 
 
 def decays(meetings: Sequence[Meeting], traced: Traced) -> bool:

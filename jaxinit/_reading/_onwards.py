@@ -45,6 +45,11 @@ class Onwards:
             found = True
         return found
 
+    def is_added(self, value: ir.Atom) -> bool:
+        """Whether a value, or some multiple of it, is added to other data next, and goes nowhere else."""
+        exits = [equation for equation, _ in self._through(value, linear=True)]
+        return bool(exits) and all(equation.primitive in (ir.add_p, ir.add_any_p) for equation in exits)
+
     def keeps(self, value: ir.Atom) -> bool:
         """Whether some function of a value multiplies what a loop carries, as a decay does."""
         products = (equation for equation, _ in self._through(value, linear=False) if equation.primitive is ir.mul_p)
