@@ -517,7 +517,7 @@ def test_weights_that_data_chooses_or_multiplies_are_listed_and_drawn_as_matrice
     assert float(jnp.std(drawn)) > 0.1
 
 
-def test_scales_of_attention_and_arrays_that_are_added_are_not_listed_as_weights():
+def test_arrays_that_are_added_are_not_listed_as_weights_and_scales_of_attention_are_unknown():
     def apply_fn(p, x):
         h = jnp.where(x > 0, x, p["token"]) + p["position"]
         q, k = (jnp.reshape(h @ p[name], (5, 2, 3)) * p["scale"] for name in ("q", "k"))
@@ -526,7 +526,8 @@ def test_scales_of_attention_and_arrays_that_are_added_are_not_listed_as_weights
     params = {"token": struct(12), "position": struct(5, 12), "q": struct(12, 6), "k": struct(12, 6)}
     layers = trace_layers({**params, "scale": struct(2, 3)}, apply_fn, struct(5, 12))
     assert [layer.path for layer in layers] == ["q", "k"]
-    assert (layers.unvisited, layers.unused) == ((), ())
+    assert [entry.path for entry in layers.unvisited] == ["scale"]
+    assert layers.unused == ()
 
 
 def test_branches_under_vmap_are_layers_of_their_own():

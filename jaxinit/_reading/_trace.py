@@ -159,10 +159,13 @@ def layers_of(traced: Traced) -> Layers:
     home = _homes(analysis.program)
     rows = tuple(_row(traced, unit, members, home) for unit in analysis.units)
     opaque = dict.fromkeys(analysis.opaque)
-    unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in opaque)
     floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
     used = analysis.read_leaves.union(*(unit.regions for unit in analysis.units))
     unused = tuple(path for i, path in enumerate(traced.paths) if floating[i] and i not in used)
+    known = {leaf for leaf, _ in opaque}.union(*(unit.regions for unit in analysis.units))
+    matrices = [i for i in sorted(used - known) if floating[i] and sum(n > 1 for n in traced.shapes[i]) > 1]
+    unknown = [(i, traced.roles[i].reason) for i in matrices if traced.roles[i].name == "unknown"]
+    unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in (*opaque, *unknown))
     return Layers(rows, unvisited, unused)
 
 
