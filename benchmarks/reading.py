@@ -3,12 +3,14 @@
 Nothing is computed: parameters and batch are shapes. A chain of dense layers, twice as long each time, shows whether
 the cost of reading is linear; transformers of 80 unrolled blocks, one with an embedding and one without, show what it
 is beside the trace that JAX makes anyway. Each of the two is given a new function every time, so that neither finds a
-trace of an earlier call. Interleaved in one process, medians. Rows are written to
-benchmarks/results/reading-<hardware>.json. `--quick` measures small models and writes nothing.
+trace of an earlier call. Interleaved in one process, medians; all of it runs in Python, on one core, so that processor
+time is what counts where the machine has other work. Rows are written to benchmarks/results/reading-<hardware>.json.
+`--quick` measures small models and writes nothing.
 """
 
 import argparse
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ import jaxinit
 
 LENGTHS = (400, 800, 1600, 3200)
 BLOCKS = 80
+CLOCKS = ("", ", processor")
 
 
 def struct(*shape):
@@ -81,18 +84,33 @@ def models(quick):
 
 
 def row(params, apply_fn, batch, seconds):
-    """Seconds of both, and their ratio."""
+    """Seconds of both and their ratio, by the clock and of the processor."""
+    processor = {"jaxpr": [], "reading": []}
 
-    def tracing(run):
-        return lambda: run(lambda params, batch: apply_fn(params, batch))
+    def tracing(name, run):
+        def call():
+            before = time.process_time()
+            run(lambda params, batch: apply_fn(params, batch))
+            processor[name].append(time.process_time() - before)
+
+        return call
 
     runs = {
-        "jaxpr": tracing(lambda function: jax.make_jaxpr(function)(params, batch)),
-        "reading": tracing(lambda function: jaxinit.trace_layers(params, function, batch)),
+        "jaxpr": tracing("jaxpr", lambda function: jax.make_jaxpr(function)(params, batch)),
+        "reading": tracing("reading", lambda function: jaxinit.trace_layers(params, function, batch)),
     }
-    times = {name: np.asarray(found) for name, found in interleaved(runs, seconds).items()}
+    times = interleaved(runs, seconds)
     found = {name: float(np.median(some)) for name, some in times.items()}
-    return found | {"ratio": float(np.median(times["reading"] / times["jaxpr"]))}
+    found |= {f"{name}, processor": float(np.median(some)) for name, some in processor.items()}
+    found["ratio"] = float(np.median(np.divide(times["reading"], times["jaxpr"])))
+    found["ratio, processor"] = float(np.median(np.divide(processor["reading"], processor["jaxpr"])))
+    return found
+
+
+def both(row, name, factor, digits):
+    """One figure by both clocks, as text."""
+    wall, processor = (f"{factor * row[f'{name}{clock}']:.{digits}f}" for clock in CLOCKS)
+    return f"{wall} ({processor})"
 
 
 def main():
@@ -104,13 +122,14 @@ def main():
     table = Table(title="trace_layers beside jax.make_jaxpr")
     for column in ("model", "make_jaxpr, ms", "trace_layers, ms", "ratio", "to the row above"):
         table.add_column(column, justify="left" if column == "model" else "right")
+    table.caption = "by the clock (of the processor)"
     before = None
     for name, r in rows.items():
-        if "dense" in name:
-            r["growth"] = None if before is None else r["reading"] / before
-            before = r["reading"]
-        grown = f"{r['growth']:.2f}" if r.get("growth") else "–"
-        table.add_row(name, f"{1e3 * r['jaxpr']:.0f}", f"{1e3 * r['reading']:.0f}", f"{r['ratio']:.2f}", grown)
+        if before is not None and "dense" in name:
+            r |= {f"growth{clock}": r[f"reading{clock}"] / before[f"reading{clock}"] for clock in CLOCKS}
+        before = r
+        cells = [both(r, "jaxpr", 1e3, 0), both(r, "reading", 1e3, 0), both(r, "ratio", 1, 2)]
+        table.add_row(name, *cells, both(r, "growth", 1, 2) if "growth" in r else "–")
     Console().print(table)
     if not arguments.quick:
         results_file("reading").write_text(json.dumps({"machine": description(), "rows": rows}, indent=1) + "\n")

@@ -309,8 +309,8 @@ def plain_mlp():
 
     def apply_fn(params, x):
         for layer in params[:-1]:
-            x = jnp.tanh(x @ layer["w"] + layer["b"])
-        return x @ params[-1]["w"] + params[-1]["b"]
+            x = jnp.tanh(x @ layer["w"] + layer["b"][None])
+        return x @ params[-1]["w"] + params[-1]["b"][None]
 
     return params, apply_fn, VECTORS
 
@@ -322,7 +322,7 @@ def plain_scan():
 
     def apply_fn(params, x):
         def step(x, layer):
-            return jnp.tanh(x @ layer["w"] + layer["b"]), None
+            return jnp.tanh(x @ layer["w"] + layer["b"][None]), None
 
         return lax.scan(step, x, params)[0]
 
@@ -441,8 +441,8 @@ def plain_weight_standardised():
     params = {"kernel": jax.random.normal(k1, (3, 3, 3, 6)), "gain": jnp.ones(6), "out": jax.random.normal(k2, (6, 4))}
 
     def apply_fn(params, x):
-        w = params["kernel"] - params["kernel"].mean((0, 1, 2))
-        w = params["gain"] * w / jnp.sqrt(w.var((0, 1, 2)) + 1e-4)
+        w = params["kernel"] - params["kernel"].mean((0, 1, 2), keepdims=True)
+        w = params["gain"][None, None, None] * w / jnp.sqrt(w.var((0, 1, 2), keepdims=True) + 1e-4)
         x = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jax.nn.relu(x).mean((1, 2)) @ params["out"]
 

@@ -190,8 +190,10 @@ NORMS = {
         (x - x.mean(-1, keepdims=True))
         * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2 + 1e-6)
     ),
-    "batch": lambda x: (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-6),
-    "batch, twice": lambda x: (x - x.mean(0)) * jax.lax.rsqrt(jnp.square(x - x.mean(0)).mean(0) + 1e-6),
+    "batch": lambda x: (x - x.mean(0)[None]) / jnp.sqrt(x.var(0)[None] + 1e-6),
+    "batch, twice": lambda x: (
+        (x - x.mean(0)[None]) * jax.lax.rsqrt(jnp.square(x - x.mean(0)[None]).mean(0) + 1e-6)[None]
+    ),
     "rms": lambda x: x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6),
     "rms, divided": lambda x: x / jnp.sqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6),
     "norm": lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
@@ -212,7 +214,7 @@ NORMS = {
 @pytest.mark.parametrize("name", NORMS)
 def test_a_normalization_is_no_activation_and_hides_none(name):
     def apply_fn(p, x):
-        return jnp.tanh(NORMS[name](x @ p["a"]) * p["g"]) @ p["c"]
+        return jnp.tanh(NORMS[name](x @ p["a"]) * p["g"][None]) @ p["c"]
 
     params = {"a": jax.random.normal(KEY, (8, 8)), "c": jax.random.normal(RAW, (8, 8)), "g": jnp.ones(8)}
     assert trace_layers(params, apply_fn, X)[0].activation is None
@@ -288,27 +290,29 @@ def test_what_goes_on_in_two_ways_has_no_one_activation(function):
 
 def convolution(x, kernel, bias=None):
     y = jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias[None, None]
 
 
 def images_of_several_axes(x, k, b):
-    return jax.nn.relu(convolution(x.reshape(-1, *x.shape[-2:]), k).reshape(*x.shape[:-1], k.shape[-1]) + b)
+    return jax.nn.relu(
+        convolution(x.reshape(-1, *x.shape[-2:]), k).reshape(*x.shape[:-1], k.shape[-1]) + b[None, None, None]
+    )
 
 
 def causal(x, k, b):
     padded = jnp.pad(x, ((0, 0), (2, 2), (0, 0)))
     y = jax.lax.conv_general_dilated(padded, k, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
-    return jax.nn.relu(y[:, : x.shape[1]] + b)
+    return jax.nn.relu(y[:, : x.shape[1]] + b[None, None])
 
 
 CONVOLUTIONS = {
     "batched": (lambda x, k, b: jax.nn.relu(convolution(x, k, b)), (4, 16, 32)),
     "vmap": (jax.vmap(lambda x, k, b: jax.nn.relu(convolution(x[None], k, b)[0]), (0, None, None)), (4, 16, 32)),
     "vmap, bias outside": (
-        lambda x, k, b: jax.nn.relu(jax.vmap(lambda x: convolution(x[None], k)[0])(x) + b),
+        lambda x, k, b: jax.nn.relu(jax.vmap(lambda x: convolution(x[None], k)[0])(x) + b[None, None]),
         (4, 16, 32),
     ),
-    "unbatched": (lambda x, k, b: jax.nn.relu(convolution(x[None], k)[0] + b), (16, 32)),
+    "unbatched": (lambda x, k, b: jax.nn.relu(convolution(x[None], k)[0] + b[None]), (16, 32)),
     "several axes": (images_of_several_axes, (2, 2, 16, 32)),
     "causal": (causal, (4, 16, 32)),
 }
@@ -426,7 +430,7 @@ SLOPES = {
 )
 def test_the_slope_of_a_parametric_relu_is_a_parameter(form, slope, mean_square):
     params = {"a": struct(8, 8), "c": struct(8, 8), "s": slope}
-    layer = first(lambda p, x: SLOPES[form](x @ p["a"], p["s"]) @ p["c"], params)
+    layer = first(lambda p, x: SLOPES[form](x @ p["a"], p["s"][None] if slope.ndim else p["s"]) @ p["c"], params)
     assert layer.activation.name == "prelu"
     assert layer.activation.parameters == (2,)
     assert jaxinit.gain(layer.activation) ** 2 == pytest.approx(2 / (1 + mean_square), rel=1e-4)
@@ -444,7 +448,7 @@ def test_the_slope_of_a_parametric_relu_is_a_parameter(form, slope, mean_square)
 )
 def test_a_parameter_that_multiplies_all_of_a_value_is_no_slope(function, name):
     layer = first(
-        lambda p, x: function(x @ p["a"], p["s"]) @ p["c"], {"a": struct(8, 8), "c": struct(8, 8), "s": struct(8)}
+        lambda p, x: function(x @ p["a"], p["s"][None]) @ p["c"], {"a": struct(8, 8), "c": struct(8, 8), "s": struct(8)}
     )
     assert (layer.activation and layer.activation.name) == name
 
@@ -644,7 +648,7 @@ def test_the_halves_of_a_gated_unit_are_drawn_as_two_weights(form, bias):
     x = jax.random.normal(KEY, (4, 64))
 
     def product(p, x):
-        return x @ p["w"] + p["b"] if bias else x @ p["w"]
+        return x @ p["w"] + p["b"][None] if bias else x @ p["w"]
 
     def apply_fn(p, x):
         gate, value = HALVES[form](product(p, x))

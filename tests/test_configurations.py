@@ -15,6 +15,7 @@ import pytest
 
 import jaxinit
 
+PROMOTING = {"jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
 STRICT = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}
 CHECKED = {
     "strict promotion": STRICT,
@@ -44,9 +45,6 @@ _last = [None]
 def configured(flags):
     """JAX with other flags, in all threads."""
     before = {name: getattr(jax.config, name) for name in flags}
-    if flags is not _last[0]:  # of no use to the next column are the programs of this one, which take gigabytes
-        _last[0] = flags
-        jax.clear_caches()
     try:
         for name, value in flags.items():
             jax.config.update(name, value)
@@ -56,10 +54,12 @@ def configured(flags):
             jax.config.update(name, value)
 
 
-@pytest.fixture(autouse=True)
-def _strict_promotion():
-    """In place of the fixture for all other tests: these set flags for all threads."""
-    return
+def column(flags):
+    """The flags of one column; of no use to the next are the programs of the one before, which take gigabytes."""
+    if flags is not _last[0]:
+        _last[0] = flags
+        jax.clear_caches()
+    return configured(flags)
 
 
 def key():
@@ -380,8 +380,9 @@ def table(configurations):
 
 @functools.cache
 def as_it_comes(name):
-    """What a call gives with JAX as it comes."""
-    return jax.device_get(CALLS[name]())
+    """What a call gives with JAX as it comes, which promotes ranks and dtypes."""
+    with configured(PROMOTING):
+        return jax.device_get(CALLS[name]())
 
 
 def leaves(result):
@@ -391,7 +392,7 @@ def leaves(result):
 @pytest.mark.parametrize(("configuration", "name"), table(CHECKED))
 def test_what_forbids_or_checks_changes_no_number(configuration, name):
     wanted = as_it_comes(name)
-    with configured(CHECKED[configuration]):
+    with column(CHECKED[configuration]):
         found = jax.device_get(CALLS[name]())
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for a, b in zip(leaves(found), leaves(wanted), strict=True):
@@ -401,7 +402,7 @@ def test_what_forbids_or_checks_changes_no_number(configuration, name):
 
 @pytest.mark.parametrize(("configuration", "name"), table(CHANGED))
 def test_other_numbers_are_numbers(configuration, name):
-    with configured(CHANGED[configuration]):
+    with column(CHANGED[configuration]):
         found = jax.device_get(CALLS[name]())
     for x in leaves(found):
         assert np.isfinite(np.asarray(x).astype(complex)).all()

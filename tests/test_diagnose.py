@@ -23,7 +23,8 @@ def chain(activation, bias=0.0):
 
     def apply_fn(params, x):
         return (
-            jax.lax.scan(lambda x, p: (activation(x @ p["w"] + p["b"]), None), x, params["hidden"])[0] @ params["out"]
+            jax.lax.scan(lambda x, p: (activation(x @ p["w"] + p["b"][None]), None), x, params["hidden"])[0]
+            @ params["out"]
         )
 
     def init(key, depth=20, init=None, width=64, bias=bias):
@@ -85,12 +86,12 @@ def test_rows_of_a_scanned_stack_are_those_of_the_unrolled_network():
 
     def unrolled(params, x):
         for w, b in zip(params["hidden"]["w"], params["hidden"]["b"], strict=True):
-            x = jnp.tanh(x @ w + b)
+            x = jnp.tanh(x @ w + b[None])
         return x @ params["out"]
 
     def separate(params, x):
         for layer in params["hidden"]:
-            x = jnp.tanh(x @ layer["w"] + layer["b"])
+            x = jnp.tanh(x @ layer["w"] + layer["b"][None])
         return x @ params["out"]
 
     layers = [jax.tree.map(lambda a, i=i: a[i], params["hidden"]) for i in range(3)]
@@ -198,7 +199,7 @@ def test_the_ordered_phase():
 def test_the_jacobian_of_a_linear_network_is_known():
     keys = jax.random.split(KEY, 2)
     q = jaxinit.orthogonal()(keys[0], (8, 8))
-    matrix = q * jnp.array([1.0, 2, 3, 4, 5, 6, 7, 8])
+    matrix = q * jnp.arange(1.0, 9.0)[None]
     x = jax.random.normal(keys[1], (16, 8))
     conditions = [diagnose(matrix, lambda w, x: x @ w, x, lanczos_steps=n).jacobian_condition for n in (1, 2, 8)]
     assert conditions == sorted(conditions)
@@ -235,7 +236,7 @@ def test_the_jacobian_is_of_the_whole_batch_where_samples_meet():
 
     def with_batch_statistics(w, x):
         h = x @ w
-        return (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-5)
+        return (h - h.mean(0)[None]) / jnp.sqrt(h.var(0)[None] + 1e-5)
 
     def with_own_statistics(w, x):
         h = x @ w
@@ -503,7 +504,7 @@ def test_rows_of_a_flipped_stack_are_named_by_the_slices_of_the_leaf():
 
 
 def residual_block(x, p):
-    return x + jax.nn.gelu(x @ p["in"] + p["b"]) @ p["out"]
+    return x + jax.nn.gelu(x @ p["in"] + p["b"][None]) @ p["out"]
 
 
 def scanned_blocks(block):

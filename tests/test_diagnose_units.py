@@ -101,7 +101,7 @@ def fused(params, x):
 
     def step(carry, xt):
         c, h = carry
-        gates = jnp.concatenate([xt, h], -1) @ params["cell"] + params["bias"]
+        gates = jnp.concatenate([xt, h], -1) @ params["cell"] + params["bias"][None]
         i, f, g, o = jnp.split(gates, 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return (c, jax.nn.sigmoid(o) * jnp.tanh(c)), None
@@ -342,7 +342,7 @@ def test_sigmoids_at_their_critical_point_and_behind_layer_norm_get_no_start_for
 def test_units_that_biases_killed_are_revived_by_the_remedy():
     def apply_fn(params, x):
         for w, b in params:
-            x = jax.nn.relu(x @ w + b)
+            x = jax.nn.relu(x @ w + b[None])
         return x
 
     params = [(w, jnp.full(32, -20.0)) for w in drawn(4)]

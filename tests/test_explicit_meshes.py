@@ -34,14 +34,14 @@ def mesh():
 
 def one_device(params, x):
     def block(x, p):
-        return jnp.tanh(x @ p["up"] + p["bias"]) @ p["down"], None
+        return jnp.tanh(x @ p["up"] + p["bias"][None]) @ p["down"], None
 
     return jax.lax.scan(block, x, params["blocks"])[0] @ params["out"]
 
 
 def eight_devices(params, x):
     def block(x, p):
-        h = jnp.tanh(jnp.matmul(x, p["up"], out_sharding=P("data", "model")) + p["bias"])
+        h = jnp.tanh(jnp.matmul(x, p["up"], out_sharding=P("data", "model")) + p["bias"][None])
         return jnp.matmul(h, p["down"], out_sharding=P("data", None)), None
 
     return jax.lax.scan(block, x, params["blocks"])[0] @ jax.sharding.reshard(params["out"], P())
@@ -107,5 +107,5 @@ def test_diagnose(mesh):
     for name in ("pre_std", "post_mean", "saturated", "similarity", "effective_rank", "gradient_std", "update_ratio"):
         np.testing.assert_allclose(np.asarray(getattr(found, name)), getattr(expected, name), rtol=1e-3, err_msg=name)
     # The spectrum is that of the whole batch here, since this program takes no single sample; one probe estimates it.
-    values = jnp.linalg.svd(jax.vmap(jax.jacobian(lambda x: one_device(PARAMS, x)))(X), compute_uv=False)
+    values = jnp.linalg.svd(jax.vmap(jax.jacobian(lambda x: one_device(PARAMS, x[None])[0]))(X), compute_uv=False)
     assert 0.5 < float(found.jacobian_mean_square) / float(jnp.mean(values**2)) < 2

@@ -166,7 +166,7 @@ def test_two_inputs_keep_their_distance_at_criticality(key):
     def layer(pairs, k):
         weights = jaxinit.variance_scaling(point.weight_variance, "fan_in", "normal")(k, (1000, 1000))
         bias = jaxinit.normal(point.sigma_b)(jax.random.fold_in(k, 1), (1000,))
-        pairs = jnp.sqrt(factors) * (jnp.tanh(pairs) @ weights) + bias
+        pairs = jnp.sqrt(factors) * (jnp.tanh(pairs) @ weights) + bias[None, None]
         return pairs, jnp.sum((pairs[:, 0] - pairs[:, 1]) ** 2, axis=1)
 
     start = jax.random.normal(key, (1, 1000)) + 1e-3 * jax.random.normal(jax.random.key(1), (2, 1000))

@@ -32,11 +32,11 @@ def test_vectors_of_any_length_become_orthonormal(shape):
     w = jax.random.normal(jax.random.key(0), shape)
     huge = jnp.where(w > 0, jnp.complex64(3e38 + 3e38j), jnp.complex64(-3e38 + 3e38j))  # whose absolute value overflows
     rows, columns = (jnp.logspace(-20, 0, n) for n in shape)
-    for weight in (w.at[0].multiply(1e-18), w.at[0, 0].set(1e19), w * rows[:, None], w * columns, huge):
+    for weight in (w.at[0].multiply(1e-18), w.at[0, 0].set(1e19), w * rows[:, None], w * columns[None], huge):
         assert deviation(orthonormalize(weight)) < 4e-6
     # The length of a vector does not matter: that of a tall one is a column, of a wide one a row.
     lengths = jnp.exp2(-jnp.arange(min(shape), dtype=jnp.float32))
-    longer = w * (lengths if shape[0] > shape[1] else lengths[:, None])
+    longer = w * (lengths[None] if shape[0] > shape[1] else lengths[:, None])
     np.testing.assert_allclose(orthonormalize(longer), orthonormalize(w), atol=2e-6)
 
 

@@ -99,8 +99,8 @@ def test_lookups_and_one_hot_products_are_embeddings():
         lambda w, t: jax.nn.one_hot(t, 20) @ w,
         lambda w, t: jnp.einsum("vbt,vd->btd", jax.nn.one_hot(t, 20, axis=0), w),
         lambda w, t: jax.vmap(lambda t: jax.nn.one_hot(t, 20).reshape(-1, 20) @ w)(t),
-        lambda w, t: (t[..., None] == np.arange(20)).astype(jnp.bfloat16).astype(jnp.float32) @ w,
-        lambda w, t: (jnp.arange(1, 21) == t[..., None]).astype(jnp.float32) @ w,
+        lambda w, t: (t[..., None] == np.arange(20)[None, None]).astype(jnp.bfloat16).astype(jnp.float32) @ w,
+        lambda w, t: (jnp.arange(1, 21)[None, None] == t[..., None]).astype(jnp.float32) @ w,
         lambda w, t: lax.map(lambda o: o @ w, jax.nn.one_hot(t, 20)),
     ):
         (layer,) = trace_layers(struct(20, 8), apply_fn, tokens)
@@ -111,7 +111,7 @@ def test_comparisons_that_are_not_one_hot_along_the_contracted_dimension_are_den
     tokens = struct(4, 5, dtype=jnp.int32)
     for apply_fn in (
         lambda w, t: jax.nn.one_hot(t, 4).reshape(4, 20) @ w,
-        lambda w, t: (t[0, :, None] == t.reshape(-1)).astype(jnp.float32) @ w,
+        lambda w, t: (t[0, :, None] == t.reshape(1, -1)).astype(jnp.float32) @ w,
         lambda w, t: (t.reshape(20) == jnp.arange(20)).astype(jnp.float32)[None] @ w,
         lambda w, t: jnp.einsum("btv,bd->vd", jax.nn.one_hot(t, 3), w[:4]),
     ):
@@ -167,7 +167,7 @@ def test_one_expert_for_all_samples_is_a_dense_layer_too():
         lambda w, x: jnp.einsum("tio,ijo->tj", w[jnp.argmax(x, 1)], jnp.ones((4, 3, 8))),  # no other data
         lambda w, x: jnp.einsum("ti,tio->to", x, jnp.tanh(w[jnp.argmax(x, 1)])),  # not linear
         lambda w, x: jnp.einsum("tio,tj->tijo", w[jnp.argmax(x, 1)], x),  # nothing contracted
-        lambda w, x: jnp.einsum("tio,tio->t", w[jnp.argmax(x, 1)], x[:, :, None] * jnp.ones(8)),  # nothing free
+        lambda w, x: jnp.einsum("tio,tio->t", w[jnp.argmax(x, 1)], x[:, :, None] * jnp.ones((1, 1, 8))),  # nothing free
         lambda w, x: [jnp.einsum("ti,tio->to", x, v := w[jnp.argmax(x, 1)]), v],  # read elsewhere
     ],
     ids=["added", "constant", "tanh", "outer", "inner", "output"],
@@ -262,7 +262,7 @@ def test_the_activation_that_follows_is_found_with_its_gain(name):
     activation = getattr(jax.nn, name)
 
     def apply_fn(p, x):
-        return activation(x @ p["a"] + p["b"]) @ p["c"]
+        return activation(x @ p["a"] + p["b"][None]) @ p["c"]
 
     layers = trace_layers({"a": struct(4, 8), "b": struct(8), "c": struct(8, 2)}, apply_fn, struct(5, 4))
     assert layers["a"].activation.name == name
@@ -327,7 +327,7 @@ def test_layers_of_a_branch_know_their_skip_connection():
 
 def test_leaves_that_nothing_reads_are_unused_and_others_are_not():
     params = {"w": struct(4, 8), "b": struct(8), "never": struct(3, 3), "count": struct(dtype=jnp.int32)}
-    layers = trace_layers(params, lambda p, x: x @ p["w"] + p["b"], struct(5, 4))
+    layers = trace_layers(params, lambda p, x: x @ p["w"] + p["b"][None], struct(5, 4))
     assert layers.unused == ("never",)
 
 
@@ -376,7 +376,7 @@ def test_a_weight_that_is_used_inhomogeneously_elsewhere_is_refused_and_named():
 
 def test_a_weight_that_is_read_before_its_first_layer_is_refused():
     def apply_fn(p, x):
-        return jnp.tanh(x + p["w"][0]) @ p["w"]
+        return jnp.tanh(x + p["w"][0][None]) @ p["w"]
 
     (layer,) = trace_layers({"w": struct(4, 4)}, apply_fn, struct(5, 4))
     assert "before the first layer" in layer.note
@@ -458,8 +458,8 @@ def test_a_matrix_that_no_scale_can_serve_is_listed_with_the_reason(weight, reas
     "weight",
     [
         lambda w: w / jnp.linalg.norm(w),
-        lambda w: (w - w.mean(0)) / jnp.sqrt(w.var(0) + 1e-5),
-        lambda w: w / jnp.maximum(jnp.linalg.norm(w, axis=0), 1e-6),
+        lambda w: (w - w.mean(0)[None]) / jnp.sqrt(w.var(0) + 1e-5)[None],
+        lambda w: w / jnp.maximum(jnp.linalg.norm(w, axis=0), 1e-6)[None],
         lambda w: w.astype(bool).astype(jnp.float32),
     ],
     ids=["normalised", "standardised", "with a guard", "nonzero"],
@@ -498,7 +498,7 @@ MINGLED = {
         x @ lax.while_loop(lambda c: c[0] < x.sum(), lambda c: (c[0] + 1, c[1] * 0.5), (0.0, w[0]))[1]
     ),
     "masked": lambda w, x: x @ (w[0] * jnp.sign(x[:12])),
-    "modulated": lambda w, x: jnp.einsum("bi,bio->bo", x, w[0] * jnp.cos(x)[:, :, None]),
+    "modulated": lambda w, x: jnp.einsum("bi,bio->bo", x, w[0][None] * jnp.cos(x)[:, :, None]),
     "scan": lambda w, x: lax.scan(lambda x, w: (x @ w, None), x, w * jnp.cos(x[:2, :1, None]))[0],
 }
 
@@ -519,8 +519,8 @@ def test_weights_that_data_chooses_or_multiplies_are_listed_and_drawn_as_matrice
 
 def test_arrays_that_are_added_are_not_listed_as_weights_and_scales_of_attention_are_unknown():
     def apply_fn(p, x):
-        h = jnp.where(x > 0, x, p["token"]) + p["position"]
-        q, k = (jnp.reshape(h @ p[name], (5, 2, 3)) * p["scale"] for name in ("q", "k"))
+        h = jnp.where(x > 0, x, p["token"][None]) + p["position"]
+        q, k = (jnp.reshape(h @ p[name], (5, 2, 3)) * p["scale"][None] for name in ("q", "k"))
         return jnp.einsum("bhd,chd->bhc", q, k)
 
     params = {"token": struct(12), "position": struct(5, 12), "q": struct(12, 6), "k": struct(12, 6)}
@@ -554,10 +554,10 @@ def test_integers_are_no_weights():
 @pytest.mark.parametrize(
     ("add", "shape"),
     [
-        (lambda y, b: y.reshape(64, 2, 6) + b, (2, 6)),
+        (lambda y, b: y.reshape(64, 2, 6) + b[None], (2, 6)),
         (lambda y, b: jnp.swapaxes(y.reshape(64, 2, 6), 0, 1) + b[:, None], (2, 6)),
-        (lambda y, b: y - b, (12,)),
-        (lambda y, b: y.reshape(8, 8, 12) + b, (8, 12)),
+        (lambda y, b: y - b[None], (12,)),
+        (lambda y, b: y.reshape(8, 8, 12) + b[None], (8, 12)),
     ],
     ids=["heads", "moved heads", "subtracted", "positions"],
 )

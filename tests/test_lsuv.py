@@ -141,15 +141,19 @@ def test_experts_that_data_chooses_have_one_scale_and_orthonormal_matrices(name,
         assert float(jnp.std(apply_fn(new, batch))) == pytest.approx(1, abs=1e-3 if method == "fused" else 1e-2)
 
 
+def with_leading_axes(leaf, rank):
+    return leaf.reshape((1,) * (rank - leaf.ndim) + leaf.shape)
+
+
 def test_biases_are_exact_and_large_ones_converge():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 0.7 * jax.random.normal(KEYS[1], (40,)) + 1000.0}
 
     def apply_fn(p, x):
-        return x @ p["w"] + p["b"]
+        return x @ p["w"] + p["b"][None]
 
     for method in ("fused", "scan"):
         new = lsuv(params, apply_fn, VECTORS, method=method, orthonormalize=False)
-        assert float(jnp.std(VECTORS @ new["w"] + new["b"] - 1000)) == pytest.approx(1, abs=1e-3)
+        assert float(jnp.std(VECTORS @ new["w"] + new["b"][None] - 1000)) == pytest.approx(1, abs=1e-3)
         np.testing.assert_array_equal(new["b"], params["b"])
 
 
@@ -163,7 +167,7 @@ def test_all_biases_of_a_layer_count(method):
     }
 
     def apply_fn(p, x):
-        return (x @ p["w"]).reshape(8, 8, 40) + p["first"] - p["second"].reshape(8, 8, 1) + p["third"]
+        return (x @ p["w"]).reshape(8, 8, 40) + p["first"][None, None] - p["second"].reshape(8, 8, 1) + p["third"]
 
     options = {"target": 3.0, "orthonormalize": False}
     new, report = lsuv(params, apply_fn, VECTORS, method=method, tolerance=1e-4, return_report=True, **options)
@@ -171,7 +175,7 @@ def test_all_biases_of_a_layer_count(method):
     assert float(report.after[0]) == pytest.approx(3, abs=1e-3)
 
     def per_channel(p, x):
-        return x @ p["w"] + p["first"] + p["third"]
+        return x @ p["w"] + p["first"][None] + p["third"]
 
     centred = lsuv(params, per_channel, VECTORS, center=True, **options)
     np.testing.assert_allclose(jnp.mean(per_channel(centred, VECTORS), 0), 0, atol=1e-4)
@@ -181,9 +185,9 @@ def test_all_biases_of_a_layer_count(method):
 @pytest.mark.parametrize(
     ("shape", "table", "layer"),
     [
-        ((12, 40), (5, 40), lambda p, x: (x @ p["w"])[:, None]),
-        ((12, 40), (64, 5, 1), lambda p, x: x[:, None] @ p["w"] + p["b"]),
-        ((12, 1), (7,), lambda p, x: x @ p["w"]),
+        ((12, 40), (1, 5, 40), lambda p, x: (x @ p["w"])[:, None]),
+        ((12, 40), (64, 5, 1), lambda p, x: x[:, None] @ p["w"] + p["b"][None, None]),
+        ((12, 1), (1, 7), lambda p, x: x @ p["w"]),
     ],
     ids=["positions", "positions of samples", "one output"],
 )
@@ -204,9 +208,9 @@ def test_a_table_to_each_row_of_which_an_output_is_added_is_no_bias(shape, table
     [
         jnp.tanh,
         lambda b: b - b.mean(),
-        lambda b: jnp.tile(b[:6], 2),
-        lambda b: jnp.roll(jax.nn.softplus(b), 3) + 1,
-        lambda b: jnp.concatenate([jnp.sin(b[:6]), b[6:]]),
+        lambda b: jnp.tile(b[:, :6], (1, 2)),
+        lambda b: jnp.roll(jax.nn.softplus(b), 3, 1) + 1,
+        lambda b: jnp.concatenate([jnp.sin(b[:, :6]), b[:, 6:]], 1),
         lambda b: b * jnp.linspace(0.0, 1.0, 64)[:, None],
     ],
     ids=["tanh", "centred", "tiled", "rolled", "joined", "ramp"],
@@ -215,7 +219,7 @@ def test_a_function_of_parameters_that_is_added_is_a_bias(bias):
     params = {"w": square_weights(1)[0], "b": 0.6 * jax.random.normal(KEYS[1], (12,))}
 
     def apply_fn(p, x):
-        return x @ p["w"] + bias(p["b"])
+        return x @ p["w"] + bias(p["b"][None])
 
     assert jaxinit.trace_layers(params, apply_fn, VECTORS)[0].has_bias
     new, report = lsuv(params, apply_fn, VECTORS, return_report=True)
@@ -225,12 +229,12 @@ def test_a_function_of_parameters_that_is_added_is_a_bias(bias):
     assert "not centred" in report.problems()["w"][0]
 
 
-STEPS = jnp.linspace(-0.8, 0.8, 40)
+STEPS = jnp.linspace(-0.8, 0.8, 40)[None]
 NOISE = 0.5 * jax.random.normal(KEYS[3], (64, 40))
-EVERY_THIRD = jnp.arange(40) % 3 == 0
+EVERY_THIRD = jnp.arange(40)[None] % 3 == 0
 CENTRED = {
     "zero minus b": lambda u, b: u + (0 - b),
-    "zeros minus b": lambda u, b: u + (jnp.zeros(40) - b),
+    "zeros minus b": lambda u, b: u + (jnp.zeros((1, 40)) - b),
     "minus b": lambda u, b: u + -b,
     "subtracted": lambda u, b: u - b,
     "subtracted from": lambda u, b: b - u,
@@ -245,9 +249,9 @@ NOT_CENTRED = {
     "constant": (lambda u, b: u + STEPS, "no real bias"),
     "number": (lambda u, b: u + 0.5, "no real bias"),
     "of samples": (lambda u, b: b - (u + NOISE), "along other dimensions"),
-    "split": (lambda u, b: u.reshape(64, 5, 8) - b.reshape(5, 8), "along other dimensions"),
-    "moved": (lambda u, b: (u + b).reshape(8, 8, 40).transpose(2, 0, 1) - STEPS[:, None, None], "no real bias"),
-    "sum of two": (lambda u, b: (u - NOISE).T - b[:, None], "along other dimensions"),
+    "split": (lambda u, b: u.reshape(64, 5, 8) - b.reshape(1, 5, 8), "along other dimensions"),
+    "moved": (lambda u, b: (u + b).reshape(8, 8, 40).transpose(2, 0, 1) - STEPS.reshape(40, 1, 1), "no real bias"),
+    "sum of two": (lambda u, b: (u - NOISE).T - b.T, "along other dimensions"),
 }
 
 
@@ -257,7 +261,7 @@ def test_whatever_is_added_without_data_is_exact_and_with_either_sign(name):
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 0.4 * jax.random.normal(KEYS[1], (40,))}
 
     def apply_fn(p, x):
-        return add(x @ p["w"], p["b"])
+        return add(x @ p["w"], p["b"][None])
 
     for center in (False, True):
         options = {"center": center, "target": 1.5, "orthonormalize": False}
@@ -281,7 +285,7 @@ def test_a_bias_on_concatenated_weights_may_have_one_element(bias):
     params["b"] = 0.3 + 0.2 * jax.random.normal(KEYS[2], bias)
 
     def apply_fn(p, x):
-        return x @ jnp.concatenate([p["a"], p["c"]], 1) - p["b"]
+        return x @ jnp.concatenate([p["a"], p["c"]], 1) - with_leading_axes(p["b"], 2)
 
     y = apply_fn(lsuv(params, apply_fn, VECTORS, orthonormalize=False), VECTORS)
     np.testing.assert_allclose([jnp.std(y[:, :14]), jnp.std(y[:, 14:])], 1, atol=1e-4)
@@ -295,7 +299,7 @@ def test_the_bias_of_a_convolution_under_vmap(sign, center):
 
     def one(p, x):
         y = lax.conv_general_dilated(x[None], p["w"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))[0]
-        return p["b"] + y if sign > 0 else p["b"] - y
+        return p["b"][None] + y if sign > 0 else p["b"][None] - y
 
     def apply_fn(p, x):
         return jax.vmap(jax.vmap(lambda x: one(p, x)))(x)
@@ -313,7 +317,9 @@ def test_the_number_that_an_activation_adds_is_not_a_bias():
 
 def test_a_bias_that_varies_more_than_the_target_leaves_the_layer_alone_and_says_so():
     params = {"w": jax.random.normal(KEYS[0], (12, 40)), "b": 3 * jax.random.normal(KEYS[1], (40,))}
-    new, report = lsuv(params, lambda p, x: x @ p["w"] + p["b"], VECTORS, orthonormalize=False, return_report=True)
+    new, report = lsuv(
+        params, lambda p, x: x @ p["w"] + p["b"][None], VECTORS, orthonormalize=False, return_report=True
+    )
     np.testing.assert_array_equal(new["w"], params["w"])
     assert "the bias alone varies more" in report.problems()["w"][0]
 
@@ -323,9 +329,9 @@ def test_the_smallest_positive_root_is_taken():
     x = jnp.ones((64, 1)) + 0.01 * VECTORS[:, :1]
     b = jnp.linspace(-2, 2, 40)
     params = {"w": -b[None], "b": b}
-    new = lsuv(params, lambda p, x: x @ p["w"] + p["b"], x, orthonormalize=False, target=0.5)
+    new = lsuv(params, lambda p, x: x @ p["w"] + p["b"][None], x, orthonormalize=False, target=0.5)
     s = float(new["w"][0, 0] / params["w"][0, 0])
-    assert float(jnp.std(x @ new["w"] + b)) == pytest.approx(0.5, abs=1e-3)
+    assert float(jnp.std(x @ new["w"] + b[None])) == pytest.approx(0.5, abs=1e-3)
     assert 0 < s < 1  # the other root is above 1
 
 
@@ -380,7 +386,7 @@ def test_where_chooses_layers_and_leaves_the_others_alone(where):
 def test_channel_statistics_give_each_channel_its_own_scale():
     params, apply_fn, batch = MODELS["plain_mlp"]()
     new = lsuv(params, apply_fn, batch, statistic="channel", target=0.8, orthonormalize=False)
-    z = batch @ new[0]["w"] + new[0]["b"]
+    z = batch @ new[0]["w"] + new[0]["b"][None]
     np.testing.assert_allclose(jnp.std(z, 0), 0.8, rtol=1e-4)
     # Weight normalisation: the gains are scaled, channel by channel (Salimans & Kingma 2016).
     params, apply_fn, batch = MODELS["linen_weight_norm"]()
@@ -397,7 +403,7 @@ def test_centring_moves_biases(statistic, method):
     new = lsuv(params, apply_fn, batch, center=True, **options)
     x = batch
     for w, b in zip(new["w"], new["b"], strict=True):
-        z = x @ w + b
+        z = x @ w + b[None]
         np.testing.assert_allclose(jnp.mean(z, 0), 0, atol=2e-5)
         assert float(jnp.std(z)) == pytest.approx(1, abs=1e-3)
         x = jnp.tanh(z)
@@ -406,11 +412,11 @@ def test_centring_moves_biases(statistic, method):
 
 
 def affine(p, x):
-    return x @ p["w"] + p["b"]
+    return x @ p["w"] + with_leading_axes(p["b"], 2)
 
 
 def by_head(p, x):
-    return jnp.einsum("bi,iho->bho", x, p["w"]) + p["b"]
+    return jnp.einsum("bi,iho->bho", x, p["w"]) + with_leading_axes(p["b"], 3)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +426,7 @@ def by_head(p, x):
         (affine, (12, 16), (1,)),
         (by_head, (12, 4, 10), (10,)),
         (by_head, (12, 4, 10), (4, 1)),
-        (lambda p, x: x @ p["w"] + jnp.repeat(p["b"], 10), (12, 40), (4,)),
+        (lambda p, x: x @ p["w"] + jnp.repeat(p["b"], 10)[None], (12, 40), (4,)),
     ],
 )
 def test_a_bias_that_units_share_stays_and_the_report_says_so(apply_fn, weight, bias):
@@ -436,9 +442,9 @@ def test_a_bias_that_units_share_stays_and_the_report_says_so(apply_fn, weight, 
     [
         (affine, (12, 1), ()),
         (by_head, (12, 4, 10), (1, 4, 10)),
-        (lambda p, x: x @ p["w"] + p["b"].reshape(4, 3).T.reshape(12), (12, 12), (12,)),
+        (lambda p, x: x @ p["w"] + p["b"].reshape(4, 3).T.reshape(1, 12), (12, 12), (12,)),
         (
-            lambda p, x: x @ p["w"].reshape(12, 3, 4).transpose(0, 2, 1).reshape(12, 12) + p["b"].T.reshape(12),
+            lambda p, x: x @ p["w"].reshape(12, 3, 4).transpose(0, 2, 1).reshape(12, 12) + p["b"].T.reshape(1, 12),
             (12, 12),
             (2, 6),
         ),
@@ -463,11 +469,11 @@ def test_the_bias_of_a_layer_without_finite_statistics_stays(method):
 def test_a_bias_that_is_also_a_weight_stays():
     params = {"w": jax.random.normal(KEYS[0], (12, 12)), "v": 0.3 * jax.random.normal(KEYS[1], (12,))}
     new, report = lsuv(
-        params, lambda p, x: jnp.tanh(x @ p["w"] + p["v"]) @ p["v"], VECTORS, center=True, return_report=True
+        params, lambda p, x: jnp.tanh(x @ p["w"] + p["v"][None]) @ p["v"], VECTORS, center=True, return_report=True
     )
     np.testing.assert_array_equal(new["v"], params["v"])
     assert report.problems()["w"] == ["not centred: it has no real bias of its own"]
-    assert float(report.after[0]) == pytest.approx(float(jnp.std(VECTORS @ new["w"] + new["v"])), rel=1e-4)
+    assert float(report.after[0]) == pytest.approx(float(jnp.std(VECTORS @ new["w"] + new["v"][None])), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["auto", "fused", "scan"])
@@ -496,13 +502,13 @@ def test_complex_layers_are_scaled_and_not_centred():
     }
     new, report = lsuv(
         params,
-        lambda p, x: x.astype(jnp.complex64) @ p["w"] + p["b"],
+        lambda p, x: x.astype(jnp.complex64) @ p["w"] + p["b"][None],
         VECTORS,
         target=3.0,
         center=True,
         return_report=True,
     )
-    assert float(jnp.std(VECTORS.astype(jnp.complex64) @ new["w"] + new["b"])) == pytest.approx(3, abs=1e-3)
+    assert float(jnp.std(VECTORS.astype(jnp.complex64) @ new["w"] + new["b"][None])) == pytest.approx(3, abs=1e-3)
     np.testing.assert_array_equal(new["b"], params["b"])
     assert "no real bias" in report.problems()["w"][0]
 
@@ -591,7 +597,7 @@ def test_scan_agrees_with_fused_where_no_weight_is_shared():
 
 def step_of(params, x, i):
     """One layer of a stack, picked by a counter."""
-    return jnp.tanh(x @ params["w"][i] + params["b"][i])
+    return jnp.tanh(x @ params["w"][i] + params["b"][i][None])
 
 
 PICKED = {
@@ -695,7 +701,7 @@ def scanned(stack, x):
 
 
 AGAIN = {
-    "scan": lambda p, x: lax.scan(lambda x, b: (scanned(p["stack"], x) + b, None), x, p["b"])[0],
+    "scan": lambda p, x: lax.scan(lambda x, b: (scanned(p["stack"], x) + b[None], None), x, p["b"])[0],
     "loop": lambda p, x: lax.fori_loop(0, 2, lambda _, x: scanned(p["stack"], x), x),
     "branch": lambda p, x: lax.cond(x[0, 0] > 9, lambda x: x, lambda x: scanned(p["stack"], x), x),
 }
@@ -741,9 +747,9 @@ def flipped(params):
 
 
 FLIPPED = {
-    "stack": lambda p, x: lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"]), None), x, p)[0],
+    "stack": lambda p, x: lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"][None]), None), x, p)[0],
     "experts": lambda p, x: jnp.einsum("bi,eio->ebo", x, p["w"]) + p["b"][:, None],
-    "regions": lambda p, x: jnp.tanh(x @ p["w"][0] + p["b"][0]) @ p["w"][2] + p["b"][2],
+    "regions": lambda p, x: jnp.tanh(x @ p["w"][0] + p["b"][0][None]) @ p["w"][2] + p["b"][2][None],
 }
 
 
@@ -777,7 +783,9 @@ def test_of_flipped_weights_and_biases_each_slice_and_channel_gets_its_own_scale
 
 def test_a_flipped_output_is_not_centred_by_a_bias_the_wrong_way_round():
     params = {"w": jax.random.normal(KEYS[1], (12, 12)), "b": jnp.zeros(12)}
-    _, report = lsuv(params, lambda p, x: (x @ p["w"])[:, ::-1] + p["b"], VECTORS, center=True, return_report=True)
+    _, report = lsuv(
+        params, lambda p, x: (x @ p["w"])[:, ::-1] + p["b"][None], VECTORS, center=True, return_report=True
+    )
     assert "not centred" in report.problems()["w"][0]
 
 
@@ -794,7 +802,7 @@ def test_slices_of_a_stack_take_turns_in_the_order_of_execution(reverse):
     params, _, batch = MODELS["plain_scan"]()
 
     def apply_fn(p, x):
-        return lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"]), None), x, p, reverse=reverse)[0]
+        return lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + p["b"][None]), None), x, p, reverse=reverse)[0]
 
     new = lsuv(params, apply_fn, batch, method="scan", tolerance=1e-4)
     for a, b in zip(*map(jax.tree.leaves, (new, lsuv(params, apply_fn, batch))), strict=True):
@@ -808,7 +816,7 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
     kernel, bias = new["params"]["shared"]["kernel"], new["params"]["shared"]["bias"]
     x, pooled = batch, []
     for _ in range(4):
-        pooled.append(x @ kernel + bias)
+        pooled.append(x @ kernel + bias[None])
         x = jax.nn.relu(pooled[-1])
     assert float(jnp.std(jnp.stack(pooled))) == pytest.approx(1, abs=1.1e-2)
     assert not any("tolerance" in text for text in report.problems()["params/shared/kernel"])
@@ -816,19 +824,21 @@ def test_a_block_that_is_used_four_times_does_not_collapse(method):
 
 def recurrent(p, x):
     def step(h, x):
-        h = jnp.tanh(x @ p["input"] + h @ p["state"] + p["b"])
+        h = jnp.tanh(x @ p["input"] + h @ p["state"] + p["b"][None])
         return h, h
 
     return lax.scan(step, jnp.zeros((8, 12)), x)[1]
 
 
 def recurrent_of_projected(p, x):
-    return lax.scan(lambda h, x: 2 * (jnp.tanh(x + h @ p["state"] + p["b"]),), jnp.zeros((8, 12)), x @ p["input"])[1]
+    return lax.scan(
+        lambda h, x: 2 * (jnp.tanh(x + h @ p["state"] + p["b"][None]),), jnp.zeros((8, 12)), x @ p["input"]
+    )[1]
 
 
 def recurrent_and_fused(p, x):
     def step(h, x):
-        h = jnp.tanh(jnp.concatenate([x, h], 1) @ p["state"] + p["b"])
+        h = jnp.tanh(jnp.concatenate([x, h], 1) @ p["state"] + p["b"][None])
         return h, h
 
     return lax.scan(step, jnp.zeros((8, 12)), x)[1] @ p["input"]
@@ -837,7 +847,7 @@ def recurrent_and_fused(p, x):
 def recurrent_by_index(p, x):
     def step(t, carry):
         h, outputs = carry
-        h = jnp.tanh(x[t] @ p["input"] + h @ p["state"] + p["b"])
+        h = jnp.tanh(x[t] @ p["input"] + h @ p["state"] + p["b"][None])
         return h, outputs.at[t].set(h)
 
     return lax.fori_loop(0, 20, step, (jnp.zeros((8, 12)), jnp.zeros((20, 8, 12))))[1]
@@ -1079,7 +1089,7 @@ def entered(params, x):
 
 
 def read_before(params, x):
-    return jnp.tanh(x + params["w"][0]) @ params["w"]
+    return jnp.tanh(x + params["w"][0][None]) @ params["w"]
 
 
 @pytest.mark.parametrize(
@@ -1087,7 +1097,7 @@ def read_before(params, x):
     [
         ({"w": jnp.ones((12, 3), jnp.int32)}, lambda p, x: x @ p["w"].astype(x.dtype), "no floating-point numbers"),
         ({}, lambda p, x: x, "params holds no floating-point numbers"),
-        ({"w": jnp.ones(12)}, lambda p, x: x * p["w"], "apply_fn multiplies no data with a weight"),
+        ({"w": jnp.ones(12)}, lambda p, x: x * p["w"][None], "apply_fn multiplies no data with a weight"),
         ({"w": jnp.ones((12, 3))}, entered, "w: it enters pure_callback, whose program is not read"),
         ({"w": jnp.ones((12, 12))}, read_before, "w: skipped: .* before the first layer"),
     ],
@@ -1101,7 +1111,7 @@ def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reaso
 
 
 def normalized(x):
-    return (x - x.mean(0)) * lax.rsqrt(x.var(0) + jnp.asarray(1e-5, x.dtype))
+    return (x - x.mean(0)[None]) * lax.rsqrt(x.var(0) + jnp.asarray(1e-5, x.dtype))[None]
 
 
 def normalized_in_a_loop(p, x):
@@ -1110,7 +1120,7 @@ def normalized_in_a_loop(p, x):
 
 def mean_taken_off(p, x):
     h = jnp.tanh(x @ p[0])
-    return jax.nn.gelu(h - h.mean(0)) @ p[1] @ p[2]
+    return jax.nn.gelu(h - h.mean(0)[None]) @ p[1] @ p[2]
 
 
 def carried_through_a_loop(p, x):

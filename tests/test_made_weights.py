@@ -111,7 +111,7 @@ def test_slices_of_a_scan_are_scaled_one_by_one():
     "make",
     [
         lambda p: p["g"][None] * standardised(p["v"]),
-        lambda p: (p["g"] * standardised(p["v"]) / WIDTH**0.5) * 3.0,
+        lambda p: (p["g"][None] * standardised(p["v"]) / WIDTH**0.5) * 3.0,
         lambda p: p["v"] - jnp.mean(p["v"], 0, keepdims=True),
     ],
     ids=["gain", "scaled gain", "centred alone"],

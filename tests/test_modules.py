@@ -239,10 +239,10 @@ def test_a_scalar_is_what_the_program_reads_one_number_of():
     }
 
     def apply_fn(params, x):
-        x, _ = jax.lax.scan(lambda x, p: (x * p[0] * p[1], None), x, (params["stack"], params["norm"]))
+        x, _ = jax.lax.scan(lambda x, p: (x * p[0][None] * p[1][None], None), x, (params["stack"], params["norm"]))
         for i in range(5):
             x = x + params["indexed"][i]
-        return x[:, :5] * params["channels"] + (x @ params["layer"]) * jnp.exp(params["temperature"])
+        return x[:, :5] * params["channels"][None] + (x @ params["layer"]) * jnp.exp(params["temperature"])
 
     shapes = jax.eval_shape(lambda: params)
     labels = jaxinit.scalar_labels(shapes, apply_fn, X)

@@ -19,7 +19,7 @@ STACK = {"w": jax.random.normal(KEY, (100, 16, 16)) / 4, "b": jnp.zeros((100, 16
 
 
 def apply_fn(params, x):
-    return jax.lax.scan(lambda h, p: (jnp.tanh(h @ p["w"] + p["b"]), None), x, params)[0]
+    return jax.lax.scan(lambda h, p: (jnp.tanh(h @ p["w"] + p["b"][None]), None), x, params)[0]
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from jaxinit._rbm._contrastive_divergence import Machine, divergence_gradient, t
 
 KEY = jax.random.key(0)
 # Of each four columns the second and third are copies of the first: something to learn.
-DATA = jnp.repeat(jax.random.bernoulli(jax.random.key(1), 0.5, (80, 6)), jnp.array([3, 1, 3, 1, 3, 1]), axis=1) * 1.0
+DATA = jnp.repeat(jax.random.bernoulli(jax.random.key(1), 0.5, (80, 6)), jnp.array([3, 1, 3, 1, 3, 1]), axis=1).astype(
+    jnp.float32
+)
 STEPS = 300
 """The same sizes and steps in most tests: one compilation serves them all."""
 
@@ -119,7 +121,7 @@ def one_layer(data, hidden, **stored):
     """A sigmoid layer and a readout in plain JAX."""
     visible = data.shape[1]
     params = {"w": jnp.zeros((visible, hidden)), "b": jnp.ones(hidden), "out": jnp.ones((hidden, 2))}
-    return params | stored, lambda params, x: jax.nn.sigmoid(x @ params["w"] + params["b"]) @ params["out"]
+    return params | stored, lambda params, x: jax.nn.sigmoid(x @ params["w"] + params["b"][None]) @ params["out"]
 
 
 def test_training_raises_the_likelihood_of_bars_and_stripes():
@@ -161,7 +163,7 @@ def test_features_of_digits_classify_better_than_pixels():
     # 1,797 test images: the standard error of an accuracy of 0.8 is 0.01.
     pixels = accuracy(images)
     assert pixels < 0.82
-    assert accuracy(np.asarray(jax.nn.sigmoid(images @ new["w"] + new["b"]))) > pixels + 0.1
+    assert accuracy(np.asarray(jax.nn.sigmoid(images @ new["w"] + new["b"][None]))) > pixels + 0.1
     fresh = np.asarray(jax.nn.sigmoid(images @ (0.01 * jax.random.normal(KEY, (64, 100)))))
     assert accuracy(fresh) < pixels + 0.05
 
@@ -209,7 +211,7 @@ def test_each_layer_learns_from_the_trained_ones_below():
 
     def apply_fn(params, x, depth=4):
         for i in range(depth):
-            x = x @ params[f"w{i}"] + params[f"b{i}"]
+            x = x @ params[f"w{i}"] + params[f"b{i}"][None]
             x = x if i == 3 else jax.nn.sigmoid(x).reshape(-1, 2, x.shape[-1]).reshape(x.shape)
         return x
 
@@ -223,7 +225,7 @@ def test_each_layer_learns_from_the_trained_ones_below():
         below = apply_fn(new, DATA, depth=i)
         alone = {f"w{i}": params[f"w{i}"], f"b{i}": params[f"b{i}"]}
         single = rbm_pretrain(
-            KEY, alone, lambda p, x, i=i: jax.nn.sigmoid(x @ p[f"w{i}"] + p[f"b{i}"]), below, steps=STEPS
+            KEY, alone, lambda p, x, i=i: jax.nn.sigmoid(x @ p[f"w{i}"] + p[f"b{i}"][None]), below, steps=STEPS
         )
         np.testing.assert_allclose(single[f"w{i}"], new[f"w{i}"], atol=1e-5)
         np.testing.assert_allclose(single[f"b{i}"], new[f"b{i}"], atol=1e-5)
@@ -324,7 +326,7 @@ def test_a_single_unit_without_bias():
     params, _ = one_layer(DATA, 6, one=jnp.zeros(6))
 
     def apply_fn(params, x):
-        return jax.nn.sigmoid(jax.nn.sigmoid(x @ params["w"] + params["b"]) @ params["one"])
+        return jax.nn.sigmoid(jax.nn.sigmoid(x @ params["w"] + params["b"][None]) @ params["one"])
 
     new, report = rbm_pretrain(KEY, params, apply_fn, DATA, steps=STEPS, return_report=True)
     assert report.sizes == ((12, 6), (6, 1))
@@ -336,7 +338,7 @@ def dense_then(function):
 
 
 def tied(p, x):
-    return jax.nn.sigmoid(jax.nn.sigmoid(x @ p["a"] + p["b"]) @ p["a"].T)
+    return jax.nn.sigmoid(jax.nn.sigmoid(x @ p["a"] + p["b"][None]) @ p["a"].T)
 
 
 def looped(p, x):
@@ -356,7 +358,7 @@ MISFITS = {
     "is of kind 'conv', not dense": convolved,
     "a is used inside a loop or a branch": looped,
     "a has a weight that the program computes": lambda p, x: jax.nn.sigmoid(x @ (3 * p["a"])),
-    "a has a bias that is not a vector of its own": lambda p, x: jax.nn.sigmoid(x @ p["a"] + 2 * p["b"]),
+    "a has a bias that is not a vector of its own": lambda p, x: jax.nn.sigmoid(x @ p["a"] + 2 * p["b"][None]),
     "of the first layer: the program has none": lambda p, x: jax.nn.sigmoid(x),
 }
 
@@ -369,11 +371,11 @@ def test_a_misfit_names_the_first_layer_and_what_is_in_the_way(message):
 
 
 def skipped(p, x):
-    return jax.nn.sigmoid((x[:, :6] + jax.nn.sigmoid(x @ p["a"] + p["b"])) @ p["c"])
+    return jax.nn.sigmoid((x[:, :6] + jax.nn.sigmoid(x @ p["a"] + p["b"][None])) @ p["c"])
 
 
 def one_bias(p, x):
-    return jax.nn.sigmoid(jax.nn.sigmoid(x @ p["a"] + p["b"]) @ p["c"] + p["b"])
+    return jax.nn.sigmoid(jax.nn.sigmoid(x @ p["a"] + p["b"][None]) @ p["c"] + p["b"][None])
 
 
 @pytest.mark.parametrize(
@@ -381,7 +383,7 @@ def one_bias(p, x):
     [
         (skipped, "does not take the output of a as it is"),
         (one_bias, "shares its weight or its bias with a layer below"),
-        (lambda p, x: jax.nn.relu(jax.nn.sigmoid(x @ p["a"] + p["b"]) @ p["c"]), "is followed by relu"),
+        (lambda p, x: jax.nn.relu(jax.nn.sigmoid(x @ p["a"] + p["b"][None]) @ p["c"]), "is followed by relu"),
     ],
 )
 def test_the_chain_ends_at_the_first_layer_that_does_not_fit(apply_fn, reason):

@@ -38,13 +38,13 @@ def lines_run(function):
 
 def dense_chain(params, x):
     for p in params:
-        x = jax.nn.relu(x @ p["w"] + p["b"])
+        x = jax.nn.relu(x @ p["w"] + p["b"][None])
     return x
 
 
 def attention_blocks(params, x):
     for p in params:
-        y = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * p["b"]
+        y = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * p["b"][None]
         q, k, v = y @ p["w"], y @ p["u"], y @ p["d"]
         x = x + jax.nn.softmax(q @ k.mT) @ v @ p["o"]
     return x
@@ -56,7 +56,7 @@ def branches_of_one_sum(params, x):
 
 def one_weight_used_again(params, x):
     for p in params:
-        x = jnp.tanh(x @ params[0]["w"] + p["b"])
+        x = jnp.tanh(x @ params[0]["w"] + p["b"][None])
     return x
 
 

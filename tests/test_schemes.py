@@ -159,7 +159,7 @@ def test_fans_are_those_of_use():
     def scanned(w, x):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
 
-    for matrix in initialize(KEY, stack, scanned, VECTORS[:, :1] * jnp.ones(16), schemes.orthogonal_critical()):
+    for matrix in initialize(KEY, stack, scanned, VECTORS[:, :1] * jnp.ones((1, 16)), schemes.orthogonal_critical()):
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(16), atol=1e-5)
 
 
@@ -174,17 +174,17 @@ def test_a_weight_whose_elements_are_mixed_has_the_variance_meant_where_data_mee
 
 
 def test_a_readout_to_one_number_is_a_matrix_and_a_normalised_kernel_has_unit_gain():
-    params = {"v": jax.ShapeDtypeStruct((64, 16), jnp.float32), "g": jax.ShapeDtypeStruct((16,), jnp.float32)}
-    params["out"] = jax.ShapeDtypeStruct((16, 1), jnp.float32)
+    params = {"v": jax.ShapeDtypeStruct((8, 400), jnp.float32), "g": jax.ShapeDtypeStruct((400,), jnp.float32)}
+    params["out"] = jax.ShapeDtypeStruct((400, 1), jnp.float32)
 
     def apply_fn(p, x):
-        kernel = p["v"] / jnp.linalg.norm(p["v"], axis=0) * p["g"]
+        kernel = p["v"] / jnp.linalg.norm(p["v"], axis=0)[None] * p["g"][None]
         return jnp.tanh(x @ kernel) @ p["out"]
 
-    new = initialize(KEY, params, apply_fn, jnp.ones((4, 64)))
+    new = initialize(KEY, params, apply_fn, jnp.ones((4, 8)))
     np.testing.assert_allclose(new["g"], 1, rtol=1e-5)
-    # 16 normals: the relative error of a standard deviation is 18%.
-    assert float(jnp.std(new["out"])) == pytest.approx(jaxinit.gain("tanh") / 4, rel=0.6)
+    # 400 numbers: five standard errors of a standard deviation are 18%.
+    assert float(jnp.std(new["out"])) == pytest.approx(jaxinit.gain("tanh") / 20, rel=0.18)
 
 
 def test_vectors_that_contract_and_depthwise_kernels_are_matrices():
@@ -266,7 +266,8 @@ def test_orthogonal_critical_is_orthogonal_at_the_edge_of_chaos():
     new = initialize(KEY, params, apply_fn, x, schemes.orthogonal_critical(bias_variance=0.05))["params"]
     gram = new["layers_0"]["kernel"].T @ new["layers_0"]["kernel"]
     np.testing.assert_allclose(gram, 1.761 * np.eye(32), atol=2e-3)
-    assert float(jnp.std(new["layers_2"]["bias"])) == pytest.approx(0.05**0.5, rel=0.6)
+    biases = jnp.concatenate([layer["bias"] for layer in new.values()])  # 136 of them: five standard errors are 30%
+    assert float(jnp.std(biases)) == pytest.approx(0.05**0.5, rel=0.3)
 
 
 def test_a_mask_is_not_drawn_anew_unasked():
@@ -362,7 +363,7 @@ def test_the_report_is_data_text_and_html():
 def test_what_of_a_leaf_is_no_layer_is_drawn_by_its_role():
     def apply_fn(w, x):
         x = jnp.tanh(x @ w[:12])
-        return x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)) * w[12]
+        return x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)) * w[12:]
 
     shape = jax.ShapeDtypeStruct((13, 12), jnp.float32)
     new, report = initialize(KEY, shape, apply_fn, jnp.ones((4, 12)), return_report=True)
@@ -373,7 +374,7 @@ def test_what_of_a_leaf_is_no_layer_is_drawn_by_its_role():
 
 def test_what_of_a_leaf_has_no_role_is_kept():
     def apply_fn(w, x):
-        return jnp.tanh(x @ w[:12]) * w[12]
+        return jnp.tanh(x @ w[:12]) * w[12:]
 
     old = jnp.full((13, 12), 0.7)
     new, report = initialize(KEY, old, apply_fn, jnp.ones((4, 12)), return_report=True)

@@ -115,8 +115,8 @@ def test_running_statistics_are_known_where_they_are_read(folded):
     def apply_fn(p, x):
         factor = p["gain"] * jax.lax.rsqrt(p["variance"] + 1e-5)
         if folded:
-            return (x @ p["w"]) * factor + (p["offset"] - p["mean"] * factor)
-        return (x @ p["w"] - p["mean"]) * factor + p["offset"]
+            return (x @ p["w"]) * factor[None] + (p["offset"] - p["mean"] * factor)[None]
+        return (x @ p["w"] - p["mean"][None]) * factor[None] + p["offset"][None]
 
     old = {"w": ones(4, 8), "gain": SOME, "variance": SOME, "mean": SOME, "offset": SOME}
     new, rows = drawn(old, apply_fn)
@@ -207,7 +207,7 @@ def test_parameters_that_are_outputs_stay():
 def scanned(decay):
     def apply_fn(p, x):
         def step(h, u):
-            h = decay(p) * h + (u @ p["b"]).astype(h.dtype)
+            h = decay(p)[None] * h + (u @ p["b"]).astype(h.dtype)
             return h, h.real
 
         start = jnp.zeros((32, 8), jnp.result_type(decay(p)))
@@ -251,7 +251,7 @@ def test_decays_that_data_steps_through_keep_their_values():
 
         def step(h, u):
             delta = jax.nn.softplus(u @ p["delta"])
-            h = jnp.exp(delta[..., None] * a) * h + (delta * (u @ p["in"]))[..., None] * (u @ p["b"])[:, None]
+            h = jnp.exp(delta[..., None] * a[None]) * h + (delta * (u @ p["in"]))[..., None] * (u @ p["b"])[:, None]
             return h, jnp.sum(h * (u @ p["c"])[:, None], axis=-1)
 
         return jax.lax.scan(step, jnp.zeros((32, 8, 3)), jnp.broadcast_to(x, (5, *x.shape)))[1]
@@ -343,8 +343,8 @@ def layer_norm(x):
 NORMS = {
     "root mean square": rms,
     "two passes": layer_norm,
-    "variance": lambda x: (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5),
-    "one pass": lambda x: (x - x.mean(0)) / jnp.sqrt((x**2).mean(0) - x.mean(0) ** 2 + 1e-5),
+    "variance": lambda x: (x - x.mean(0)[None]) * jax.lax.rsqrt(x.var(0) + 1e-5)[None],
+    "one pass": lambda x: (x - x.mean(0)[None]) / jnp.sqrt((x**2).mean(0) - x.mean(0) ** 2 + 1e-5)[None],
     "groups": lambda x: layer_norm(x.reshape(32, 2, 4)).reshape(32, 8),
     "euclidean": lambda x: 8**0.5 * x / jnp.linalg.norm(x, axis=-1, keepdims=True),
     "einsum": lambda x: x / (jnp.einsum("bd,bd->b", x, x)[:, None] ** 0.5 + 1e-6),
@@ -367,8 +367,8 @@ NORMS["devices"] = lambda x: jax.vmap(over_devices, axis_name="devices")(x.resha
 def test_the_gain_of_a_norm_is_one_however_it_is_written(norm, einsum):
     def apply_fn(p, x):
         x = NORMS[norm](x @ p["w"])
-        x = jnp.einsum("bd,d->bd", x, p["gain"]) if einsum else x * p["gain"]
-        return jnp.tanh(x + p["offset"])
+        x = jnp.einsum("bd,d->bd", x, p["gain"]) if einsum else x * p["gain"][None]
+        return jnp.tanh(x + p["offset"][None])
 
     new, rows = drawn(shapes({"w": ones(4, 8), "gain": SOME, "offset": SOME}), apply_fn)
     assert (rows["gain"].role, rows["offset"].role) == ("scale", "offset")
@@ -406,8 +406,8 @@ def test_gains_of_linen_are_one(module):
 def test_scales_start_where_the_product_changes_nothing(function, neutral, residual):
     def apply_fn(p, x):
         if residual:
-            return (x + jnp.tanh(x @ p["v"]) * function(p["gain"])) @ p["w"]
-        return jnp.tanh(rms(x @ p["w"]) * function(p["gain"]))
+            return (x + jnp.tanh(x @ p["v"]) * function(p["gain"])[None]) @ p["w"]
+        return jnp.tanh(rms(x @ p["w"]) * function(p["gain"])[None])
 
     params = {"w": ones(4, 8), "gain": SOME[:4] if residual else SOME} | ({"v": ones(4, 4)} if residual else {})
     new, rows = drawn(shapes(params), apply_fn)
@@ -417,7 +417,7 @@ def test_scales_start_where_the_product_changes_nothing(function, neutral, resid
 
 
 def test_a_scale_that_can_change_nothing_at_no_value_is_kept():
-    new, rows = drawn({"w": ones(4, 8), "gain": SOME}, lambda p, x: rms(x @ p["w"]) * jax.nn.sigmoid(p["gain"]))
+    new, rows = drawn({"w": ones(4, 8), "gain": SOME}, lambda p, x: rms(x @ p["w"]) * jax.nn.sigmoid(p["gain"])[None])
     assert rows["gain"].init == "kept"
     np.testing.assert_array_equal(new["gain"], SOME)
 
@@ -426,7 +426,7 @@ def test_a_layer_scale_is_a_scale_behind_masks_and_offsets_too():
     mask = jax.random.bernoulli(KEY, 0.5, (32, 4))
 
     def apply_fn(p, x):
-        branch = p["gain"] * jnp.tanh(x @ p["v"]) + p["offset"]
+        branch = p["gain"][None] * jnp.tanh(x @ p["v"]) + p["offset"][None]
         return (x + jnp.where(mask, branch / 0.5, 0.0)) @ p["w"]
 
     new, rows = drawn({"w": ones(4, 8), "v": ones(4, 4), "gain": SOME[:4], "offset": SOME[:4]}, apply_fn)
@@ -439,7 +439,7 @@ def test_statistics_that_a_layer_has_gone_through_normalise_nothing():
 
     def apply_fn(p, x):
         x = x @ p["w"]
-        return x * jax.nn.sigmoid(x.mean(0, keepdims=True) @ p["excite"]) * p["gain"]
+        return x * jax.nn.sigmoid(x.mean(0, keepdims=True) @ p["excite"]) * p["gain"][None]
 
     new, rows = drawn({"w": ones(4, 8), "excite": ones(8, 8), "gain": SOME}, apply_fn)
     assert rows["gain"].role == "unknown"
@@ -450,10 +450,10 @@ def test_statistics_that_a_layer_has_gone_through_normalise_nothing():
 
 
 def prelu(x, slope):
-    return jnp.where(x > 0, x, slope * x)
+    return jnp.where(x > 0, x, slope[None] * x)
 
 
-@pytest.mark.parametrize("activation", [prelu, lambda x, a: jnp.maximum(x, 0) + a * jnp.minimum(x, 0)])
+@pytest.mark.parametrize("activation", [prelu, lambda x, a: jnp.maximum(x, 0) + a[None] * jnp.minimum(x, 0)])
 @pytest.mark.parametrize("norm", [lambda x: x, rms])
 def test_slopes_of_an_activation_keep_their_values(activation, norm):
     new, rows = drawn({"w": ones(4, 8), "slope": SOME}, lambda p, x: activation(norm(x @ p["w"]), p["slope"]))
@@ -495,11 +495,14 @@ def test_layers_before_a_stopped_gradient_of_data_are_drawn():
 
 
 def dequantised(form):
-    def whole(p):
+    def by_number(p):
         return p["q"].astype(jnp.float32) * p["s"]
 
+    def by_column(p):
+        return p["q"].astype(jnp.float32) * p["s"][None]
+
     def with_zero_points(p):
-        return (p["q"].astype(jnp.float32) - p["z"]) * p["s"]
+        return (p["q"].astype(jnp.float32) - p["z"][None]) * p["s"][None]
 
     def by_blocks(p):
         return (p["q"].reshape(2, 2, 8).astype(jnp.float32) * p["s"]).reshape(4, 8)
@@ -507,11 +510,13 @@ def dequantised(form):
     def by_table(p):
         return jnp.array([-1.0, 0.5, 2.0])[p["q"]] * p["s"]
 
-    return {"whole": whole, "zero points": with_zero_points, "blocks": by_blocks, "table": by_table}[form]
+    forms = {"number": by_number, "columns": by_column, "zero points": with_zero_points}
+    return (forms | {"blocks": by_blocks, "table": by_table})[form]
 
 
 @pytest.mark.parametrize(
-    ("form", "shape"), [("whole", ()), ("whole", (8,)), ("zero points", (8,)), ("blocks", (2, 1, 8)), ("table", (4, 1))]
+    ("form", "shape"),
+    [("number", ()), ("columns", (8,)), ("zero points", (8,)), ("blocks", (2, 1, 8)), ("table", (4, 1))],
 )
 def test_scales_of_quantised_weights_keep_their_values(form, shape):
     old = {"q": jnp.ones((4, 8), jnp.int8), "s": jnp.full(shape, 1e-3), "z": jnp.full(8, 3.0), "w": ones(8, 2)}
@@ -531,7 +536,7 @@ def test_tokens_joined_to_a_sequence_are_drawn_as_positions_are(pieces):
         h = x.reshape(8, 4, 4) @ p["w"]
         token = jnp.broadcast_to(p["token"], (8, pieces, 400))
         h = jnp.concatenate([token, h], axis=1) + p["position"]
-        return rms(h) * p["gain"]
+        return rms(h) * p["gain"][None, None]
 
     params = {"w": ones(4, 400), "token": ones(1, pieces, 400), "position": ones(1, 4 + pieces, 400), "gain": ones(400)}
     new, rows = drawn(shapes(params), apply_fn)
@@ -544,7 +549,7 @@ def test_tokens_joined_to_a_sequence_are_drawn_as_positions_are(pieces):
 def test_a_token_in_the_place_of_masked_data():
     def apply_fn(p, x):
         h = x @ p["w"]
-        return jnp.where(x[:, :1] > 0, p["token"], h)
+        return jnp.where(x[:, :1] > 0, p["token"][None], h)
 
     _, rows = drawn(shapes({"w": ones(4, 8), "token": ones(8)}), apply_fn)
     assert rows["token"].role == "token"
@@ -644,7 +649,7 @@ def test_two_factors_of_a_weight_are_no_queries():
 def test_the_bias_of_a_norm_over_two_axes_is_no_position(scaled):
     def apply_fn(p, x):
         h = rms(x.reshape(8, 4, 4) @ p["w"])
-        return jnp.tanh(h * p["gain"] + p["bias"]) if scaled else jnp.tanh(h + p["bias"])
+        return jnp.tanh(h * p["gain"][None] + p["bias"][None]) if scaled else jnp.tanh(h + p["bias"][None])
 
     new, rows = drawn(shapes({"w": ones(4, 8), "gain": ones(4, 8), "bias": ones(4, 8)}) if scaled else
                       shapes({"w": ones(4, 8), "bias": ones(4, 8)}), apply_fn)  # fmt: skip
@@ -655,7 +660,7 @@ def test_the_bias_of_a_norm_over_two_axes_is_no_position(scaled):
 def test_positions_added_to_a_layer_are_no_bias_and_biases_no_positions():
     _new, rows = drawn(
         shapes({"w": ones(4, 8), "bias": ones(8), "position": ones(4, 8)}),
-        lambda p, x: jnp.tanh(x.reshape(8, 4, 4) @ p["w"] + p["bias"] + p["position"]),
+        lambda p, x: jnp.tanh(x.reshape(8, 4, 4) @ p["w"] + p["bias"][None, None] + p["position"][None]),
     )
     assert {path: row.role for path, row in rows.items()} == {"w": "dense", "bias": "bias", "position": "position"}
     for spread in (lambda b: jnp.broadcast_to(b, (8, 4, 8)), lambda b: jnp.tile(b, (8, 4, 1))):
@@ -665,7 +670,8 @@ def test_positions_added_to_a_layer_are_no_bias_and_biases_no_positions():
         )
         assert rows["bias"].role == "bias"
     _heads, rows = drawn(
-        shapes({"w": ones(4, 2, 3), "bias": ones(2, 3)}), lambda p, x: jnp.einsum("bi,ihd->bhd", x, p["w"]) + p["bias"]
+        shapes({"w": ones(4, 2, 3), "bias": ones(2, 3)}),
+        lambda p, x: jnp.einsum("bi,ihd->bhd", x, p["w"]) + p["bias"][None],
     )
     assert rows["bias"].role == "bias"
 
@@ -675,9 +681,9 @@ def test_gates_over_positions_begin_open_and_gates_over_features_as_they_did(swa
     def spatial(p, x):
         u, v = jnp.split(x.reshape(8, 4, 4) @ p["w"], 2, axis=-1)
         if swapped:
-            v = jnp.swapaxes(jnp.swapaxes(rms(v), 1, 2) @ p["mix"] + p["bias"], 1, 2)
+            v = jnp.swapaxes(jnp.swapaxes(rms(v), 1, 2) @ p["mix"] + p["bias"][None, None], 1, 2)
         else:
-            v = jnp.einsum("bnd,nm->bmd", rms(v), p["mix"]) + p["bias"][:, None]
+            v = jnp.einsum("bnd,nm->bmd", rms(v), p["mix"]) + p["bias"][None, :, None]
         return u * v
 
     new, rows = drawn(shapes({"w": ones(4, 8), "mix": ones(4, 4), "bias": ones(4)}), spatial)
@@ -685,7 +691,7 @@ def test_gates_over_positions_begin_open_and_gates_over_features_as_they_did(swa
     np.testing.assert_array_equal(new["bias"], 1)
     new, rows = drawn(
         shapes({"w": ones(4, 8), "mix": ones(4, 8), "bias": ones(8)}),
-        lambda p, x: (x @ p["w"]) * (x @ p["mix"] + p["bias"]),
+        lambda p, x: (x @ p["w"]) * (x @ p["mix"] + p["bias"][None]),
     )
     assert rows["bias"].role == "bias"
     np.testing.assert_array_equal(new["bias"], 0)
@@ -697,8 +703,8 @@ def test_gates_over_positions_begin_open_and_gates_over_features_as_they_did(swa
 @pytest.mark.parametrize(
     "standardised",
     [
-        lambda w: w / jnp.linalg.norm(w, axis=0),
-        lambda w: (w - w.mean(0)) / jnp.sqrt(w.var(0) + 1e-4),
+        lambda w: w / jnp.linalg.norm(w, axis=0)[None],
+        lambda w: (w - w.mean(0)[None]) / jnp.sqrt(w.var(0) + 1e-4)[None],
     ],
 )
 def test_kernels_that_are_divided_by_their_own_norm_are_drawn(standardised):

@@ -37,7 +37,7 @@ def attend(q, k, v):
 def rotated(x):
     """Rotary positions, cut and joined along the features."""
     a, b = jnp.split(x, 2, axis=-1)
-    angle = jnp.arange(x.shape[1], dtype=x.dtype)[:, None, None]
+    angle = jnp.arange(x.shape[1], dtype=x.dtype)[None, :, None, None]
     return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), a * jnp.sin(angle) + b * jnp.cos(angle)], -1)
 
 
@@ -78,7 +78,7 @@ def normalised_and_rotated(z):
 def test_a_fused_projection_is_seen_as_queries_keys_and_values(cut, query, value, transposed):
     def apply_fn(p, x):
         kernel = p["qkv"].T if transposed else p["qkv"]
-        return attend(*cut(x @ kernel + p["b"])).reshape(2, 5, 8) @ p["out"]
+        return attend(*cut(x @ kernel + p["b"][None, None])).reshape(2, 5, 8) @ p["out"]
 
     params = {"qkv": struct(24, 8) if transposed else struct(8, 24), "b": struct(24), "out": struct(8, 8)}
     layers = trace_layers(params, apply_fn, struct(2, 5, 8))
@@ -297,8 +297,8 @@ def test_layers_of_a_feed_forward_network_are_in_no_cell():
 def test_multipliers_of_branches_and_of_skip_connections():
     def apply_fn(p, x):
         x = x + p["alpha"] * (jax.nn.relu(x @ p["a"]) @ p["b"])
-        x = x * p["omega"] + jax.nn.relu(x @ p["c"]) @ p["d"]
-        return (x - x.mean(-1, keepdims=True)) * p["gamma"]
+        x = x * p["omega"][None] + jax.nn.relu(x @ p["c"]) @ p["d"]
+        return (x - x.mean(-1, keepdims=True)) * p["gamma"][None]
 
     params = {name: struct(8, 8) for name in "abcd"} | {"alpha": struct(), "omega": struct(8), "gamma": struct(8)}
     traced = trace(params, apply_fn, struct(4, 8))
@@ -347,43 +347,43 @@ def mlp(p, x):
 
 def in_a_scan(p, x):
     def step(h, u):
-        h = p["a"] * h + u @ p["b"]
-        return h, h @ p["c"] + p["skip"] * u
+        h = p["a"][None] * h + u @ p["b"]
+        return h, h @ p["c"] + p["skip"][None] * u
 
     return jax.lax.scan(step, jnp.zeros((2, D)), x)[1]
 
 
 def after_a_scan(p, x):
-    states = jax.lax.scan(lambda h, u: (p["a"] * h + u,) * 2, jnp.zeros((2, D)), x @ p["b"])[1]
-    return states @ p["c"] + p["skip"] * x
+    states = jax.lax.scan(lambda h, u: (p["a"][None] * h + u,) * 2, jnp.zeros((2, D)), x @ p["b"])[1]
+    return states @ p["c"] + p["skip"][None, None] * x
 
 
 def after_an_associative_scan(p, x):
     u = x @ p["b"]
     pair = jnp.broadcast_to(p["a"], u.shape), u
     _, states = jax.lax.associative_scan(lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1]), pair)
-    return states @ p["c"] + p["skip"] * x
+    return states @ p["c"] + p["skip"][None, None] * x
 
 
 def after_a_long_convolution(p, x):
     taps = jnp.fft.rfft(p["taps"], axis=0)[:, None]
-    return jnp.fft.irfft(jnp.fft.rfft(x @ p["b"], axis=0) * taps, n=4, axis=0) @ p["c"] + p["skip"] * x
+    return jnp.fft.irfft(jnp.fft.rfft(x @ p["b"], axis=0) * taps, n=4, axis=0) @ p["c"] + p["skip"][None, None] * x
 
 
 def unrolled(p, x):
     h, outputs = jnp.zeros((2, D)), []
     for u in x:
-        h = p["a"] * h + u @ p["b"]
-        outputs.append(h @ p["c"] + p["skip"] * u)
+        h = p["a"][None] * h + u @ p["b"]
+        outputs.append(h @ p["c"] + p["skip"][None] * u)
     return jnp.stack(outputs)
 
 
 def unrolled_between_layers(p, x):
     h, states, inputs = jnp.zeros((2, D)), [], x @ p["b"]
     for t in range(4):
-        h = p["a"] * h + inputs[t]
+        h = p["a"][None] * h + inputs[t]
         states.append(h)
-    return jnp.stack(states) @ p["c"] + p["skip"] * x
+    return jnp.stack(states) @ p["c"] + p["skip"][None, None] * x
 
 
 RECURRENCES = [
@@ -413,7 +413,7 @@ def test_what_leads_past_a_recurrence_is_no_skip_connection(recurrence):
 def test_multiplied_skip_connections_of_a_trunk_are_some_beside_no_recurrence():
     def apply_fn(params, x):
         for p in params:
-            x = p["omega"] * x + mlp(p, x)
+            x = p["omega"][None] * x + mlp(p, x)
             x = x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
         return x
 
@@ -626,7 +626,7 @@ def scaled(statistic):
 NO_NORMALIZATIONS = {
     "temperature": lambda p, x: x / p,
     "exponential of a temperature": lambda p, x: x * jnp.exp(p),
-    "root of a temperature": lambda p, x: x / jnp.sqrt(p[0]),
+    "root of a temperature": lambda p, x: x / jnp.sqrt(p[0, 0]),
     "softmax": lambda p, x: jax.nn.softmax(x * p / jnp.sqrt(8.0)),
     "constant": lambda p, x: x * p * jax.lax.rsqrt(8.0),
     "centred": lambda p, x: p * (x - x.mean(-1, keepdims=True)),
@@ -638,7 +638,7 @@ NORMALIZATIONS = {
     "power": lambda p, x: p * x * (jnp.mean(x**2, -1, keepdims=True) + 1e-6) ** -0.5,
     "reciprocal": lambda p, x: p * x * (1 / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))),
     "norm": lambda p, x: p * x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6),
-    "batch": scaled(lambda x: jnp.sqrt(x.var(0) + 1e-6)),
+    "batch": scaled(lambda x: jnp.sqrt(x.var(0, keepdims=True) + 1e-6)),
     "running variance": lambda p, x: x * jax.lax.rsqrt(p + 1e-6),
 }
 
@@ -649,7 +649,7 @@ NORMALIZATIONS = {
     ids=[*NO_NORMALIZATIONS, *NORMALIZATIONS],
 )
 def test_what_is_divided_by_the_root_of_a_statistic_is_normalized(apply_fn, expected):
-    analysis = trace(struct(D), apply_fn, struct(4, D)).analysis
+    analysis = trace(struct(1, D), apply_fn, struct(4, D)).analysis
     assert any(True for _ in normalizations(analysis)) is expected
 
 

@@ -32,7 +32,7 @@ PARAMS = {
 
 
 def apply_fn(params, batch):
-    return jax.nn.relu(batch[0][:, params["order"]] @ params["a"] + params["b"]) @ params["c"]
+    return jax.nn.relu(batch[0][:, params["order"]] @ params["a"] + params["b"][None]) @ params["c"]
 
 
 def loss_fn(params, batch):
@@ -169,7 +169,7 @@ def test_starts_are_what_they_are_called():
 
 def test_methods_change_what_another_start_drew():
     def std(params):
-        return jnp.std(DATA[0][:, params["order"]] @ params["a"] + params["b"])
+        return jnp.std(DATA[0][:, params["order"]] @ params["a"] + params["b"][None])
 
     flax = drawn("flax_default")
     assert std(drawn(jaxinit.lsuv)) == pytest.approx(1, rel=1e-4)
@@ -189,8 +189,8 @@ def test_leaves_without_a_start_are_those_of_the_parameters():
 
 def test_an_initializer_is_for_kernels_alone():
     def model(params, tokens):
-        h = params["table"][tokens] @ (params["v"] / jnp.linalg.norm(params["v"], axis=0) * params["g"])
-        return h @ params["readout"] + params["bias"]
+        h = params["table"][tokens] @ (params["v"] / jnp.linalg.norm(params["v"], axis=0)[None] * params["g"][None])
+        return h @ params["readout"] + params["bias"][None]
 
     shape = jax.ShapeDtypeStruct
     params = {"table": shape((9, 4), jnp.float32), "v": shape((4, 5), jnp.float32), "g": shape((5,), jnp.float32)}

@@ -125,7 +125,7 @@ class unitary(_HaarMatrix):
       >>> import jax.numpy as jnp
       >>> import jaxinit
       >>> w = jaxinit.unitary()(jax.random.key(0), (4, 4))
-      >>> bool(jnp.allclose(w.conj().T @ w, jnp.eye(4), atol=1e-5))
+      >>> bool(jnp.allclose(w.conj().T @ w, jnp.eye(4, dtype=w.dtype), atol=1e-5))
       True
 
     Reference: Arjovsky, Shah & Bengio, 2016 (arXiv:1511.06464); Mezzadri, 2007 (arXiv:math-ph/0609050).

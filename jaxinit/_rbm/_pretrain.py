@@ -82,7 +82,7 @@ def rbm_pretrain(
       >>> x = jnp.repeat(jnp.eye(2), 8, axis=1)[jnp.arange(32) % 2]
       >>> params = {"hidden": jnp.zeros((16, 4)), "bias": jnp.zeros(4), "out": jnp.ones((4, 2))}
       >>> def apply_fn(params, x):
-      ...     return jax.nn.sigmoid(x @ params["hidden"] + params["bias"]) @ params["out"]
+      ...     return jax.nn.sigmoid(x @ params["hidden"] + params["bias"][None]) @ params["out"]
       >>> new, report = jaxinit.rbm_pretrain(jax.random.key(0), params, apply_fn, x, return_report=True)
       >>> report.paths, round(float(report.before[0]), 2), bool(report.after[0] < 0.01)
       (('hidden',), 0.25, True)

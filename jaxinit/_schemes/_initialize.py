@@ -111,7 +111,7 @@ def initialize(
       >>> import jaxinit
       >>> shapes = {"w": jax.ShapeDtypeStruct((64, 32), jnp.float32), "b": jax.ShapeDtypeStruct((32,), jnp.float32)}
       >>> def apply_fn(params, x):
-      ...     return jax.nn.relu(x @ params["w"] + params["b"])
+      ...     return jax.nn.relu(x @ params["w"] + params["b"][None])
       >>> x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
       >>> params, report = jaxinit.initialize(jax.random.key(0), shapes, apply_fn, x, return_report=True)
       >>> [(row.path, row.role, row.reason) for row in report.rows]

@@ -63,7 +63,7 @@ def orthogonal(
     Example:
       >>> import jax, jax.numpy as jnp, jaxinit.haar
       >>> q = jaxinit.haar.orthogonal(jax.random.key(0), (10, 3, 3))
-      >>> bool(jnp.allclose(q.mT @ q, jnp.eye(3), atol=1e-5))
+      >>> bool(jnp.allclose(q.mT @ q, jnp.eye(3)[None], atol=1e-5))
       True
 
     References:
@@ -105,7 +105,7 @@ def unitary(
     Example:
       >>> import jax, jax.numpy as jnp, jaxinit.haar
       >>> q = jaxinit.haar.unitary(jax.random.key(0), (3, 5))
-      >>> bool(jnp.allclose(q @ q.conj().mT, jnp.eye(3), atol=1e-5))
+      >>> bool(jnp.allclose(q @ q.conj().mT, jnp.eye(3, dtype=q.dtype), atol=1e-5))
       True
 
     Reference:
