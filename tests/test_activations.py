@@ -474,15 +474,18 @@ def recurrent(p, x):
 def normalized_apart(p, x):
     """Statistics of one of the terms, and the sum of both."""
     z = x @ p["a"]
-    return jax.nn.relu(z - z.mean(0) + x @ p["b"]) @ p["c"]
+    return jax.nn.relu(z - z.mean(0)[None] + x @ p["b"]) @ p["c"]
 
 
 SUMS = {
     "two layers": (lambda p, x: jax.nn.relu(x @ p["a"] + (x**2) @ p["b"]) @ p["c"], ["relu", "relu", None]),
-    "bias last": (lambda p, x: jnp.tanh(x @ p["a"] + jnp.sin(x) @ p["b"] + p["s"]) @ p["c"], ["tanh", "tanh", None]),
+    "bias last": (
+        lambda p, x: jnp.tanh(x @ p["a"] + jnp.sin(x) @ p["b"] + p["s"][None]) @ p["c"],
+        ["tanh", "tanh", None],
+    ),
     "difference": (lambda p, x: jnp.tanh((x**2) @ p["a"] - x @ p["b"]) @ p["c"], ["tanh", "tanh", None]),
     "convolution": (
-        lambda p, x: jax.nn.silu(convolved(x, p["k"]) + (x @ p["a"] + p["s"])[:, None, None]) @ p["c"],
+        lambda p, x: jax.nn.silu(convolved(x, p["k"]) + (x @ p["a"] + p["s"][None])[:, None, None]) @ p["c"],
         ["silu", "silu", None],
     ),
     "data": (lambda p, x: jax.nn.gelu(x @ p["a"] + x) @ p["c"], [None, None]),
@@ -531,7 +534,7 @@ def segments(z, kind=jax.ops.segment_sum):
 
 
 def spectral(z):
-    return jnp.fft.irfft(jnp.fft.rfft(z, axis=1) * jnp.arange(4.0).astype(complex)[:, None], 6, axis=1)
+    return jnp.fft.irfft(jnp.fft.rfft(z, axis=1) * jnp.arange(4.0).astype(complex)[None, :, None], 6, axis=1)
 
 
 ROWS = {
@@ -560,7 +563,8 @@ ROWS = {
 @pytest.mark.parametrize("form", ROWS)
 def test_the_activation_behind_sums_of_rows_is_what_follows_them(form):
     def apply_fn(p, batch):
-        return jax.nn.relu(ROWS[form](batch[0] @ p["a"], batch[1]) + p["s"]) @ p["c"]
+        y = ROWS[form](batch[0] @ p["a"], batch[1])
+        return jax.nn.relu(y + p["s"].reshape((1,) * (y.ndim - 1) + (8,))) @ p["c"]
 
     params = {"a": struct(8, 8), "c": struct(8, 8), "s": struct(8)}
     layers = trace_layers(params, apply_fn, (GRAPH, LINKS))
@@ -578,11 +582,15 @@ def test_sums_over_features_are_no_sums_of_rows():
 
 MEAN, VARIANCE = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
 NORMALIZATIONS = {
-    "divided": lambda z, p: (z - p["mean"]) / jnp.sqrt(p["variance"] + 1e-5) * p["s"] + p["t"],
-    "one factor": lambda z, p: (z - p["mean"]) * (jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"]) + p["t"],
-    "folded": lambda z, p: z * (r := jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"]) + (p["t"] - p["mean"] * r),
-    "power": lambda z, p: (z - p["mean"]) * (p["variance"] + 1e-5) ** -0.5 * p["s"] + p["t"],
-    "einsum": lambda z, p: jnp.einsum("bc,c->bc", z - p["mean"], p["s"] / jnp.sqrt(p["variance"])) + p["t"],
+    "divided": lambda z, p: (z - p["mean"][None]) / jnp.sqrt(p["variance"] + 1e-5)[None] * p["s"][None] + p["t"][None],
+    "one factor": lambda z, p: (
+        (z - p["mean"][None]) * (jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"])[None] + p["t"][None]
+    ),
+    "folded": lambda z, p: (
+        z * (r := jax.lax.rsqrt(p["variance"] + 1e-5) * p["s"])[None] + (p["t"] - p["mean"] * r)[None]
+    ),
+    "power": lambda z, p: (z - p["mean"][None]) * (p["variance"] + 1e-5)[None] ** -0.5 * p["s"][None] + p["t"][None],
+    "einsum": lambda z, p: jnp.einsum("bc,c->bc", z - p["mean"][None], p["s"] / jnp.sqrt(p["variance"])) + p["t"][None],
 }
 
 
@@ -597,7 +605,7 @@ def test_the_activation_behind_running_statistics_is_what_follows_them(form, sta
 
     def apply_fn(p, batch):
         found = {**(known if statistics == "constants" else batch), **p}
-        return jax.nn.relu(NORMALIZATIONS[form](batch["x"] @ p["a"] + p["b"], found)) @ p["c"]
+        return jax.nn.relu(NORMALIZATIONS[form](batch["x"] @ p["a"] + p["b"][None], found)) @ p["c"]
 
     layers = trace_layers(params | (known if statistics == "parameters" else {}), apply_fn, batch)
     assert [layer.activation and layer.activation.name for layer in layers] == ["relu", None]
@@ -607,7 +615,7 @@ def test_the_activation_behind_running_statistics_is_what_follows_them(form, sta
     params = {name: jax.random.normal(next(keys), leaf.shape) for name, leaf in params.items()}
     params |= {"b": 0.1 * params["b"]} | (known if statistics == "parameters" else {})
     new = jaxinit.lsuv(params, apply_fn, batch)
-    assert jnp.std(X @ new["a"] + new["b"]) == pytest.approx(1, rel=1e-3)
+    assert jnp.std(X @ new["a"] + new["b"][None]) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize("framework", ["linen", "nnx", "equinox"])

@@ -33,11 +33,11 @@ IMAGE = {"w": normal(3, 3, FEATURES, SIZE), "u": normal(3, 3, SIZE, SIZE), "b": 
 
 
 def plain(p, h, x):
-    return jnp.tanh(x @ p["w"] + h @ p["u"] + p["b"])
+    return jnp.tanh(x @ p["w"] + h @ p["u"] + p["b"][None])
 
 
 def state_first(p, h, x):
-    return jax.nn.relu(h @ p["u"].T + p["b"] + x @ p["w"])
+    return jax.nn.relu(h @ p["u"].T + p["b"][None] + x @ p["w"])
 
 
 def checkpointed(p, h, x):
@@ -45,14 +45,14 @@ def checkpointed(p, h, x):
 
 
 def joined(p, h, x):
-    return jnp.tanh(jnp.concatenate([x, h], -1) @ p["w"] + p["b"])
+    return jnp.tanh(jnp.concatenate([x, h], -1) @ p["w"] + p["b"][None])
 
 
 def convolution(p, h, x):
     def convolved(x, kernel):
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    return jnp.tanh(convolved(x, p["w"]) + convolved(h, p["u"]) + p["b"])
+    return jnp.tanh(convolved(x, p["w"]) + convolved(h, p["u"]) + p["b"][None, None, None])
 
 
 def looked_up(p, h, token):
@@ -61,13 +61,13 @@ def looked_up(p, h, token):
 
 def lstm(p, state, x):
     h, c = state
-    i, f, g, o = jnp.split(x @ p["w"] + h @ p["u"] + p["b"], 4, -1)
+    i, f, g, o = jnp.split(x @ p["w"] + h @ p["u"] + p["b"][None], 4, -1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 def gru(p, h, x):
-    (a, b, c), (d, e, f) = jnp.split(x @ p["w"] + p["b"], 3, -1), jnp.split(h @ p["u"], 3, -1)
+    (a, b, c), (d, e, f) = jnp.split(x @ p["w"] + p["b"][None], 3, -1), jnp.split(h @ p["u"], 3, -1)
     r, z = jax.nn.sigmoid(a + d), jax.nn.sigmoid(b + e)
     return z * h + (1 - z) * jnp.tanh(c + r * f)
 
@@ -136,7 +136,7 @@ def test_lsuv_of_a_loop_in_python_is_that_of_the_scan(name):
 @pytest.mark.parametrize("form", ["slices", "rows", "index", "list", "given state", "without first state", "reversed"])
 def test_the_state_is_found_however_a_loop_takes_its_data(form):
     def apply_fn(p, x):
-        h = jnp.zeros((32, SIZE)) if form != "given state" else p["b"] * x[:, 0, :1]
+        h = jnp.zeros((32, SIZE)) if form != "given state" else p["b"][None] * x[:, 0, :1]
         steps = {
             "slices": lambda: [x[:, t : t + 1][:, 0] for t in range(STEPS)],
             "rows": lambda: list(jnp.moveaxis(x, 1, 0)),
@@ -146,7 +146,9 @@ def test_the_state_is_found_however_a_loop_takes_its_data(form):
         }
         for t, step in enumerate(steps.get(form, steps["slices"])()):
             z = step @ p["w"]
-            h = jnp.tanh(z + p["b"] if form == "without first state" and t == 0 else z + h @ p["u"] + p["b"])
+            h = jnp.tanh(
+                z + p["b"][None] if form == "without first state" and t == 0 else z + h @ p["u"] + p["b"][None]
+            )
         return h @ p["c"]
 
     params = PLAIN | {"c": normal(SIZE, 3)}

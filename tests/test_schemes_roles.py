@@ -279,24 +279,24 @@ DECAYED = 6  # steps of a sequence
 
 def gated_by_sums(p, x):
     """Chunks of a selective state-space model: decays from one step to another are differences of sums."""
-    steps = jax.nn.softplus(x @ p["step"] + p["bias"])
-    total = jnp.cumsum(-jnp.exp(p["rate"]) * steps, axis=1)
-    decays = jnp.where(jnp.tri(DECAYED)[:, :, None] > 0, jnp.exp(total[:, :, None] - total[:, None]), 0)
+    steps = jax.nn.softplus(x @ p["step"] + p["bias"][None, None])
+    total = jnp.cumsum(-jnp.exp(p["rate"])[None, None] * steps, axis=1)
+    decays = jnp.where(jnp.tri(DECAYED)[None, :, :, None] > 0, jnp.exp(total[:, :, None] - total[:, None]), 0)
     return jnp.einsum("bijd,bjd->bid", decays, x @ p["in"])
 
 
 def forgetting(p, x):
     """Gated linear attention, stabilised by the largest exponent; what is taken in has a gate of its own."""
-    total = jnp.cumsum(jax.nn.log_sigmoid(x @ p["step"] + p["bias"]), axis=1)
-    exponents = total[:, :, None] - total[:, None] + (x @ p["in"] + p["other"])[:, None]
-    exponents = jnp.where(jnp.tri(DECAYED)[:, :, None] > 0, exponents, -jnp.inf)
+    total = jnp.cumsum(jax.nn.log_sigmoid(x @ p["step"] + p["bias"][None, None]), axis=1)
+    exponents = total[:, :, None] - total[:, None] + (x @ p["in"] + p["other"][None, None])[:, None]
+    exponents = jnp.where(jnp.tri(DECAYED)[None, :, :, None] > 0, exponents, -jnp.inf)
     decays = jnp.exp(exponents - jnp.max(exponents, axis=2, keepdims=True))
     return jnp.einsum("bijd,bjd->bid", decays, jnp.broadcast_to(x[..., :1], (*x.shape[:2], 8)))
 
 
 def gated_in_a_loop(p, x):
     def step(h, u):
-        decay = jnp.exp(-8 * jax.nn.softplus(p["rate"]) * jax.nn.sigmoid(u @ p["step"] + p["bias"]))
+        decay = jnp.exp(-8 * jax.nn.softplus(p["rate"])[None] * jax.nn.sigmoid(u @ p["step"] + p["bias"][None]))
         h = decay * h + jnp.sqrt(1 - decay**2) * (u @ p["in"])
         return h, h
 
@@ -304,7 +304,7 @@ def gated_in_a_loop(p, x):
 
 
 def decays_before_a_loop(p, x):
-    decays = jnp.exp(-jax.nn.softplus(x @ p["step"] + p["bias"]) * jnp.exp(p["rate"]))
+    decays = jnp.exp(-jax.nn.softplus(x @ p["step"] + p["bias"][None, None]) * jnp.exp(p["rate"])[None, None])
     inputs = (jnp.swapaxes(decays, 0, 1), jnp.swapaxes(x @ p["in"], 0, 1))
     return jax.lax.scan(lambda h, xs: (xs[0] * h + xs[1],) * 2, jnp.zeros((8, 8)), inputs)[1]
 
@@ -322,9 +322,9 @@ def test_what_is_added_to_the_exponent_of_a_decay_keeps_its_value(recurrence):
 @pytest.mark.parametrize(
     "apply_fn",
     [
-        lambda p, x: jax.nn.softmax(p["rate"] * (x @ p["step"] + p["bias"])) @ p["in"].T,
-        lambda p, x: x[:, :1] * jnp.exp(p["rate"] * jnp.tanh(x @ p["step"] + p["bias"])) @ p["in"].T,
-        lambda p, x: jax.nn.softplus(x @ p["step"] + p["bias"]) * p["rate"] @ p["in"].T,
+        lambda p, x: jax.nn.softmax(p["rate"][None] * (x @ p["step"] + p["bias"][None])) @ p["in"].T,
+        lambda p, x: x[:, :1] * jnp.exp(p["rate"][None] * jnp.tanh(x @ p["step"] + p["bias"][None])) @ p["in"].T,
+        lambda p, x: jax.nn.softplus(x @ p["step"] + p["bias"][None]) * p["rate"][None] @ p["in"].T,
     ],
 )
 def test_biases_of_other_exponentials_are_drawn(apply_fn):
@@ -356,7 +356,7 @@ def over_devices(x):
     """Batch normalization over a mapped axis: mean and mean square are put together as one array."""
     parts = jnp.stack([x.mean(0), (x**2).mean(0)])
     mean, square = jax.lax.pmean(parts, "devices")
-    return (x - mean) * jax.lax.rsqrt(square - mean**2 + 1e-5)
+    return (x - mean[None]) * jax.lax.rsqrt(square - mean**2 + 1e-5)[None]
 
 
 NORMS["devices"] = lambda x: jax.vmap(over_devices, axis_name="devices")(x.reshape(4, 8, 8)).reshape(32, 8)
@@ -568,21 +568,21 @@ def attend(q, k, v):
 
 
 def pooled(p, x):
-    return attend(p["queries"] @ p["q"] + p["bias"], x @ p["k"], x @ p["v"]) @ p["out"]
+    return attend(p["queries"] @ p["q"] + p["bias"][None], x @ p["k"], x @ p["v"]) @ p["out"]
 
 
 def pooled_in_copies(p, x):
-    queries = jnp.tile(p["queries"][None], (len(x), 1, 1)) @ p["q"] + p["bias"]
+    queries = jnp.tile(p["queries"][None], (len(x), 1, 1)) @ p["q"] + p["bias"][None, None]
     return attend(queries, x @ p["k"], x @ p["v"]) @ p["out"]
 
 
 def queries_among_themselves(p, x):
     own = attend(p["queries"] @ p["k"], p["queries"] @ p["k"], p["queries"])
-    return attend(own @ p["q"] + p["bias"], x @ p["k"], x @ p["v"]) @ p["out"]
+    return attend(own @ p["q"] + p["bias"][None], x @ p["k"], x @ p["v"]) @ p["out"]
 
 
 def memory(p, x):
-    return attend(x @ p["q"] + p["bias"], p["queries"] @ p["k"], p["queries"] @ p["v"]) @ p["out"]
+    return attend(x @ p["q"] + p["bias"][None, None], p["queries"] @ p["k"], p["queries"] @ p["v"]) @ p["out"]
 
 
 @pytest.mark.parametrize("apply_fn", [pooled, pooled_in_copies, queries_among_themselves, memory])
@@ -606,7 +606,7 @@ def test_layers_of_learned_queries_are_layers(apply_fn):
         scaled = jaxinit.lsuv(old, apply_fn, x)
         np.testing.assert_array_equal(scaled["queries"], old["queries"])
         np.testing.assert_array_equal(scaled["bias"], SOME)
-        for value in (scaled["queries"] @ scaled["q"] + SOME, x @ scaled["k"], x @ scaled["v"]):
+        for value in (scaled["queries"] @ scaled["q"] + SOME[None], x @ scaled["k"], x @ scaled["v"]):
             assert float(jnp.std(value)) == pytest.approx(1, rel=1e-3)
 
 
