@@ -1057,7 +1057,7 @@ def test_dead_layers_keep_their_weights_and_are_named():
 
 def residual_stack(params, x):
     x, _ = lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, params["stack"])
-    routed = x * jnp.array([1.0, 2.0, 3.0])[:, None, None]
+    routed = x[None] * jnp.array([1.0, 2.0, 3.0])[:, None, None]
     return jnp.einsum("ebi,eio->ebo", routed, params["experts"]), x @ params["readout"]
 
 

@@ -163,7 +163,7 @@ def residual(blocks, *, alpha=False, omega=False, width=64):
     def apply_fn(params, x):
         for p in params:
             branch = jax.nn.relu(x @ p["a"]) @ p["b"]
-            x = p.get("omega", 1.0) * x + p.get("alpha", 1.0) * branch
+            x = (p["omega"][None] if omega else 1.0) * x + p.get("alpha", 1.0) * branch
             if omega:
                 x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))
         return x
