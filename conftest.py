@@ -1,6 +1,7 @@
 """Eight CPU devices and strict promotion: every test runs under the conditions in which silent mistakes show.
 
 Promotions of dtypes and of ranks are errors everywhere, in the functions of tests and of examples in docstrings too.
+Tests of models as others publish them let these promote ranks: see `helpers.promotion`.
 
 LLVM's optimizations are off: most of the time of these tests is compiling, and none of their claims is about speed.
 Flags that are given come last and count: XLA_FLAGS=--xla_backend_optimization_level=3 runs what users run.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import promotion
 from published import STARTS, Draws, dense, tokens, vectors
 from test_diagnose import faults
 
@@ -18,6 +19,12 @@ from jaxinit._reading import layers_of, trace
 KEY = jax.random.key(0)
 FAST = ("fixup_resnet", "gru_of_tokens", "ppo", "siren", "vit")
 """Families that stand for all others where time is short."""
+
+
+@pytest.fixture(autouse=True)
+def _models_as_they_are_published():
+    with promotion.of_models_alone():
+        yield
 
 
 @functools.cache

@@ -618,7 +618,9 @@ def test_what_makes_an_array_that_is_added_to_data_is_a_layer(biased):
     for features in (lambda p: table, lambda p: p["features"]):
         _new, rows = drawn(
             old,
-            lambda p, x, of=features: jnp.tanh(x @ p["w"] + of(p) @ p["kernel"] + biased * p["bias"]),
+            lambda p, x, of=features: jnp.tanh(
+                x @ p["w"] + (of(p) @ p["kernel"])[None] + biased * p["bias"][None, None]
+            ),
             ones(4, 5, 8),
         )
         assert rows["kernel"].role == "dense"
@@ -628,7 +630,7 @@ def test_what_makes_an_array_that_is_added_to_data_is_a_layer(biased):
 def test_an_array_added_to_data_times_another_leaf_keeps_its_value():
     """Constant noise and its strength: which of the two starts as zero, if any, the program does not say."""
     old = {"w": ones(4, 8), "noise": 3 * jax.random.normal(KEY, (32, 8)), "strength": SOME}
-    new, rows = drawn(old, lambda p, x: jnp.tanh(x @ p["w"] + p["noise"] * p["strength"]))
+    new, rows = drawn(old, lambda p, x: jnp.tanh(x @ p["w"] + p["noise"] * p["strength"][None]))
     for name in ("noise", "strength"):
         assert (rows[name].role, rows[name].init) == ("unknown", "kept")
         np.testing.assert_array_equal(new[name], old[name])
@@ -744,23 +746,37 @@ def normalized(x):
 
 def scanned_pairs(p, x):
     def step(h, pair):
-        return h + jnp.tanh(normalized(h) * pair[0] + pair[1]) @ p["w"][:8], None
+        return h + jnp.tanh(normalized(h) * pair[0][None] + pair[1][None]) @ p["w"][:8], None
 
     return jax.lax.scan(step, x, p["p"])[0]
 
 
 SLICES = {
-    "rows": ((2, 8), lambda p, x: (normalized(x) * p["p"][0] + p["p"][1]) @ p["w"][:8], [[1.0], [0.0]]),
-    "columns": ((8, 2), lambda p, x: (normalized(x) * p["p"][:, 0] + p["p"][:, 1]) @ p["w"][:8], [[1.0, 0.0]]),
-    "about one": ((2, 8), lambda p, x: (normalized(x) * (1 + p["p"][0]) + p["p"][1]) @ p["w"][:8], [[0.0], [0.0]]),
+    "rows": ((2, 8), lambda p, x: (normalized(x) * p["p"][:1] + p["p"][1:]) @ p["w"][:8], [[1.0], [0.0]]),
+    "columns": (
+        (8, 2),
+        lambda p, x: (normalized(x) * p["p"][:, 0][None] + p["p"][:, 1][None]) @ p["w"][:8],
+        [[1.0, 0.0]],
+    ),
+    "about one": (
+        (2, 8),
+        lambda p, x: (normalized(x) * (1 + p["p"][0])[None] + p["p"][1][None]) @ p["w"][:8],
+        [[0.0], [0.0]],
+    ),
     "halves": (
         (16,),
-        lambda p, x: (normalized(x) * jnp.split(p["p"], 2)[0] + jnp.split(p["p"], 2)[1]) @ p["w"][:8],
+        lambda p, x: (normalized(x) * jnp.split(p["p"], 2)[0][None] + jnp.split(p["p"], 2)[1][None]) @ p["w"][:8],
         [1.0] * 8 + [0.0] * 8,
     ),
     "bias too": (
         (4, 8),
-        lambda p, x: (normalized((normalized(x) * p["p"][0] + p["p"][1]) @ p["w"][:8] + p["p"][2]) * p["p"][3]) ** 2,
+        lambda p, x: (
+            (
+                normalized((normalized(x) * p["p"][0][None] + p["p"][1][None]) @ p["w"][:8] + p["p"][2][None])
+                * p["p"][3][None]
+            )
+            ** 2
+        ),
         [[1.0], [0.0], [0.0], [1.0]],
     ),
     "scan": ((3, 2, 8), scanned_pairs, [[1.0], [0.0]]),
@@ -784,8 +800,8 @@ def test_a_kernel_and_slices_of_other_roles_may_lie_in_one_leaf():
     """Rows 0 to 8 are a kernel, row 8 its bias, row 9 a gain; nothing reads row 10, and row 11 is a slope."""
 
     def apply_fn(p, x):
-        z = normalized(x @ p[:8] + p[8]) * p[9]
-        return jnp.where(z > 0, z, p[11] * z)
+        z = normalized(x @ p[:8] + p[8][None]) * p[9][None]
+        return jnp.where(z > 0, z, p[11][None] * z)
 
     old = jax.random.normal(jax.random.key(1), (12, 8))
     new, report = jaxinit.initialize(jax.random.key(0), old, apply_fn, jnp.ones((4, 8)), return_report=True)

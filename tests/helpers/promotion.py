@@ -1,0 +1,33 @@
+"""Ranks that a model's own code promotes, as published code does, beside a library that must promote none."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxinit
+
+_JAX, _OURS = (f"{Path(str(module.__file__)).parent}{os.sep}" for module in (jax, jaxinit))
+
+
+@contextlib.contextmanager
+def of_models_alone() -> Iterator[None]:
+    """Within it models may promote ranks; where code of jaxinit does it is an error."""
+    with jax.numpy_rank_promotion("warn"), warnings.catch_warnings():
+        warnings.filterwarnings("always", message="Following NumPy automatic rank promotion")
+        warnings.showwarning = _raise_if_ours
+        yield
+
+
+def _raise_if_ours(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+    """In place of showing a warning: an error, if it was code of the library that called JAX."""
+    frame = sys._getframe(1)
+    while frame and (frame.f_code.co_filename.startswith(_JAX) or frame.f_globals["__name__"] == "warnings"):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame and frame.f_code.co_filename.startswith(_OURS):
+        raise AssertionError(f"{frame.f_code.co_filename}:{frame.f_lineno}: {message}")
