@@ -46,14 +46,14 @@ def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) 
     Reference: Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321).
     """
     traced = trace(params, apply_fn, batch)
-    weights = {unit.leaf for unit in traced.analysis.units}
+    kernels = {weight.leaf for weight in traced.analysis.weights}
     seen: dict[int, list[Origin | None]] = {}
     for read in traced.analysis.reads:
         seen.setdefault(read.leaf, []).append(read.origin)
     labels = []
     for leaf, array in enumerate(traced.leaves):
         sizes = [_size(origin, math.prod(jnp.shape(array))) for origin in seen.get(leaf, [None])]
-        labels.append("scalar" if leaf not in weights and max(sizes) == 1 else "other")
+        labels.append("scalar" if leaf not in kernels and max(sizes) == 1 else "other")
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 

@@ -22,7 +22,7 @@ RARER = {
 def problem_of(params, apply_fn, batch):
     """The task of bringing every layer to unit variance, and the values to evaluate it on."""
     traced = trace(params, apply_fn, batch)
-    units = traced.analysis.units
+    units = traced.analysis.weights
     factors = {u: scale_factors(traced.analysis, u) for u in units}
     targets = {u: jnp.ones(()) for u in units}
     selected = frozenset(u for u in units if not u.refused)

@@ -304,7 +304,7 @@ def test_small_embeddings_behind_a_norm_have_no_activation_and_no_fault(norm):
 def depths(params, apply_fn, batch):
     traced = trace(params, apply_fn, batch)
     names = [layer.name for layer in layers_of(traced)]
-    return {name: traced.depths[unit][0].layers for name, unit in zip(names, traced.analysis.units, strict=True)}
+    return {name: traced.depths[unit][0].layers for name, unit in zip(names, traced.analysis.weights, strict=True)}
 
 
 def skips(params, apply_fn, batch):

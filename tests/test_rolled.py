@@ -159,7 +159,7 @@ def test_the_state_is_found_however_a_loop_takes_its_data(form):
         ("c", 1, None),
     ]
     traced = trace(params, apply_fn, X)
-    assert [traced.paths[u.leaf] for u in traced.analysis.units if is_kernel_of_state(traced, u)] == ["u"]
+    assert [traced.paths[u.leaf] for u in traced.analysis.weights if is_kernel_of_state(traced, u)] == ["u"]
 
 
 def stacked_cells(p, x):
@@ -189,7 +189,7 @@ def one_after_the_other(p, x):
 def test_several_cells_keep_their_kernels_and_lie_as_deep_as_cells(apply_fn):
     params = {"w": normal(FEATURES, SIZE), "c": normal(SIZE, 3)} | {k: normal(SIZE, SIZE) for k in ("u", "v", "u2")}
     traced = trace(params, apply_fn, X)
-    kept = {traced.paths[u.leaf] for u in traced.analysis.units if is_kernel_of_state(traced, u)}
+    kept = {traced.paths[u.leaf] for u in traced.analysis.weights if is_kernel_of_state(traced, u)}
     assert kept == {"u", "u2"}
     assert max(d.layers for found in traced.depths.values() for d in found) <= 2
 
@@ -219,4 +219,4 @@ def with_other_weights(p, x):
 def test_what_is_repeated_otherwise_is_no_recurrence(apply_fn):
     params = {"w": normal(FEATURES, SIZE), "u": normal(SIZE, SIZE), "us": normal(STEPS, SIZE, SIZE)}
     traced = trace(params, apply_fn, X)
-    assert not any(is_kernel_of_state(traced, unit) for unit in traced.analysis.units)
+    assert not any(is_kernel_of_state(traced, unit) for unit in traced.analysis.weights)

@@ -159,7 +159,7 @@ def encoder_decoder(blocks=3, d=8, stacked=False):
 def test_encoder_and_decoder_are_told_apart_by_cross_attention(stacked):
     traced = trace(*encoder_decoder(stacked=stacked))
     structure = traced.structure
-    inside = {traced.paths[u.leaf] for u in traced.analysis.units if u.sites[0] in structure.encoder}
+    inside = {traced.paths[u.leaf] for u in traced.analysis.weights if u.sites[0] in structure.encoder}
     assert inside == {p for p in traced.paths if p.startswith("encoder")} | {"embed"}
     assert sum(a.cross for a in structure.attentions) == (1 if stacked else 3)
 

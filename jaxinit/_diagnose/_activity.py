@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from jaxinit._diagnose._curves import FLAT, curve
 from jaxinit._diagnose._sizes import divisor, real, spread, totals
-from jaxinit._reading import Meeting, TracedActivation
+from jaxinit._reading import ActivationInput, TracedActivation
 from jaxinit._typing import Array
 
 SURE = 0.99
@@ -23,13 +23,13 @@ VECTORS = 64
 
 
 class Activity(NamedTuple):
-    """Sums over the meetings of a unit with its activations, each weighted by how many elements meet there.
+    """Sums over the activations that take what a weight makes, each weighted by how many elements it takes.
 
     Attributes:
       weight: the elements.
       mean, std: of what the activation makes of them.
       dead: share of units whose activation has no slope at any sample.
-      surely: share of units that have none at other samples either, by how far what they take is spread.
+      surely: share of weights that have none at other samples either, by how far what they take is spread.
       saturated: share of elements where it has next to none.
       similarity: mean cosine between pairs of samples.
       rank: participation ratio of the samples.
@@ -59,10 +59,10 @@ def no_activity() -> Activity:
     return Activity(*[jnp.zeros((), jnp.float32)] * 8)
 
 
-def activity(meeting: Meeting, weighs: bool, value: Array) -> Activity:
+def activity(activation_input: ActivationInput, weighs: bool, value: Array) -> Activity:
     """What is measured at one meeting; of an activation that weighs other data, changes count as factors."""
-    z = real(lax.stop_gradient(meeting.of(value)))
-    known, samples = curve(meeting.activation), meeting.samples
+    z = real(lax.stop_gradient(activation_input.of(value)))
+    known, samples = curve(activation_input.activation), activation_input.samples
     dead, surely, saturated = [jnp.zeros((), jnp.float32)] * 3
     if known is None:
         post = z
@@ -80,7 +80,14 @@ def activity(meeting: Meeting, weighs: bool, value: Array) -> Activity:
         shares = (x / z.size for x in (post, jnp.abs(post), *of_units, flat.astype(z.dtype)))
         mean, size, dead, surely, saturated = totals(list(shares), samples)
     std = spread(post, mean, size, samples)
-    values = (mean, std, dead, surely, saturated, *_between_samples(post, divisor(size), samples, meeting.features))
+    values = (
+        mean,
+        std,
+        dead,
+        surely,
+        saturated,
+        *_between_samples(post, divisor(size), samples, activation_input.features),
+    )
     weight = float(z.size)
     return Activity(jnp.float32(weight), *(weight * x.astype(jnp.float32) for x in values))
 

@@ -26,7 +26,7 @@ class Unread:
 def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
     """Leaves that are no layer's weight and whose role the program does not show, and layers that are read in part."""
     found = {entry.path: entry.reason for entry in layers.unvisited}
-    measured = {leaf for unit in traced.analysis.units for leaf in unit.regions}
+    measured = {leaf for weight in traced.analysis.weights for leaf in weight.regions}
     for leaf, role in enumerate(traced.roles):
         if role.name in _UNKNOWN and leaf not in measured:
             found.setdefault(traced.paths[leaf], role.reason)
@@ -35,7 +35,7 @@ def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
 
 def fitting(traced: Traced) -> tuple[str, ...]:
     """The schemes whose assumptions the program meets, of those that make any."""
-    if not traced.analysis.units or traced.skips or traced.structure.cells:
+    if not traced.analysis.weights or traced.skips or traced.structure.cells:
         return ()
     try:
         looks_linear().check(roles(traced))

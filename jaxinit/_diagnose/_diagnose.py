@@ -22,7 +22,7 @@ from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
 from jaxinit._evaluate import measure, stacked
 from jaxinit._keys import check_key
-from jaxinit._reading import Traced, Unit, layers_of, part_of, per_slice, stacked_size, trace
+from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -130,15 +130,15 @@ def _diagnose(
 ) -> DiagnoseReport:
     traced = trace(params, apply_fn, batch)
     table = layers_of(traced)
-    layers = dict(zip(traced.analysis.units, table, strict=True))
+    layers = dict(zip(traced.analysis.weights, table, strict=True))
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
     columns: dict[str, list[Array]] = {}
-    for unit in layers:
-        measured = _columns(states[unit]) | {"weight_norm": _norm(_slices(traced.leaves[unit.leaf], unit))}
-        measured["leaning"] = _leaning(traced.leaves[unit.leaf], unit)
+    for weight in layers:
+        measured = _columns(states[weight]) | {"weight_norm": _norm(_slices(traced.leaves[weight.leaf], weight))}
+        measured["leaning"] = _leaning(traced.leaves[weight.leaf], weight)
         if gradients is not None:
-            measured |= _gradient_columns(unit, *gradients, measured["weight_norm"])
-            measured |= _varieties(unit, traced.leaves[unit.leaf], gradients[1][unit.leaf])
+            measured |= _gradient_columns(weight, *gradients, measured["weight_norm"])
+            measured |= _varieties(weight, traced.leaves[weight.leaf], gradients[1][weight.leaf])
         for name, values in measured.items():
             columns.setdefault(name, []).append(values.reshape(-1))
     found = None
@@ -173,23 +173,23 @@ def _passes(
     batch: Any,
     key: Array,
     loss_fn: Loss | None,
-) -> tuple[dict[Unit, ProbeState], tuple[dict[Unit, Array], list[Array | None]] | None, Array]:
+) -> tuple[dict[Weight, ProbeState], tuple[dict[Weight, Array], list[Array | None]] | None, Array]:
     """The states of all layers; the gradients at probes and leaves, if any; whether the outputs are finite."""
     analysis = traced.analysis
     watched = watches(traced)
     data = jax.tree.leaves(batch)
     leaves = [jnp.asarray(x) for x in traced.leaves]
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    begin = {unit: stacked(empty(), unit) for unit in analysis.units}
+    begin = {weight: stacked(empty(), weight) for weight in analysis.weights}
     structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
 
     def forward(
-        chosen: Sequence[Array], probes: dict[Unit, Array]
-    ) -> tuple[Array, tuple[dict[Unit, ProbeState], Array]]:
+        chosen: Sequence[Array], probes: dict[Weight, Array]
+    ) -> tuple[Array, tuple[dict[Weight, ProbeState], Array]]:
         values = list(leaves)
         for i, x in zip(floating, chosen, strict=True):
             values[i] = x
-        start = {unit: begin[unit]._replace(probe=own) for unit, own in probes.items()}
+        start = {weight: begin[weight]._replace(probe=own) for weight, own in probes.items()}
         outputs, states = measure(analysis, [*values, *data], empty(), probe, start=start, watched=watched)
         output = jax.tree.unflatten(structure, outputs)
         if loss_fn is None:
@@ -200,7 +200,7 @@ def _passes(
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(y)) for y in outputs if _is_inexact(y)]))
         return _number(loss), (states, finite)
 
-    chosen, probes = [leaves[i] for i in floating], {unit: state.probe for unit, state in begin.items()}
+    chosen, probes = [leaves[i] for i in floating], {weight: state.probe for weight, state in begin.items()}
     if any(isinstance(e, ir.While) for e in ir.equations_of(analysis.program)):
         states, finite = forward(chosen, probes)[1]
         return states, None, finite
@@ -265,27 +265,27 @@ def _mean(total: Array, count: Array) -> Array:
 _VARIETIES = ("weights over units", "gradients over units", "gradients over inputs")
 
 
-def _varieties(unit: Unit, weight: Any, gradient: Array | None) -> dict[str, Array]:
-    unknown = jnp.ones(stacked_size(unit), jnp.float32)
+def _varieties(weight: Weight, value: Any, gradient: Array | None) -> dict[str, Array]:
+    unknown = jnp.ones(stacked_size(weight), jnp.float32)
 
     def of(x: Any) -> tuple[Array, Array]:
-        found = None if x is None else with_automatic_axes(lambda x: variety(x, unit), jnp.asarray(x))
+        found = None if x is None else with_automatic_axes(lambda x: variety(x, weight), jnp.asarray(x))
         return found or (unknown, unknown)
 
-    (weights, _), gradients = of(weight), of(gradient)
-    return dict(zip(_VARIETIES, (weights, *gradients), strict=True))
+    (own, _), gradients = of(value), of(gradient)
+    return dict(zip(_VARIETIES, (own, *gradients), strict=True))
 
 
-def _leaning(weight: Any, unit: Unit) -> Array:
-    found = with_automatic_axes(lambda x: leaning(x, unit), jnp.asarray(weight))
-    return jnp.ones(stacked_size(unit), jnp.float32) if found is None else found
+def _leaning(value: Any, weight: Weight) -> Array:
+    found = with_automatic_axes(lambda x: leaning(x, weight), jnp.asarray(value))
+    return jnp.ones(stacked_size(weight), jnp.float32) if found is None else found
 
 
 def _gradient_columns(
-    unit: Unit, of_probes: Mapping[Unit, Array], by_leaf: Sequence[Array | None], weight_norm: Array
+    weight: Weight, of_probes: Mapping[Weight, Array], by_leaf: Sequence[Array | None], weight_norm: Array
 ) -> dict[str, Array]:
-    total, uses, samples = jnp.moveaxis(of_probes[unit], -1, 0)
-    gradient_norm = _norm(_slices(by_leaf[unit.leaf], unit))
+    total, uses, samples = jnp.moveaxis(of_probes[weight], -1, 0)
+    gradient_norm = _norm(_slices(by_leaf[weight.leaf], weight))
     return {
         "gradient_std": total / jnp.maximum(uses, 1),
         "gradient_samples": samples,
@@ -294,9 +294,9 @@ def _gradient_columns(
     }
 
 
-def _slices(leaf: Any, unit: Unit) -> Array:
-    """A unit's part of its leaf or of the gradient there, one row a slice of a stack."""
-    found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, unit), unit), jnp.asarray(leaf))
+def _slices(leaf: Any, weight: Weight) -> Array:
+    """A weight's part of its leaf or of the gradient there, one row a slice of a stack."""
+    found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, weight), weight), jnp.asarray(leaf))
     return found
 
 

@@ -13,7 +13,7 @@ from jaxinit._activations import NAMES
 from jaxinit._critical import critical
 from jaxinit._diagnose._alike import counted, gains
 from jaxinit._diagnose._measurements import Measurements
-from jaxinit._reading import Unit, in_order_of_leaf, part_of, view
+from jaxinit._reading import Weight, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _LOOKED_AT = 32
@@ -26,15 +26,15 @@ _MOST = 0.8
 """If so many layers agree with a start, it is the one: draws vary."""
 
 
-def leaning(leaf: Array, unit: Unit) -> Array | None:
+def leaning(leaf: Array, weight: Weight) -> Array | None:
     """How far the units of a weight, or its inputs if these are fewer, are from orthogonal, slice by slice.
 
     The largest product of two of them, as a share of their mean square; None where the roles of axes are not known.
     """
-    axes = view(unit)
+    axes = view(weight)
     if axes is None or axes.batch_axes:
         return None
-    x = part_of(leaf, unit).reshape(axes.shape)
+    x = part_of(leaf, weight).reshape(axes.shape)
     inside = [d for d in range(x.ndim) if d not in axes.stack_axes and d not in axes.out_axes]
     sizes = [math.prod(x.shape[d] for d in along) for along in (inside, axes.out_axes)]
     x = jnp.transpose(x, (*axes.stack_axes, *inside, *axes.out_axes)).reshape(-1, *sizes).astype(jnp.float32)
@@ -44,9 +44,9 @@ def leaning(leaf: Array, unit: Unit) -> Array | None:
     square = jnp.mean(jnp.diagonal(gram, axis1=1, axis2=2), -1)
     off = jnp.max(jnp.where(jnp.eye(gram.shape[-1], dtype=bool), 0, gram), (1, 2))
     share = off / jnp.where(square > 0, square, 1)
-    order = sorted(unit.stack, key=lambda f: (f.axis, -f.stride))
-    share = jnp.transpose(share.reshape([f.size for f in order]), [order.index(f) for f in unit.stack])
-    return in_order_of_leaf(share, unit.stack).reshape(-1)
+    order = sorted(weight.stack, key=lambda f: (f.axis, -f.stride))
+    share = jnp.transpose(share.reshape([f.size for f in order]), [order.index(f) for f in weight.stack])
+    return in_order_of_leaf(share, weight.stack).reshape(-1)
 
 
 @functools.lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ _UNDERFLOW = 1e-20
 
 
 def gradient_scale(report: Measurements) -> np.ndarray | None:
-    """The norm of the gradient at a unit over all samples, positions and uses; None if there are no gradients.
+    """The norm of the gradient at a weight over all samples, positions and uses; None if there are no gradients.
 
     Pooling spreads a gradient over more positions and a recurrent cell over more uses: its norm stays what it was.
     """

@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
 
 class ProbeState(NamedTuple):
-    """What is known of a unit.
+    """What is known of a weight.
 
     Attributes:
       probe: numbers whose gradients are sums over uses: of root mean squares, of ones, of samples.

@@ -74,7 +74,7 @@ class DiagnoseReport(Measurements, Tabular):
       product_size: root mean square of what its weight makes of that, without the bias.
       branch_share: for layers in the branch of a skip connection, how large what the branch adds is, as a share of what
         it is added to; 1 for other layers.
-      leaning: how far the units of the weight are from orthogonal, or its inputs if these are fewer: their largest
+      leaning: how far the weights of the weight are from orthogonal, or its inputs if these are fewer: their largest
         product, as a share of their mean square; 1 where it is not known.
       equal_units: whether all units have equal weights and equal gradients, so that they learn the same; None likewise.
       finite_output: whether all numbers that the model returns are finite.

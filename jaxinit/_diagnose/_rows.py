@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxinit._diagnose._curves import curve
-from jaxinit._reading import Depth, Layer, Meeting, Portion, Traced, Unit, slice_places
+from jaxinit._reading import ActivationInput, Depth, Layer, Portion, Traced, Weight, slice_places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +64,27 @@ class Row:
     aside: bool = False
 
 
-def first_rows(units: Sequence[Unit]) -> dict[Unit, int]:
-    """The number of the first row of each unit, which has one for each slice."""
-    counts = [unit.order.size for unit in units]
-    return dict(zip(units, itertools.accumulate(counts, initial=0), strict=False))
+def first_rows(weights: Sequence[Weight]) -> dict[Weight, int]:
+    """The number of the first row of each weight, which has one for each slice."""
+    counts = [weight.order.size for weight in weights]
+    return dict(zip(weights, itertools.accumulate(counts, initial=0), strict=False))
 
 
-def _before(depth: Depth, starts: Mapping[Unit, int]) -> tuple[int, ...]:
+def _before(depth: Depth, starts: Mapping[Weight, int]) -> tuple[int, ...]:
     """The numbers of the rows of the layers right before."""
     found: list[int] = []
     for before in depth.before:
         for part in before.site.parts:
-            if part.unit in starts:
-                (turns,) = np.nonzero(part.unit.order.reshape(-1) == before.turn)
-                found.extend(starts[part.unit] + int(i) for i in turns)
+            if part.weight in starts:
+                (turns,) = np.nonzero(part.weight.order.reshape(-1) == before.turn)
+                found.extend(starts[part.weight] + int(i) for i in turns)
     return tuple(dict.fromkeys(found))
 
 
-def all_rows(traced: Traced, layers: Mapping[Unit, Layer]) -> tuple[Row, ...]:
+def all_rows(traced: Traced, layers: Mapping[Weight, Layer]) -> tuple[Row, ...]:
     """The rows of a program, in order."""
-    starts = first_rows(traced.analysis.units)
-    found = [row for unit, layer in layers.items() for row in rows(unit, layer, traced, starts)]
+    starts = first_rows(traced.analysis.weights)
+    found = [row for weight, layer in layers.items() for row in rows(weight, layer, traced, starts)]
     takers: dict[int, list[int]] = {}
     for i, row in enumerate(found):
         for before in row.before:
@@ -105,21 +105,21 @@ def all_rows(traced: Traced, layers: Mapping[Unit, Layer]) -> tuple[Row, ...]:
     )
 
 
-def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -> list[Row]:
+def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, int]) -> list[Row]:
     """The rows of one unit; the first rows of all units are known."""
-    meetings, structure = traced.meetings[unit], traced.structure
+    activation_inputs, structure = traced.activation_inputs[weight], traced.structure
     cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
-    gates = 1.0 if decays(meetings, traced) else _gates(structure.weights.get(unit, ()))
-    weights = [math.prod(m.value.shape) for m in meetings]
-    curves = [curve(m.activation) for m in meetings]
-    met = list(zip(meetings, curves, strict=True))
-    bent = [m.activation for m, c in zip(meetings, curves, strict=True) if not (c and c.straight)]
+    gates = 1.0 if decays(activation_inputs, traced) else _gates(structure.weights.get(weight, ()))
+    weights = [math.prod(m.value.shape) for m in activation_inputs]
+    curves = [curve(m.activation) for m in activation_inputs]
+    met = list(zip(activation_inputs, curves, strict=True))
+    bent = [m.activation for m, c in zip(activation_inputs, curves, strict=True) if not (c and c.straight)]
     names = dict.fromkeys(activation.name for activation in bent if activation is not None)
 
     def mean(values: Sequence[float]) -> float:
         return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
 
-    numbers = math.prod(unit.sites[0].finish.outputs[0].shape)
+    numbers = math.prod(weight.sites[0].finish.outputs[0].shape)
     flat = mean([c.flat if c else 0.0 for c in curves])
     factor = mean([c.gradient_factor if c else 1.0 for c in curves])
     return [
@@ -131,8 +131,8 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
             factor,
             layer.skip is not None,
             layer.role,
-            any(m.normalized for m in meetings),
-            not cells.isdisjoint(unit.sites),
+            any(m.normalized for m in activation_inputs),
+            not cells.isdisjoint(weight.sites),
             depth.layers,
             depth.tower,
             _before(depth, starts),
@@ -143,27 +143,27 @@ def rows(unit: Unit, layer: Layer, traced: Traced, starts: Mapping[Unit, int]) -
             not depth.joins,
             numbers,
             all(c is not None and c.positive and traced.onwards.weighs(m.value) for m, c in met),
-            _is_beside(unit, traced),
+            _is_beside(weight, traced),
         )
-        for at, depth in zip(slice_places(unit), traced.depths[unit], strict=True)
+        for at, depth in zip(slice_places(weight), traced.depths[weight], strict=True)
     ]
 
 
-def _is_beside(unit: Unit, traced: Traced) -> bool:
-    (site, *more), added = unit.sites, traced.onwards.is_added
+def _is_beside(weight: Weight, traced: Traced) -> bool:
+    (site, *more), added = weight.sites, traced.onwards.is_added
     if more or not added(site.finish.outputs[0]):
         return False
     others = [other for other in traced.analysis.sites.values() if other.data is site.data and other is not site]
     return any(added(other.finish.outputs[0]) for other in others)
 
 
-def decays(meetings: Sequence[Meeting], traced: Traced) -> bool:
+def decays(activation_inputs: Sequence[ActivationInput], traced: Traced) -> bool:
     """Whether what activations make of a layer multiplies the state of a loop."""
-    met = [m.value for m in meetings if m.activation is not None]
+    met = [m.value for m in activation_inputs if m.activation is not None]
     return bool(met) and all(traced.onwards.keeps(value) for value in met)
 
 
 def _gates(portions: Sequence[Portion]) -> float:
-    """The share of a unit's columns that make gates of the state."""
+    """The share of a weight's columns that make gates of the state."""
     sizes = [(p.role in ("forget", "input"), len(p.places or (0,))) for p in portions]
     return sum(size for gate, size in sizes if gate) / max(sum(size for _, size in sizes), 1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._reading import Unit, View, in_order_of_leaf, part_of, view
+from jaxinit._reading import View, Weight, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _SAME = 1e-3
@@ -21,18 +21,18 @@ _LOOKED_AT = {"in": 64, "out": 16}
 _OTHERS = 4
 
 
-def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
+def variety(leaf: Array, weight: Weight) -> tuple[Array, Array] | None:
     """How far a weight, or its gradient, varies over its units and over its inputs, of its size, slice by slice.
 
     None where the roles of its axes are not known, and for lookups; one along what there is only one of.
     """
-    axes = view(unit)
+    axes = view(weight)
     if axes is None:
         return None
-    x = _some(part_of(leaf, unit).reshape(axes.shape), axes)
+    x = _some(part_of(leaf, weight).reshape(axes.shape), axes)
     rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
-    order = sorted(unit.stack, key=lambda f: (f.axis, -f.stride))
-    turned = [order.index(f) for f in unit.stack]
+    order = sorted(weight.stack, key=lambda f: (f.axis, -f.stride))
+    turned = [order.index(f) for f in weight.stack]
 
     def off_first(along: Sequence[int]) -> Array:
         first = x
@@ -51,7 +51,7 @@ def variety(leaf: Array, unit: Unit) -> tuple[Array, Array] | None:
         if all(x.shape[d] == 1 for d in along):
             return jnp.ones(peak.size, jnp.float32)
         share = jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned)
-        return in_order_of_leaf(share, unit.stack).reshape(-1).astype(jnp.float32)
+        return in_order_of_leaf(share, weight.stack).reshape(-1).astype(jnp.float32)
 
     return of_size(found[0], axes.out_axes), of_size(found[1], axes.in_axes)
 

@@ -13,19 +13,19 @@ from jaxinit._diagnose._curves import is_factor
 from jaxinit._diagnose._probe import ProbeState
 from jaxinit._diagnose._sizes import real, size_of
 from jaxinit._evaluate import Watch
-from jaxinit._reading import Attention, Meeting, Onwards, Traced, Unit
+from jaxinit._reading import ActivationInput, Attention, Onwards, Traced, Weight
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
 def watches(traced: Traced) -> dict[ir.Atom, Watch]:
-    """Value → what its evaluation adds to the states of units."""
-    met: dict[ir.Atom, list[Meeting]] = {}
-    for meetings in traced.meetings.values():
-        for meeting in meetings:
-            met.setdefault(meeting.value, []).append(meeting)
+    """Value → what its evaluation adds to the states of weights."""
+    met: dict[ir.Atom, list[ActivationInput]] = {}
+    for activation_inputs in traced.activation_inputs.values():
+        for activation_input in activation_inputs:
+            met.setdefault(activation_input.value, []).append(activation_input)
     found: dict[ir.Atom, list[Watch]] = {
-        value: [_at_activation(meetings, traced.onwards)] for value, meetings in met.items()
+        value: [_at_activation(activation_inputs, traced.onwards)] for value, activation_inputs in met.items()
     }
 
     def add(value: ir.Atom, watch: Watch) -> None:
@@ -38,23 +38,23 @@ def watches(traced: Traced) -> dict[ir.Atom, Watch]:
         for dimension in attention.summed:
             keys *= attention.probabilities.shape[dimension]
         if keys > 1:
-            add(attention.probabilities, _at_attention(attention, traced.analysis.units))
-    taken: dict[ir.Atom, list[Unit]] = {}
+            add(attention.probabilities, _at_attention(attention, traced.analysis.weights))
+    taken: dict[ir.Atom, list[Weight]] = {}
     for site in traced.analysis.sites.values():
         if site.geometry.kind != "embed" and ir.is_floating(site.data):
-            taken.setdefault(site.data, []).extend(part.unit for part in site.parts)
-    for value, units in taken.items():
-        add(value, _at_input(units))
+            taken.setdefault(site.data, []).extend(part.weight for part in site.parts)
+    for value, weights in taken.items():
+        add(value, _at_input(weights))
     for skip in traced.skips:
-        concerned = [part.unit for site in skip.layers for part in site.parts]
+        concerned = [part.weight for site in skip.layers for part in site.parts]
         for value, place in (*((term, 0) for term in skip.added), (skip.stream, 1)):
             add(value, _at_branch(concerned, place))
     return {value: several[0] if len(several) == 1 else _together(several) for value, several in found.items()}
 
 
 def _together(several: Sequence[Watch]) -> Watch:
-    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
-        known, found = dict(states), dict[Unit, ProbeState]()
+    def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
+        known, found = dict(states), dict[Weight, ProbeState]()
         for one in several:
             found |= one(value, known)
             known |= found
@@ -63,48 +63,52 @@ def _together(several: Sequence[Watch]) -> Watch:
     return watch
 
 
-def _at_input(units: Sequence[Unit]) -> Watch:
-    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+def _at_input(weights: Sequence[Weight]) -> Watch:
+    def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         entry = jnp.stack([size_of(value), jnp.ones((), jnp.float32)])
-        return {unit: states[unit]._replace(taken=states[unit].taken + entry) for unit in dict.fromkeys(units)}
+        return {
+            weight: states[weight]._replace(taken=states[weight].taken + entry) for weight in dict.fromkeys(weights)
+        }
 
     return watch
 
 
-def _at_branch(units: Sequence[Unit], place: int) -> Watch:
-    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+def _at_branch(weights: Sequence[Weight], place: int) -> Watch:
+    def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         entry = jnp.zeros(2, jnp.float32).at[place].set(size_of(value) ** 2)
-        return {unit: states[unit]._replace(branch=states[unit].branch + entry) for unit in dict.fromkeys(units)}
+        return {
+            weight: states[weight]._replace(branch=states[weight].branch + entry) for weight in dict.fromkeys(weights)
+        }
 
     return watch
 
 
-def _at_activation(meetings: Sequence[Meeting], onwards: Onwards) -> Watch:
-    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+def _at_activation(activation_inputs: Sequence[ActivationInput], onwards: Onwards) -> Watch:
+    def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         known: dict[Any, Any] = {}  # layers that meet their activation together have it measured once
         found = {}
-        for meeting in meetings:
-            what = meeting.samples, meeting.segment
+        for activation_input in activation_inputs:
+            what = activation_input.samples, activation_input.segment
             if what not in known:
-                weighs = is_factor(meeting.activation) and onwards.weighs(meeting.value)
-                known[what] = with_automatic_axes(functools.partial(activity, meeting, weighs), value)
-            state = states[meeting.unit]
-            found[meeting.unit] = state._replace(activity=state.activity.plus(known[what]))
+                weighs = is_factor(activation_input.activation) and onwards.weighs(activation_input.value)
+                known[what] = with_automatic_axes(functools.partial(activity, activation_input, weighs), value)
+            state = states[activation_input.weight]
+            found[activation_input.weight] = state._replace(activity=state.activity.plus(known[what]))
         return found
 
     return watch
 
 
-def _at_attention(attention: Attention, units: Sequence[Unit]) -> Watch:
+def _at_attention(attention: Attention, weights: Sequence[Weight]) -> Watch:
     sites = {block.site for block in (*attention.query, *attention.key)}
-    concerned = [unit for unit in units if not sites.isdisjoint(unit.sites)]
+    concerned = [weight for weight in weights if not sites.isdisjoint(weight.sites)]
 
     def largest(probabilities: Array) -> Array:
         return jnp.mean(jnp.max(real(probabilities), attention.summed)).astype(jnp.float32)
 
-    def watch(value: Array, states: Mapping[Unit, Any]) -> dict[Unit, ProbeState]:
+    def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         peak = with_automatic_axes(largest, lax.stop_gradient(value))
         entry = jnp.stack([peak, jnp.ones((), jnp.float32)])
-        return {unit: states[unit]._replace(attention=states[unit].attention + entry) for unit in concerned}
+        return {weight: states[weight]._replace(attention=states[weight].attention + entry) for weight in concerned}
 
     return watch

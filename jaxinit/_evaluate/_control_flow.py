@@ -1,6 +1,6 @@
-"""Loops and branches with layers inside, evaluated as the traced ones would be, states of units passing through.
+"""Loops and branches with layers inside, evaluated as the traced ones would be, states of weights passing through.
 
-A unit that is used in each step is carried along; of a unit that a scan walks along, each step has its own slice.
+A weight that is used in each step is carried along; of a weight that a scan walks along, each step has its own slice.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +14,10 @@ from jaxinit import _program as ir
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor
-from jaxinit._reading import Analysis, Unit
+from jaxinit._reading import Analysis, Weight
 from jaxinit._typing import Array
 
-Run = Callable[[ir.Program, Sequence[Any], dict[Unit, State], Rounding | None], list[Any]]
+Run = Callable[[ir.Program, Sequence[Any], dict[Weight, State], Rounding | None], list[Any]]
 
 
 class ControlFlow:
@@ -30,7 +30,7 @@ class ControlFlow:
         self.run = run
 
     def bind(
-        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Any] | None:
         """The outputs of a loop or a branch, `states` and `rounding` updated; None for another equation."""
         followed = rounding if rounding is not None and rounding.enters(equation) else None
@@ -47,46 +47,48 @@ class ControlFlow:
             rounding.found(equation.outputs, flags)
         return results
 
-    def _touched(self, *programs: ir.Program) -> list[Unit]:
+    def _touched(self, *programs: ir.Program) -> list[Weight]:
         equations = {e for program in programs for e in ir.equations_of(program)}
-        return [u for u in self.analysis.units if any(s.finish in equations for s in u.sites)]
+        return [u for u in self.analysis.weights if any(s.finish in equations for s in u.sites)]
 
-    def _carried(self, units: Sequence[Unit], states: dict[Unit, State], *programs: ir.Program) -> dict[Unit, State]:
+    def _carried(
+        self, weights: Sequence[Weight], states: dict[Weight, State], *programs: ir.Program
+    ) -> dict[Weight, State]:
         """The states that must pass through a loop or a branch with these programs inside, as arrays."""
         return {
-            unit: jax.tree.map(jnp.asarray, states[unit] if unit in states else self._initial(unit, programs))
-            for unit in units
-            if unit not in states or not self.visitor.is_final(states[unit])
+            weight: jax.tree.map(jnp.asarray, states[weight] if weight in states else self._initial(weight, programs))
+            for weight in weights
+            if weight not in states or not self.visitor.is_final(states[weight])
         }
 
-    def _initial(self, unit: Unit, programs: Iterable[ir.Program]) -> State:
+    def _initial(self, weight: Weight, programs: Iterable[ir.Program]) -> State:
         """The state before any use, one for each slice that scans inside the programs walk along."""
-        if not unit.stack:
-            return self.visitor.initial(unit)
-        inside = max((self._walks(unit, program) for program in programs), default=0)
-        sizes = tuple(f.size for f in unit.stack[len(unit.stack) - inside :])
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(unit))
+        if not weight.stack:
+            return self.visitor.initial(weight)
+        inside = max((self._walks(weight, program) for program in programs), default=0)
+        sizes = tuple(f.size for f in weight.stack[len(weight.stack) - inside :])
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(weight))
 
-    def _walks(self, unit: Unit, program: ir.Program) -> int:
-        """How many scans, one within the other, walk along a unit's stack there."""
+    def _walks(self, weight: Weight, program: ir.Program) -> int:
+        """How many scans, one within the other, walk along a weight's stack there."""
         count = 0
         for equation in program.equations:
             for inner in ir.subprograms(equation):
-                if unit in self._touched(inner):
-                    own = isinstance(equation, ir.Scan) and equation.length != 1 and self._is_walked(unit, equation)
-                    count = max(count, own + self._walks(unit, inner))
+                if weight in self._touched(inner):
+                    own = isinstance(equation, ir.Scan) and equation.length != 1 and self._is_walked(weight, equation)
+                    count = max(count, own + self._walks(weight, inner))
         return count
 
-    def _is_walked(self, unit: Unit, equation: ir.Scan) -> bool:
+    def _is_walked(self, weight: Weight, equation: ir.Scan) -> bool:
         walked = equation.inputs[equation.num_consts + equation.num_carry :]
-        return bool(unit.stack) and any(unit.leaf in self.analysis.of(atom).degrees for atom in walked)
+        return bool(weight.stack) and any(weight.leaf in self.analysis.of(atom).degrees for atom in walked)
 
     def _as_taken(
         self,
         values: Sequence[Any],
         atoms: Sequence[ir.Atom],
         taken_as: Sequence[ir.Variable],
-        states: dict[Unit, State],
+        states: dict[Weight, State],
     ) -> list[Any]:
         """Values that enter or leave a program: parameters that go on as data are multiplied by their scales."""
         return [
@@ -95,7 +97,7 @@ class ControlFlow:
         ]
 
     def _scan(
-        self, equation: ir.Scan, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.Scan, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> tuple[list[Any], list[Array]]:
         first, second = equation.num_consts, equation.num_consts + equation.num_carry
         arguments = self._as_taken(arguments, equation.inputs, equation.body.inputs, states)
@@ -135,7 +137,7 @@ class ControlFlow:
         return [*values, *outputs], [*of_carry, *(jnp.all(x) for x in of_outputs)]
 
     def _switch(
-        self, equation: ir.Switch, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.Switch, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> tuple[list[Any], list[Array]]:
         index, *operands = arguments
         carried = self._carried(self._touched(*equation.branches), states, *equation.branches)
@@ -159,7 +161,7 @@ class ControlFlow:
         return list(results), list(found)
 
     def _while(
-        self, equation: ir.While, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.While, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> tuple[list[Any], list[Array]]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
         carries = equation.inputs[second:], equation.body.inputs[equation.body_consts :]
@@ -191,9 +193,9 @@ class ControlFlow:
         return self._as_taken(values, carries[1], equation.outputs, states), list(of_carry)
 
 
-def _arrays(states: dict[Unit, State], units: Iterable[Unit]) -> list[State]:
+def _arrays(states: dict[Weight, State], weights: Iterable[Weight]) -> list[State]:
     """States as loops and branches hand them on."""
-    return [jax.tree.map(jnp.asarray, states[unit]) for unit in units]
+    return [jax.tree.map(jnp.asarray, states[weight]) for weight in weights]
 
 
 def _with_step(state: State) -> State:

@@ -1,6 +1,6 @@
 """Evaluates a program once, stopping at each layer.
 
-A visitor sees the output of every layer, decides by what its weight is multiplied, and keeps a state for each unit.
+A visitor sees the output of every layer, decides by what its weight is multiplied, and keeps a state for each weight.
 Values that depend on no data are computed from the parameters as they came; where data meets them they are multiplied
 by the scales decided so far, to the power of their degree. So every use of a leaf sees the scale that its first use
 decided, and what is computed is what the scaled parameters compute.
@@ -21,7 +21,7 @@ from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor, Watch
-from jaxinit._reading import Analysis, Factor, Part, Site, Unit
+from jaxinit._reading import Analysis, Factor, Part, Site, Weight
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -32,7 +32,7 @@ class Evaluation:
     Args:
       analysis: of the program.
       visitor: what happens at layers.
-      scale_factors: of each unit, along which its scale varies.
+      scale_factors: of each weight, along which its scale varies.
       differentiable: weights keep their scales, and functions with derivatives of their own are called as they are.
       watched: values that depend on data, and what of each is added to the states: a function of (value, states).
       rounding: look for layers whose data is rounding alone, and tell the visitor.
@@ -42,7 +42,7 @@ class Evaluation:
         self,
         analysis: Analysis,
         visitor: Visitor,
-        scale_factors: dict[Unit, tuple[Factor, ...]],
+        scale_factors: dict[Weight, tuple[Factor, ...]],
         differentiable: bool = False,
         watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
         rounding: bool = False,
@@ -53,12 +53,12 @@ class Evaluation:
         self.differentiable = differentiable
         self.watched = watched
         self.rounding = rounding
-        self._scaling = Scaling([] if differentiable else analysis.units, visitor.scale, scale_factors)
+        self._scaling = Scaling([] if differentiable else analysis.weights, visitor.scale, scale_factors)
         self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
-        # Where weights are taken: which input is one, and the units whose scale the layer's output gets in its place.
-        self._weights: dict[ir.Equation, tuple[int, frozenset[Unit]]] = {}
+        # Where weights are taken: which input is one, and the weights whose scale the layer's output gets in its place.
+        self._weights: dict[ir.Equation, tuple[int, frozenset[Weight]]] = {}
         for site in analysis.sites.values():
-            own = frozenset(part.unit for part in site.parts)
+            own = frozenset(part.weight for part in site.parts)
             self._weights.update((entry.equation, (entry.weight, own)) for entry in site.entries)
             if site.lookup is not None:
                 self._weights[site.lookup] = 0, own
@@ -66,15 +66,15 @@ class Evaluation:
         self._additions = {b.equation: b.value for site in analysis.sites.values() for b in site.biases}
         self._holding_sites: dict[ir.Equation, bool] = {}
 
-    def run(self, values: Sequence[Array], states: dict[Unit, State]) -> tuple[list[Array], dict[Unit, State]]:
-        """The outputs of the program, and the state of every unit."""
+    def run(self, values: Sequence[Array], states: dict[Weight, State]) -> tuple[list[Array], dict[Weight, State]]:
+        """The outputs of the program, and the state of every weight."""
         states = dict(states)
         program = self.analysis.program
         outputs = self._program(program, values, states, Rounding(self.analysis, program) if self.rounding else None)
         return outputs, states
 
     def _program(
-        self, program: ir.Program, values: Sequence[Array], states: dict[Unit, State], rounding: Rounding | None
+        self, program: ir.Program, values: Sequence[Array], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Array]:
         environment: dict[ir.Variable, Array] = dict(zip(program.inputs, values, strict=True))
 
@@ -112,7 +112,7 @@ class Evaluation:
         program: ir.Program,
         environment: dict[ir.Variable, Array],
         calls: Mapping[ir.Equation, ir.Call],
-        states: dict[Unit, State],
+        states: dict[Weight, State],
     ) -> None:
         """Evaluates what `jax.checkpoint` recomputes on the way back, so that it is."""
         inside = set(equations)
@@ -120,12 +120,12 @@ class Evaluation:
         used |= {atom for e, call in calls.items() if e not in inside for atom in call.inputs}
         before = set(environment)
 
-        def run(given: dict[Unit, State]) -> tuple[dict[int, Array], dict[Unit, State]]:
+        def run(given: dict[Weight, State]) -> tuple[dict[int, Array], dict[Weight, State]]:
             own, inner = dict(environment), dict(given)
             self._late(equations, own, calls, inner, None)
             made = {i: own[v] for i, v in enumerate(own) if v not in before and v in used}
             order.extend(own)
-            return made, {unit: state for unit, state in inner.items() if state is not given.get(unit)}
+            return made, {weight: state for weight, state in inner.items() if state is not given.get(weight)}
 
         order: list[ir.Variable] = []
         made, changed = region.apply(run)(states)
@@ -137,7 +137,7 @@ class Evaluation:
         equations: Sequence[ir.Equation],
         environment: dict[ir.Variable, Array],
         calls: Mapping[ir.Equation, ir.Call],
-        states: dict[Unit, State],
+        states: dict[Weight, State],
         rounding: Rounding | None,
     ) -> None:
         """Evaluates equations that meet data, values and states updated."""
@@ -195,7 +195,7 @@ class Evaluation:
         return self._holding_sites[equation]
 
     def _equation(
-        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Any]:
         site = self.analysis.sites.get(equation)
         if site is not None:
@@ -206,7 +206,7 @@ class Evaluation:
         return results
 
     def _without_site(
-        self, equation: ir.Equation, arguments: list[Any], states: dict[Unit, State], rounding: Rounding | None
+        self, equation: ir.Equation, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Any]:
         if equation in self._additions:
             return [self._without_bias(equation, arguments)]
@@ -219,9 +219,9 @@ class Evaluation:
             return equation.bind(*arguments)
         return self._bound(equation, arguments, states)
 
-    def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Unit, State]) -> list[Any]:
+    def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Weight, State]) -> list[Any]:
         """The outputs for scaled leaves; the scale of a layer's own weight comes at the layer's end."""
-        weight, own = self._weights.get(equation, (None, frozenset[Unit]()))
+        weight, own = self._weights.get(equation, (None, frozenset[Weight]()))
         scaled = [
             self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == weight else frozenset())
             for i, (x, atom) in enumerate(zip(arguments, equation.inputs, strict=True))
@@ -235,7 +235,7 @@ class Evaluation:
         site: Site,
         equation: ir.Equation,
         arguments: list[Any],
-        states: dict[Unit, State],
+        states: dict[Weight, State],
         rounding: Rounding | None,
     ) -> Array:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
@@ -260,7 +260,7 @@ class Evaluation:
                 start = part.start + part.size
                 piece = _cut(u, site.segment_dim, part.start, start)
                 bias_piece = None if bias is None else _cut(bias, site.segment_dim, part.start, start)
-            states[part.unit], output = self.visitor.use(place, states.get(part.unit), piece, bias_piece)
+            states[part.weight], output = self.visitor.use(place, states.get(part.weight), piece, bias_piece)
             outputs.append(output)
         if site.segment_dim is not None and start < u.shape[site.segment_dim]:
             outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
@@ -272,7 +272,7 @@ class Evaluation:
         i, u = next((i, x) for i, x in enumerate(arguments) if equation.inputs[i] is not bias)
         return -u if i == 1 and equation.primitive is ir.sub_p else u
 
-    def _bias(self, site: Site, values: Sequence[Array], shape: tuple[int, ...], states: dict[Unit, State]) -> Array:
+    def _bias(self, site: Site, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State]) -> Array:
         """The sum of a site's biases, scaled; of size 1 along each dimension in which it does not vary."""
         repeated = [axis for axis in range(len(shape)) if axis not in site.bias_dims]
         total = None
@@ -290,13 +290,13 @@ class Evaluation:
         return total
 
     def place(self, site: Site, part: Part, rank: int, is_rounding: Array | None = None) -> Place:
-        """How the output of a site, of this rank, belongs to the scales of one of its units."""
-        factors = self.scale_factors[part.unit]
+        """How the output of a site, of this rank, belongs to the scales of one of its weights."""
+        factors = self.scale_factors[part.weight]
         dims: list[tuple[Factor, ...]] = [()] * rank
         if part.origin is not None:
             for source, target in site.placed.items():
                 dims[target] = part.origin.dims[source]
-        return Place(part.unit, site, part, factors, tuple(dims), is_rounding)
+        return Place(part.weight, site, part, factors, tuple(dims), is_rounding)
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:
@@ -312,7 +312,7 @@ def _constants(equation: ir.Equation) -> list[Any]:
 
 
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:
-    """A segment of a layer's output that belongs to no unit."""
+    """A segment of a layer's output that belongs to no weight."""
     piece = _cut(u, axis, start, stop)
     return piece if bias is None else piece + _cut(bias, axis, start, stop)
 

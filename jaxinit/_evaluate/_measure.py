@@ -12,7 +12,7 @@ from jaxinit._evaluate._evaluation import Evaluation
 from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._scaling import State
 from jaxinit._evaluate._visitor import Watch
-from jaxinit._reading import Analysis, Unit
+from jaxinit._reading import Analysis, Weight
 from jaxinit._typing import Array
 
 Look: TypeAlias = Callable[[Place, State, Array, Array], tuple[State, Array]]
@@ -28,7 +28,7 @@ class _Measuring:
     def __init__(self, empty: State, look: Look):
         self.empty, self.look = empty, look
 
-    def initial(self, unit: Unit) -> State:
+    def initial(self, weight: Weight) -> State:
         """What is known of a weight that no layer has used yet."""
         return self.empty
 
@@ -51,9 +51,9 @@ def measure(
     empty: State,
     look: Look,
     *,
-    start: Mapping[Unit, State] = MappingProxyType({}),
+    start: Mapping[Weight, State] = MappingProxyType({}),
     watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
-) -> tuple[list[Array], dict[Unit, State]]:
+) -> tuple[list[Array], dict[Weight, State]]:
     """Runs a program once, and looks at the output of every layer, bias included.
 
     It can be differentiated: functions with derivatives of their own keep them, and what is checkpointed stays so.
@@ -69,15 +69,15 @@ def measure(
     Returns:
       The outputs of the program, and the state of every weight, of stacked weights one for each slice.
     """
-    factors: dict[Unit, tuple[Any, ...]] = dict.fromkeys(analysis.units, ())
+    factors: dict[Weight, tuple[Any, ...]] = dict.fromkeys(analysis.weights, ())
     evaluation = Evaluation(analysis, _Measuring(empty, look), factors, differentiable=True, watched=watched)
-    begin = {unit: stacked(empty, unit) for unit in analysis.units}
+    begin = {weight: stacked(empty, weight) for weight in analysis.weights}
     return evaluation.run(values, begin | dict(start))
 
 
-def stacked(state: State, unit: Unit) -> State:
+def stacked(state: State, weight: Weight) -> State:
     """A state for each slice of a weight."""
-    sizes = tuple(f.size for f in unit.stack)
+    sizes = tuple(f.size for f in weight.stack)
     return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), state)
 
 

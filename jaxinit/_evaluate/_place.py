@@ -2,18 +2,18 @@
 
 import dataclasses
 
-from jaxinit._reading import Factor, Part, Site, Unit, spread
+from jaxinit._reading import Factor, Part, Site, Weight, spread
 from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One part of one site: which unit is used, and how the dimensions of the output belong to its scales.
+    """One part of one site: which weight is used, and how the dimensions of the output belong to its scales.
 
     Of data that is known to be no rounding, `is_rounding` is None; else it says whether the data is rounding alone.
     """
 
-    unit: Unit
+    weight: Weight
     site: Site
     part: Part
     factors: tuple[Factor, ...]
@@ -21,7 +21,7 @@ class Place:
     is_rounding: Array | None = None
 
     def spread(self, scales: Array) -> Array:
-        """An array of the unit's scales, shaped so that it broadcasts against the output."""
+        """An array of the weight's scales, shaped so that it broadcasts against the output."""
         return spread(scales, self.factors, self.dims)
 
     def split(self, x: Array) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._dtypes import drawing_dtype
-from jaxinit._reading import Dependence, Factor, Unit, overlap, spread
+from jaxinit._reading import Dependence, Factor, Weight, overlap, spread
 from jaxinit._typing import Array
 
 State: TypeAlias = Any
@@ -18,57 +18,59 @@ class Scaling:
 
     def __init__(
         self,
-        units: Sequence[Unit],
+        weights: Sequence[Weight],
         scale: Callable[[State], Array],
-        scale_factors: Mapping[Unit, tuple[Factor, ...]],
+        scale_factors: Mapping[Weight, tuple[Factor, ...]],
     ):
         self.scale = scale
         self.scale_factors = scale_factors
-        self.units_of_leaf: dict[int, list[Unit]] = {}
-        for unit in units:
-            for leaf in unit.regions:
-                self.units_of_leaf.setdefault(leaf, []).append(unit)
+        self.weights_of_leaf: dict[int, list[Weight]] = {}
+        for weight in weights:
+            for leaf in weight.regions:
+                self.weights_of_leaf.setdefault(leaf, []).append(weight)
 
     def applied(
         self,
         value: Any,
         dependence: Dependence,
-        states: Mapping[Unit, State],
-        but: frozenset[Unit] = frozenset(),
+        states: Mapping[Weight, State],
+        but: frozenset[Weight] = frozenset(),
     ) -> Any:
-        """The value for the scaled leaves; the scales of the units `but` are left out."""
+        """The value for the scaled leaves; the scales of the weights `but` are left out."""
         if dependence.data or not dependence.degrees:
             return value
         if dependence.segments is not None:
-            axis, pieces, start = dependence.segments.dimension, [], 0
+            axis, matrices, start = dependence.segments.dimension, [], 0
             if not any(self._active(part, states, but) for part in dependence.segments.parts):
                 return value
             for size, part in zip(dependence.segments.sizes, dependence.segments.parts, strict=True):
-                piece = lax.slice_in_dim(value, start, start + size, axis=axis)
-                pieces.append(self.applied(piece, part, states, but))
+                matrix = lax.slice_in_dim(value, start, start + size, axis=axis)
+                matrices.append(self.applied(matrix, part, states, but))
                 start += size
-            return jnp.concatenate(pieces, axis=axis)
-        for unit, leaf in self._active(dependence, states, but).items():
+            return jnp.concatenate(matrices, axis=axis)
+        for weight, leaf in self._active(dependence, states, but).items():
             degree = dependence.degrees[leaf]
             assert degree is not None
             origin = dependence.origins.get(leaf)
-            factor = self.scale(states[unit])
+            factor = self.scale(states[weight])
             if degree != 1:
                 factor = factor**degree
             dims = origin.dims if origin else ((),) * jnp.ndim(value)
-            factor = spread(factor, self.scale_factors[unit], dims)
+            factor = spread(factor, self.scale_factors[weight], dims)
             dtype = jnp.result_type(value)
             wide = drawing_dtype(dtype)
             value = (value.astype(wide) * factor.astype(wide)).astype(dtype)
         return value
 
-    def _active(self, dependence: Dependence, states: Mapping[Unit, State], but: frozenset[Unit]) -> dict[Unit, int]:
-        """The units whose scale enters a value, each with the leaf by which it does."""
-        found: dict[Unit, int] = {}
+    def _active(
+        self, dependence: Dependence, states: Mapping[Weight, State], but: frozenset[Weight]
+    ) -> dict[Weight, int]:
+        """The weights whose scale enters a value, each with the leaf by which it does."""
+        found: dict[Weight, int] = {}
         for leaf, degree in dependence.degrees.items():
             origin = dependence.origins.get(leaf)
-            for unit in self.units_of_leaf.get(leaf, ()):
-                here = origin is None or overlap(origin.region, unit.regions[leaf])
-                if degree and here and unit in states and unit not in but and unit.refused is None:
-                    found.setdefault(unit, leaf)
+            for weight in self.weights_of_leaf.get(leaf, ()):
+                here = origin is None or overlap(origin.region, weight.regions[leaf])
+                if degree and here and weight in states and weight not in but and weight.refused is None:
+                    found.setdefault(weight, leaf)
         return found

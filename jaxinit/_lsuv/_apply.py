@@ -15,7 +15,7 @@ from jaxinit._lsuv._passes import Problem, States
 from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._reading import (
     FOREIGN,
-    Unit,
+    Weight,
     in_order_of_leaf,
     other_factors,
     part_of,
@@ -28,36 +28,38 @@ from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
-def with_orthonormal(leaves: Sequence[Any], units: Iterable[Unit]) -> list[Any]:
-    """The leaves, each of these units replaced by the orthonormal factor of itself in its layout of use.
+def with_orthonormal(leaves: Sequence[Any], weights: Iterable[Weight]) -> list[Any]:
+    """The leaves, each of these weights replaced by the orthonormal factor of itself in its layout of use.
 
     Matrices of zeros have none, and stay: a readout or a branch may be meant to start at zero.
 
-    Units of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
+    Weights of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
     times as long to compile.
     """
-    found: list[Any] = with_automatic_axes(functools.partial(_with_orthonormal, units), list(leaves), like=list(leaves))
+    found: list[Any] = with_automatic_axes(
+        functools.partial(_with_orthonormal, weights), list(leaves), like=list(leaves)
+    )
     return found
 
 
-def _with_orthonormal(units: Iterable[Unit], leaves: Sequence[Any]) -> list[Any]:
+def _with_orthonormal(weights: Iterable[Weight], leaves: Sequence[Any]) -> list[Any]:
     new = list(leaves)
-    alike: dict[Any, list[Unit]] = {}
-    for unit in units:
-        axes = view(unit)
-        alone = not other_factors(unit) and not unit.members
+    alike: dict[Any, list[Weight]] = {}
+    for weight in weights:
+        axes = view(weight)
+        alone = not other_factors(weight) and not weight.members
         if axes is not None and axes.in_axes and axes.out_axes and alone:
-            alike.setdefault((axes, jnp.result_type(new[unit.leaf])), []).append(unit)
+            alike.setdefault((axes, jnp.result_type(new[weight.leaf])), []).append(weight)
     for (axes, _), group in alike.items():
-        parts = [part_of(new[unit.leaf], unit) for unit in group]
+        parts = [part_of(new[weight.leaf], weight) for weight in group]
         batch_axes = axes.batch_axes + axes.stack_axes
         make = functools.partial(
             orthonormal_or_zero, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes
         )
         views = [part.reshape(axes.shape) for part in parts]
         matrices = [make(views[0])] if len(group) == 1 else _entries(jax.lax.map(make, jnp.stack(views)))
-        for unit, part, matrix in zip(group, parts, matrices, strict=True):
-            new[unit.leaf] = with_part(new[unit.leaf], unit, matrix.reshape(part.shape))
+        for weight, part, matrix in zip(group, parts, matrices, strict=True):
+            new[weight.leaf] = with_part(new[weight.leaf], weight, matrix.reshape(part.shape))
     return new
 
 
@@ -74,38 +76,38 @@ def _entries(stack: Array) -> list[Array]:
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:
     """The leaves multiplied by the scales found, and the biases moved."""
     change = functools.partial(_with_scales, problem)
-    found = {unit: (states[unit].scale, states[unit].shift) for unit in problem.selected}
+    found = {weight: (states[weight].scale, states[weight].shift) for weight in problem.selected}
     new: list[Any] = with_automatic_axes(change, list(leaves), found, like=list(leaves))
     return new
 
 
 def _with_scales(
-    problem: Problem, leaves: Sequence[Any], found: Mapping[Unit, tuple[Array, Array | None]]
+    problem: Problem, leaves: Sequence[Any], found: Mapping[Weight, tuple[Array, Array | None]]
 ) -> list[Any]:
     new = list(leaves)
-    for unit in problem.analysis.units:
-        if unit not in problem.selected:
+    for weight in problem.analysis.weights:
+        if weight not in problem.selected:
             continue
-        scale, shift = found[unit]
-        for leaf in unit.regions:
-            own = unit.seen_in(leaf)
+        scale, shift = found[weight]
+        for leaf in weight.regions:
+            own = weight.seen_in(leaf)
             part = part_of(new[leaf], own)
-            scales = spread_over_leaf(own, problem.factors[unit], scale)
+            scales = spread_over_leaf(own, problem.factors[weight], scale)
             wide = drawing_dtype(part.dtype)
             scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
             new[leaf] = with_part(new[leaf], own, scaled)
         if shift is not None:
-            _move_bias(new, problem, unit, shift)
+            _move_bias(new, problem, weight, shift)
     return new
 
 
-def _move_bias(leaves: list[Any], problem: Problem, unit: Unit, shift: Array) -> None:
-    centre = problem.centres[unit]
+def _move_bias(leaves: list[Any], problem: Problem, weight: Weight, shift: Array) -> None:
+    centre = problem.centres[weight]
     leaf, origin = centre.leaf, centre.origin
     # The bias has the output's features, stacked dimensions first, and each dimension may be made of factors in an
     # order of its own.
-    known = [*unit.stack, *centre.channels]
-    dims = [*((f,) for f in unit.stack), *output_dims(unit)]
+    known = [*weight.stack, *centre.channels]
+    dims = [*((f,) for f in weight.stack), *output_dims(weight)]
     shift = spread(shift.reshape([f.size for f in known]), known, dims)
     names = [*origin.stack, *(f for dim in origin.dims for f in dim if f.axis != FOREIGN)]
     by_axis = sorted(range(len(names)), key=lambda i: (names[i].axis, -names[i].stride))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._reading import FOREIGN, Factor, Origin, Traced, Unit, of_constant, rearrangement, scale_factors
+from jaxinit._reading import FOREIGN, Factor, Origin, Traced, Weight, of_constant, rearrangement, scale_factors
 
 
 class Centre(NamedTuple):
-    """What centres the output of a unit.
+    """What centres the output of a weight.
 
     Attributes:
       channels: the factors along which each entry of the output's mean is taken off by itself.
@@ -25,39 +25,39 @@ class Centre(NamedTuple):
     sign: int
 
 
-def centres(traced: Traced, selected: frozenset[Unit]) -> tuple[dict[Unit, Centre], dict[Unit, str]]:
-    """What centres each unit; and why the others of those selected are not centred.
+def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, Centre], dict[Weight, str]]:
+    """What centres each weight; and why the others of those selected are not centred.
 
-    Only a unit that is used once can be, with a bias that is a leaf of its own, with either sign, and has an entry for
-    each channel.
+    Only a weight that is used once can be, with a bias that is a leaf of its own, with either sign, and has one entry
+    for each channel.
     """
     found, refused = {}, {}
-    for unit in selected:
-        if unit.uses > 1:
+    for weight in selected:
+        if weight.uses > 1:
             # What centres one use does not centre the others.
-            refused[unit] = "not centred: it is used more than once"
+            refused[weight] = "not centred: it is used more than once"
             continue
-        if len(unit.sites) == 1 and not unit.sites[0].bias_dims <= set(unit.sites[0].placed.values()):
-            refused[unit] = "not centred: what is added to its output varies along other dimensions than its units"
+        if len(weight.sites) == 1 and not weight.sites[0].bias_dims <= set(weight.sites[0].placed.values()):
+            refused[weight] = "not centred: what is added to its output varies along other dimensions than its units"
             continue
-        channels = scale_factors(traced.analysis, unit, per_channel=True)
-        biases = _bias_leaves(traced, unit)
-        fitting = [b for b in biases if _has_entry_for_each_channel(unit, channels, b[1])]
+        channels = scale_factors(traced.analysis, weight, per_channel=True)
+        biases = _bias_leaves(traced, weight)
+        fitting = [b for b in biases if _has_entry_for_each_channel(weight, channels, b[1])]
         if fitting:
-            found[unit] = Centre(channels, *fitting[0])
+            found[weight] = Centre(channels, *fitting[0])
         elif biases:
-            refused[unit] = "not centred: its bias does not have one entry for each unit"
+            refused[weight] = "not centred: its bias does not have one entry for each unit"
         else:
-            refused[unit] = "not centred: it has no real bias of its own"
+            refused[weight] = "not centred: it has no real bias of its own"
     return found, refused
 
 
-def _bias_leaves(traced: Traced, unit: Unit) -> list[tuple[int, Origin, int]]:
-    """The leaves that are a unit's bias and nothing else, their origins, and the signs with which they are added."""
-    if len(unit.sites) != 1:
+def _bias_leaves(traced: Traced, weight: Weight) -> list[tuple[int, Origin, int]]:
+    """The leaves that are a weight's bias and nothing else, their origins, and the signs with which they are added."""
+    if len(weight.sites) != 1:
         return []
-    (site,) = unit.sites
-    part = unit.first_part
+    (site,) = weight.sites
+    part = weight.first_part
     if len(site.parts) != 1 or part.origin is None or part.size is not None:
         return []
     if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
@@ -109,11 +109,11 @@ def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
     return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
 
 
-def _has_entry_for_each_channel(unit: Unit, factors: tuple[Factor, ...], bias: Origin) -> bool:
+def _has_entry_for_each_channel(weight: Weight, factors: tuple[Factor, ...], bias: Origin) -> bool:
     """Whether the bias has its own entry wherever the output has a channel of its own."""
-    if [f.size for f in unit.stack] != [f.size for f in bias.stack]:
+    if [f.size for f in weight.stack] != [f.size for f in bias.stack]:
         return False
-    dims = output_dims(unit)
+    dims = output_dims(weight)
     for dim, own in zip(dims, bias.dims or [()] * len(dims), strict=True):
         if not any(f in factors for f in dim) and all(f.axis == FOREIGN for f in own):
             continue
@@ -124,9 +124,9 @@ def _has_entry_for_each_channel(unit: Unit, factors: tuple[Factor, ...], bias: O
     return True
 
 
-def output_dims(unit: Unit) -> list[tuple[Factor, ...]]:
+def output_dims(weight: Weight) -> list[tuple[Factor, ...]]:
     """The factors of the weight along each dimension of the output of its only layer."""
-    (site,) = unit.sites
+    (site,) = weight.sites
     origin = site.parts[0].origin
     assert origin is not None
     dims: list[tuple[Factor, ...]] = [()] * len(site.finish.outputs[0].shape)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxinit._reading import Factor, Unit, axis_factors, in_order_of_leaf, part_of
+from jaxinit._reading import Factor, Weight, axis_factors, in_order_of_leaf, part_of
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, DTypeLike
 
@@ -30,36 +30,36 @@ def is_narrow(dtype: DTypeLike) -> bool:
 
 
 def limits_of(
-    units: Iterable[Unit], factors: Mapping[Unit, tuple[Factor, ...]], leaves: Sequence[Any]
-) -> dict[Unit, Limits]:
-    """The limits of the units in narrow dtypes, stacked dimensions first."""
+    weights: Iterable[Weight], factors: Mapping[Weight, tuple[Factor, ...]], leaves: Sequence[Any]
+) -> dict[Weight, Limits]:
+    """The limits of the weights in narrow dtypes, stacked dimensions first."""
 
-    def limits(leaves: Sequence[Any]) -> dict[Unit, Limits]:
+    def limits(leaves: Sequence[Any]) -> dict[Weight, Limits]:
         found = {}
-        for unit in units:
-            dtype = jnp.result_type(leaves[unit.leaf])
+        for weight in weights:
+            dtype = jnp.result_type(leaves[weight.leaf])
             if not is_narrow(dtype):
                 continue
             info = jnp.finfo(dtype)
-            largest = _largest_entries(part_of(leaves[unit.leaf], unit), unit, factors[unit])
+            largest = _largest_entries(part_of(leaves[weight.leaf], weight), weight, factors[weight])
             alive = largest > 0
             divisor = jnp.where(alive, largest, 1)
             smallest = jnp.float32(info.smallest_subnormal) * _LEVELS
-            found[unit] = Limits(
+            found[weight] = Limits(
                 # One always stays possible, for entries as small as they came.
                 jnp.minimum(jnp.where(alive, smallest / divisor, 0), 1),
                 jnp.where(alive, jnp.float32(info.max) / divisor, jnp.inf),
             )
         return found
 
-    bounded: dict[Unit, Limits] = with_automatic_axes(limits, list(leaves))
+    bounded: dict[Weight, Limits] = with_automatic_axes(limits, list(leaves))
     return bounded
 
 
-def _largest_entries(part: Array, unit: Unit, factors: tuple[Factor, ...]) -> Array:
-    """The largest absolute value that each scale of a unit multiplies, stacked dimensions first."""
-    known = [*unit.stack, *factors]
-    axes = [f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, known)]
+def _largest_entries(part: Array, weight: Weight, factors: tuple[Factor, ...]) -> Array:
+    """The largest absolute value that each scale of a weight multiplies, stacked dimensions first."""
+    known = [*weight.stack, *factors]
+    axes = [f for a, (start, stop) in enumerate(weight.region) for f in axis_factors(a, stop - start, known)]
     split = jnp.abs(part.astype(jnp.float32)).reshape([f.size for f in axes])
     largest = jnp.max(split, [i for i, f in enumerate(axes) if f not in known], initial=0.0)
     order = [f for f in axes if f in known]

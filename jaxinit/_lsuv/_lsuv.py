@@ -28,9 +28,9 @@ from jaxinit._lsuv._options import (
     Where,
     canonical_target,
     canonical_where,
-    recurrent_units,
-    selected_units,
-    unit_targets,
+    recurrent_weights,
+    selected_weights,
+    weight_targets,
 )
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
@@ -39,13 +39,13 @@ from jaxinit._program import is_traced
 from jaxinit._reading import (
     Factor,
     Traced,
-    Unit,
+    Weight,
     in_order_of_leaf,
     other_factors,
     scale_factors,
     trace,
-    unit_name,
     view,
+    weight_name,
 )
 from jaxinit._typing import Array
 
@@ -199,28 +199,28 @@ def _lsuv(
     params: Any, batch: Any, targets: Any, *, apply_fn: Callable[[Any, Any], Any], options: Options
 ) -> tuple[Any, LsuvReport]:
     traced = trace(params, apply_fn, batch)
-    units = traced.analysis.units
-    chosen, notes = selected_units(traced, options.where)
-    recurrent = recurrent_units(traced) if options.where is None else {}
-    kept = {unit: reason for unit, reason in recurrent.items() if unit in chosen}
+    weights = traced.analysis.weights
+    chosen, notes = selected_weights(traced, options.where)
+    recurrent = recurrent_weights(traced) if options.where is None else {}
+    kept = {weight: reason for weight, reason in recurrent.items() if weight in chosen}
     selected = chosen - kept.keys()
     centred, not_centred = centres(traced, selected) if options.center else ({}, {})
     problem = Problem(
         traced.analysis,
-        factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in units},
+        factors={u: scale_factors(traced.analysis, u, options.statistic == "channel") for u in weights},
         centres=centred,
-        targets=dict(zip(units, unit_targets(traced, options.target_patterns, targets), strict=True)),
+        targets=dict(zip(weights, weight_targets(traced, options.target_patterns, targets), strict=True)),
         selected=selected,
         tolerance=options.tolerance,
         max_attempts=operator.index(options.max_attempts),
     )
-    for unit in selected:
-        shared = f"shared by {unit.uses} uses" if unit in problem.shared else ""
-        remarks = (not_centred.get(unit), _caveat(traced, unit, options), shared, _target_remark(unit))
-        notes[unit] = "; ".join(remark for remark in remarks if remark)
+    for weight in selected:
+        shared = f"shared by {weight.uses} uses" if weight in problem.shared else ""
+        remarks = (not_centred.get(weight), _caveat(traced, weight, options), shared, _target_remark(weight))
+        notes[weight] = "; ".join(remark for remark in remarks if remark)
 
-    for unit, reason in kept.items():
-        notes[unit] = reason if options.orthonormalize else f"{SKIPPED}: {reason}"
+    for weight, reason in kept.items():
+        notes[weight] = reason if options.orthonormalize else f"{SKIPPED}: {reason}"
 
     leaves = list(traced.leaves)
     if options.orthonormalize:
@@ -234,32 +234,32 @@ def _lsuv(
     return new, _report(traced, notes, problem, states, attempts)
 
 
-def _target_remark(unit: Unit) -> str:
+def _target_remark(weight: Weight) -> str:
     """Why the target of a layer is smaller than the one asked for."""
-    makes = unit.sites[0].makes
+    makes = weight.sites[0].makes
     if makes == 1:
         return ""
     return f"its output is a weight of {makes} inputs: it is the product with them that gets the target"
 
 
-def _caveat(traced: Traced, unit: Unit, options: Options) -> str:
+def _caveat(traced: Traced, weight: Weight, options: Options) -> str:
     """What a user should know of a weight that is scaled, but not as simply as others."""
-    others = other_factors(unit)
+    others = other_factors(weight)
     if others:
         paths = ", ".join(traced.paths[leaf] for leaf in others)
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
-    if unit.members:
-        return f"one scale for all of it, not made orthonormal: {len(unit.regions)} leaves make one weight"
-    if any(part.origin is None for site in unit.sites for part in site.parts if part.unit is unit):
+    if weight.members:
+        return f"one scale for all of it, not made orthonormal: {len(weight.regions)} leaves make one weight"
+    if any(part.origin is None for site in weight.sites for part in site.parts if part.weight is weight):
         return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
-    if options.orthonormalize and view(unit) is None and unit.sites[0].geometry.kind != "embed":
+    if options.orthonormalize and view(weight) is None and weight.sites[0].geometry.kind != "embed":
         return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
     return ""
 
 
 def _scales(
     problem: Problem, method: str, leaves: Sequence[Any], data: Sequence[Any]
-) -> tuple[States, dict[Unit, Array]]:
+) -> tuple[States, dict[Weight, Array]]:
     values = [*leaves, *data]
     limits = limits_of(sorted(problem.selected), problem.factors, leaves)
     problem = dataclasses.replace(problem, limits=limits)
@@ -276,23 +276,23 @@ def _verified(
     leaves: Sequence[Any],
     data: Sequence[Any],
     states: States,
-    attempts: dict[Unit, Array],
-) -> tuple[list[Any], States, dict[Unit, Array]]:
+    attempts: dict[Weight, Array],
+) -> tuple[list[Any], States, dict[Weight, Array]]:
     """Refines once from the new leaves, and measures what they give in an evaluation of their own."""
     second, more = _scales(problem, method, leaves, data)
     leaves = with_scales(leaves, problem, second)
     after = measured(problem, [*leaves, *data])
     result = {}
-    for unit, state in states.items():
-        target = problem.targets[unit]
-        missed = (jnp.abs(after[unit] - target) > problem.tolerance * target) & (unit in problem.selected)
+    for weight, state in states.items():
+        target = problem.targets[weight]
+        missed = (jnp.abs(after[weight] - target) > problem.tolerance * target) & (weight in problem.selected)
         flags = state.flags | jnp.where(missed & (state.flags == 0), NOT_REPRODUCIBLE, 0)
-        result[unit] = state._replace(after=after[unit], scale=state.scale * second[unit].scale, flags=flags)
-    return leaves, result, {unit: attempts[unit] + more[unit] for unit in states}
+        result[weight] = state._replace(after=after[weight], scale=state.scale * second[weight].scale, flags=flags)
+    return leaves, result, {weight: attempts[weight] + more[weight] for weight in states}
 
 
 def _in_order_of_leaf(state: ScaleState, factors: Sequence[Factor]) -> ScaleState:
-    """What is reported of a unit, in the order in which its leaf holds slices and channels."""
+    """What is reported of a weight, in the order in which its leaf holds slices and channels."""
     if not any(f.flipped for f in factors):
         return state
     before, after, scale, flags = (
@@ -302,18 +302,18 @@ def _in_order_of_leaf(state: ScaleState, factors: Sequence[Factor]) -> ScaleStat
 
 
 def _report(
-    traced: Traced, notes: Mapping[Unit, str], problem: Problem, states: States, attempts: Mapping[Unit, Array]
+    traced: Traced, notes: Mapping[Weight, str], problem: Problem, states: States, attempts: Mapping[Weight, Array]
 ) -> LsuvReport:
-    units = problem.analysis.units
-    found = [_in_order_of_leaf(states[unit], [*unit.stack, *problem.factors[unit]]) for unit in units]
+    weights = problem.analysis.weights
+    found = [_in_order_of_leaf(states[weight], [*weight.stack, *problem.factors[weight]]) for weight in weights]
     return LsuvReport(
-        paths=tuple(unit_name(traced.paths, unit, traced.shapes) for unit in units),
-        notes=tuple(notes[unit] for unit in units),
+        paths=tuple(weight_name(traced.paths, weight, traced.shapes) for weight in weights),
+        notes=tuple(notes[weight] for weight in weights),
         before=tuple(s.before for s in found),
         after=tuple(s.after for s in found),
-        target=tuple(problem.targets[unit] for unit in units),
+        target=tuple(problem.targets[weight] for weight in weights),
         scale=tuple(s.scale for s in found),
-        attempts=tuple(jnp.asarray(attempts[unit]) for unit in units),
+        attempts=tuple(jnp.asarray(attempts[weight]) for weight in weights),
         flags=tuple(s.flags for s in found),
         unvisited=tuple(dict.fromkeys((traced.paths[leaf], reason) for leaf, reason in traced.analysis.opaque)),
     )

@@ -13,7 +13,7 @@ from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
 from jaxinit._patterns import check_patterns, first_match, matches
-from jaxinit._reading import Layer, Traced, Unit, layers_of, weight_growth
+from jaxinit._reading import Layer, Traced, Weight, layers_of, weight_growth
 from jaxinit._typing import Array, Scalar
 
 SKIPPED = "skipped"
@@ -65,35 +65,35 @@ def canonical_where(where: Any) -> Callable[[Layer], bool] | tuple[str, ...] | N
     return patterns
 
 
-def selected_units(
+def selected_weights(
     traced: Traced, where: Callable[[Layer], bool] | tuple[str, ...] | None
-) -> tuple[frozenset[Unit], dict[Unit, str]]:
-    """The units to scale, and a note for each of the others.
+) -> tuple[frozenset[Weight], dict[Weight, str]]:
+    """The weights to scale, and a note for each of the others.
 
     Raises:
       ValueError: `where` chooses none of them.
     """
-    units = traced.analysis.units
-    paths = [traced.paths[unit.leaf] for unit in units]
+    weights = traced.analysis.weights
+    paths = [traced.paths[weight.leaf] for weight in weights]
     if where is None:
-        chosen = [True] * len(units)
+        chosen = [True] * len(weights)
     elif callable(where):
         with calling("where", where, "layer"):
             chosen = [bool(where(row)) for row in layers_of(traced)]
     else:
         check_patterns("where", where, paths, "layer", "layers")
         chosen = [matches(where, path) for path in paths]
-    if units and not any(chosen):
+    if weights and not any(chosen):
         raise ValueError(f"where chooses no layer, so there is nothing to scale; the layers are {paths}")
     notes = {}
-    for unit, wanted in zip(units, chosen, strict=True):
-        reason = unit.refused or ("" if wanted else "not in `where`")
-        notes[unit] = f"{SKIPPED}: {reason}" if reason else ""
-    return frozenset(u for u, wanted in zip(units, chosen, strict=True) if wanted and not u.refused), notes
+    for weight, wanted in zip(weights, chosen, strict=True):
+        reason = weight.refused or ("" if wanted else "not in `where`")
+        notes[weight] = f"{SKIPPED}: {reason}" if reason else ""
+    return frozenset(u for u, wanted in zip(weights, chosen, strict=True) if wanted and not u.refused), notes
 
 
-def recurrent_units(traced: Traced) -> dict[Unit, str]:
-    """The units that meet the state of a recurrence over steps of data, and why such a unit keeps its scale.
+def recurrent_weights(traced: Traced) -> dict[Weight, str]:
+    """The weights that meet the state of a recurrence over steps of data, and why such a weight keeps its scale.
 
     A block that a loop applies again and again to what it made of the batch, without new data, is depth and no
     recurrence.
@@ -108,7 +108,7 @@ def recurrent_units(traced: Traced) -> dict[Unit, str]:
         )
     ]
     inside = {equation for body in over_data for equation in body.equations}
-    found: dict[Unit, str] = {}
+    found: dict[Weight, str] = {}
     for cell in traced.structure.cells:
         for site, (start, stop) in cell.state_rows.items():
             if site.equation not in inside:
@@ -116,7 +116,7 @@ def recurrent_units(traced: Traced) -> dict[Unit, str]:
             rows = math.prod(site.weight.shape[d] for d in site.geometry.in_dims)
             what = "it meets" if stop - start == rows else f"its rows {start}:{stop} meet"
             reason = f"it keeps its scale, because {what} the state of a recurrence; `where` includes it"
-            found.update((part.unit, reason) for part in site.parts)
+            found.update((part.weight, reason) for part in site.parts)
     return found
 
 
@@ -145,12 +145,12 @@ def _deviation(name: str, number: Any) -> Any:
     return number
 
 
-def unit_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any) -> list[Array]:
-    """The standard deviation wanted of each unit.
+def weight_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any) -> list[Array]:
+    """The standard deviation wanted of each weight.
 
     Where the output of a layer is the weight of what follows, the product that takes it gets the deviation meant.
     """
-    paths = [traced.paths[unit.leaf] for unit in traced.analysis.units]
+    paths = [traced.paths[weight.leaf] for weight in traced.analysis.weights]
     if patterns is not None:
         check_patterns("target", patterns, paths, "layer", "layers")
         table = dict(zip(patterns, numbers, strict=True))
@@ -161,5 +161,5 @@ def unit_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any)
         raise ValueError(
             f"target must be one number or one for each of the {len(paths)} layers, got {len(numbers)}: {paths}"
         )
-    growth = [weight_growth(traced, unit) for unit in traced.analysis.units]
+    growth = [weight_growth(traced, weight) for weight in traced.analysis.weights]
     return [jnp.asarray(number, jnp.float32) / by for number, by in zip(numbers, growth, strict=True)]

@@ -1,6 +1,6 @@
 """The ways of finding the scales: one evaluation, repeated evaluation for shared weights, and layer by layer.
 
-Each takes the flat inputs of a traced program and returns the state of every unit.
+Each takes the flat inputs of a traced program and returns the state of every weight.
 """
 
 import dataclasses
@@ -19,34 +19,34 @@ from jaxinit._lsuv._centre import Centre
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import NOT_CONVERGED, NOT_HELD, NOT_REACHED, Moments, nothing, solve, std, zeros_of
 from jaxinit._lsuv._visitor import ScaleState, ScaleVisitor
-from jaxinit._reading import Analysis, Factor, Unit, stacked_size
+from jaxinit._reading import Analysis, Factor, Weight, stacked_size
 from jaxinit._typing import Array
 
-States = dict[Unit, ScaleState]
+States = dict[Weight, ScaleState]
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """What is to be reached: see `ScaleVisitor` for the fields in common.
 
-    Of units whose dtype does not hold every scale, `limits` says which it does.
+    Of weights whose dtype does not hold every scale, `limits` says which it does.
     """
 
     analysis: Analysis
-    factors: dict[Unit, tuple[Factor, ...]]
-    centres: dict[Unit, Centre]
-    targets: dict[Unit, Array]
-    selected: frozenset[Unit]
+    factors: dict[Weight, tuple[Factor, ...]]
+    centres: dict[Weight, Centre]
+    targets: dict[Weight, Array]
+    selected: frozenset[Weight]
     tolerance: float | Array
     max_attempts: int
-    limits: Mapping[Unit, Limits] = dataclasses.field(default_factory=dict)
+    limits: Mapping[Weight, Limits] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
-    def shared(self) -> frozenset[Unit]:
-        """The units that the program uses more than once."""
-        return frozenset(u for u in self.analysis.units if u.uses > 1)
+    def shared(self) -> frozenset[Weight]:
+        """The weights that the program uses more than once."""
+        return frozenset(u for u in self.analysis.weights if u.uses > 1)
 
-    def evaluation(self, refined: frozenset[Unit], selected: frozenset[Unit] | None = None) -> Evaluation:
+    def evaluation(self, refined: frozenset[Weight], selected: frozenset[Weight] | None = None) -> Evaluation:
         """An evaluation that pools the uses of `refined`."""
         chosen = self.selected if selected is None else selected
         channels = {u: centre.channels for u, centre in self.centres.items() if u in chosen}
@@ -54,48 +54,48 @@ class Problem:
         return Evaluation(self.analysis, visitor, self.factors, rounding=True)
 
 
-def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
-    """One evaluation: the first use of a unit decides its scale."""
+def fused(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Weight, Array]]:
+    """One evaluation: the first use of a weight decides its scale."""
     evaluation = problem.evaluation(frozenset())
     _, states = evaluation.run(values, _bounded(problem, evaluation, values))
-    return states, {unit: jnp.ones((), jnp.int32) for unit in states}
+    return states, {weight: jnp.ones((), jnp.int32) for weight in states}
 
 
 def _bounded(problem: Problem, evaluation: Evaluation, values: Sequence[Any]) -> States:
-    """The states before any use of the units whose dtype limits the scale."""
+    """The states before any use of the weights whose dtype limits the scale."""
     if not problem.limits:
         return {}
     shapes = jax.eval_shape(lambda: _as_arrays(evaluation.run(values, {})[1]))
     states = {}
-    for unit, limits in problem.limits.items():
+    for weight, limits in problem.limits.items():
         # Every slice of a stack begins alike.
         state = jax.tree.map(
             lambda x, like: jnp.broadcast_to(x, like.shape) if like.shape != jnp.shape(x) else x,
-            evaluation.visitor.initial(unit),
-            shapes[unit],
+            evaluation.visitor.initial(weight),
+            shapes[weight],
         )
-        states[unit] = state._replace(limits=jax.tree.map(lambda x, s=state: x.reshape(s.scale.shape), limits))
+        states[weight] = state._replace(limits=jax.tree.map(lambda x, s=state: x.reshape(s.scale.shape), limits))
     return states
 
 
-def measured(problem: Problem, values: Sequence[Any]) -> dict[Unit, Array]:
-    """One evaluation that changes nothing: the std of each unit's output, its uses pooled."""
-    units = frozenset(problem.analysis.units)
-    _, states = problem.evaluation(units, selected=frozenset()).run(values, {})
-    return {unit: std(_pooled(state)) for unit, state in states.items()}
+def measured(problem: Problem, values: Sequence[Any]) -> dict[Weight, Array]:
+    """One evaluation that changes nothing: the std of each weight's output, its uses pooled."""
+    weights = frozenset(problem.analysis.weights)
+    _, states = problem.evaluation(weights, selected=frozenset()).run(values, {})
+    return {weight: std(_pooled(state)) for weight, state in states.items()}
 
 
-def deviations(analysis: Analysis, values: Sequence[Any]) -> dict[Unit, Array]:
-    """The std of each unit's output, for each slice of a stack: one evaluation of the program as it is."""
-    factors: dict[Unit, tuple[Factor, ...]] = dict.fromkeys(analysis.units, ())
-    targets = {unit: jnp.ones((), jnp.float32) for unit in analysis.units}
+def deviations(analysis: Analysis, values: Sequence[Any]) -> dict[Weight, Array]:
+    """The std of each weight's output, for each slice of a stack: one evaluation of the program as it is."""
+    factors: dict[Weight, tuple[Factor, ...]] = dict.fromkeys(analysis.weights, ())
+    targets = {weight: jnp.ones((), jnp.float32) for weight in analysis.weights}
     return measured(Problem(analysis, factors, {}, targets, frozenset(), 0.0, 1), values)
 
 
-def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
-    """Evaluations until the pooled output of every shared unit is at its target; the others follow in each.
+def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Weight, Array]]:
+    """Evaluations until the pooled output of every shared weight is at its target; the others follow in each.
 
-    The first use of a shared unit decides its scale in the first evaluation, which keeps reused blocks from
+    The first use of a shared weight decides its scale in the first evaluation, which keeps reused blocks from
     exploding; from then on its pooled moments do.
     """
     shared = problem.shared & problem.selected
@@ -117,8 +117,8 @@ def _refined(
     evaluate: Callable[[States], States],
     start: States,
     shapes: States,
-) -> tuple[States, dict[Unit, Array]]:
-    """Evaluations until the pooled output of every unit in `start` is at its target, the scales corrected together."""
+) -> tuple[States, dict[Weight, Array]]:
+    """Evaluations until the pooled outputs of all weights in `start` are at their targets, corrected together."""
     order = sorted(start)
     sizes = [math.prod(shapes[u].scale.shape) for u in order]
 
@@ -126,18 +126,18 @@ def _refined(
         given, memory, _, count, _ = carry
         states = evaluate({u: s._replace(pooled=nothing(_pooled(s))) for u, s in given.items()})
         wanted, done = [], jnp.asarray(True)
-        for unit in order:
-            correction, reached = _correction(problem, unit, states[unit])
+        for weight in order:
+            correction, reached = _correction(problem, weight, states[weight])
             wanted.append(correction.reshape(-1))
             done &= jnp.all(reached)
         memory, steps = accelerated(memory, jnp.concatenate(wanted))
         following, first = {}, 0
-        for unit, size in zip(order, sizes, strict=True):
-            state = states[unit]
+        for weight, size in zip(order, sizes, strict=True):
+            state = states[weight]
             scale = state.scale * jnp.exp(steps[first : first + size].reshape(state.scale.shape))
             if state.limits is not None:
                 scale = jnp.where(state.limits.hold(scale), scale, state.scale)
-            following[unit] = state._replace(scale=scale)
+            following[weight] = state._replace(scale=scale)
             first += size
         return following, memory, states, count + 1, done
 
@@ -149,22 +149,22 @@ def _refined(
     _, _, states, count, _ = lax.while_loop(
         unfinished, attempt, (start, no_memory(sum(sizes)), zeros_of(shapes), zero, jnp.asarray(False))
     )
-    for unit in order:
-        after = std(_pooled(states[unit]))
-        flags = _flags(problem, unit, states[unit])
-        missed = ~_within(problem, unit, after) & (unit in problem.selected)
+    for weight in order:
+        after = std(_pooled(states[weight]))
+        flags = _flags(problem, weight, states[weight])
+        missed = ~_within(problem, weight, after) & (weight in problem.selected)
         flags |= jnp.where(missed & (flags == 0), NOT_CONVERGED, 0)
-        states[unit] = states[unit]._replace(after=after, flags=flags)
+        states[weight] = states[weight]._replace(after=after, flags=flags)
     return states, dict.fromkeys(states, count)
 
 
-def _correction(problem: Problem, unit: Unit, state: ScaleState) -> tuple[Array, Array]:
-    """The logarithm of the ratio that would bring a unit to its target, and whether it is there or cannot get there."""
+def _correction(problem: Problem, weight: Weight, state: ScaleState) -> tuple[Array, Array]:
+    """The logarithm of the ratio that would bring a weight to its target; whether it is there or cannot get there."""
     pooled = _pooled(state)
-    ratio, flags = solve(pooled, problem.targets[unit])
-    if unit not in problem.selected:
+    ratio, flags = solve(pooled, problem.targets[weight])
+    if weight not in problem.selected:
         return jnp.zeros_like(ratio), jnp.ones(ratio.shape, bool)
-    reached = _within(problem, unit, std(pooled)) | (flags != 0)
+    reached = _within(problem, weight, std(pooled)) | (flags != 0)
     log_ratio = jnp.where(flags != 0, 0, jnp.log(ratio))
     if state.limits is not None:
         held = state.limits.hold(state.scale * ratio)
@@ -172,13 +172,13 @@ def _correction(problem: Problem, unit: Unit, state: ScaleState) -> tuple[Array,
     return log_ratio, reached
 
 
-def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Unit, Array]]:
+def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Weight, Array]]:
     """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target.
 
     Where layers share weights, all scales are then corrected together.
     """
-    units = problem.analysis.units
-    evaluation = problem.evaluation(frozenset(units))
+    weights = problem.analysis.weights
+    evaluation = problem.evaluation(frozenset(weights))
     bounded = _bounded(problem, evaluation, values)
 
     def evaluate(given: States) -> States:
@@ -186,33 +186,33 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
 
     shapes = jax.eval_shape(evaluate, {})
     start = {}
-    for unit in units:
-        state = zeros_of(shapes[unit])
-        start[unit] = state._replace(
-            known=jnp.ones(shapes[unit].known.shape, bool),
+    for weight in weights:
+        state = zeros_of(shapes[weight])
+        start[weight] = state._replace(
+            known=jnp.ones(shapes[weight].known.shape, bool),
             scale=jnp.ones_like(state.scale),
-            limits=bounded[unit].limits if unit in bounded else None,
+            limits=bounded[weight].limits if weight in bounded else None,
         )
-    groups, count = _groups(units)
+    groups, count = _groups(weights)
 
     def layer(carry: Any, group: Array) -> Any:
-        masks = {u: _aligned(groups[u] == group, start[u].scale) for u in units}
+        masks = {u: _aligned(groups[u] == group, start[u].scale) for u in weights}
 
         def attempt(inner: Any) -> Any:
             given, steps, tries, _ = inner
             states = evaluate({u: s._replace(pooled=nothing(_pooled(s))) for u, s in given.items()})
             following, done = {}, jnp.asarray(True)
-            for unit in units:
-                mask, state, before = masks[unit], states[unit], given[unit]
-                steps[unit], reached = _step(problem, unit, state, steps[unit])
+            for weight in weights:
+                mask, state, before = masks[weight], states[weight], given[weight]
+                steps[weight], reached = _step(problem, weight, state, steps[weight])
                 done &= jnp.all(reached | ~mask)
                 now = std(_pooled(state))
-                following[unit] = before._replace(
-                    scale=jnp.where(mask, before.scale * jnp.exp(steps[unit].log_ratio), before.scale),
+                following[weight] = before._replace(
+                    scale=jnp.where(mask, before.scale * jnp.exp(steps[weight].log_ratio), before.scale),
                     before=jnp.where(mask & (tries == 0), now, before.before),
                     # The step after the last layer changes nothing, and sees what all scales together give.
                     after=jnp.where(group == count, now, before.after),
-                    flags=jnp.where(group == count, _flags(problem, unit, state), before.flags),
+                    flags=jnp.where(group == count, _flags(problem, weight, state), before.flags),
                     shift=state.shift,
                 )
             return following, steps, tries + 1, done
@@ -221,37 +221,37 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
             *_, tries, done = inner
             return (tries < problem.max_attempts) & ~done
 
-        steps = {u: _no_step(shapes[u]) for u in units}
+        steps = {u: _no_step(shapes[u]) for u in weights}
         given, _, tries, _ = lax.while_loop(
             unfinished, attempt, (carry, steps, jnp.zeros((), jnp.int32), jnp.asarray(False))
         )
         return given, tries
 
     states, tries = lax.scan(layer, start, jnp.arange(count + 1))
-    attempts = {u: tries[groups[u]] for u in units}
+    attempts = {u: tries[groups[u]] for u in weights}
     if problem.shared & problem.selected:
         # Later layers have changed what the earlier uses of a weight see.
         states, more = _refined(problem, evaluate, states, shapes)
-        return states, {u: attempts[u] + more[u] for u in units}
-    for unit in units:
-        missed = ~_within(problem, unit, states[unit].after) & (unit in problem.selected)
-        flags = states[unit].flags | jnp.where(missed & (states[unit].flags == 0), NOT_CONVERGED, 0)
-        states[unit] = states[unit]._replace(flags=flags)
+        return states, {u: attempts[u] + more[u] for u in weights}
+    for weight in weights:
+        missed = ~_within(problem, weight, states[weight].after) & (weight in problem.selected)
+        flags = states[weight].flags | jnp.where(missed & (states[weight].flags == 0), NOT_CONVERGED, 0)
+        states[weight] = states[weight]._replace(flags=flags)
     return states, attempts
 
 
-def _groups(units: Sequence[Unit]) -> tuple[dict[Unit, Array], int]:
-    """The number of each layer in execution order: one for a unit, or one for each of its slices in a scan."""
-    numbers: dict[Unit, Array] = {}
+def _groups(weights: Sequence[Weight]) -> tuple[dict[Weight, Array], int]:
+    """The number of each layer in execution order: one for a weight, or one for each of its slices in a scan."""
+    numbers: dict[Weight, Array] = {}
     count, i = 0, 0
-    while i < len(units):
-        size = stacked_size(units[i])
-        together = [units[i]]
-        # Units that one scan walks along take turns, slice by slice.
-        while size > 1 and i + len(together) < len(units) and stacked_size(units[i + len(together)]) == size:
-            together.append(units[i + len(together)])
-        for j, unit in enumerate(together):
-            numbers[unit] = jnp.asarray(count + j + len(together) * unit.order)
+    while i < len(weights):
+        size = stacked_size(weights[i])
+        together = [weights[i]]
+        # Weights that one scan walks along take turns, slice by slice.
+        while size > 1 and i + len(together) < len(weights) and stacked_size(weights[i + len(together)]) == size:
+            together.append(weights[i + len(together)])
+        for j, weight in enumerate(together):
+            numbers[weight] = jnp.asarray(count + j + len(together) * weight.order)
         count += size * len(together)
         i += len(together)
     return numbers, count
@@ -273,17 +273,17 @@ def _no_step(shapes: ScaleState) -> _Step:
     return _Step(zeros, zeros)
 
 
-def _step(problem: Problem, unit: Unit, state: ScaleState, last: _Step) -> tuple[_Step, Array]:
-    """The correction that brings a unit to its target, and whether it is there (or cannot get there) already.
+def _step(problem: Problem, weight: Weight, state: ScaleState, last: _Step) -> tuple[_Step, Array]:
+    """The correction that brings a weight to its target, and whether it is there (or cannot get there) already.
 
     A weight that is used k times in a row changes its pooled output by up to the k-th power of the correction. The
     power seen at the last correction is therefore undone in the next: the secant method on a doubly logarithmic scale.
     """
     pooled = _pooled(state)
-    ratio, flags = solve(pooled, problem.targets[unit])
+    ratio, flags = solve(pooled, problem.targets[weight])
     found = std(pooled)
-    reached = _within(problem, unit, found) | (flags != 0)
-    if unit not in problem.selected:
+    reached = _within(problem, weight, found) | (flags != 0)
+    if weight not in problem.selected:
         reached = jnp.ones_like(reached)
     log_std = jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
     seen = (log_std - last.log_std) / jnp.where(last.log_ratio == 0, 1, last.log_ratio)
@@ -295,18 +295,18 @@ def _step(problem: Problem, unit: Unit, state: ScaleState, last: _Step) -> tuple
     return _Step(log_ratio, log_std), reached
 
 
-def _flags(problem: Problem, unit: Unit, state: ScaleState) -> Array:
-    """What keeps a unit from its target; nothing, for one whose deviation a scale would mend."""
+def _flags(problem: Problem, weight: Weight, state: ScaleState) -> Array:
+    """What keeps a weight from its target; nothing, for one whose deviation a scale would mend."""
     pooled = _pooled(state)
-    ratio, flags = solve(pooled, problem.targets[unit])
+    ratio, flags = solve(pooled, problem.targets[weight])
     if state.limits is not None:
-        missed = ~_within(problem, unit, std(pooled)) & ~state.limits.hold(state.scale * ratio)
-        flags = jnp.where(missed & (flags == 0) & (unit in problem.selected), NOT_HELD, flags)
+        missed = ~_within(problem, weight, std(pooled)) & ~state.limits.hold(state.scale * ratio)
+        flags = jnp.where(missed & (flags == 0) & (weight in problem.selected), NOT_HELD, flags)
     return jnp.where(_aligned(pooled.size == 0, flags), NOT_REACHED, flags)
 
 
-def _within(problem: Problem, unit: Unit, found: Array) -> Array:
-    target = problem.targets[unit]
+def _within(problem: Problem, weight: Weight, found: Array) -> Array:
+    target = problem.targets[weight]
     return jnp.abs(found - target) <= problem.tolerance * target
 
 
@@ -316,4 +316,4 @@ def _pooled(state: ScaleState) -> Moments:
 
 
 def _as_arrays(states: States) -> States:
-    return {unit: jax.tree.map(jnp.asarray, state) for unit, state in states.items()}
+    return {weight: jax.tree.map(jnp.asarray, state) for weight, state in states.items()}

@@ -25,21 +25,21 @@ from jaxinit._lsuv._moments import (
     std,
     wide,
 )
-from jaxinit._reading import Factor, Unit
+from jaxinit._reading import Factor, Weight
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 
 class ScaleState(NamedTuple):
-    """What is known of a unit.
+    """What is known of a weight.
 
     Attributes:
       known: whether the scale is decided: a Python bool where tracing tells, else an array.
-      scale: what the unit is multiplied by.
+      scale: what the weight is multiplied by.
       shift: what is added to its bias, along the channels; None if biases stay.
       before, after: std of the pre-activation before and after scaling, at the first use.
       flags: see `_moments`.
-      pooled: moments of the scaled output over all uses; None for a unit whose first use decides alone.
+      pooled: moments of the scaled output over all uses; None for a weight whose first use decides alone.
       limits: the scales that the weight's dtype can hold; None where it holds all.
     """
 
@@ -58,35 +58,35 @@ class ScaleVisitor:
     """The visitor of LSUV.
 
     Attributes:
-      factors: along which factors the scale of each unit varies.
-      channels: along which factors the output of each unit is centred, for units that are used once; empty where
+      factors: along which factors the scale of each weight varies.
+      channels: along which factors the output of each weight is centred, for weights that are used once; empty where
         biases stay.
       targets: the standard deviation wanted.
-      selected: the units to scale; the others are measured.
-      refined: the units whose uses are pooled.
-      reused: the units with more than one use.
+      selected: the weights to scale; the others are measured.
+      refined: the weights whose uses are pooled.
+      reused: the weights with more than one use.
     """
 
-    factors: Mapping[Unit, tuple[Factor, ...]]
-    channels: Mapping[Unit, tuple[Factor, ...]]
-    targets: Mapping[Unit, Array]
-    selected: frozenset[Unit]
-    refined: frozenset[Unit]
-    reused: frozenset[Unit]
+    factors: Mapping[Weight, tuple[Factor, ...]]
+    channels: Mapping[Weight, tuple[Factor, ...]]
+    targets: Mapping[Weight, Array]
+    selected: frozenset[Weight]
+    refined: frozenset[Weight]
+    reused: frozenset[Weight]
 
-    def initial(self, unit: Unit) -> ScaleState:
-        """A unit that no layer has used yet."""
-        shape = tuple(f.size for f in self.factors[unit])
+    def initial(self, weight: Weight) -> ScaleState:
+        """A weight that no layer has used yet."""
+        shape = tuple(f.size for f in self.factors[weight])
         # In NumPy, because most of it is replaced at once, and each JAX array would be an operation to trace.
         ones: Any = np.ones(shape, np.float32)
         zeros: Any = np.zeros(shape, np.float32)
         not_reached: Any = np.full(shape, NOT_REACHED, np.int32)
         shift: Any = None
-        if unit in self.channels:
-            shift = np.zeros(tuple(f.size for f in self.channels[unit]), np.float32)
+        if weight in self.channels:
+            shift = np.zeros(tuple(f.size for f in self.channels[weight]), np.float32)
         pooled = None
-        if unit in self.refined:
-            mean: Any = np.zeros(shape, mean_dtype(unit.sites[0].finish.outputs[0].dtype))
+        if weight in self.refined:
+            mean: Any = np.zeros(shape, mean_dtype(weight.sites[0].finish.outputs[0].dtype))
             pooled = Moments(jnp.float32(0), mean, mean, zeros, zeros, zeros)
         return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
@@ -95,15 +95,15 @@ class ScaleVisitor:
         return state.known is True and state.pooled is None
 
     def scale(self, state: ScaleState) -> Array:
-        """What the unit is multiplied by."""
+        """What the weight is multiplied by."""
         return state.scale
 
     def use(self, place: Place, state: ScaleState | None, u: Array, bias: Array | None) -> tuple[ScaleState, Array]:
         """Decides the scale if it is not decided, and applies it."""
-        unit = place.unit
+        weight = place.weight
         if state is None:
-            state = self.initial(unit)
-        if unit in self.channels:
+            state = self.initial(weight)
+        if weight in self.channels:
             state, shift = self._centred(place, state, u, bias)
         elif not self.is_final(state):
             state, shift = self._scaled(place, state, u, bias), None
@@ -119,14 +119,14 @@ class ScaleVisitor:
 
     def _scaled(self, place: Place, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
         found = _measured(place, u, bias)
-        scale, flags = _held(state.limits, *solve(found, self.targets[place.unit]))
-        if place.unit not in self.selected:
+        scale, flags = _held(state.limits, *solve(found, self.targets[place.weight]))
+        if place.weight not in self.selected:
             scale = jnp.ones_like(scale)
-        return self._decided(place.unit, state, found, scale, None, std(found), flags)
+        return self._decided(place.weight, state, found, scale, None, std(found), flags)
 
     def _decided(
         self,
-        unit: Unit,
+        weight: Weight,
         state: ScaleState,
         found: Moments,
         scale: Array,
@@ -136,7 +136,7 @@ class ScaleVisitor:
     ) -> ScaleState:
         """The state after a use that suggests this scale."""
         # An output that is all zero, as that of a recurrent kernel in the first step, leaves the decision to the next.
-        known = jnp.any((found.var_u != 0) | (found.mean_u != 0)) if unit in self.reused else True
+        known = jnp.any((found.var_u != 0) | (found.mean_u != 0)) if weight in self.reused else True
         new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled, state.limits)
         if state.known is not False:
             new = _where(state.known, state, new)
@@ -147,7 +147,7 @@ class ScaleVisitor:
     def _centred(
         self, place: Place, state: ScaleState, u: Array, bias: Array | None
     ) -> tuple[ScaleState, Array | None]:
-        channels = dataclasses.replace(place, factors=self.channels[place.unit])
+        channels = dataclasses.replace(place, factors=self.channels[place.weight])
         per_channel = _measured(channels, u, bias)
         # Within a channel the bias is constant: once centred, it contributes nothing.
         pooled_axes = tuple(i for i, f in enumerate(channels.factors) if f not in place.factors)
@@ -155,10 +155,10 @@ class ScaleVisitor:
         zero = jnp.zeros_like(pooled_var)
         spread_of_means = jnp.var(per_channel.mean_u + per_channel.mean_b, pooled_axes)
         found = Moments(per_channel.size, zero, zero, pooled_var, zero, zero)
-        scale, flags = _held(state.limits, *solve(found, self.targets[place.unit]))
+        scale, flags = _held(state.limits, *solve(found, self.targets[place.weight]))
         constant = jnp.any(per_channel.mean_u != 0, pooled_axes)
         flags = jnp.where(constant & (flags == ZERO), DEAD, flags)
-        if place.unit not in self.selected:
+        if place.weight not in self.selected:
             scale = jnp.ones_like(scale)
         if state.known is not False:
             scale = jnp.where(state.known, state.scale, scale)
@@ -167,10 +167,10 @@ class ScaleVisitor:
         # Where there is no finite mean, the bias stays.
         finite = jnp.isfinite(pooled_var).reshape(sizes) & jnp.isfinite(shift)
         shift = jnp.where(finite, shift, 0)
-        if place.unit not in self.selected:
+        if place.weight not in self.selected:
             shift = jnp.zeros_like(shift)
         before = jnp.sqrt(pooled_var + spread_of_means)
-        new = self._decided(place.unit, state, found, scale, shift, before, flags)._replace(shift=shift)
+        new = self._decided(place.weight, state, found, scale, shift, before, flags)._replace(shift=shift)
         return new, channels.spread(shift)
 
 
@@ -183,7 +183,7 @@ def _held(limits: Limits | None, scale: Array, flags: Array) -> tuple[Array, Arr
 
 
 def _measured(place: Place, u: Array, bias: Array | None) -> Moments:
-    """Moments for each scale of the unit, in the order of its factors."""
+    """Moments for each scale of the weight, in the order of its factors."""
     found: Moments = with_automatic_axes(functools.partial(_arranged_moments, place), u, bias)
     if place.is_rounding is not None:
         # No scale makes a signal of it: for the scale it does not vary.

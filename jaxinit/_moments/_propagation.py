@@ -69,7 +69,7 @@ class _Walk:
         self.analysis, self.variance = analysis, variance
         self.streams = Streams()
         self.sites = {site.equation: site for site in analysis.sites.values()}
-        self.stacked = {leaf for unit in analysis.units if unit.stack for leaf in unit.regions}
+        self.stacked = {leaf for weight in analysis.weights if weight.stack for leaf in weight.regions}
         self.uses: dict[Site, list[Incoming]] = {}
 
     def unknown(self, atom: ir.Atom) -> Samples:

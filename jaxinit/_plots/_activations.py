@@ -37,11 +37,11 @@ def activations(
     """
     ax = axes_or_new(ax)
     traced = trace(params, apply_fn, batch)
-    layers = dict(zip(traced.analysis.units, layers_of(traced), strict=True))
+    layers = dict(zip(traced.analysis.weights, layers_of(traced), strict=True))
     edges = np.linspace(-limit, limit, _BINS + 1, dtype=np.float32)
 
     def count(place: Place, counts: Array, output: Array, _: Array) -> tuple[Array, Array]:
-        activation = layers[place.unit].activation
+        activation = layers[place.weight].activation
         post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
         more, _ = jnp.histogram(jnp.clip(post, -limit, limit), edges)
         return counts + more / post.size, output
@@ -50,7 +50,9 @@ def activations(
     run = jax.jit(lambda values: measure(traced.analysis, values, empty, count)[1])
     counts = run([jnp.asarray(x) for x in [*traced.leaves, *jax.tree.leaves(batch)]])
     rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
-    names = [layer.name + "".join(f"[{i}]" for i in at) for unit, layer in layers.items() for at in slice_places(unit)]
+    names = [
+        layer.name + "".join(f"[{i}]" for i in at) for weight, layer in layers.items() for at in slice_places(weight)
+    ]
     centres = np.linspace(-limit, limit, _BINS)
     # Half the height for each layer of many: neighbours overlap a little, as ridges do.
     heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)

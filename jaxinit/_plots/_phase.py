@@ -73,17 +73,17 @@ def _layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> lis
     """(σ_w, σ_b) of each layer that an activation follows; a stack is drawn layer by layer."""
     traced = trace(params, apply_fn, batch)
     points = []
-    for layer, unit in zip(layers_of(traced), traced.analysis.units, strict=True):
+    for layer, weight in zip(layers_of(traced), traced.analysis.weights, strict=True):
         if layer.activation is None:
             continue
         leaves: dict[int, None] = {}
-        for site in unit.sites:
+        for site in weight.sites:
             parts = [part for bias in site.biases for part in traced.analysis.of(bias.value).parts]
             leaves |= dict.fromkeys(leaf for part in parts for leaf in part.origins)
         biases = [np.asarray(traced.leaves[leaf], float) for leaf in leaves]
-        weight = np.asarray(part_of(jnp.asarray(traced.leaves[unit.leaf]), unit), float)
+        values = np.asarray(part_of(jnp.asarray(traced.leaves[weight.leaf]), weight), float)
         for i in range(layer.stacked):
-            own = weight[i] if layer.stacked > 1 and len(weight) == layer.stacked else weight
+            own = values[i] if layer.stacked > 1 and len(values) == layer.stacked else values
             of_bias = [b[i] if layer.stacked > 1 and len(b) == layer.stacked else b for b in biases]
             size_b = float(np.sqrt(np.mean(of_bias[0] ** 2))) if of_bias else 0.0
             points.append((float(np.sqrt(layer.fan_in * np.mean(own**2))), size_b))

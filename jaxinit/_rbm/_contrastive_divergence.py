@@ -4,7 +4,7 @@ A machine gives binary visible units v and hidden units h the probability
 
 .. math:: p(v, h) \propto \exp(b^\top v + c^\top h + v^\top W h).
 
-Given one side, the units of the other are independent: p(h = 1 | v) = σ(c + vW) and p(v = 1 | h) = σ(b + hWᵀ). The
+Given one side, the weights of the other are independent: p(h = 1 | v) = σ(c + vW) and p(v = 1 | h) = σ(b + hWᵀ). The
 gradient of the log-likelihood in W is the mean of vᵀh over the data minus that over the model; contrastive divergence
 takes the second over chains of k steps that start at the data. As Hinton's guide has it, hidden units are sampled until
 the last step, which takes probabilities, and data and reconstructions are probabilities too; between the steps of a

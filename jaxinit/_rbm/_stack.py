@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._evaluate import value_of
 from jaxinit._rbm._slot import Slot, slot_of
-from jaxinit._reading import Analysis, Layer, Site, Unit, rule_of
+from jaxinit._reading import Analysis, Layer, Site, Weight, rule_of
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 
@@ -53,7 +53,7 @@ def stack_of(model: Model) -> tuple[list[Storey], list[tuple[str, str]]]:
     return stack, others
 
 
-def _storey(model: Model, layer: Layer, unit: Unit, below: list[Storey]) -> Storey | str:
+def _storey(model: Model, layer: Layer, unit: Weight, below: list[Storey]) -> Storey | str:
     """The layer as the next of the chain, or what is in the way."""
     analysis, site = model.traced.analysis, unit.sites[0]
     if layer.kind != "dense":

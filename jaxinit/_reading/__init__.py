@@ -4,13 +4,17 @@ In: a program. Out: its weights, layers, roles, activations, branches, attention
 are enough.
 """
 
-from jaxinit._reading._activated import Meeting as Meeting
+from jaxinit._reading._activated import ActivationInput as ActivationInput
 from jaxinit._reading._attention import Attention as Attention
 from jaxinit._reading._concatenated_relu import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant
 from jaxinit._reading._depth import Depth as Depth
 from jaxinit._reading._evidence import LeafRole as LeafRole
+from jaxinit._reading._layers import Analysis as Analysis
+from jaxinit._reading._layers import Part as Part
+from jaxinit._reading._layers import Site as Site
+from jaxinit._reading._layers import Weight as Weight
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
 from jaxinit._reading._made import is_made as is_made
 from jaxinit._reading._made import weights_made as weights_made
@@ -36,10 +40,6 @@ from jaxinit._reading._trace import trace as trace
 from jaxinit._reading._trace import trace_layers as trace_layers
 from jaxinit._reading._trace import weight_growth as weight_growth
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
-from jaxinit._reading._units import Analysis as Analysis
-from jaxinit._reading._units import Part as Part
-from jaxinit._reading._units import Site as Site
-from jaxinit._reading._units import Unit as Unit
 from jaxinit._reading._views import View as View
 from jaxinit._reading._views import axis_factors as axis_factors
 from jaxinit._reading._views import in_order_of_leaf as in_order_of_leaf
@@ -52,6 +52,6 @@ from jaxinit._reading._views import slice_places as slice_places
 from jaxinit._reading._views import spread as spread
 from jaxinit._reading._views import spread_over_leaf as spread_over_leaf
 from jaxinit._reading._views import stacked_size as stacked_size
-from jaxinit._reading._views import unit_name as unit_name
 from jaxinit._reading._views import view as view
+from jaxinit._reading._views import weight_name as weight_name
 from jaxinit._reading._views import with_part as with_part

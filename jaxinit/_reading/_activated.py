@@ -16,28 +16,28 @@ from jaxinit import _program as ir
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
 from jaxinit._reading._following import following_activation
+from jaxinit._reading._layers import Part, Site, Weight
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._traced_activation import TracedActivation
-from jaxinit._reading._units import Part, Site, Unit
 from jaxinit._typing import Array
 
 _ADDITIONS = (ir.add_p, ir.add_any_p)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Meeting:
-    """Where an activation takes what a unit makes, or some of it.
+class ActivationInput:
+    """Where an activation takes what a weight makes, or some of it.
 
     Attributes:
-      unit: the unit.
+      weight: the weight.
       value: the input of the activation.
-      activation: the activation; None for a unit that meets none, whose value is the layer's output.
+      activation: the activation; None for a weight that meets none, whose value is the layer's output.
       samples, features: the dimensions of the value along which samples and positions lie, and those of the units.
       normalized: whether statistics of the output stand between.
-      segment: (dimension, start, stop) of the value that belongs to the unit, or None for all of it.
+      segment: (dimension, start, stop) of the value that belongs to the weight, or None for all of it.
     """
 
-    unit: Unit
+    weight: Weight
     value: ir.Variable
     activation: TracedActivation | None
     samples: tuple[int, ...]
@@ -46,19 +46,19 @@ class Meeting:
     segment: tuple[int, int, int] | None
 
     def of(self, value: Array) -> Array:
-        """What belongs to the unit."""
+        """What belongs to the weight."""
         if self.segment is None:
             return value
         dimension, start, stop = self.segment
         return lax.slice_in_dim(value, start, stop, axis=dimension)
 
 
-def meetings(flow: Flow, leaves: Sequence[Any] = ()) -> dict[Unit, list[Meeting]]:
+def activation_inputs(flow: Flow, leaves: Sequence[Any] = ()) -> dict[Weight, list[ActivationInput]]:
     """For each unit of a program, where it meets activations; its own output if it meets none."""
-    found: dict[Unit, list[Meeting]] = {unit: [] for unit in flow.analysis.units}
+    found: dict[Weight, list[ActivationInput]] = {weight: [] for weight in flow.analysis.weights}
     for program in programs_of(flow.analysis.program):
-        for meeting in _Walk(flow, program, leaves).meetings():
-            found[meeting.unit].append(meeting)
+        for activation_input in _Walk(flow, program, leaves).activation_inputs():
+            found[activation_input.weight].append(activation_input)
     return found
 
 
@@ -93,7 +93,7 @@ class _Walk:
             if not any(e in analysis.sites for e in call.inlined):
                 self.hidden |= {v for e in call.inlined for v in e.outputs} - set(call.results)
 
-    def meetings(self) -> Iterator[Meeting]:
+    def activation_inputs(self) -> Iterator[ActivationInput]:
         met: set[ir.Variable] = set()
         for equation in self.program.equations:
             if equation in self.entries:
@@ -154,12 +154,12 @@ class _Walk:
 
     def _at(
         self, site: Site, track: Followed, value: ir.Variable, activation: TracedActivation | None
-    ) -> Iterator[Meeting]:
-        units = set(site.placed.values())
-        features = tuple(d for d, dim in enumerate(track.dims) if any(f.axis in units for f in dim))
+    ) -> Iterator[ActivationInput]:
+        weights = set(site.placed.values())
+        features = tuple(d for d, dim in enumerate(track.dims) if any(f.axis in weights for f in dim))
         samples = tuple(d for d in range(len(value.shape)) if d not in features)
         for part, segment in _segments(site, track):
-            yield Meeting(part.unit, value, activation, samples, features, value in self.normalized, segment)
+            yield ActivationInput(part.weight, value, activation, samples, features, value in self.normalized, segment)
 
 
 def _segments(site: Site, track: Followed) -> Iterator[tuple[Part, tuple[int, int, int] | None]]:

@@ -1,7 +1,7 @@
 """Which operations of a program are layers, of which weights, and which weights share a scale.
 
 One walk in execution order carries the dependence of every value (see `_dependence`) and records each operation between
-data and a weight as a site. Sites that read the same part of a leaf belong to one unit: the smallest part of the
+data and a weight as a site. Sites that read the same part of a leaf belong to one weight: the smallest part of the
 parameters that can be scaled by itself (see `_grouping`).
 """
 
@@ -21,11 +21,11 @@ from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
+from jaxinit._reading._layers import Analysis, Entry, Part, Site
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._notes import Notes
 from jaxinit._reading._regions import Region, geometry_of_region, regions
 from jaxinit._reading._towers import inputs_of_towers
-from jaxinit._reading._units import Analysis, Entry, Part, Site
 from jaxinit._reading._weights import Loop, Weights
 
 _MOST_TOWERS = 8
@@ -41,13 +41,13 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
         if not more:
             break
         as_data |= more
-    units = grouped(walk.weights.units.values(), walk.notes.sites.values(), walk.notes.reads)
-    mark_ensembles(program, units)
+    weights = grouped(walk.weights.weights.values(), walk.notes.sites.values(), walk.notes.reads)
+    mark_ensembles(program, weights)
     return Analysis(
         program,
         walk.dependences,
         walk.notes.sites,
-        units,
+        weights,
         walk.notes.opaque,
         walk.notes.reads,
         walk.notes.read_leaves,
@@ -145,28 +145,30 @@ class _Walk:
         picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weights.leaf_of)
         if picked is not None:
             self.picked[picked.product] = picked
-            self.notes.meeting(equation, arguments, 0, {picked.leaf})
+            self.notes.activation_input(equation, arguments, 0, {picked.leaf})
             return [DATA]
         if equation in self.ends:
             self.region_site(self.ends[equation], loops, consumers)
             return [DATA]
         if equation in self.entered:
             entry = self.entered[equation]
-            self.notes.meeting(equation, arguments, entry.weight, set(self.weights.leaves_of(arguments[entry.weight])))
+            self.notes.activation_input(
+                equation, arguments, entry.weight, set(self.weights.leaves_of(arguments[entry.weight]))
+            )
             return [DATA]
         if equation not in self.picked and not any(x.degrees or x.mingled for x in arguments):
             return rules.apply(equation, arguments)
         site = self.site(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
         if site:
-            leaves = {leaf for part in site.parts for leaf in part.unit.regions}
-            self.notes.meeting(equation, arguments, site.entries[0].weight, leaves)
+            leaves = {leaf for part in site.parts for leaf in part.weight.regions}
+            self.notes.activation_input(equation, arguments, site.entries[0].weight, leaves)
             return [DATA] * len(equation.outputs)
         meets_data = any(x.data for x in arguments)
         if results and results[0].data:
             results = self.mingled(equation, arguments, results)
             if meets_data:
-                self.notes.meeting(equation, arguments)
+                self.notes.activation_input(equation, arguments)
         elif results and not meets_data:
             self.notes.hidden(equation, arguments)
         return results
@@ -303,17 +305,17 @@ class _Walk:
             size = segments.sizes[i] if segments else None
             leaves = self.weights.leaves_of(share)
             if leaves:
-                unit = self.weights.unit(leaves, share, loops, self.notes.recording)
+                weight = self.weights.weight(leaves, share, loops, self.notes.recording)
                 fan_out = shape.fan_out
                 if segments and size is not None:
                     whole = entries[0].atom.shape[segments.dimension]
                     fan_out = fan_out * size // whole
-                parts.append(Part(unit, share, fan_out, start, size))
+                parts.append(Part(weight, share, fan_out, start, size))
             start += size or 0
         if not parts:
             return None
         segment_dim = placed[segments.dimension] if segments else None
-        walked = {part.unit.leaf for part in parts}
+        walked = {part.weight.leaf for part in parts}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
         # A sum over experts, each by its share, is a mean of outputs and no product with a weight.
         features = [placed[d] for d in feature_dims(parts, shape) if d in placed]
@@ -336,5 +338,5 @@ class _Walk:
         if self.notes.recording:
             self.notes.sites[end.equation] = site
             for part in parts:
-                part.unit.sites.append(site)
+                part.weight.sites.append(site)
         return site

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow, site_start
+from jaxinit._reading._layers import Site
 from jaxinit._reading._residual import Skip
-from jaxinit._reading._units import Site
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
+from jaxinit._reading._layers import Bias
 from jaxinit._reading._origin import FOREIGN, Origin
 from jaxinit._reading._regions import multiplies
 from jaxinit._reading._rules import Move, rearrangement
-from jaxinit._reading._units import Bias
 
 
 class End(NamedTuple):

@@ -18,8 +18,8 @@ from jaxinit._eager import outside_traces
 from jaxinit._reading._attention import Block
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, site_start
 from jaxinit._reading._following import following_activation
+from jaxinit._reading._layers import Site
 from jaxinit._reading._origin import Origin
-from jaxinit._reading._units import Site
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TypeAlias
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import weight_operand
+from jaxinit._reading._layers import Entry
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._regions import Region
 from jaxinit._reading._rules import rule_of
-from jaxinit._reading._units import Entry
 
 _Of: TypeAlias = Callable[[ir.Atom], Dependence]
 _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._eager import outside_traces
 from jaxinit._reading._flow import programs_of
-from jaxinit._reading._units import Analysis
+from jaxinit._reading._layers import Analysis
 from jaxinit._typing import Array
 
 _POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)

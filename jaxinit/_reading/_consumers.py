@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._reading._expressions import Bits, Expression, Expressions
+from jaxinit._reading._layers import Analysis
 from jaxinit._reading._residual import Skip, skips
-from jaxinit._reading._units import Analysis
 
 _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_window_sum", "psum") | {
     ir.dot_general_p

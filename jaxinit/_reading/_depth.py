@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow
+from jaxinit._reading._layers import Site, Weight
 from jaxinit._reading._normalizations import normalizations
-from jaxinit._reading._units import Site, Unit
 
 _KEPT = 4
 """So many of the layers before a value are remembered, the first and the deepest: a residual stream comes from all."""
@@ -73,36 +73,36 @@ class _Found:
     later: tuple[Before, ...] = ()
 
 
-def depths(flow: Flow) -> dict[Unit, list[Depth]]:
-    """For each unit the depth of its first use, one a slice of its stack."""
+def depths(flow: Flow) -> dict[Weight, list[Depth]]:
+    """For each weight the depth of its first use, one a slice of its stack."""
     program = flow.analysis.program
     found: dict[Site, _Found] = {}
     walk = _Walk(flow)
     walk.through(program, [_NOWHERE] * len(program.inputs), found)
-    joins = {unit: not walk.forgotten.isdisjoint(unit.sites) for unit in flow.analysis.units}
+    joins = {weight: not walk.forgotten.isdisjoint(weight.sites) for weight in flow.analysis.weights}
     return {
-        unit: [depth._replace(joins=joins[unit]) for depth in _of_slices(unit, found[unit.sites[0]])]
-        for unit in flow.analysis.units
+        weight: [depth._replace(joins=joins[weight]) for depth in _of_slices(weight, found[weight.sites[0]])]
+        for weight in flow.analysis.weights
     }
 
 
-def _of_slices(unit: Unit, found: _Found) -> Iterator[Depth]:
-    sizes, steps = [factor.size for factor in unit.stack], list(found.steps)
+def _of_slices(weight: Weight, found: _Found) -> Iterator[Depth]:
+    sizes, steps = [factor.size for factor in weight.stack], list(found.steps)
     while len(steps) > len(sizes):
-        steps.remove(min(steps))  # the unit is not stacked along all scans around it
+        steps.remove(min(steps))  # the weight is not stacked along all scans around it
     for at in itertools.product(*map(range, sizes)):
-        turn, added = int(unit.order[at]), 0
+        turn, added = int(weight.order[at]), 0
         for size, step in zip(reversed(sizes), reversed(steps), strict=False):
             turn, place = divmod(turn, size)
             added += place * step
-        before = found.later if unit.order[at] > 0 else found.depth.before
-        turns = (b._replace(turn=_turn(b, int(unit.order[at]))) for b in before)
+        before = found.later if weight.order[at] > 0 else found.depth.before
+        turns = (b._replace(turn=_turn(b, int(weight.order[at]))) for b in before)
         yield found.depth._replace(layers=found.depth.layers + added, before=tuple(turns))
 
 
 def _turn(before: Before, turn: int) -> int:
     """The turn of a layer before one whose turn it is."""
-    count = math.prod(f.size for f in before.site.parts[0].unit.stack)
+    count = math.prod(f.size for f in before.site.parts[0].weight.stack)
     return count - 1 if before.turn is None else min(max(turn + before.turn, 0), count - 1)
 
 
@@ -189,7 +189,7 @@ class _Walk:
         again = list(inputs)
         again[carried] = [_moved(depth, first, -1) for depth in outputs[: scan.num_carry]]
         later = self.through(scan.body, again, second)
-        stacked = any(part.unit.stack for site in first for part in site.parts)
+        stacked = any(part.weight.stack for site in first for part in site.parts)
         for site, one in first.items():
             step = second[site].depth.layers - one.depth.layers if stacked else 0
             found.setdefault(site, _Found(one.depth, (step, *one.steps), one.later or second[site].depth.before))

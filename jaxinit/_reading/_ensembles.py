@@ -10,21 +10,21 @@ from collections.abc import Mapping, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._geometry import Geometry
+from jaxinit._reading._layers import Part, Site, Weight
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
-from jaxinit._reading._units import Part, Site, Unit
 
 
-def mark_ensembles(program: ir.Program, units: Sequence[Unit]) -> None:
+def mark_ensembles(program: ir.Program, weights: Sequence[Weight]) -> None:
     """Tells each part of a weight along which factors of its leaf independent weights lie."""
     readers = {a: e for e in ir.equations_of(program) for a in e.inputs}
-    batched = {f for unit in units for site in unit.sites for f in _leading(unit, site.geometry, batch=True)}
+    batched = {f for weight in weights for site in weight.sites for f in _leading(weight, site.geometry, batch=True)}
     sizes = {f.size for f in batched}
-    for unit in units:
-        for site in unit.sites:
+    for weight in weights:
+        for site in weight.sites:
             for part in site.parts:
-                if part.unit is unit and part.origin is not None:
+                if part.weight is weight and part.origin is not None:
                     found = _outside(part.origin, site.geometry)
-                    found |= {f for f in _leading(unit, site.geometry, batch=False) if f.size in sizes}
+                    found |= {f for f in _leading(weight, site.geometry, batch=False) if f.size in sizes}
                     found |= _in_front(site, part.origin, readers)
                     part.ensemble = frozenset(found)
 
@@ -78,13 +78,13 @@ def _in_front(site: Site, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]
     return {factor} if places[stack] == 0 and between else set()
 
 
-def _leading(unit: Unit, geometry: Geometry, batch: bool) -> list[Factor]:
+def _leading(weight: Weight, geometry: Geometry, batch: bool) -> list[Factor]:
     """The leading axis of a leaf of three or more axes, if it is a batch of weights, or features of the output."""
-    origin = unit.first_part.origin
-    if origin is None or len(unit.region) < 3 or geometry.kind == "embed" or unit.stack:
+    origin = weight.first_part.origin
+    if origin is None or len(weight.region) < 3 or geometry.kind == "embed" or weight.stack:
         return []
     dims = geometry.batch_dims if batch else geometry.out_dims
-    size = unit.region[0][1] - unit.region[0][0]
+    size = weight.region[0][1] - weight.region[0][0]
     found = [f for f in _factors(origin, dims) if f.axis == 0 and f.size == size]
     others = [f for f in _factors(origin, geometry.out_dims) if f.axis != 0]
     return found if others else []

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, programs_of
+from jaxinit._reading._layers import Site
 from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._products import Product, Products, depends_on
 from jaxinit._reading._reach import leaves_of_outputs
 from jaxinit._reading._residual import Skip
-from jaxinit._reading._units import Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Evidence:
     def is_weight(self, use: Use) -> bool:
         """Whether a use is that of a layer's weight."""
         site = self.site_of.get((use.equation, use.place))
-        return site is not None and use.degree == 1 and any(use.leaf in part.unit.regions for part in site.parts)
+        return site is not None and use.degree == 1 and any(use.leaf in part.weight.regions for part in site.parts)
 
     def multiplier(self, leaf: int) -> str | None:
         """Whether a leaf multiplies a branch or what it is added to, as one number."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 import numpy as np
 
 from jaxinit import _program as ir
+from jaxinit._reading._layers import Analysis, Site
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
 from jaxinit._reading._rules import cuts, rearrangement
-from jaxinit._reading._units import Analysis, Site
 
 _MOST_TERMS = 8
 """Layers whose outputs are followed in one sum at most: those of a cell are few, those of a long sum go on together."""

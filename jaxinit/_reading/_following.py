@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from jaxinit import _program as ir
 from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
+from jaxinit._reading._layers import Analysis
 from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._places import JOINS, MOVES, Place, beside, joined, moved
 from jaxinit._reading._regions import is_outer
 from jaxinit._reading._rows import rows_together
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
-from jaxinit._reading._units import Analysis
 
 _SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 

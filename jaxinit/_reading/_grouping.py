@@ -1,4 +1,4 @@
-"""From uses to units: parts of a leaf that share elements are scaled together, and some not at all."""
+"""From uses to weights: parts of a leaf that share elements are scaled together, and some not at all."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -6,54 +6,56 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxinit._reading._layers import Read, Site, Weight
 from jaxinit._reading._origin import Factor, overlap
-from jaxinit._reading._units import Read, Site, Unit
 
 _Region: TypeAlias = tuple[tuple[int, int], ...]
 
 
-def grouped(found: Iterable[Unit], sites: Iterable[Site], reads: Sequence[Read]) -> list[Unit]:
-    """The units in order of first use, those merged that share elements, with the reasons why some keep their scale."""
-    of_leaf: dict[int, dict[Unit, _Region]] = collections.defaultdict(dict)
-    for unit in found:
-        alike = [u for leaf, own in unit.regions.items() for u, region in of_leaf[leaf].items() if overlap(region, own)]
+def grouped(found: Iterable[Weight], sites: Iterable[Site], reads: Sequence[Read]) -> list[Weight]:
+    """The weights in order of first use; those that share elements are merged, and some must keep their scale."""
+    of_leaf: dict[int, dict[Weight, _Region]] = collections.defaultdict(dict)
+    for weight in found:
+        alike = [
+            u for leaf, own in weight.regions.items() for u, region in of_leaf[leaf].items() if overlap(region, own)
+        ]
         for other in dict.fromkeys(alike):
-            unit.refused = unit.refused or other.refused
-            if other.stack != unit.stack or any(other.region[f.axis] != unit.region[f.axis] for f in unit.stack):
-                unit.refused = unit.refused or _clash(unit.stack, other.stack)
+            weight.refused = weight.refused or other.refused
+            if other.stack != weight.stack or any(other.region[f.axis] != weight.region[f.axis] for f in weight.stack):
+                weight.refused = weight.refused or _clash(weight.stack, other.stack)
                 # One state for all of it, since the states of one use's slices would be of no use to the other.
-                unit.stack, unit.order = (), np.zeros((), int)
-            regions = {**other.regions, **unit.regions}
-            for leaf in other.regions.keys() & unit.regions.keys():
-                regions[leaf] = _hull(other.regions[leaf], unit.regions[leaf])
-            unit.region, unit.members = regions.pop(unit.leaf), regions
+                weight.stack, weight.order = (), np.zeros((), int)
+            regions = {**other.regions, **weight.regions}
+            for leaf in other.regions.keys() & weight.regions.keys():
+                regions[leaf] = _hull(other.regions[leaf], weight.regions[leaf])
+            weight.region, weight.members = regions.pop(weight.leaf), regions
             for site in other.sites:
                 for part in site.parts:
-                    if part.unit is other:
-                        part.unit = unit
-            unit.sites = list(dict.fromkeys([*other.sites, *unit.sites]))
+                    if part.weight is other:
+                        part.weight = weight
+            weight.sites = list(dict.fromkeys([*other.sites, *weight.sites]))
             for leaf in other.regions:
                 del of_leaf[leaf][other]
-        for leaf, own in unit.regions.items():
-            of_leaf[leaf][unit] = own
-    units = list(dict.fromkeys(unit for alike in of_leaf.values() for unit in alike))
+        for leaf, own in weight.regions.items():
+            of_leaf[leaf][weight] = own
+    weights = list(dict.fromkeys(weight for alike in of_leaf.values() for weight in alike))
     order = {site: i for i, site in enumerate(sites)}
-    for unit in units:
-        unit.sites.sort(key=order.__getitem__)
+    for weight in weights:
+        weight.sites.sort(key=order.__getitem__)
     for leaf, origin, degree, position, _ in reads:
-        for unit, region in of_leaf[leaf].items():
+        for weight, region in of_leaf[leaf].items():
             if origin and not overlap(origin.region, region):
                 continue
             if degree is None:
-                unit.refused = unit.refused or "elsewhere the program uses it in a way that is not homogeneous"
-            elif position <= order[unit.sites[0]]:
-                unit.refused = unit.refused or "the program reads it before the first layer that uses it"
-            elif origin and origin.stack != unit.stack and _unflipped(origin.stack) == _unflipped(unit.stack):
-                unit.refused = unit.refused or _clash(unit.stack, origin.stack)
-    units.sort(key=lambda unit: (order[unit.sites[0]], unit.sites[0].parts.index(unit.first_part)))
-    for index, unit in enumerate(units):
-        unit.index = index
-    return units
+                weight.refused = weight.refused or "elsewhere the program uses it in a way that is not homogeneous"
+            elif position <= order[weight.sites[0]]:
+                weight.refused = weight.refused or "the program reads it before the first layer that uses it"
+            elif origin and origin.stack != weight.stack and _unflipped(origin.stack) == _unflipped(weight.stack):
+                weight.refused = weight.refused or _clash(weight.stack, origin.stack)
+    weights.sort(key=lambda weight: (order[weight.sites[0]], weight.sites[0].parts.index(weight.first_part)))
+    for index, weight in enumerate(weights):
+        weight.index = index
+    return weights
 
 
 def _hull(a: _Region, b: _Region) -> _Region:

@@ -6,8 +6,8 @@ and what comes out. Hu et al., 2021, "LoRA" (arXiv:2106.09685).
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, programs_of
+from jaxinit._reading._layers import Site
 from jaxinit._reading._rules import rule_of
-from jaxinit._reading._units import Site
 
 
 def low_rank_pairs(flow: Flow) -> list[tuple[Site, Site]]:

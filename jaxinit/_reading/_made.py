@@ -8,27 +8,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._units import Analysis, Unit
+from jaxinit._reading._layers import Analysis, Weight
 from jaxinit._typing import Array
 
 _Steps: TypeAlias = Mapping[ir.Scan, int]
 
 
-def is_made(unit: Unit) -> bool:
+def is_made(weight: Weight) -> bool:
     """Whether the weight of a layer is something else than elements of one leaf."""
-    part = unit.first_part
-    return bool(unit.members) or part.origin is None or not part.origin.exact
+    part = weight.first_part
+    return bool(weight.members) or part.origin is None or not part.origin.exact
 
 
-def weights_made(analysis: Analysis, unit: Unit, leaves: Sequence[Any]) -> list[list[Array]] | None:
-    """For each slice of a unit, in the order in which loops walk along it, the weights that its first layer takes.
+def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> list[list[Array]] | None:
+    """For each slice of a weight, in the order in which loops walk along it, the weights that its first layer takes.
 
     None where they depend on more than parameters and constants.
     """
     values = Made(analysis, leaves)
-    atoms = [entry.atom for entry in unit.sites[0].entries]
+    atoms = [entry.atom for entry in weight.sites[0].entries]
     loops = values.loops_around(atoms[0])
-    walked = loops[len(loops) - len(unit.stack) :] if unit.stack else []
+    walked = loops[len(loops) - len(weight.stack) :] if weight.stack else []
     slices = []
     for steps in itertools.product(*(range(loop.length) for loop in walked)):
         at = dict.fromkeys(loops, 0) | dict(zip(walked, steps, strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import programs_of
-from jaxinit._reading._units import Analysis
+from jaxinit._reading._layers import Analysis
 
 _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_window_sum", "psum")
 _ROOTS = ir.family("sqrt", "rsqrt", "pow")

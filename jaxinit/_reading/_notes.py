@@ -4,8 +4,8 @@ from collections.abc import Sequence, Set
 
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._layers import Read, Site
 from jaxinit._reading._regions import is_outer
-from jaxinit._reading._units import Read, Site
 from jaxinit._reading._weights import UNSCALABLE
 
 _JOINED = "data multiplies it joined with others, element by element"
@@ -29,7 +29,7 @@ class Notes:
         self.reads: list[Read] = []
         self.recording = True
 
-    def meeting(
+    def activation_input(
         self,
         equation: ir.Equation,
         arguments: list[Dependence],

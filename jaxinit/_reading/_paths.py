@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._units import Analysis, Site
+from jaxinit._reading._layers import Analysis, Site
 
 _Window: TypeAlias = dict[int, bool | None]
 """Equations by number, and whether layers lie between a value and them; None for those not computed from it."""

@@ -16,9 +16,9 @@ from jaxinit._reading._cells import BiasLink, Cell, cells
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._flow import Flow, follow_cuts, programs_of, site_start, steps
 from jaxinit._reading._following import Onward, onward
+from jaxinit._reading._layers import Analysis, Part, Site, Weight
 from jaxinit._reading._origin import FOREIGN, Factor
 from jaxinit._reading._residual import Skip
-from jaxinit._reading._units import Analysis, Part, Site, Unit
 from jaxinit._reading._views import view
 
 _SEVERAL = Onward(None, 1.0)
@@ -53,14 +53,14 @@ class Structure:
     Attributes:
       attentions, cells: see there.
       encoder: the layers that cross attention takes its memory from.
-      weights: unit → its portions; units without a role, of which nothing is cut, are left out.
+      weights: weight → its portions; weights without a role, of which nothing is cut, are left out.
       biases: leaf → the portions of a bias that belong to gates.
     """
 
     attentions: tuple[Attention, ...]
     cells: tuple[Cell, ...]
     encoder: frozenset[Site]
-    weights: dict[Unit, tuple[Portion, ...]]
+    weights: dict[Weight, tuple[Portion, ...]]
     biases: dict[int, tuple[Portion, ...]]
 
 
@@ -68,15 +68,15 @@ def structure(flow: Flow, connections: Sequence[Skip], leaves: Sequence[Any] = (
     """Finds attention, recurrent cells and gated units, and what they make of every weight."""
     analysis = flow.analysis
     heads, recurrent = attentions(flow, connections), cells(flow)
-    weights: dict[Unit, tuple[Portion, ...]] = {}
+    weights: dict[Weight, tuple[Portion, ...]] = {}
     named = _named_blocks(heads, recurrent)
     others = [s for s in analysis.sites.values() if s not in named]
     gated = _gated_blocks(flow, others, leaves)
-    for unit in analysis.units:
-        found = _portions(analysis, unit, named.get(unit.sites[0], []), recurrent)
-        blocks = _blocks_of(analysis, unit, gated.get(unit.sites[0], []))
+    for weight in analysis.weights:
+        found = _portions(analysis, weight, named.get(weight.sites[0], []), recurrent)
+        blocks = _blocks_of(analysis, weight, gated.get(weight.sites[0], []))
         if found or blocks:
-            weights[unit] = found or blocks
+            weights[weight] = found or blocks
     biases: dict[int, list[Portion]] = {}
     for i, cell in enumerate(recurrent):
         for link in cell.biases:
@@ -101,19 +101,19 @@ def _named_blocks(heads: Sequence[Attention], recurrent: Sequence[Cell]) -> dict
 
 
 def _portions(
-    analysis: Analysis, unit: Unit, named: Sequence[_Named], recurrent: Sequence[Cell]
+    analysis: Analysis, weight: Weight, named: Sequence[_Named], recurrent: Sequence[Cell]
 ) -> tuple[Portion, ...]:
-    site = unit.sites[0]
+    site = weight.sites[0]
     rows = next((c.state_rows[site] for c in recurrent if site in c.state_rows), None)
     cell = next((i for i, c in enumerate(recurrent) if site in c.state_rows or site in c.inputs), None)
     found: dict[tuple[int, ...], Portion] = {}
     for role, block, shift in named:
-        columns = _columns(analysis, site, unit.first_part, block)
+        columns = _columns(analysis, site, weight.first_part, block)
         if columns and (columns not in found or found[columns].role is None):
             found[columns] = Portion(role, columns, rows, cell, shift)
     count = max((len(columns) for columns in found), default=0)
     parts = _partition(list(found.values()))
-    if len(parts) == 1 and len(parts[0].places or ()) == count == _column_count(unit):
+    if len(parts) == 1 and len(parts[0].places or ()) == count == _column_count(weight):
         parts = (dataclasses.replace(parts[0], places=None),)
     return tuple(p for p in parts if p.role or p.cell is not None or p.places)
 
@@ -138,18 +138,18 @@ def _gated_blocks(flow: Flow, sites: Sequence[Site], leaves: Sequence[Any]) -> d
     return found
 
 
-def _blocks_of(analysis: Analysis, unit: Unit, blocks: Sequence[tuple[Block, Onward]]) -> tuple[Portion, ...]:
+def _blocks_of(analysis: Analysis, weight: Weight, blocks: Sequence[tuple[Block, Onward]]) -> tuple[Portion, ...]:
     """The blocks of a fused weight, if they go on as different functions and no column is in two or in none."""
     chosen: dict[tuple[int, ...], Onward] = {}
     for block, own in blocks:
-        columns = _columns(analysis, unit.sites[0], unit.first_part, block)
+        columns = _columns(analysis, weight.sites[0], weight.first_part, block)
         if columns and (columns not in chosen or own == chosen[columns]):
             chosen[columns] = own
         elif columns:
             chosen[columns] = _SEVERAL
     portions = _partition([Portion(None, columns, onward=own) for columns, own in chosen.items()])
     places = [i for p in portions for i in p.places or ()]
-    complete = len(portions) > 1 and sorted(places) == list(range(_column_count(unit)))
+    complete = len(portions) > 1 and sorted(places) == list(range(_column_count(weight)))
     return portions if complete and len({p.onward for p in portions}) > 1 else ()
 
 
@@ -166,17 +166,17 @@ def _partition(portions: Sequence[Portion]) -> tuple[Portion, ...]:
     return tuple(sorted(smallest, key=lambda p: p.places or ()))
 
 
-def _column_count(unit: Unit) -> int:
-    found = view(unit)
+def _column_count(weight: Weight) -> int:
+    found = view(weight)
     return 0 if found is None else math.prod(found.shape[a] for a in found.out_axes)
 
 
 def _columns(analysis: Analysis, site: Site, part: Part, block: Block) -> tuple[int, ...] | None:
     """The columns of a weight that make a part of the output, in the order in which weights are drawn."""
-    axes, origin = view(part.unit), part.origin
+    axes, origin = view(part.weight), part.origin
     if axes is None or origin is None or any(f.axis == FOREIGN for d in site.geometry.out_dims for f in origin.dims[d]):
         return None
-    region = [stop - start for start, stop in part.unit.region]
+    region = [stop - start for start, stop in part.weight.region]
     strides = _strides(region)
     segments = analysis.of(site.weight).segments
     offsets, chosen = np.zeros(1, np.int64), np.ones(1, bool)

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Sequence
 
 from jaxinit import _program as ir
-from jaxinit._reading._units import Analysis
+from jaxinit._reading._layers import Analysis
 
 
 def leaves_of_outputs(analysis: Analysis, count: int, *, frozen: bool = False) -> list[int]:

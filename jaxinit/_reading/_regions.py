@@ -14,10 +14,10 @@ from typing import TypeAlias
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
+from jaxinit._reading._layers import Entry
 from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._origin import FOREIGN, Factor, Origin, overlap
 from jaxinit._reading._rules import Move, cuts, rule_of
-from jaxinit._reading._units import Entry
 
 _Of: TypeAlias = Callable[[ir.Atom], Dependence]
 _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]

@@ -19,9 +19,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from jaxinit import _program as ir
+from jaxinit._reading._layers import Analysis, Site
 from jaxinit._reading._paths import After, Branch
 from jaxinit._reading._sums import Sums
-from jaxinit._reading._units import Analysis, Site
 
 
 @dataclasses.dataclass(frozen=True)

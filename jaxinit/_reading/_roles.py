@@ -14,11 +14,11 @@ from jaxinit._reading._bias import varying_dims
 from jaxinit._reading._decays import multiplies_state, paces_state
 from jaxinit._reading._evidence import Evidence, LeafRole, Use, is_of_integers
 from jaxinit._reading._flow import Flow, Followed, follow_move
+from jaxinit._reading._layers import Site
 from jaxinit._reading._neutral import neutral_value
 from jaxinit._reading._products import Product, depends_on
 from jaxinit._reading._residual import Skip
 from jaxinit._reading._slices import roles_of_slices
-from jaxinit._reading._units import Site
 
 KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale", "low-rank factor"})
 """Roles of leaves whose value says more than any draw could."""
@@ -52,7 +52,7 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
         return quantised
     if evidence.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
         return LeafRole("kernel", _mingled.REASON)
-    if any(len(unit.factors_with(leaf)) > 1 for unit in evidence.analysis.units):
+    if any(len(weight.factors_with(leaf)) > 1 for weight in evidence.analysis.weights):
         return LeafRole("low-rank factor", "a factor of what is added to a weight")
     others = [use for use in uses if not evidence.is_weight(use)]
     found = [_of_use(evidence, use) for use in others]
@@ -261,7 +261,7 @@ def _kernel(evidence: Evidence, use: Use) -> LeafRole | None:
     if use.equation.primitive not in ir.CONTRACTIONS or sum(n > 1 for n in evidence.shapes[use.leaf]) < 2:
         return None
     site = evidence.site_of.get((use.equation, use.place))
-    if site is not None and any(evidence.shapes[part.unit.leaf] == evidence.shapes[use.leaf] for part in site.parts):
+    if site is not None and any(evidence.shapes[part.weight.leaf] == evidence.shapes[use.leaf] for part in site.parts):
         return LeafRole("kernel", "one of two factors of a kernel")
     if use.degree == 0 or evidence.products.normalises_itself(use.atom):
         return LeafRole("kernel", "a kernel that is divided by its own norm")

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 from jaxinit import _program as ir
+from jaxinit._reading._layers import Analysis
 from jaxinit._reading._normalizations import normalizations_of
 from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._paths import Branch, Paths
-from jaxinit._reading._units import Analysis
 
 _SUMS = (ir.add_p, ir.add_any_p)
 _MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.neg_p, ir.broadcast_p, ir.pad_p})
@@ -173,8 +173,8 @@ class Sums(Paths):
         ends = {self.index[t] for t in terms}
         for term, branch in branches:
             if len(ends & branch.members) > 1:
-                units = [part.unit for site in branch.after for part in site.parts]
-                if len(set(units)) < len(units) and self.index[term] in ends:
+                weights = [part.weight for site in branch.after for part in site.parts]
+                if len(set(weights)) < len(weights) and self.index[term] in ends:
                     return True
         return False
 
@@ -185,7 +185,7 @@ class Sums(Paths):
             return True
         if any(e.primitive in _MIXING or self._shifts(i) for i, e in zip(branch.members, equations, strict=True)):
             return True
-        units = {part.unit for site in branch.after for part in site.parts}
+        weights = {part.weight for site in branch.after for part in site.parts}
         carried = self.carried - {root}
         seen: set[ir.Atom] = {root}
         pending = [term]
@@ -202,7 +202,7 @@ class Sums(Paths):
             site = self.analysis.sites.get(self.program.equations[i])
             if i not in branch.members and site is not None:
                 # A layer of another step: the same weights made what the branch takes from elsewhere.
-                if any(part.unit in units for part in site.parts):
+                if any(part.weight in weights for part in site.parts):
                     return True
                 continue
             if atom in self.known and i not in branch.members:

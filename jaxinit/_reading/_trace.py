@@ -13,13 +13,14 @@ from jaxinit import _program as ir
 from jaxinit._calls import calling
 from jaxinit._checks import check_no_module, is_module
 from jaxinit._program import rolled, unrolled, with_stacks
-from jaxinit._reading._activated import Meeting, meetings
+from jaxinit._reading._activated import ActivationInput, activation_inputs
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._evidence import LeafRole
 from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._following import Onward, onward
+from jaxinit._reading._layers import Analysis, Site, Weight
 from jaxinit._reading._onwards import Onwards
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._portions import Structure, structure
@@ -27,8 +28,7 @@ from jaxinit._reading._residual import Membership, Skip, memberships
 from jaxinit._reading._roles import leaf_roles
 from jaxinit._reading._rules import rule_of
 from jaxinit._reading._table import UNREAD, Layer, Layers, Unvisited
-from jaxinit._reading._units import Analysis, Site, Unit
-from jaxinit._reading._views import grouped_factors, stacked_size, unit_name, view
+from jaxinit._reading._views import grouped_factors, stacked_size, view, weight_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,12 +60,12 @@ class Traced:
         return structure(self.flow, self.skips, self.leaves)
 
     @functools.cached_property
-    def meetings(self) -> dict[Unit, list[Meeting]]:
-        """Where activations take what the units make."""
-        return meetings(self.flow, self.leaves)
+    def activation_inputs(self) -> dict[Weight, list[ActivationInput]]:
+        """Where activations take what the weights make."""
+        return activation_inputs(self.flow, self.leaves)
 
     @functools.cached_property
-    def depths(self) -> dict[Unit, list[Depth]]:
+    def depths(self) -> dict[Weight, list[Depth]]:
         """How deep the layers lie, one after the other for the slices of a stack."""
         return depths(self.flow)
 
@@ -157,31 +157,31 @@ def layers_of(traced: Traced) -> Layers:
     analysis = traced.analysis
     members = memberships(traced.skips)
     home = _homes(analysis.program)
-    rows = tuple(_row(traced, unit, members, home) for unit in analysis.units)
+    rows = tuple(_row(traced, weight, members, home) for weight in analysis.weights)
     opaque = dict.fromkeys(analysis.opaque)
     floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
-    used = analysis.read_leaves.union(*(unit.regions for unit in analysis.units))
+    used = analysis.read_leaves.union(*(weight.regions for weight in analysis.weights))
     unused = tuple(path for i, path in enumerate(traced.paths) if floating[i] and i not in used)
-    known = {leaf for leaf, _ in opaque}.union(*(unit.regions for unit in analysis.units))
+    known = {leaf for leaf, _ in opaque}.union(*(weight.regions for weight in analysis.weights))
     matrices = [i for i in sorted(used - known) if floating[i] and sum(n > 1 for n in traced.shapes[i]) > 1]
     unknown = [(i, traced.roles[i].reason) for i in matrices if traced.roles[i].name == "unknown"]
     unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in (*opaque, *unknown))
     return Layers(rows, unvisited, unused)
 
 
-def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
-    site = unit.sites[0]
-    roles, axes, member = site.geometry, view(unit), members.get(site)
-    following = _following(traced, unit, home[site.finish])
+def _row(traced: Traced, weight: Weight, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
+    site = weight.sites[0]
+    roles, axes, member = site.geometry, view(weight), members.get(site)
+    following = _following(traced, weight, home[site.finish])
     return Layer(
-        path=traced.paths[unit.leaf],
-        paths=tuple(traced.paths[leaf] for leaf in unit.regions),
-        name=unit_name(traced.paths, unit, traced.shapes),
+        path=traced.paths[weight.leaf],
+        paths=tuple(traced.paths[leaf] for leaf in weight.regions),
+        name=weight_name(traced.paths, weight, traced.shapes),
         kind=roles.kind,
-        shape=tuple(stop - start for start, stop in unit.region),
-        region=unit.region,
+        shape=tuple(stop - start for start, stop in weight.region),
+        region=weight.region,
         fan_in=roles.fan_in * site.makes,
-        fan_out=_shared_out(unit.first_part.fan_out, _members(unit)),
+        fan_out=_shared_out(weight.first_part.fan_out, _members(weight)),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,
@@ -189,15 +189,15 @@ def _row(traced: Traced, unit: Unit, members: dict[Site, Membership], home: dict
         out_axes=axes.out_axes if axes else None,
         batch_axes=axes.batch_axes if axes else None,
         stack_axes=axes.stack_axes if axes else None,
-        stacked=stacked_size(unit),
-        uses=unit.uses,
+        stacked=stacked_size(weight),
+        uses=weight.uses,
         activation=following.activation,
         skip=member.skip if member else None,
         position=member.position if member else None,
         branch_length=member.length if member else None,
-        role=_role(traced, unit),
+        role=_role(traced, weight),
         has_bias=site.bias is not None,
-        note=unit.refused or (_unread(traced, site) if following.activation is None else None),
+        note=weight.refused or (_unread(traced, site) if following.activation is None else None),
         multiplier=following.multiplier,
     )
 
@@ -224,9 +224,9 @@ def _unread(traced: Traced, site: Site) -> str | None:
     return None if primitive is None else f"{UNREAD}: its output enters {primitive}, whose program is not read"
 
 
-def _members(unit: Unit) -> list[int]:
+def _members(weight: Weight) -> list[int]:
     """How many weights meet the same data, along each factor of the leaf; groups of a convolution meet their own."""
-    part, roles = unit.first_part, unit.sites[0].geometry
+    part, roles = weight.first_part, weight.sites[0].geometry
     groups: list[Factor] = []
     if part.origin is not None and roles.feature_group_count > 1:
         groups = [f for d in roles.out_dims for f in grouped_factors(part.origin.dims[d], roles.feature_group_count)]
@@ -239,30 +239,30 @@ def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
     return fan_out // count if fan_out % count == 0 else fan_out / count
 
 
-def _following(traced: Traced, unit: Unit, program: ir.Program) -> Onward:
-    site = unit.sites[0]
+def _following(traced: Traced, weight: Weight, program: ir.Program) -> Onward:
+    site = weight.sites[0]
     features = [site.placed[d] for d in site.geometry.out_dims if d in site.placed]
     value = site.finish.outputs[0]
     found = onward(traced.analysis, program, value, traced.leaves, through=True, features=features)
     # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
-    return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, unit)) else found
+    return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, weight)) else found
 
 
-def weight_growth(traced: Traced, unit: Unit) -> float:
+def weight_growth(traced: Traced, weight: Weight) -> float:
     """By how much the standard deviation grows in the product that takes a layer's output as a weight; else 1."""
-    site = unit.sites[0]
+    site = weight.sites[0]
     if site.makes == 1:
         return 1.0
-    following = _following(traced, unit, _homes(traced.analysis.program)[site.finish])
+    following = _following(traced, weight, _homes(traced.analysis.program)[site.finish])
     return float(math.sqrt(site.makes) * following.multiplier)
 
 
-def _role(traced: Traced, unit: Unit) -> str | None:
-    return ", ".join(_roles(traced, unit)) or None
+def _role(traced: Traced, weight: Weight) -> str | None:
+    return ", ".join(_roles(traced, weight)) or None
 
 
-def _roles(traced: Traced, unit: Unit) -> list[str]:
-    return list(dict.fromkeys(p.role for p in traced.structure.weights.get(unit, ()) if p.role))
+def _roles(traced: Traced, weight: Weight) -> list[str]:
+    return list(dict.fromkeys(p.role for p in traced.structure.weights.get(weight, ()) if p.role))
 
 
 def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:

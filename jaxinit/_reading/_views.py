@@ -1,4 +1,4 @@
-"""A unit's part of its leaf as an array with one axis for each role: input, output, batch, stack.
+"""A weight's part of its leaf as an array with one axis for each role: input, output, batch, stack.
 
 The factors of an origin name runs of the leaf's axes. A view reshapes the part so that each factor is an axis of its
 own, which is how scales are spread over a leaf and how its matrices are found.
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
+from jaxinit._reading._layers import Analysis, Weight
 from jaxinit._reading._origin import FOREIGN, Factor
-from jaxinit._reading._units import Analysis, Unit
 from jaxinit._typing import Array
 
 
@@ -27,28 +27,32 @@ class View:
     stack_axes: tuple[int, ...]
 
 
-def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> tuple[Factor, ...]:
-    """The factors along which the scale of a unit varies: independent weights, and channels if asked for.
+def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False) -> tuple[Factor, ...]:
+    """The factors along which the scale of a weight varies: independent weights, and channels if asked for.
 
     A weight of several leaves has one scale for all of them, unless they are alike.
 
-    Every place that reads the unit must be able to say where these factors lie; those that one cannot are left out,
-    and the unit has one scale along them.
+    Every place that reads the weight must be able to say where these factors lie; those that one cannot are left out,
+    and the weight has one scale along them.
     """
-    shapes = {tuple(stop - start for start, stop in region) for region in unit.regions.values()}
+    shapes = {tuple(stop - start for start, stop in region) for region in weight.regions.values()}
     if len(shapes) > 1:
         return ()
-    origins = [part.origin for site in unit.sites for part in site.parts if part.unit is unit]
-    origins += [read.origin for read in analysis.reads if read.leaf in unit.regions and read.degree is not None]
+    origins = [part.origin for site in weight.sites for part in site.parts if part.weight is weight]
+    origins += [read.origin for read in analysis.reads if read.leaf in weight.regions and read.degree is not None]
     wanted: list[Factor] | None = None
-    for site in unit.sites:
+    for site in weight.sites:
         for part in site.parts:
-            if part.unit is not unit:
+            if part.weight is not weight:
                 continue
             # The channels of a depthwise convolution are one layer.
             if site.geometry.kind == "depthwise" and not per_channel:
                 return ()
-            if part.origin is None or part.origin.region != unit.region or len(unit.stack) != len(part.origin.stack):
+            if (
+                part.origin is None
+                or part.origin.region != weight.region
+                or len(weight.stack) != len(part.origin.stack)
+            ):
                 return ()
             roles = site.geometry.batch_dims + (site.geometry.out_dims if per_channel else ())
             here = [f for d in roles if d in site.placed for f in part.origin.dims[d] if f.axis != FOREIGN]
@@ -59,12 +63,12 @@ def scale_factors(analysis: Analysis, unit: Unit, per_channel: bool = False) -> 
     return tuple(f for f in wanted if all(found is not None and f in found for found in present))
 
 
-def view(unit: Unit) -> View | None:
-    """The roles of a unit's axes at its first use; None where the program does not tell."""
-    origin, roles = unit.first_part.origin, unit.sites[0].geometry
-    if origin is None or origin.region != unit.region or roles.kind == "embed":
+def view(weight: Weight) -> View | None:
+    """The roles of a weight's axes at its first use; None where the program does not tell."""
+    origin, roles = weight.first_part.origin, weight.sites[0].geometry
+    if origin is None or origin.region != weight.region or roles.kind == "embed":
         return None
-    role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(unit.stack, "stack")
+    role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(weight.stack, "stack")
     for d, dim in enumerate(origin.dims):
         name = (
             "in" if d in roles.in_dims else "out" if d in roles.out_dims else "batch" if d in roles.batch_dims else ""
@@ -83,8 +87,8 @@ def view(unit: Unit) -> View | None:
             size = whole.size // roles.feature_group_count
             role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
             rest = [whole._replace(size=size)] if size > 1 else []
-        role |= {f: "batch" if f in unit.first_part.ensemble else name for f in rest}
-    axes = [f for axis, (start, stop) in enumerate(unit.region) for f in axis_factors(axis, stop - start, list(role))]
+        role |= {f: "batch" if f in weight.first_part.ensemble else name for f in rest}
+    axes = [f for axis, (start, stop) in enumerate(weight.region) for f in axis_factors(axis, stop - start, list(role))]
     if any(f not in role for f in axes):
         return None
     by_role = {
@@ -113,11 +117,11 @@ def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:
     return [*result, Factor(axis, extent, 1)] if extent > 1 else result
 
 
-def spread_over_leaf(unit: Unit, factors: tuple[Factor, ...], scales: Array) -> Array:
-    """The scales of a unit, stacked dimensions first, as an array that broadcasts against its part of the leaf."""
-    known = [*unit.stack, *factors]
+def spread_over_leaf(weight: Weight, factors: tuple[Factor, ...], scales: Array) -> Array:
+    """The scales of a weight, stacked dimensions first, as an array that broadcasts against its part of the leaf."""
+    known = [*weight.stack, *factors]
     scales = in_order_of_leaf(scales.reshape([f.size for f in known]), known)
-    dims = [axis_factors(axis, stop - start, known) for axis, (start, stop) in enumerate(unit.region)]
+    dims = [axis_factors(axis, stop - start, known) for axis, (start, stop) in enumerate(weight.region)]
     return spread(scales, known, dims)
 
 
@@ -127,56 +131,56 @@ def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
     return jnp.flip(x, flipped) if flipped else x
 
 
-def slice_places(unit: Unit) -> Iterator[tuple[int, ...]]:
-    """Where in its leaf each slice of a stacked unit lies, in the order in which the program has them."""
-    return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in unit.stack))
+def slice_places(weight: Weight) -> Iterator[tuple[int, ...]]:
+    """Where in its leaf each slice of a stacked weight lies, in the order in which the program has them."""
+    return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in weight.stack))
 
 
-def per_slice(part: Array, unit: Unit) -> Array:
-    """A unit's part of its leaf with the stacked dimensions first, and all others as one."""
+def per_slice(part: Array, weight: Weight) -> Array:
+    """A weight's part of its leaf with the stacked dimensions first, and all others as one."""
     factors = [
-        f for a, (start, stop) in enumerate(unit.region) for f in axis_factors(a, stop - start, list(unit.stack))
+        f for a, (start, stop) in enumerate(weight.region) for f in axis_factors(a, stop - start, list(weight.stack))
     ]
-    order = [factors.index(f) for f in unit.stack]
+    order = [factors.index(f) for f in weight.stack]
     order += [i for i in range(len(factors)) if i not in order]
-    sizes = [f.size for f in unit.stack]
+    sizes = [f.size for f in weight.stack]
     slices = jnp.transpose(part.reshape([f.size for f in factors]), order).reshape(*sizes, -1)
-    return in_order_of_leaf(slices, unit.stack)
+    return in_order_of_leaf(slices, weight.stack)
 
 
-def part_of(leaf: Array, unit: Unit) -> Array:
-    """The part of a leaf that a unit is."""
-    return leaf[tuple(slice(start, stop) for start, stop in unit.region)]
+def part_of(leaf: Array, weight: Weight) -> Array:
+    """The part of a leaf that a weight is."""
+    return leaf[tuple(slice(start, stop) for start, stop in weight.region)]
 
 
-def other_factors(unit: Unit) -> list[int]:
+def other_factors(weight: Weight) -> list[int]:
     """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
-    degrees = unit.first_part.dependence.degrees
-    return [leaf for leaf, degree in degrees.items() if degree == 1 and leaf not in unit.regions]
+    degrees = weight.first_part.dependence.degrees
+    return [leaf for leaf, degree in degrees.items() if degree == 1 and leaf not in weight.regions]
 
 
-def with_part(leaf: Array, unit: Unit, part: Array) -> Array:
-    """The leaf with another part in the place of a unit."""
+def with_part(leaf: Array, weight: Weight, part: Array) -> Array:
+    """The leaf with another part in the place of a weight."""
     if part.shape == leaf.shape:
         return part
-    return leaf.at[tuple(slice(start, stop) for start, stop in unit.region)].set(part)
+    return leaf.at[tuple(slice(start, stop) for start, stop in weight.region)].set(part)
 
 
-def unit_name(paths: Sequence[str], unit: Unit, shapes: Sequence[Sequence[int]]) -> str:
-    """The path of a unit's leaf, or of all leaves that make it, and which parts of them they are, if not all."""
-    return " + ".join(part_name(paths[leaf], unit.seen_in(leaf), shapes[leaf]) for leaf in unit.regions)
+def weight_name(paths: Sequence[str], weight: Weight, shapes: Sequence[Sequence[int]]) -> str:
+    """The path of a weight's leaf, or of all leaves that make it, and which parts of them they are, if not all."""
+    return " + ".join(part_name(paths[leaf], weight.seen_in(leaf), shapes[leaf]) for leaf in weight.regions)
 
 
-def part_name(path: str, unit: Unit, shape: Sequence[int]) -> str:
-    """The path of a unit's leaf, and which part of the leaf it is, if not all."""
-    if all(stop - start == n for (start, stop), n in zip(unit.region, shape, strict=True)):
+def part_name(path: str, weight: Weight, shape: Sequence[int]) -> str:
+    """The path of a weight's leaf, and which part of the leaf it is, if not all."""
+    if all(stop - start == n for (start, stop), n in zip(weight.region, shape, strict=True)):
         return path
-    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in unit.region)}]"
+    return f"{path}[{', '.join(f'{start}:{stop}' for start, stop in weight.region)}]"
 
 
-def stacked_size(unit: Unit) -> int:
+def stacked_size(weight: Weight) -> int:
     """How many slices a surrounding scan walks through."""
-    return math.prod(f.size for f in unit.stack)
+    return math.prod(f.size for f in weight.stack)
 
 
 def spread(scales: Array, factors: Sequence[Factor], dims: Sequence[Sequence[Factor]]) -> Array:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._layers import Weight
 from jaxinit._reading._origin import Factor
-from jaxinit._reading._units import Unit
 
 UNSCALABLE = (
     "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
@@ -31,7 +31,7 @@ class Weights:
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]):
         self.shapes = shapes
-        self.units: dict[Hashable, Unit] = {}
+        self.weights: dict[Hashable, Weight] = {}
 
     def leaf_of(self, value: Dependence) -> int | None:
         """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
@@ -63,7 +63,7 @@ class Weights:
             chosen.append(max(own, key=self._size_of(value)))
         return tuple(dict.fromkeys(sorted(chosen, key=self._size_of(value), reverse=True)))
 
-    def unit(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[Loop, ...], recording: bool) -> Unit:
+    def weight(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[Loop, ...], recording: bool) -> Weight:
         """The part of these leaves that a value is made of, new or met before."""
         leaf, *others = leaves
         origin = value.origins.get(leaf)
@@ -72,19 +72,19 @@ class Weights:
         stack = origin.stack if origin else ()
         members = {other: self.region_of(other, value) for other in others}
         key = leaf, region, stack, frozenset(members.items())
-        unit = self.units.get(key)
-        if unit is None:
-            unit = Unit(leaf, region, stack, _order(stack, walks), members=members)
+        weight = self.weights.get(key)
+        if weight is None:
+            weight = Weight(leaf, region, stack, _order(stack, walks), members=members)
             stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
             if origin is None and walks:
-                unit.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
+                weight.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
             elif len({tuple(f.size for f in found) for found in stacks}) > 1:
-                unit.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
+                weight.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
             elif not value.terms and value.degree(leaf) != 1:
-                unit.refused = UNSCALABLE[value.degree(leaf) == 0]
+                weight.refused = UNSCALABLE[value.degree(leaf) == 0]
             if recording:
-                self.units[key] = unit
-        return unit
+                self.weights[key] = weight
+        return weight
 
     def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
         """The part of a leaf that a value is made of; all of it where that is not known."""

@@ -280,14 +280,16 @@ def _of_program(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) ->
     drawn = {row.path: row for row in report.rows}
     leaves = jax.tree.leaves(new)
     rows = []
-    for (layer, unit), pieces in zip(model.layers, model.pieces, strict=True):
-        row = drawn.get(layer.name) or drawn[pieces[0].layer.name]
-        old = model.traced.leaves[unit.leaf]
+    for (layer, weight), matrices in zip(model.layers, model.matrices, strict=True):
+        row = drawn.get(layer.name) or drawn[matrices[0].layer.name]
+        old = model.traced.leaves[weight.leaf]
         now = (
-            None if isinstance(old, jax.ShapeDtypeStruct) else _variance(part_of(jnp.asarray(old), unit), layer.fan_in)
+            None
+            if isinstance(old, jax.ShapeDtypeStruct)
+            else _variance(part_of(jnp.asarray(old), weight), layer.fan_in)
         )
         name = layer.activation.name if layer.activation else None
-        then = _variance(part_of(leaves[unit.leaf], unit), layer.fan_in)
+        then = _variance(part_of(leaves[weight.leaf], weight), layer.fan_in)
         rows.append(LayerAdvice(layer.name, name, now, then, row.init, row.reason))
     return ModelRecommendation(found.start, found.reason, found.source, tuple(rows))
 

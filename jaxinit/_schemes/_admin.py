@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from jaxinit._initializers import glorot_uniform
 from jaxinit._lsuv import deviations
-from jaxinit._reading import Unit
+from jaxinit._reading import Weight
 from jaxinit._schemes._residual_schemes import check_branches
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 from jaxinit._typing import Array
 
@@ -39,13 +39,13 @@ class admin(Scheme):
         check_branches(self, model)
         for skip in model.traced.skips:
             if skip.shortcut is None:
-                names = [layer.name for layer, unit in model.layers if set(unit.sites) & set(skip.layers)]
+                names = [layer.name for layer, weight in model.layers if set(weight.sites) & set(skip.layers)]
                 raise MisfitError(
                     f"{self!r} needs ω ⊙ x + f(x) with a parameter ω in every skip connection, but none "
                     f"multiplies the x that the branch of {names} is added to"
                 )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
         return Rule(glorot_uniform(), "Glorot")
 
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
@@ -57,27 +57,27 @@ class admin(Scheme):
         encoder = model.traced.structure.encoder
         found: dict[int, tuple[Array, str]] = {}
         for inside in (True, False):
-            units = [
-                (skip.shortcut, _unit(model, skip.layers[-1]))
+            weights = [
+                (skip.shortcut, _weight(model, skip.layers[-1]))
                 for skip in model.traced.skips
                 if (skip.layers[-1] in encoder) == inside and skip.shortcut is not None
             ]
             before: Array = jnp.ones((), jnp.float32)
-            while units:
+            while weights:
                 # The skip connections of one scan take turns, step by step.
-                steps = max(measured[units[0][1]].size, 1)
-                group = [u for u in units if max(measured[u[1]].size, 1) == steps] if steps > 1 else units[:1]
-                units = units[len(group) :]
-                variance = jnp.stack([measured[unit].reshape(-1) ** 2 for _, unit in group], axis=1).reshape(-1)
+                steps = max(measured[weights[0][1]].size, 1)
+                group = [u for u in weights if max(measured[u[1]].size, 1) == steps] if steps > 1 else weights[:1]
+                weights = weights[len(group) :]
+                variance = jnp.stack([measured[weight].reshape(-1) ** 2 for _, weight in group], axis=1).reshape(-1)
                 totals = before + jnp.cumsum(variance) - variance
                 before = totals[-1] + variance[-1]
                 for i, (leaf, _) in enumerate(group):
-                    weights = jnp.sqrt(totals[i :: len(group)]).astype(leaves[leaf].dtype)
+                    factors = jnp.sqrt(totals[i :: len(group)]).astype(leaves[leaf].dtype)
                     shape = (steps,) + (1,) * (leaves[leaf].ndim - 1) if steps > 1 else ()
-                    new = jnp.broadcast_to(weights.reshape(shape), leaves[leaf].shape)
+                    new = jnp.broadcast_to(factors.reshape(shape), leaves[leaf].shape)
                     found[leaf] = new, "the variance of the branches before it, as measured"
         return found
 
 
-def _unit(model: Model, site: Any) -> Unit:
-    return next(unit for _, unit in model.layers if site in unit.sites)
+def _weight(model: Model, site: Any) -> Weight:
+    return next(weight for _, weight in model.layers if site in weight.sites)

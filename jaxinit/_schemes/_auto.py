@@ -5,7 +5,7 @@ import dataclasses
 from jaxinit._initializers import variance_scaling
 from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._incoming import argument_factor
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import Rule, Scheme
 
 _DIGITS = 4
@@ -40,8 +40,8 @@ class auto(Scheme):
       (arXiv:1901.09321) for the depth; Brock et al., 2021 (arXiv:2101.08692) for centred weights.
     """
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         met = model.met(layer)
         reason = (
             f"inputs of mean square {met.second_moment:.3g}"

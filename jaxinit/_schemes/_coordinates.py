@@ -129,7 +129,7 @@ def _measured(
 
     def variances(params: Any) -> Array:
         found = deviations(traced.analysis, [*jax.tree.leaves(params), *data])
-        return jnp.stack([jnp.mean(jnp.square(found[unit])) for unit in traced.analysis.units])
+        return jnp.stack([jnp.mean(jnp.square(found[weight])) for weight in traced.analysis.weights])
 
     def one_seed(params: Any) -> Array:
         def step(carry: Any, _: None) -> Any:

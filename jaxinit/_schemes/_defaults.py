@@ -15,7 +15,7 @@ from jaxinit._initializers import (
     variance_scaling,
 )
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece, Vector, transposed_features
+from jaxinit._schemes._roles import Matrix, Model, Vector, transposed_features
 from jaxinit._schemes._scheme import Rule, Scheme
 
 
@@ -43,12 +43,12 @@ class torch_default(Scheme):
     Reference: torch.nn.Linear, torch.nn.Conv2d, torch.nn.LSTM, torch.nn.Embedding.
     """
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.cell is not None:
-            bound = 1 / math.sqrt(model.hidden_size(piece.cell))
-            return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({model.hidden_size(piece.cell)})): its hidden size")
-        if transposed_features(piece.layer) is not None:
-            n = _torch_fan_in(piece.layer)
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.cell is not None:
+            bound = 1 / math.sqrt(model.hidden_size(matrix.cell))
+            return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt({model.hidden_size(matrix.cell)})): its hidden size")
+        if transposed_features(matrix.layer) is not None:
+            n = _torch_fan_in(matrix.layer)
             return Rule(uniform(n**-0.5, minval=-(n**-0.5)), f"U(±1/sqrt({n:g})): transposed, its output's features")
         return Rule(variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))")
 
@@ -83,16 +83,16 @@ class keras_default(Scheme):
 
     fused: ClassVar[bool] = True
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.meets_state:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.meets_state:
             return Rule(orthogonal(), "meets the state of a recurrent cell")
-        groups = piece.layer.feature_group_count
-        features = transposed_features(piece.layer)
+        groups = matrix.layer.feature_group_count
+        features = transposed_features(matrix.layer)
         if features is not None:
-            bound = math.sqrt(6 / (piece.layer.receptive_field * (features[0] + features[1] * groups)))
+            bound = math.sqrt(6 / (matrix.layer.receptive_field * (features[0] + features[1] * groups)))
             return Rule(uniform(bound, minval=-bound), "Glorot uniform; transposed, all taps count")
         if groups > 1:
-            bound = math.sqrt(6 / (piece.layer.fan_in + piece.layer.fan_out * groups))
+            bound = math.sqrt(6 / (matrix.layer.fan_in + matrix.layer.fan_out * groups))
             return Rule(uniform(bound, minval=-bound), "Glorot uniform; Keras's fan-out counts all groups")
         return Rule(glorot_uniform(), "Glorot uniform")
 
@@ -126,13 +126,13 @@ class flax_default(Scheme):
     Reference: flax.linen.Dense, Conv, LSTMCell, Embed.
     """
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.meets_state:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.meets_state:
             return Rule(orthogonal(), "meets the state of a recurrent cell")
-        features = transposed_features(piece.layer)
+        features = transposed_features(matrix.layer)
         if features is not None:
             n_in, n_out = features
-            counted = n_out if _is_stored_transposed(piece.layer) else n_in
+            counted = n_out if _is_stored_transposed(matrix.layer) else n_in
             # A factor, even of one: initializers by fans are drawn for the taps that a unit sees.
             return Rule(scaled(lecun_normal(), (n_in / counted) ** 0.5), "LeCun normal; transposed, all taps count")
         return Rule(lecun_normal(), "LeCun normal")

@@ -15,17 +15,17 @@ from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
 from jaxinit._reading import Layer
 from jaxinit._schemes._made_weights import drawn_mixed
-from jaxinit._schemes._roles import Piece, matrix_fan_in
+from jaxinit._schemes._roles import Matrix, matrix_fan_in
 from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a piece of a weight is drawn from, and with which key; by a scheme's rule, or as the user says."""
+    """What a matrix is drawn from, and with which key; by a scheme's rule, or as the user says."""
 
     init: Callable[..., Array]
     key: Array
-    piece: Piece
+    matrix: Matrix
     is_rule: bool = True
 
 
@@ -37,7 +37,7 @@ def key_for(key: Array, path: str) -> Array:
 def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     """A weight of a layer's shape, drawn as the layer uses it."""
     first = draws[0]
-    if layer.view is None and layer.kind != "embed" and not first.piece.is_gain and first.is_rule:
+    if layer.view is None and layer.kind != "embed" and not first.matrix.is_gain and first.is_rule:
         return drawn_mixed(first.init, first.key, layer, dtype)
     if layer.view is None or layer.in_axes is None or layer.out_axes is None:
         return draw_from(first.init, first.key, layer.shape, dtype)
@@ -52,12 +52,12 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     kernel = (*(view[a] for a in taps), n_in, n_out)
 
     def matrix(keys: Sequence[Array]) -> Array:
-        if len(draws) == 1 and first.piece.rows is None and first.piece.columns is None:
+        if len(draws) == 1 and first.matrix.rows is None and first.matrix.columns is None:
             return draw_from(_seen(first.init, layer), keys[0], kernel, dtype)
         result = jnp.zeros(kernel, dtype)
         for draw, key in zip(draws, keys, strict=True):
-            rows = np.arange(*(draw.piece.rows or (0, n_in)))
-            columns = np.arange(n_out) if draw.piece.columns is None else np.array(draw.piece.columns)
+            rows = np.arange(*(draw.matrix.rows or (0, n_in)))
+            columns = np.arange(n_out) if draw.matrix.columns is None else np.array(draw.matrix.columns)
             part = draw_from(_seen(draw.init, layer), key, (*kernel[:-2], len(rows), len(columns)), dtype)
             result = result.at[..., rows[:, None], columns].set(part)
         return result

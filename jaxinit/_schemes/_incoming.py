@@ -46,7 +46,7 @@ def incoming(
       kept: index of a leaf → its role, for those whose value stays.
       slices: index of a leaf → its numbers, for those of which slices have roles of their own.
     """
-    leaf_of = {site: unit.leaf for unit in traced.analysis.units for site in unit.sites}
+    leaf_of = {site: weight.leaf for weight in traced.analysis.weights for site in weight.sites}
 
     def variance(site: Site, met: Incoming) -> float:
         leaf = leaf_of.get(site)

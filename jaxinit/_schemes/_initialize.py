@@ -13,11 +13,11 @@ from jaxinit._initializers import constant, scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
 from jaxinit._program import is_traced
-from jaxinit._reading import FROZEN, Layer, LeafRole, Unit, other_factors, part_name, trace, with_part
+from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, other_factors, part_name, trace, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
-from jaxinit._schemes._roles import Model, Piece, Vector, roles
+from jaxinit._schemes._roles import Matrix, Model, Vector, roles
 from jaxinit._schemes._scheme import Rule, Scheme, as_scheme
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
@@ -146,10 +146,10 @@ def _check_products(model: Model, overrides: Overrides) -> None:
       ValueError: the user does not say it either.
     """
     traced = model.traced
-    for layer, unit in model.layers:
-        shape = np.shape(traced.leaves[unit.leaf])
-        for other in other_factors(unit):
-            paths = traced.paths[unit.leaf], traced.paths[other]
+    for layer, weight in model.layers:
+        shape = np.shape(traced.leaves[weight.leaf])
+        for other in other_factors(weight):
+            paths = traced.paths[weight.leaf], traced.paths[other]
             told = any(overridden(overrides, path, layer) is not None for path in paths)
             if layer.view is not None and np.shape(traced.leaves[other]) == shape and not told:
                 raise ValueError(
@@ -201,10 +201,12 @@ class _Drawing:
     def __init__(self, key: Array, scheme: Scheme, model: Model, overrides: Overrides):
         self.key, self.scheme, self.model, self.overrides = key, scheme, model, overrides
         self.rows: list[Drawn] = []
-        self.weights: dict[int, list[tuple[Layer, Unit, tuple[Piece, ...]]]] = {}
-        for (layer, unit), pieces in zip(model.layers, model.pieces, strict=True):
-            for leaf in filter(unit.is_alike, unit.regions):
-                seen = (layer, unit, pieces) if not unit.members else _seen_in(model, leaf, layer, unit, pieces)
+        self.weights: dict[int, list[tuple[Layer, Weight, tuple[Matrix, ...]]]] = {}
+        for (layer, weight), matrices in zip(model.layers, model.matrices, strict=True):
+            for leaf in filter(weight.is_alike, weight.regions):
+                seen = (
+                    (layer, weight, matrices) if not weight.members else _seen_in(model, leaf, layer, weight, matrices)
+                )
                 self.weights.setdefault(leaf, []).append(seen)
 
     def leaf(self, index: int, old: Any) -> Array:
@@ -230,9 +232,9 @@ class _Drawing:
                 .at[tuple(slice(*bounds) for bounds in part.region or ())]
                 .set(self._drawn(part, rule, dtype))
             )
-        for layer, unit, pieces in weights:
+        for layer, weight, matrices in weights:
             new = with_part(
-                jnp.asarray(new), unit, self._weight(path, layer, pieces, _terms(unit, layer, dtype), dtype)
+                jnp.asarray(new), weight, self._weight(path, layer, matrices, _terms(weight, layer, dtype), dtype)
             )
         return new
 
@@ -244,32 +246,32 @@ class _Drawing:
         self.rows.append(Drawn(path, role.name, shape, init, role.reason))
         return jnp.full(shape, start, old.dtype) if is_shape else old
 
-    def _weight(self, path: str, layer: Layer, pieces: tuple[Piece, ...], terms: int, dtype: Any) -> Array:
+    def _weight(self, path: str, layer: Layer, matrices: tuple[Matrix, ...], terms: int, dtype: Any) -> Array:
         override = overridden(self.overrides, path, layer)
         if override is not None:
-            whole = dataclasses.replace(pieces[0], layer=layer, rows=None, columns=None)
+            whole = dataclasses.replace(matrices[0], layer=layer, rows=None, columns=None)
             self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
             return draw_weight([Draw(override, key_for(self.key, layer.name), whole, is_rule=False)], layer, dtype)
         draws = []
-        for piece in pieces:
-            init, reason, shared = _weight_rule(self.scheme, piece, self.model)
+        for matrix in matrices:
+            init, reason, shared = _weight_rule(self.scheme, matrix, self.model)
             if terms > 1:
                 init, reason = scaled(init, terms**-0.5), f"{reason}; one of {terms} terms: variance / {terms}"
-            name = piece.layer.name
-            role = f"{layer.kind}, {piece.role}" if piece.role else layer.kind
+            name = matrix.layer.name
+            role = f"{layer.kind}, {matrix.role}" if matrix.role else layer.kind
             self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
-            draws.append(Draw(init, key_for(self.key, shared or name), piece))
+            draws.append(Draw(init, key_for(self.key, shared or name), matrix))
         return draw_weight(draws, layer, dtype)
 
     def corrected(self, leaves: list[Any]) -> list[Any]:
         """The leaves, those of which the program makes weights multiplied so that these have the variance meant."""
-        for (layer, unit), pieces in zip(self.model.layers, self.model.pieces, strict=True):
+        for (layer, weight), matrices in zip(self.model.layers, self.model.matrices, strict=True):
             told = overridden(self.overrides, layer.path, layer) is not None
-            if told or not is_corrected(unit, pieces, self.model.kept.__contains__):
+            if told or not is_corrected(weight, matrices, self.model.kept.__contains__):
                 continue
-            rule = self.scheme.weight(pieces[0], self.model)
+            rule = self.scheme.weight(matrices[0], self.model)
             leaves = corrected(
-                leaves, self.model, unit, pieces[0], rule.init, key_for(self.key, layer.name), self.scheme.centred
+                leaves, self.model, weight, matrices[0], rule.init, key_for(self.key, layer.name), self.scheme.centred
             )
             paths = layer.paths
             self.rows = [
@@ -299,31 +301,31 @@ class _Drawing:
         return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
 
 
-def _terms(unit: Unit, layer: Layer, dtype: Any) -> int:
+def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
     """How many values are added to make a weight; where each meets data by itself, fans count them."""
-    site = unit.sites[0]
-    if not unit.members and layer.view is None:
+    site = weight.sites[0]
+    if not weight.members and layer.view is None:
         # Real numbers of which the program makes complex ones are their parts.
         parts = jnp.issubdtype(site.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(
             dtype, jnp.complexfloating
         )
         return 2 if parts else 1
-    return sum(map(unit.is_alike, unit.regions)) if len(site.entries) == 1 else 1
+    return sum(map(weight.is_alike, weight.regions)) if len(site.entries) == 1 else 1
 
 
 def _seen_in(
-    model: Model, leaf: int, layer: Layer, unit: Unit, pieces: tuple[Piece, ...]
-) -> tuple[Layer, Unit, tuple[Piece, ...]]:
+    model: Model, leaf: int, layer: Layer, weight: Weight, matrices: tuple[Matrix, ...]
+) -> tuple[Layer, Weight, tuple[Matrix, ...]]:
     """A layer whose weight several leaves make, as the layer of one of them."""
-    traced, seen = model.traced, unit.seen_in(leaf)
+    traced, seen = model.traced, weight.seen_in(leaf)
     name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
     own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
-    if unit.sizes_in(leaf) != unit.sizes_in(unit.leaf):
+    if weight.sizes_in(leaf) != weight.sizes_in(weight.leaf):
         # The roles of its axes are its own, and unknown: it is drawn element by element, for the fans of the layer.
-        own = dataclasses.replace(own, shape=tuple(unit.sizes_in(leaf)), view=None)
-        return own, seen, (dataclasses.replace(pieces[0], layer=own, rows=None, columns=None),)
-    named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in pieces]
-    return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(pieces, named, strict=True))
+        own = dataclasses.replace(own, shape=tuple(weight.sizes_in(leaf)), view=None)
+        return own, seen, (dataclasses.replace(matrices[0], layer=own, rows=None, columns=None),)
+    named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in matrices]
+    return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(matrices, named, strict=True))
 
 
 def _placed(new: Array, old: Any) -> Array:
@@ -334,13 +336,13 @@ def _placed(new: Array, old: Any) -> Array:
     return jax.device_put(new, sharding)
 
 
-def _weight_rule(scheme: Scheme, piece: Piece, model: Model) -> Rule:
-    layer = piece.layer
+def _weight_rule(scheme: Scheme, matrix: Matrix, model: Model) -> Rule:
+    layer = matrix.layer
     if layer.kind == "embed":
         return scheme.embedding(layer, model)
-    if piece.is_gain:
+    if matrix.is_gain:
         return scheme.gain(layer, model)
-    rule = scheme.weight(piece, model)
+    rule = scheme.weight(matrix, model)
     if layer.view is None:
         return rule._replace(reason=f"{rule.reason}; element by element, since the program mixes them")
     return rule

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxinit import _initializers as initializers
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 from jaxinit._schemes._signal import orthogonal_matrix
 
@@ -51,16 +51,16 @@ class looks_linear(Scheme):
                     f"from the hidden ones, but {layer.path} holds {layer.stacked} layers"
                 )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
         chain = [layer for layer, _ in model.layers]
-        at = next(i for i, layer in enumerate(chain) if layer.name == piece.layer.name)
-        matrix = orthogonal_matrix(1.0, piece.layer)
+        at = next(i for i, layer in enumerate(chain) if layer.name == matrix.layer.name)
+        drawn = orthogonal_matrix(1.0, matrix.layer)
         paired_in = at > 0
         paired_out = at < len(chain) - 1 and _activation(chain[at], model) == "relu"
         if not paired_in and not paired_out:
-            return Rule(matrix, "what follows makes the pairs")
+            return Rule(drawn, "what follows makes the pairs")
         form = "hidden" if paired_in and paired_out else "last" if paired_in else "first"
-        return Rule(initializers.looks_linear(matrix, form=form), f"the {form} form")
+        return Rule(initializers.looks_linear(drawn, form=form), f"the {form} form")
 
 
 def _activation(layer: Layer, model: Model) -> str | None:

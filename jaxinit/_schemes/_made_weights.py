@@ -16,8 +16,8 @@ from jaxinit import _program as ir
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._initializers._base import draw_from
 from jaxinit._initializers._variance_scaling import VarianceScaling
-from jaxinit._reading import Layer, Unit, is_made, part_of, spread_over_leaf, weights_made, with_part
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._reading import Layer, Weight, is_made, part_of, spread_over_leaf, weights_made, with_part
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._typing import Array
 
 _CENTRED = 1e-3
@@ -26,68 +26,68 @@ _CENTRED = 1e-3
 REMARK = "for the weight that the program makes of it"
 
 
-def is_corrected(unit: Unit, pieces: Sequence[Piece], kept: Callable[[int], bool]) -> bool:
-    """Whether the weight of a unit is made of leaves that are drawn, and made of no others."""
-    alike = all(unit.is_alike(leaf) for leaf in unit.regions)
+def is_corrected(weight: Weight, matrices: Sequence[Matrix], kept: Callable[[int], bool]) -> bool:
+    """Whether all leaves that make a weight are drawn."""
+    alike = all(weight.is_alike(leaf) for leaf in weight.regions)
     # What a leaf that is kept multiplies it by, such as the step size of a recurrence, is meant to.
-    drawn = not any(kept(leaf) for leaf in {*unit.regions, *unit.first_part.dependence.degrees})
-    one = len(pieces) == 1 and len(unit.sites[0].parts) == 1 and pieces[0].layer.kind != "embed"
-    return alike and drawn and one and _grows(unit) and (pieces[0].is_gain or is_made(unit))
+    drawn = not any(kept(leaf) for leaf in {*weight.regions, *weight.first_part.dependence.degrees})
+    one = len(matrices) == 1 and len(weight.sites[0].parts) == 1 and matrices[0].layer.kind != "embed"
+    return alike and drawn and one and _grows(weight) and (matrices[0].is_gain or is_made(weight))
 
 
-def _grows(unit: Unit) -> bool:
+def _grows(weight: Weight) -> bool:
     """Whether the weight grows in proportion to its leaves."""
-    value = unit.first_part.dependence
-    return bool(value.terms) or value.degree(unit.leaf) == 1
+    value = weight.first_part.dependence
+    return bool(value.terms) or value.degree(weight.leaf) == 1
 
 
 def corrected(
     leaves: list[Any],
     model: Model,
-    unit: Unit,
-    piece: Piece,
+    weight: Weight,
+    matrix: Matrix,
     init: Callable[..., Array],
     key: Array,
     centred: Callable[[Layer, Model], float],
 ) -> list[Any]:
-    """The leaves, those of a unit multiplied so that its weight has the second moment that an initializer means.
+    """The leaves, those of a weight multiplied so that it has the second moment that an initializer means.
 
     Args:
       leaves: of the parameters, drawn.
       model: the traced program.
-      unit: the weight.
-      piece: how it is drawn.
+      weight: the weight.
+      matrix: how it is drawn.
       init: what its elements are meant to be drawn from.
       key: of `init`.
       centred: by how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
     """
-    made = weights_made(model.traced.analysis, unit, leaves)
+    made = weights_made(model.traced.analysis, weight, leaves)
     if made is None:
         return leaves
     measured = jnp.stack([_second_moment(weights) for weights in made])
-    if piece.is_gain or piece.layer.view is None:
-        wanted = second_moment_of(init, key, piece.layer)
+    if matrix.is_gain or matrix.layer.view is None:
+        wanted = second_moment_of(init, key, matrix.layer)
     else:
-        parts = [part_of(leaves[leaf], unit.seen_in(leaf)) for leaf in unit.regions]
-        wanted = _second_moment(parts) * (len(parts) if len(unit.sites[0].entries) == 1 else 1)
-    summed = _summed_dims(unit)
+        parts = [part_of(leaves[leaf], weight.seen_in(leaf)) for leaf in weight.regions]
+        wanted = _second_moment(parts) * (len(parts) if len(weight.sites[0].entries) == 1 else 1)
+    summed = _summed_dims(weight)
     if summed:
         is_centred = jnp.stack([_sums_to_zero(weights[0], summed) for weights in made])
-        wanted = wanted * jnp.where(is_centred, centred(piece.layer, model), 1.0)
+        wanted = wanted * jnp.where(is_centred, centred(matrix.layer, model), 1.0)
     factor = jnp.where(measured > 0, jnp.sqrt(wanted / jnp.where(measured > 0, measured, 1)), 1)
     new = list(leaves)
-    for leaf in unit.regions:
-        own = unit.seen_in(leaf)
+    for leaf in weight.regions:
+        own = weight.seen_in(leaf)
         part = part_of(new[leaf], own)
-        spread = spread_over_leaf(own, (), factor if unit.stack else factor[0])
+        spread = spread_over_leaf(own, (), factor if weight.stack else factor[0])
         wide = drawing_dtype(part.dtype)
         new[leaf] = with_part(new[leaf], own, (part.astype(wide) * spread.astype(wide)).astype(part.dtype))
     return new
 
 
-def _summed_dims(unit: Unit) -> tuple[int, ...]:
+def _summed_dims(weight: Weight) -> tuple[int, ...]:
     """The dimensions of a layer's weight over which each of its outputs sums."""
-    site = unit.sites[0]
+    site = weight.sites[0]
     (first, *others) = site.entries
     if others or first.equation.primitive not in (ir.dot_general_p, ir.conv_p):
         return ()

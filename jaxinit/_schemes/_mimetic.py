@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxinit import _random
 from jaxinit._dtypes import drawing_dtype
 from jaxinit._schemes._auto import auto
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import MisfitError, Rule
 from jaxinit._schemes._transformers import check_attention
 from jaxinit._typing import Array
@@ -79,31 +79,33 @@ class mimetic(auto):
     def check(self, model: Model) -> None:
         check_attention(self, model)
         widths: dict[int, dict[str, tuple[float, float]]] = {}
-        for piece in model.all_pieces:
-            if piece.role in _ROLES:
-                layer = piece.layer
-                fans = (layer.fan_out, layer.fan_in) if piece.role == "output" else (layer.fan_in, layer.fan_out)
-                widths.setdefault(model.attention(piece)[0], {})[piece.role] = fans
+        for matrix in model.all_matrices:
+            if matrix.role in _ROLES:
+                layer = matrix.layer
+                fans = (layer.fan_out, layer.fan_in) if matrix.role == "output" else (layer.fan_in, layer.fan_out)
+                widths.setdefault(model.attention(matrix)[0], {})[matrix.role] = fans
         for found in widths.values():
             for one, other in (("query", "key"), ("value", "output")):
                 if found.get(one) != found.get(other) or found.get(one, (0, 1))[0] < found.get(one, (1, 0))[1]:
-                    names = [piece.layer.name for piece in model.all_pieces if piece.role in (one, other)]
+                    names = [matrix.layer.name for matrix in model.all_matrices if matrix.role in (one, other)]
                     raise MisfitError(
                         f"{self!r} makes {one} and {other} from one square matrix, so both must go between the same "
                         f"number of features and no more than as many in all heads, but of {names} one pair has "
                         f"(features, heads · size) {found.get(one)} and {found.get(other)}"
                     )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.role not in _ROLES:
-            return super().weight(piece, model)
-        number, size = model.attention(piece)
-        if piece.role in ("query", "key"):
-            heads = int(piece.layer.fan_out) // size
-            init = mimetic_factor(self.alpha1, self.beta1, heads, right=piece.role == "key")
-            return Rule(init, f"{piece.role}, {heads} heads", f"mimetic query and key of attention {number}")
-        init = mimetic_factor(self.alpha2, -self.beta2, right=piece.role == "output", transposed=piece.role == "output")
-        return Rule(init, piece.role, f"mimetic value and output of attention {number}")
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.role not in _ROLES:
+            return super().weight(matrix, model)
+        number, size = model.attention(matrix)
+        if matrix.role in ("query", "key"):
+            heads = int(matrix.layer.fan_out) // size
+            init = mimetic_factor(self.alpha1, self.beta1, heads, right=matrix.role == "key")
+            return Rule(init, f"{matrix.role}, {heads} heads", f"mimetic query and key of attention {number}")
+        init = mimetic_factor(
+            self.alpha2, -self.beta2, right=matrix.role == "output", transposed=matrix.role == "output"
+        )
+        return Rule(init, matrix.role, f"mimetic value and output of attention {number}")
 
 
 _ROLES = ("query", "key", "value", "output")

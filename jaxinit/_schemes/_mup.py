@@ -17,7 +17,7 @@ from jaxinit._checks import check_choice
 from jaxinit._initializers import normal, scaled, zeros
 from jaxinit._reading import Layer, trace
 from jaxinit._schemes._auto import auto
-from jaxinit._schemes._roles import Model, Piece, roles
+from jaxinit._schemes._roles import Matrix, Model, roles
 from jaxinit._schemes._scheme import MisfitError, Rule
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -95,10 +95,10 @@ class mup(auto):
                     f"{base[path]} in the base model"
                 )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        init, reason, _ = super().weight(piece, model)
-        grown_in, grown_out = self._growth(piece.layer, model)
-        if piece.role == "query" and self.zero_query:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        init, reason, _ = super().weight(matrix, model)
+        grown_in, grown_out = self._growth(matrix.layer, model)
+        if matrix.role == "query" and self.zero_query:
             return Rule(zeros, "queries start at zero")
         if grown_in != 1 and grown_out == 1:
             if self.zero_output:
@@ -129,13 +129,13 @@ class mup(auto):
         model = roles(trace(params, apply_fn, batch))
         self.check(model)
         factors = [self._vector_rate(i, model, optimizer) for i in range(len(model.traced.leaves))]
-        for layer, unit in model.layers:
+        for layer, weight in model.layers:
             grown_in, grown_out = self._growth(layer, model)
             if layer.kind == "embed" or grown_in == 1:
                 rate = 1.0 if optimizer == "adam" else grown_out
             else:
                 rate = 1 / grown_in if optimizer == "adam" or grown_out == 1 else 1.0
-            factors[unit.leaf] = rate
+            factors[weight.leaf] = rate
         return jax.tree.unflatten(jax.tree.structure(params), factors)
 
     def _vector_rate(self, leaf: int, model: Model, optimizer: str) -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
-from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
@@ -47,12 +47,12 @@ class recurrent(Scheme):
     def check(self, model: Model) -> None:
         _check_cells(self, model)
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.meets_state:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.meets_state:
             return Rule(orthogonal(), "meets the state: orthogonal")
-        if piece.cell is not None:
+        if matrix.cell is not None:
             return Rule(glorot_uniform(), "input kernel of a cell: Glorot")
-        return super().weight(piece, model)
+        return super().weight(matrix, model)
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         gate = vector.gate
@@ -89,25 +89,25 @@ class irnn(Scheme):
 
     def check(self, model: Model) -> None:
         _check_cells(self, model)
-        for piece in model.all_pieces:
-            if piece.meets_state and piece.layer.fan_in != piece.layer.fan_out:
+        for matrix in model.all_matrices:
+            if matrix.meets_state and matrix.layer.fan_in != matrix.layer.fan_out:
                 raise MisfitError(
                     f"{self!r} makes the kernel of the state the identity, so it must be square and without gates, but "
-                    f"{piece.layer.name} takes {piece.layer.fan_in} to {piece.layer.fan_out}"
+                    f"{matrix.layer.name} takes {matrix.layer.fan_in} to {matrix.layer.fan_out}"
                 )
         for i, cell in enumerate(model.traced.structure.cells):
             if cell.forget or cell.input:
-                names = [piece.layer.name for piece in model.all_pieces if piece.cell == i]
+                names = [matrix.layer.name for matrix in model.all_matrices if matrix.cell == i]
                 raise MisfitError(
                     f"{self!r} is for plain recurrent cells, but the cell of {names} has gates; see schemes.recurrent"
                 )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if piece.meets_state:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if matrix.meets_state:
             return Rule(identity(), "meets the state: the identity")
-        if piece.cell is not None:
+        if matrix.cell is not None:
             return Rule(normal(self.stddev), "input kernel of a cell: small")
-        return super().weight(piece, model)
+        return super().weight(matrix, model)
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "bias":

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
@@ -41,8 +41,8 @@ class gpt2(Scheme):
     def check(self, model: Model) -> None:
         check_branches(self, model)
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         if model.last_in_branch(layer):
             reason = f"last layer of a branch: divided by sqrt({model.branches})"
             return Rule(normal(self.stddev / model.branches**0.5), reason)
@@ -92,8 +92,8 @@ class fixup(Scheme):
                     f"by L^(-1/(2m-2)), but {layer.path} is the only layer of its branch"
                 )
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         if layer.skip is None:
             if self.zero_classifier and layer.name == model.layers[-1][0].name:
                 return Rule(zeros, "the classifier")
@@ -110,7 +110,7 @@ def _check_multipliers(scheme: Scheme, model: Model) -> None:
     check_branches(scheme, model)
     for skip in model.traced.skips:
         if skip.multiplier is None:
-            names = [layer.name for layer, unit in model.layers if set(unit.sites) & set(skip.layers)]
+            names = [layer.name for layer, weight in model.layers if set(weight.sites) & set(skip.layers)]
             raise MisfitError(
                 f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
                 f"kind multiplies the branch of {names}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"
@@ -134,7 +134,7 @@ class skip_init(Scheme):
     def check(self, model: Model) -> None:
         _check_multipliers(self, model)
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
         return Rule(he_normal(), "He")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
@@ -157,5 +157,5 @@ class rezero(skip_init):
     Reference: Bachlechner et al., 2020 (arXiv:2003.04887).
     """
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
         return Rule(glorot_uniform(), "Glorot")

@@ -20,7 +20,7 @@ from jaxinit._reading import (
     Portion,
     Site,
     Traced,
-    Unit,
+    Weight,
     is_concatenated_relu,
     layers_of,
     leaf_roles,
@@ -34,7 +34,7 @@ _UNKNOWN = Incoming(1.0, 1.0, known=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Matrix:
     """A matrix that is drawn by itself: a layer's weight, or some rows and columns of it.
 
     Attributes:
@@ -63,8 +63,8 @@ class Model:
 
     Attributes:
       traced: the program.
-      layers: the layers in execution order, with their units.
-      pieces: the matrices that are drawn, layer by layer.
+      layers: the layers in execution order, with their weights.
+      matrices: the matrices that are drawn, layer by layer.
       vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
       kept: index of a leaf → its role, for those whose value stays, or that of the elements that are no layer's weight.
       batch: the data that the program was traced for, or shapes.
@@ -72,8 +72,8 @@ class Model:
     """
 
     traced: Traced
-    layers: tuple[tuple[Layer, Unit], ...]
-    pieces: tuple[tuple[Piece, ...], ...]
+    layers: tuple[tuple[Layer, Weight], ...]
+    matrices: tuple[tuple[Matrix, ...], ...]
     vectors: Mapping[int, Vector]
     kept: Mapping[int, LeafRole]
     batch: Any = None
@@ -93,7 +93,9 @@ class Model:
     @functools.cached_property
     def _sites(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Site]:
         paths = self.traced.paths
-        return {(paths[i], r): unit.sites[0] for _, unit in reversed(self.layers) for i, r in unit.regions.items()}
+        return {
+            (paths[i], r): weight.sites[0] for _, weight in reversed(self.layers) for i, r in weight.regions.items()
+        }
 
     @functools.cached_property
     def _terms(self) -> Mapping[Site, int]:
@@ -101,7 +103,7 @@ class Model:
 
     @functools.cached_property
     def _incoming(self) -> Mapping[Site, Incoming]:
-        layer_of = {site: layer for layer, unit in self.layers for site in unit.sites}
+        layer_of = {site: layer for layer, weight in self.layers for site in weight.sites}
         starts = {i: (vector.role, vector.start) for i, vector in self.vectors.items()}
         slices = {i: filled(self.traced.leaves[i], parts) for i, parts in self.slices.items() if i not in self.kept}
         return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept, slices)
@@ -115,21 +117,21 @@ class Model:
         return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * branches)
 
     @property
-    def all_pieces(self) -> tuple[Piece, ...]:
+    def all_matrices(self) -> tuple[Matrix, ...]:
         """The matrices that are drawn, in execution order."""
-        return tuple(piece for pieces in self.pieces for piece in pieces)
+        return tuple(matrix for matrices in self.matrices for matrix in matrices)
 
     @functools.cached_property
     def branches(self) -> int:
         """The number of skip connections; one that a scan repeats counts as often as it is run."""
-        stacked = {unit: layer.stacked for layer, unit in self.layers}
-        sites = [[part.unit for site in skip.layers for part in site.parts] for skip in self.traced.skips]
-        return sum(max(stacked[unit] for unit in units) for units in sites)
+        stacked = {weight: layer.stacked for layer, weight in self.layers}
+        sites = [[part.weight for site in skip.layers for part in site.parts] for skip in self.traced.skips]
+        return sum(max(stacked[weight] for weight in weights) for weights in sites)
 
     @property
     def depth(self) -> int:
         """How many layers lie on the longest way through the model, lookups aside; layers side by side count once."""
-        deep = [d.layers for layer, unit in self.layers if layer.kind != "embed" for d in self.traced.depths[unit]]
+        deep = [d.layers for layer, weight in self.layers if layer.kind != "embed" for d in self.traced.depths[weight]]
         return max(deep) - min(deep) + 1 if deep else 0
 
     def blocks(self, *, encoder: bool) -> int:
@@ -139,17 +141,19 @@ class Model:
         return sum(self._executions(site) for site in sites if (site in structure.encoder) == encoder)
 
     def _executions(self, site: Site) -> int:
-        stacked = {unit: layer.stacked for layer, unit in self.layers}
-        return site.repeats * max(stacked[part.unit] for part in site.parts)
+        stacked = {weight: layer.stacked for layer, weight in self.layers}
+        return site.repeats * max(stacked[part.weight] for part in site.parts)
 
-    def attention(self, piece: Piece) -> tuple[int, int]:
+    def attention(self, matrix: Matrix) -> tuple[int, int]:
         """For a projection of attention: the number of the attention, and the size of a head."""
-        sites = next(set(u.sites) for pieces, (_, u) in zip(self.pieces, self.layers, strict=True) if piece in pieces)
+        sites = next(
+            set(u.sites) for matrices, (_, u) in zip(self.matrices, self.layers, strict=True) if matrix in matrices
+        )
         for i, found in enumerate(self.traced.structure.attentions):
             blocks = {b.site for b in (*found.query, *found.key, *found.value)}
             if not sites.isdisjoint(blocks | set(found.output)):
                 return i, found.size
-        raise AssertionError(f"{piece.layer.name} is part of no attention")
+        raise AssertionError(f"{matrix.layer.name} is part of no attention")
 
     def hidden_size(self, cell: int) -> int:
         """The size of the state of a recurrent cell."""
@@ -158,12 +162,12 @@ class Model:
 
     def has_concatenated_relu(self, layer: Layer) -> bool:
         """Whether a concatenated ReLU follows a layer."""
-        site = next(unit.sites[0] for other, unit in self.layers if other is layer)
+        site = next(weight.sites[0] for other, weight in self.layers if other is layer)
         return is_concatenated_relu(self.traced.analysis, site.finish.outputs[0])
 
     def readout_fan_in(self, layer: Layer) -> int | float | None:
         """For a lookup table that is a layer's weight as well, as tied embeddings are: the fan-in of that layer."""
-        sites = next(unit.sites for other, unit in self.layers if other is layer)
+        sites = next(weight.sites for other, weight in self.layers if other is layer)
         return next((site.geometry.fan_in for site in sites if site.geometry.kind != "embed"), None)
 
     def is_gated(self, cell: int) -> bool:
@@ -184,23 +188,23 @@ def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
       fused: whether a weight whose output the program cuts is one matrix.
       batch: what the program was traced for.
     """
-    layers = tuple(zip(layers_of(traced), traced.analysis.units, strict=True))
-    pieces = tuple(_pieces(traced, layer, unit, fused) for layer, unit in layers)
+    layers = tuple(zip(layers_of(traced), traced.analysis.weights, strict=True))
+    matrices = tuple(_matrices(traced, layer, weight, fused) for layer, weight in layers)
     vectors, kept, slices = _others(traced, layers)
-    return Model(traced, layers, pieces, vectors, kept, batch, slices)
+    return Model(traced, layers, matrices, vectors, kept, batch, slices)
 
 
-def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piece, ...]:
+def _matrices(traced: Traced, layer: Layer, weight: Weight, fused: bool) -> tuple[Matrix, ...]:
     structure = traced.structure
-    portions = structure.weights.get(unit, ())
-    in_encoder = unit.sites[0] in structure.encoder
+    portions = structure.weights.get(weight, ())
+    in_encoder = weight.sites[0] in structure.encoder
     first = portions[0] if portions else Portion(None)
     n_in = matrix_fan_in(layer)
     state = first.state_rows
     rows = [None] if state in (None, (0, n_in)) else [(0, state[0]), state, (state[1], n_in)]
     columns = [None] if fused or not portions else [p.places for p in portions]
     named = [portions[i].role if portions and not (fused and len(portions) > 1) else None for i in range(len(columns))]
-    pieces = []
+    matrices = []
     own = [None] if fused or not portions else [p.onward for p in portions]
     for role, column, onward in zip(named, columns, own, strict=True):
         for row in rows:
@@ -217,15 +221,17 @@ def _pieces(traced: Traced, layer: Layer, unit: Unit, fused: bool) -> tuple[Piec
             if onward is not None:
                 part = dataclasses.replace(part, activation=onward.activation, multiplier=onward.multiplier)
             meets_state = state is not None and row in (None, state)
-            pieces.append(Piece(part, role, first.cell, meets_state, in_encoder, _is_gain(layer, unit), row, column))
-    return tuple(pieces)
+            matrices.append(
+                Matrix(part, role, first.cell, meets_state, in_encoder, _is_gain(layer, weight), row, column)
+            )
+    return tuple(matrices)
 
 
-def _is_gain(layer: Layer, unit: Unit) -> bool:
+def _is_gain(layer: Layer, weight: Weight) -> bool:
     """Whether a leaf with one axis at most multiplies a kernel of other leaves, which has more elements than it."""
-    if not set(unit.first_part.dependence.degrees) - set(unit.regions):
+    if not set(weight.first_part.dependence.degrees) - set(weight.regions):
         return False
-    part, site = unit.first_part, unit.sites[0]
+    part, site = weight.first_part, weight.sites[0]
     made = math.prod(site.weight.shape)
     if part.size is not None:
         made = made * part.size // sum(p.size or 0 for p in site.parts)
@@ -264,7 +270,7 @@ def _adapters(traced: Traced) -> frozenset[int]:
     """The leaves of low-rank additions to layers that start as zero, by which an adapter leaves its model as it is."""
     found: set[int] = set()
     for pair in low_rank_pairs(traced.flow):
-        leaves = [{leaf for part in site.parts for leaf in part.unit.regions} for site in pair]
+        leaves = [{leaf for part in site.parts for leaf in part.weight.regions} for site in pair]
         if any(_is_zero(traced.leaves[leaf]) for leaf in leaves[1]):
             found |= leaves[0] | leaves[1]
     return frozenset(found)
@@ -278,7 +284,7 @@ def _is_zero(leaf: Any) -> bool:
 
 
 def _others(
-    traced: Traced, layers: tuple[tuple[Layer, Unit], ...]
+    traced: Traced, layers: tuple[tuple[Layer, Weight], ...]
 ) -> tuple[dict[int, Vector], dict[int, LeafRole], dict[int, tuple[Vector, ...]]]:
     """The leaves that are not, or not in all of their elements, layers' weights.
 
@@ -287,10 +293,10 @@ def _others(
     shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
     found = leaf_roles(traced.flow, traced.skips, shapes)
     structure = traced.structure
-    layer_of = {site: layer for layer, unit in layers for site in unit.sites}
-    cell_of = {layer: parts[0].cell for layer, unit in layers if (parts := structure.weights.get(unit))}
+    layer_of = {site: layer for layer, weight in layers for site in weight.sites}
+    cell_of = {layer: parts[0].cell for layer, weight in layers if (parts := structure.weights.get(weight))}
     drawn_elements = [0] * len(shapes)
-    alike = {(region, leaf) for u in traced.analysis.units for leaf, region in u.regions.items() if u.is_alike(leaf)}
+    alike = {(region, leaf) for u in traced.analysis.weights for leaf, region in u.regions.items() if u.is_alike(leaf)}
     for region, leaf in alike:
         drawn_elements[leaf] += math.prod(stop - start for start, stop in region)
     vectors: dict[int, Vector] = {}

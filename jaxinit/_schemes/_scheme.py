@@ -12,7 +12,7 @@ from jaxinit._checks import shown
 from jaxinit._initializers import Initializer, constant, lecun_normal, normal, ones, zeros
 from jaxinit._initializers._base import REGISTRY as INITIALIZERS
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece, Vector
+from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._typing import Array
 
 
@@ -49,7 +49,7 @@ class Scheme:
     def check(self, model: Model) -> None:
         """Raises `MisfitError` if the model does not meet the scheme's assumptions, naming the layer that does not."""
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
         """The rule for a layer's weight that is a matrix or a kernel, or for a part of one."""
         return Rule(lecun_normal(), "LeCun: variance 1 / fan-in")
 

@@ -7,7 +7,7 @@ from jaxinit._activations import NAMES
 from jaxinit._critical import critical
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
 from jaxinit._reading import Layer
-from jaxinit._schemes._roles import Model, Piece, Vector, matrix_fan_in
+from jaxinit._schemes._roles import Matrix, Model, Vector, matrix_fan_in
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
@@ -39,8 +39,8 @@ class orthogonal_critical(Scheme):
 
     bias_variance: float = 0.0
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         if layer.activation is None:
             return Rule(orthogonal_matrix(1.0, layer), "no activation follows")
         point = critical(layer.activation, bias_variance=self.bias_variance)
@@ -71,8 +71,8 @@ class sparse(Scheme):
     num_nonzero: int = 15
     stddev: float = 1.0
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         count = min(self.num_nonzero, layer.receptive_field * matrix_fan_in(layer))
         return Rule(initializers.sparse(count, self.stddev), f"{count} connections into each unit")
 
@@ -92,8 +92,8 @@ class random_walk(Scheme):
     Reference: Sussillo & Abbott, 2014 (arXiv:1412.6558).
     """
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        layer = piece.layer
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        layer = matrix.layer
         depth = model.depth
         name = layer.activation.name if layer.activation else "linear"
         activation = name if name in NAMES or layer.activation is None else layer.activation

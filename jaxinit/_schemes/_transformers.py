@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxinit._initializers import glorot_normal, glorot_uniform, normal, scaled
 from jaxinit._reading import Layer
 from jaxinit._schemes._residual_schemes import check_branches
-from jaxinit._schemes._roles import Model, Piece
+from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
 
 
@@ -20,9 +20,9 @@ def check_attention(scheme: Scheme, model: Model) -> None:
         )
 
 
-def _shrinks(piece: Piece) -> bool:
+def _shrinks(matrix: Matrix) -> bool:
     """Whether a weight is one of those that depth factors are for."""
-    return piece.layer.skip is not None and piece.role not in ("query", "key")
+    return matrix.layer.skip is not None and matrix.role not in ("query", "key")
 
 
 class DeepnormConstants(NamedTuple):
@@ -89,10 +89,10 @@ class t_fixup(Scheme):
         check_attention(self, model)
         check_branches(self, model)
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if not _shrinks(piece):
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if not _shrinks(matrix):
             return Rule(glorot_uniform(), "Glorot")
-        in_decoder = bool(model.traced.structure.encoder) and not piece.in_encoder
+        in_decoder = bool(model.traced.structure.encoder) and not matrix.in_encoder
         n = max(model.blocks(encoder=not in_decoder and bool(model.traced.structure.encoder)), 1)
         if in_decoder:
             return Rule(scaled(glorot_uniform(), (9 * n) ** -0.25), f"Glorot × (9·{n})^(-1/4), decoder")
@@ -124,10 +124,10 @@ class deepnorm(Scheme):
         check_attention(self, model)
         check_branches(self, model)
 
-    def weight(self, piece: Piece, model: Model) -> Rule:
-        if not _shrinks(piece):
+    def weight(self, matrix: Matrix, model: Model) -> Rule:
+        if not _shrinks(matrix):
             return Rule(glorot_normal(), "Glorot")
         of_encoder, of_decoder = deepnorm_constants(model.blocks(encoder=True), model.blocks(encoder=False))
-        constants = (of_encoder if piece.in_encoder else of_decoder) or of_encoder or of_decoder
+        constants = (of_encoder if matrix.in_encoder else of_decoder) or of_encoder or of_decoder
         beta = constants.beta if constants else 1.0
         return Rule(scaled(glorot_normal(), beta), f"Glorot × β = {beta:.3g}")

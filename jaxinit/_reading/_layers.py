@@ -29,18 +29,18 @@ class Entry(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class Unit:
+class Weight:
     """A part of a leaf that is scaled by itself, or with parts of other leaves that make one weight with it.
 
     Attributes:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
       members: the other leaves that are scaled alike, such as the imaginary parts of a weight, and their regions.
-      stack: factors of the leaf that enclosing scans walk along; the unit has a scale for each step.
+      stack: factors of the leaf that enclosing scans walk along; the weight has a scale for each step.
       order: along these factors, which slice's turn comes when.
       sites: the operations that use it, in execution order.
       refused: why it must keep its scale, or None.
-      index: its place in order of first use; units sort by it, so that they can be keys of a pytree.
+      index: its place in order of first use; weights sort by it, so that they can be keys of a pytree.
     """
 
     leaf: int
@@ -74,29 +74,31 @@ class Unit:
     def factors_with(self, leaf: int) -> frozenset[int]:
         """Of the terms of the weight, the leaves of the one that a leaf is in, but for those of all terms."""
         terms = (
-            next((part.dependence.terms for part in self.sites[0].parts if part.unit is self), ()) if self.sites else ()
+            next((part.dependence.terms for part in self.sites[0].parts if part.weight is self), ())
+            if self.sites
+            else ()
         )
         if not terms:
             return frozenset()
         common = frozenset.intersection(*terms)
         return next((term - common for term in terms if leaf in term - common), frozenset())
 
-    def seen_in(self, leaf: int) -> "Unit":
-        """The same unit as a part of another of its leaves."""
+    def seen_in(self, leaf: int) -> "Weight":
+        """The same weight as a part of another of its leaves."""
         regions = self.regions
         return dataclasses.replace(self, leaf=leaf, region=regions.pop(leaf), members=regions)
 
     @property
     def uses(self) -> int:
-        """How often one pass through the program uses it; for a stacked unit, each of its slices."""
+        """How often one pass through the program uses it; for a stacked weight, each of its slices."""
         return sum(site.repeats for site in self.sites)
 
     @property
     def first_part(self) -> "Part":
         """Its share in the weight of its first site."""
-        return next(part for part in self.sites[0].parts if part.unit is self)
+        return next(part for part in self.sites[0].parts if part.weight is self)
 
-    def __lt__(self, other: "Unit") -> bool:
+    def __lt__(self, other: "Weight") -> bool:
         return self.index < other.index
 
 
@@ -105,14 +107,14 @@ class Part:
     """The share of one leaf in the weight of a site: all of it, or a segment of a concatenation.
 
     Attributes:
-      unit: the part of the leaf.
+      weight: the part of the leaf.
       dependence: how the weight, or the segment, depends on the leaves.
       fan_out: connections out of a unit of its input.
       start, size: the segment along the concatenation; no size if there is none.
       ensemble: the factors of its leaf along which independent weights lie that meet the same data.
     """
 
-    unit: Unit
+    weight: Weight
     dependence: Dependence
     fan_out: int | float
     start: int = 0
@@ -122,7 +124,7 @@ class Part:
     @property
     def origin(self) -> Origin | None:
         """Where the elements come from, if known."""
-        return self.dependence.origins.get(self.unit.leaf)
+        return self.dependence.origins.get(self.weight.leaf)
 
 
 class Bias(NamedTuple):
@@ -152,7 +154,7 @@ class Site:
       equation: the equation whose output is linear in the weight: the operation, or the sum.
       lookup: the equation in which data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
-      parts: the units that the weight is made of.
+      parts: the weights that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
         is the output of the operation, rearranged and with either sign, plus the biases.
       biases: what is added to the output before anything else happens to it, in order.
@@ -160,7 +162,7 @@ class Site:
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       sign: with which the operation's output enters that of `finish`.
-      repeats: how often one pass through the program executes it for each of its unit's scales.
+      repeats: how often one pass through the program executes it for each of its weight's scales.
       makes: the fan-in of the weight that the output is for what follows, 1 where it is not a weight.
     """
 
@@ -220,7 +222,7 @@ class Analysis:
       program: the program, whose first inputs are the leaves of the parameters.
       dependences: what each variable depends on.
       sites: the layers in execution order, by the equation that finishes each.
-      units: the parts of the parameters that are scaled by themselves, in order of first use.
+      weights: the parts of the parameters that are scaled by themselves, in order of first use.
       opaque: leaves that are no layer's weight though data meets them as one, and why.
       reads: the other places where data meets a leaf.
       read_leaves: the leaves that an output depends on.
@@ -230,7 +232,7 @@ class Analysis:
     program: ir.Program
     dependences: dict[ir.Variable, Dependence]
     sites: dict[ir.Equation, Site]
-    units: list[Unit]
+    weights: list[Weight]
     opaque: list[tuple[int, str]]
     reads: list[Read]
     read_leaves: set[int]
