@@ -27,7 +27,6 @@ from jaxinit._reading._origin import overlap as overlap
 from jaxinit._reading._portions import Portion as Portion
 from jaxinit._reading._roles import FROZEN as FROZEN
 from jaxinit._reading._roles import KEPT as KEPT
-from jaxinit._reading._roles import leaf_roles as leaf_roles
 from jaxinit._reading._rules import rearrangement as rearrangement
 from jaxinit._reading._rules import rule_of as rule_of
 from jaxinit._reading._table import UNREAD as UNREAD

@@ -9,29 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_choice
-from jaxinit._initializers import constant, scaled
-from jaxinit._initializers._base import draw_from
 from jaxinit._keys import check_key
 from jaxinit._program import is_traced
-from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, other_factors, part_name, trace, with_part
-from jaxinit._schemes._draw import Draw, draw_weight, key_for
-from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
+from jaxinit._reading import other_factors, trace
+from jaxinit._schemes._drawing import Drawing, Drawn
 from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
-from jaxinit._schemes._roles import Matrix, Model, Vector, roles
-from jaxinit._schemes._scheme import Rule, Scheme, as_scheme
+from jaxinit._schemes._roles import Model, Vector, roles
+from jaxinit._schemes._scheme import Scheme, as_scheme
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """What one leaf, or a part of one, was drawn from, and why."""
-
-    path: str
-    role: str
-    shape: tuple[int, ...]
-    init: str
-    reason: str
 
 
 @jax.tree_util.register_static
@@ -128,7 +114,7 @@ def initialize(
     if unread == "draw":
         model = _with_unread(model)
     _check_kept(model, overrides)
-    draw = _Drawing(key, chosen, model, overrides)
+    draw = Drawing(key, chosen, model, overrides)
     leaves = draw.corrected([draw.leaf(i, old) for i, old in enumerate(traced.leaves)])
     if chosen.measures:
         for i, (new, reason) in chosen.finish(leaves, batch, model).items():
@@ -195,154 +181,9 @@ def _check_kept(model: Model, overrides: Overrides) -> None:
         )
 
 
-class _Drawing:
-    """Draws leaf after leaf, and keeps the rows of the report."""
-
-    def __init__(self, key: Array, scheme: Scheme, model: Model, overrides: Overrides):
-        self.key, self.scheme, self.model, self.overrides = key, scheme, model, overrides
-        self.rows: list[Drawn] = []
-        self.weights: dict[int, list[tuple[Layer, Weight, tuple[Matrix, ...]]]] = {}
-        for (layer, weight), matrices in zip(model.layers, model.matrices, strict=True):
-            for leaf in filter(weight.is_alike, weight.regions):
-                seen = (
-                    (layer, weight, matrices) if not weight.members else _seen_in(model, leaf, layer, weight, matrices)
-                )
-                self.weights.setdefault(leaf, []).append(seen)
-
-    def leaf(self, index: int, old: Any) -> Array:
-        """A new leaf for an old one, or for its shape."""
-        path, shape, dtype = self.model.traced.paths[index], tuple(jnp.shape(old)), jnp.result_type(old)
-        vector, kept, weights = self.model.vectors.get(index), self.model.kept.get(index), self.weights.get(index, ())
-        slices = self.model.slices.get(index, ())
-        if slices and (override := overridden(self.overrides, path, None)) is not None:
-            return self._drawn(Vector(path, shape, "several"), Rule(override, "override"), dtype)
-        if vector is not None:
-            new = self._vector(index, vector, dtype)
-        elif kept is None:
-            new = jnp.zeros(shape, dtype)
-        elif (override := overridden(self.overrides, path, None)) is not None:
-            return self._drawn(Vector(path, shape, kept.name), Rule(override, "override"), dtype)
-        else:
-            new = self._kept(path, kept, old)
-            weights = () if kept.name in FROZEN else weights
-        for part in slices:
-            rule = self.scheme.vector(part, self.model)
-            new = (
-                jnp.asarray(new)
-                .at[tuple(slice(*bounds) for bounds in part.region or ())]
-                .set(self._drawn(part, rule, dtype))
-            )
-        for layer, weight, matrices in weights:
-            new = with_part(
-                jnp.asarray(new), weight, self._weight(path, layer, matrices, _terms(weight, layer, dtype), dtype)
-            )
-        return new
-
-    def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
-        """The leaf as it was; state of which only the shape is known, as it changes nothing."""
-        shape, is_shape = tuple(jnp.shape(old)), isinstance(old, jax.ShapeDtypeStruct)
-        start = role.start or 0.0
-        init = repr(constant(start)) if is_shape else "kept"
-        self.rows.append(Drawn(path, role.name, shape, init, role.reason))
-        return jnp.full(shape, start, old.dtype) if is_shape else old
-
-    def _weight(self, path: str, layer: Layer, matrices: tuple[Matrix, ...], terms: int, dtype: Any) -> Array:
-        override = overridden(self.overrides, path, layer)
-        if override is not None:
-            whole = dataclasses.replace(matrices[0], layer=layer, rows=None, columns=None)
-            self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
-            return draw_weight([Draw(override, key_for(self.key, layer.name), whole, is_rule=False)], layer, dtype)
-        draws = []
-        for matrix in matrices:
-            init, reason, shared = _weight_rule(self.scheme, matrix, self.model)
-            if terms > 1:
-                init, reason = scaled(init, terms**-0.5), f"{reason}; one of {terms} terms: variance / {terms}"
-            name = matrix.layer.name
-            role = f"{layer.kind}, {matrix.role}" if matrix.role else layer.kind
-            self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
-            draws.append(Draw(init, key_for(self.key, shared or name), matrix))
-        return draw_weight(draws, layer, dtype)
-
-    def corrected(self, leaves: list[Any]) -> list[Any]:
-        """The leaves, those of which the program makes weights multiplied so that these have the variance meant."""
-        for (layer, weight), matrices in zip(self.model.layers, self.model.matrices, strict=True):
-            told = overridden(self.overrides, layer.path, layer) is not None
-            if told or not is_corrected(weight, matrices, self.model.kept.__contains__):
-                continue
-            rule = self.scheme.weight(matrices[0], self.model)
-            leaves = corrected(
-                leaves, self.model, weight, matrices[0], rule.init, key_for(self.key, layer.name), self.scheme.centred
-            )
-            paths = layer.paths
-            self.rows = [
-                dataclasses.replace(r, reason=f"{r.reason}, {REMARK}") if r.path in paths else r for r in self.rows
-            ]
-        return leaves
-
-    def _vector(self, index: int, vector: Vector, dtype: Any) -> Array:
-        override = overridden(self.overrides, vector.path, vector.layer)
-        gates = self.model.traced.structure.biases.get(index, ()) if override is None else ()
-        size = vector.shape[-1] if vector.shape else 1
-        if len(gates) == 1 and len(gates[0].places or ()) == size:
-            vector, gates = dataclasses.replace(vector, gate=gates[0]), ()
-        rule = self.scheme.vector(vector, self.model) if override is None else Rule(override, "override")
-        new = self._drawn(vector, rule, dtype)
-        for gate in gates:
-            places = np.array(gate.places)
-            shape = (*vector.shape[:-1], len(places))
-            part = dataclasses.replace(vector, path=f"{vector.path}[{gate.role}]", shape=shape, gate=gate)
-            own = self.scheme.vector(part, self.model)
-            if own != rule:
-                new = new.at[..., places].set(self._drawn(part, own, dtype))
-        return new
-
-    def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
-        self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
-        return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
-
-
-def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
-    """How many values are added to make a weight; where each meets data by itself, fans count them."""
-    site = weight.sites[0]
-    if not weight.members and layer.view is None:
-        # Real numbers of which the program makes complex ones are their parts.
-        parts = jnp.issubdtype(site.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(
-            dtype, jnp.complexfloating
-        )
-        return 2 if parts else 1
-    return sum(map(weight.is_alike, weight.regions)) if len(site.entries) == 1 else 1
-
-
-def _seen_in(
-    model: Model, leaf: int, layer: Layer, weight: Weight, matrices: tuple[Matrix, ...]
-) -> tuple[Layer, Weight, tuple[Matrix, ...]]:
-    """A layer whose weight several leaves make, as the layer of one of them."""
-    traced, seen = model.traced, weight.seen_in(leaf)
-    name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
-    own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
-    if weight.sizes_in(leaf) != weight.sizes_in(weight.leaf):
-        # The roles of its axes are its own, and unknown: it is drawn element by element, for the fans of the layer.
-        own = dataclasses.replace(own, shape=tuple(weight.sizes_in(leaf)), view=None)
-        return own, seen, (dataclasses.replace(matrices[0], layer=own, rows=None, columns=None),)
-    named = [dataclasses.replace(p.layer, path=own.path, name=name + p.layer.name[len(layer.name) :]) for p in matrices]
-    return own, seen, tuple(dataclasses.replace(p, layer=n) for p, n in zip(matrices, named, strict=True))
-
-
 def _placed(new: Array, old: Any) -> Array:
     """The new leaf where the old one was."""
     sharding = getattr(old, "sharding", None)
     if is_traced(new) or is_traced(old) or not isinstance(sharding, jax.sharding.NamedSharding):
         return new
     return jax.device_put(new, sharding)
-
-
-def _weight_rule(scheme: Scheme, matrix: Matrix, model: Model) -> Rule:
-    layer = matrix.layer
-    if layer.kind == "embed":
-        return scheme.embedding(layer, model)
-    if matrix.is_gain:
-        return scheme.gain(layer, model)
-    rule = scheme.weight(matrix, model)
-    if layer.view is None:
-        return rule._replace(reason=f"{rule.reason}; element by element, since the program mixes them")
-    return rule

@@ -17,44 +17,22 @@ from jaxinit._reading import (
     KEPT,
     Layer,
     LeafRole,
-    Portion,
     Site,
     Traced,
     Weight,
     is_concatenated_relu,
     layers_of,
-    leaf_roles,
     low_rank_pairs,
 )
 from jaxinit._schemes._incoming import argument_factor, incoming
+from jaxinit._schemes._matrices import Matrix as Matrix
+from jaxinit._schemes._matrices import matrices_of
+from jaxinit._schemes._matrices import matrix_fan_in as matrix_fan_in
+from jaxinit._schemes._matrices import transposed_features as transposed_features
 from jaxinit._schemes._vectors import Vector as Vector
 from jaxinit._schemes._vectors import drawn_slices, filled
 
 _UNKNOWN = Incoming(1.0, 1.0, known=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Matrix:
-    """A matrix that is drawn by itself: a layer's weight, or some rows and columns of it.
-
-    Attributes:
-      layer: the layer; of a part of its weight, with the fans of the part.
-      role: see `Layer.role`.
-      cell: number of the recurrent cell that it belongs to, or None.
-      meets_state: whether the state of that cell goes into it.
-      in_encoder: whether the memory of cross attention is computed from it.
-      is_gain: whether it multiplies a normalised kernel along one axis.
-      rows, columns: (start, stop), and the columns, in the layout (fan-in, fan-out); None for all.
-    """
-
-    layer: Layer
-    role: str | None
-    cell: int | None
-    meets_state: bool
-    in_encoder: bool
-    is_gain: bool
-    rows: tuple[int, int] | None = None
-    columns: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,81 +167,9 @@ def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
       batch: what the program was traced for.
     """
     layers = tuple(zip(layers_of(traced), traced.analysis.weights, strict=True))
-    matrices = tuple(_matrices(traced, layer, weight, fused) for layer, weight in layers)
+    matrices = tuple(matrices_of(traced, layer, weight, fused) for layer, weight in layers)
     vectors, kept, slices = _others(traced, layers)
     return Model(traced, layers, matrices, vectors, kept, batch, slices)
-
-
-def _matrices(traced: Traced, layer: Layer, weight: Weight, fused: bool) -> tuple[Matrix, ...]:
-    structure = traced.structure
-    portions = structure.weights.get(weight, ())
-    in_encoder = weight.sites[0] in structure.encoder
-    first = portions[0] if portions else Portion(None)
-    n_in = matrix_fan_in(layer)
-    state = first.state_rows
-    rows = [None] if state in (None, (0, n_in)) else [(0, state[0]), state, (state[1], n_in)]
-    columns = [None] if fused or not portions else [p.places for p in portions]
-    named = [portions[i].role if portions and not (fused and len(portions) > 1) else None for i in range(len(columns))]
-    matrices = []
-    own = [None] if fused or not portions else [p.onward for p in portions]
-    for role, column, onward in zip(named, columns, own, strict=True):
-        for row in rows:
-            if row is not None and row[0] == row[1]:
-                continue
-            part = layer
-            if row is not None or column is not None:
-                part = dataclasses.replace(
-                    layer,
-                    name=layer.name + _suffix(role, row, column),
-                    fan_in=layer.fan_in if row is None else row[1] - row[0],
-                    fan_out=layer.fan_out if column is None else len(column),
-                )
-            if onward is not None:
-                part = dataclasses.replace(part, activation=onward.activation, multiplier=onward.multiplier)
-            meets_state = state is not None and row in (None, state)
-            matrices.append(
-                Matrix(part, role, first.cell, meets_state, in_encoder, _is_gain(layer, weight), row, column)
-            )
-    return tuple(matrices)
-
-
-def _is_gain(layer: Layer, weight: Weight) -> bool:
-    """Whether a leaf with one axis at most multiplies a kernel of other leaves, which has more elements than it."""
-    if not set(weight.first_part.dependence.degrees) - set(weight.regions):
-        return False
-    part, site = weight.first_part, weight.sites[0]
-    made = math.prod(site.weight.shape)
-    if part.size is not None:
-        made = made * part.size // sum(p.size or 0 for p in site.parts)
-    slice_size = math.prod(layer.shape) // layer.stacked
-    return sum(n > 1 for n in layer.shape) - (layer.stacked > 1) <= 1 and made > slice_size
-
-
-def _suffix(role: str | None, row: tuple[int, int] | None, columns: tuple[int, ...] | None) -> str:
-    named = "" if columns is None else role or f"columns {_range(columns)}"
-    met = "" if row is None else f"rows {row[0]}:{row[1]}"
-    return f"[{', '.join(x for x in (met, named) if x)}]"
-
-
-def _range(places: tuple[int, ...]) -> str:
-    step = places[1] - places[0] if len(places) > 1 else 1
-    strided = step > 1 and places == tuple(range(places[0], places[-1] + 1, step))
-    return f"{places[0]}:{places[-1] + 1}" + (f":{step}" if strided else "")
-
-
-def matrix_fan_in(layer: Layer) -> int:
-    """The input features of a layer's kernel, taps aside."""
-    if layer.view is None or layer.in_axes is None:
-        return layer.shape[-2] if len(layer.shape) > 1 else 1
-    return math.prod(layer.view[a] for a in layer.in_axes)
-
-
-def transposed_features(layer: Layer) -> tuple[int, int] | None:
-    """The features of input and of output of one group of a transposed convolution, as its stride shows it; or None."""
-    n_in = matrix_fan_in(layer)
-    if layer.kind != "conv" or layer.fan_in >= layer.receptive_field * n_in:
-        return None
-    return n_in, round(layer.fan_out / layer.receptive_field)
 
 
 def _adapters(traced: Traced) -> frozenset[int]:
@@ -290,8 +196,7 @@ def _others(
 
     They are those to draw, those to keep, and those of which slices are drawn.
     """
-    shapes = [tuple(jnp.shape(leaf)) for leaf in traced.leaves]
-    found = leaf_roles(traced.flow, traced.skips, shapes)
+    shapes, found = traced.shapes, traced.roles
     structure = traced.structure
     layer_of = {site: layer for layer, weight in layers for site in weight.sites}
     cell_of = {layer: parts[0].cell for layer, weight in layers if (parts := structure.weights.get(weight))}
