@@ -234,3 +234,16 @@ def test_the_second_moment_of_the_batch_counts():
     x = 100 + normal(0, 64, 16)
     w = jaxinit.initialize(KEY, shape(16, 512), lambda w, x: nn.relu(x @ w), x)
     np.testing.assert_allclose(jnp.mean(w**2) * 16 * jnp.mean(x**2), 1, rtol=0.06)
+
+
+@pytest.mark.parametrize("spoil", [lambda h: h / 0.0, lambda h: jnp.exp(1000 * h**2), lambda h: jnp.log(h)])
+def test_values_that_overflow_or_are_undefined_count_as_unknown(spoil):
+    params = {"a": shape(16, 16), "b": shape(16, 16), "c": shape(16, 4)}
+
+    def apply_fn(p, x):
+        h = spoil(x @ p["a"])
+        return nn.relu((h - jnp.mean(h, -1, keepdims=True)) @ p["b"]) @ p["c"]
+
+    new, report = jaxinit.initialize(KEY, params, apply_fn, shape(8, 16), return_report=True)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(new))
+    assert "unknown" in {row.path: row.reason for row in report.rows}["b"]

@@ -32,9 +32,10 @@ def correlated(streams: Streams, values: np.ndarray) -> np.ndarray:
 
 def of_covariance(streams: Streams, covariance: np.ndarray, columns: int = 1) -> np.ndarray:
     """New normal numbers of unit variance, with these covariances up to scale: (samples, rows, columns)."""
-    scale = np.sqrt(np.clip(np.diag(covariance), 1e-300, None))
-    weight = covariance / np.outer(scale, scale)
-    eigenvalues, vectors = np.linalg.eigh((weight + weight.T) / 2)
+    finite = np.nan_to_num(covariance)
+    scale = np.sqrt(np.clip(np.diag(finite), 1e-300, None))
+    correlations = finite / np.outer(scale, scale)
+    eigenvalues, vectors = np.linalg.eigh((correlations + correlations.T) / 2)
     root = vectors * np.sqrt(np.clip(eigenvalues, 0, None)) @ vectors.T
     return stratified(root @ streams.normals(len(covariance), columns))
 

@@ -42,7 +42,7 @@ class Incoming:
         # Two elements along each axis: their mean has half of what they do not share.
         pairs = 2 ** sum(data.values.shape[a] == 2 for a in inner)
         variance = (second - shared * share) * pairs / (pairs - 1) if pairs > 1 else second
-        return Incoming(second, max(variance, 0.0), data.known)
+        return Incoming(second, max(variance, 0.0), data.known and math.isfinite(second))
 
     @staticmethod
     def mean(uses: "Sequence[Incoming]") -> "Incoming":
@@ -95,7 +95,9 @@ def _covariance(site: Site, elements: np.ndarray) -> np.ndarray | None:
         size = elements.shape[1]
         return np.asarray(found) if found is not None else (1 - ALIKE) * np.eye(size) + ALIKE
     found = np.asarray((elements.conj().T @ elements).real / len(elements), float)
-    return found if np.isfinite(found).all() and np.trace(found) > 0 else None
+    if not np.isfinite(found).all():
+        return np.eye(len(found))
+    return found if np.trace(found) > 0 else None
 
 
 def _kept(site: Site) -> dict[int, int]:

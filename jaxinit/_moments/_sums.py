@@ -112,7 +112,7 @@ def _completed(
     positive.
     """
     size = float(np.trace(total)) / len(total)
-    if not size > _NEGLIGIBLE * float(np.mean(np.abs(mean) ** 2)):
+    if not size > _NEGLIGIBLE * float(np.mean(np.abs(mean) ** 2)) or not np.isfinite(total).all():
         return mean
     for _ in range(_TRIALS):
         rest = total - slope**2 * known
@@ -156,9 +156,8 @@ def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
     arrays, factors = aligned(placed)
     last = len(factors) - 1
     product = Samples(arrays[0] * arrays[1], factors, left.marks | right.marks, left.known and right.known)
-    if not factors[last] or product.values.shape[-1] == 1 or not (left.marks and right.marks):
-        return _summed(streams, product, last)
-    if left.marks & right.marks:
+    independent = left.marks and right.marks and not left.marks & right.marks
+    if not factors[last] or product.values.shape[-1] == 1 or not independent:
         return _summed(streams, product, last)
     lengths = product.values.shape[1:]
     flat = [np.broadcast_to(a, (len(a), *lengths)).reshape(len(a), -1, 2) for a in arrays]

@@ -43,12 +43,9 @@ class auto(Scheme):
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
         met = model.met(layer)
-        reason = (
-            f"inputs of mean square {met.second_moment:.3g}"
-            if met.known
-            else "inputs of unknown mean square, taken as 1"
-        )
-        variance = 1 / met.second_moment if met.known and met.second_moment > 0 else 1.0
+        variance, reason = 1.0, "inputs of unknown mean square, taken as 1"
+        if met.known and met.second_moment > 0:
+            variance, reason = 1 / met.second_moment, f"inputs of mean square {met.second_moment:.3g}"
         factor = argument_factor(layer)
         if factor != 1:
             variance /= factor**2

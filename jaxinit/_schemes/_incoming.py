@@ -1,6 +1,7 @@
 """What comes into each layer at the start of a model whose pre-activations all have unit variance."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +21,10 @@ _POSITIONS = 0.02
 
 def argument_factor(layer: Layer) -> float:
     """By how much numbers multiply a layer's output on its way into an activation, or to where it is used."""
-    if layer.activation is None:
-        return layer.multiplier
-    found = getattr(layer.activation, "leading_factor", 1.0)
-    return 1.0 if _OWN[0] <= found <= _OWN[1] else found
+    found = layer.multiplier if layer.activation is None else getattr(layer.activation, "leading_factor", 1.0)
+    if not 0 < found < math.inf or (layer.activation is not None and _OWN[0] <= found <= _OWN[1]):
+        return 1.0
+    return float(found)
 
 
 def incoming(
