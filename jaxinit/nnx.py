@@ -182,7 +182,7 @@ def initialize(
       >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
       >>> report = jaxinit.nnx.initialize(jax.random.key(0), model, jnp.ones((4, 3)), return_report=True)
       >>> [row.reason for row in report.rows if row.role == "dense"]
-      ['gain of relu', 'no activation follows']
+      ['inputs of mean square 1', 'inputs of mean square 0.5']
     """
     params, apply_fn = _split(model, wrt, kwargs)
     new, report = _schemes.initialize(key, params, apply_fn, batch, scheme, **(options | {"return_report": True}))

@@ -557,7 +557,8 @@ def test_a_loop_of_checkpointed_blocks_takes_hardly_more_memory_than_its_gradien
 
 def test_each_checkpointed_block_adds_what_it_adds_to_the_gradient():
     apply_fn = unrolled_blocks(jax.checkpoint(residual_block))
-    own, measured = own_and_measured(apply_fn, 9) - own_and_measured(apply_fn, 3)
+    # Of few blocks the peak lies elsewhere: a constant for the statistics of a few layers at once.
+    own, measured = own_and_measured(apply_fn, 21) - own_and_measured(apply_fn, 9)
     assert measured < 1.2 * own
 
 
