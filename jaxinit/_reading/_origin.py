@@ -5,6 +5,7 @@ transposing moves them, slicing narrows the region of the leaf that is left. Wha
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -45,8 +46,7 @@ class Origin:
     @classmethod
     def of_leaf(cls, leaf: int, shape: Sequence[int]) -> "Origin":
         """The leaf itself."""
-        dims = tuple(_factors(axis, size) for axis, size in enumerate(shape))
-        return cls(leaf, tuple((0, size) for size in shape), dims)
+        return cls(leaf, *_whole(tuple(shape)))
 
     def multiplied(self) -> "Origin":
         """After multiplication by something else."""
@@ -75,27 +75,8 @@ class Origin:
 
     def reshaped(self, shape: Sequence[int]) -> "Origin | None":
         """After `lax.reshape`; None where a new dimension cuts an axis unevenly."""
-        remaining = [factor for dim in self.dims for factor in dim]
-        if 0 in shape:
-            return None
-        dims = []
-        for size in shape:
-            dim: list[Factor] = []
-            while (needed := size // math.prod(f.size for f in dim)) > 1:
-                if not remaining:
-                    return None
-                factor = remaining.pop(0)
-                if factor.size > needed:
-                    if factor.size % needed:
-                        return None
-                    inner = factor.size // needed
-                    remaining.insert(0, factor._replace(size=inner))
-                    factor = factor._replace(size=needed, stride=factor.stride * inner)
-                if needed % factor.size:
-                    return None
-                dim.append(factor)
-            dims.append(tuple(dim))
-        return dataclasses.replace(self, dims=tuple(dims))
+        dims = _reshaped(self.dims, tuple(shape))
+        return None if dims is None else dataclasses.replace(self, dims=dims)
 
     def sliced(self, starts: Sequence[int], limits: Sequence[int], shape: Sequence[int]) -> "Origin | None":
         """After `lax.slice` with stride 1; None where the rest is not a contiguous region of the leaf."""
@@ -135,3 +116,38 @@ def overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
 
 def _factors(axis: int, size: int, stride: int = 1) -> tuple[Factor, ...]:
     return (Factor(axis, size, stride),) if size != 1 else ()
+
+
+# Layers that are alike ask for the same again and again.
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole(shape: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[Factor, ...], ...]]:
+    """The region and the factors of all of a leaf."""
+    return tuple((0, size) for size in shape), tuple(_factors(axis, size) for axis, size in enumerate(shape))
+
+
+@functools.lru_cache(maxsize=1024)
+def _reshaped(dims: tuple[tuple[Factor, ...], ...], shape: tuple[int, ...]) -> tuple[tuple[Factor, ...], ...] | None:
+    """The factors of a new shape; None where a new dimension cuts an axis unevenly."""
+    remaining = [factor for dim in dims for factor in dim]
+    if 0 in shape:
+        return None
+    found = []
+    for size in shape:
+        dim: list[Factor] = []
+        while (needed := size // math.prod(f.size for f in dim)) > 1:
+            if not remaining:
+                return None
+            factor = remaining.pop(0)
+            if factor.size > needed:
+                if factor.size % needed:
+                    return None
+                inner = factor.size // needed
+                remaining.insert(0, factor._replace(size=inner))
+                factor = factor._replace(size=needed, stride=factor.stride * inner)
+            if needed % factor.size:
+                return None
+            dim.append(factor)
+        found.append(tuple(dim))
+    return tuple(found)
