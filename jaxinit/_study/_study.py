@@ -38,6 +38,7 @@ from jaxinit._typing import Array
 from jaxinit._version import __version__
 
 
+@jax.disable_jit(False)  # its programs are compiled ahead, which JAX refuses where calls are not to be compiled
 def study(
     starts: Mapping[str, Any] | Sequence[Any],
     params: Any,
