@@ -219,6 +219,23 @@ def test_what_comes_out_of_an_unknown_primitive_is_taken_as_one_and_said():
     assert "unknown" not in reasons["a"]
 
 
+@pytest.mark.parametrize("keys", [1, 2, 40])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_attention_to_few_keys_and_to_none(keys, hidden):
+    params = {name: shape(64, 64) for name in "qkvo"}
+
+    def model(p, x, record):
+        scores = jnp.einsum("btd,bsd->bts", x @ p["q"], x @ p["k"]) / 8
+        scores = jnp.where(jnp.zeros((1, keys, keys), bool), scores, -jnp.inf) if hidden else scores
+        return record(jnp.einsum("bts,bsd->btd", nn.softmax(scores), x @ p["v"]) @ p["o"])
+
+    if hidden:  # softmax of nothing is undefined, and all that is asked for is that weights are numbers
+        new = jaxinit.initialize(KEY, params, lambda p, x: model(p, x, lambda y: y), normal(1, 64, keys, 64))
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(new))
+    else:
+        np.testing.assert_allclose(mean_squares(params, model, normal(1, 64, keys, 64), seeds=4), 1, rtol=0.2)
+
+
 @pytest.mark.parametrize("constant", [0.0, 1.0, 7.0])
 def test_a_batch_of_one_number_counts_as_shapes(constant):
     params = {"a": shape(16, 16), "b": shape(16, 4)}

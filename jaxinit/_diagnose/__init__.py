@@ -6,7 +6,7 @@ Measuring and judging are apart. `_diagnose.py` runs the program once forwards a
 layer stands in `_probe.py`, beside layers in `_watches.py`, at activations in `_activity.py`, of the Jacobian in
 `_jacobian.py`; `_rows.py` holds what tracing knows of a layer, and `_measurements.py` all of it together. From there on
 it is numbers and words: `_verdict.py` asks `_unit_faults.py`, `_signals.py` and `_gradients.py` for findings, and
-`_remarks.py` for what is no fault and worth a word. Who is compared with whom is decided in `_alike.py` alone, what
+`_remarks.py` for what is worth a word beside them. Who is compared with whom is decided in `_alike.py` alone, what
 mends a fault in `_remedies.py`, and which start was given already in `_given.py`.
 """
 

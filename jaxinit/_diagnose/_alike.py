@@ -2,7 +2,7 @@
 
 What is said of growth over depth is said of layers that do the same at different depths: the layers of the trunk of one
 tower, or those at one place of all branches. A branch that starts closed, a tower of what conditions the model and a
-readout have sizes of their own, and each is no measure of the others.
+readout have sizes of their own, so none of them is a measure of the others.
 """
 
 from collections.abc import Sequence

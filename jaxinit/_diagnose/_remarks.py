@@ -1,4 +1,4 @@
-"""What a reader should know of a start that is no fault: what starts closed, and what the verdict does not cover."""
+"""What a reader should know of a start beside its faults: what starts closed, and what the verdict does not cover."""
 
 from collections.abc import Iterator, Sequence
 

@@ -58,7 +58,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gt": np.greater,
     "ge": np.greater_equal,
     "clamp": lambda low, x, high: np.clip(x, low, high),
-    "select_n": lambda which, *cases: np.choose(which.astype(int), cases),
+    "select_n": lambda which, *cases: np.choose(which.astype(int), cases, mode="clip"),
 }
 _BY_PRIMITIVE = {
     ir.primitive(name): function
@@ -67,13 +67,12 @@ _BY_PRIMITIVE = {
 }
 _SMALL = 0.01
 """Of the mean square of a sum, what a term may have that nothing is known of."""
-_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 
 
 def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     """The output of an elementwise primitive."""
     arrays, factors = aligned(inputs)
-    marks, known = 0, all(x.known for x in inputs) or (equation.primitive in _SUMS and _is_dominated(inputs))
+    marks, known = 0, all(x.known for x in inputs) or (equation.primitive in ir.ADDITIONS and _is_dominated(inputs))
     for x in inputs:
         marks |= x.marks
     with np.errstate(all="ignore"):
@@ -135,7 +134,7 @@ def _second_moment(equation: ir.Equation, inputs: Sequence[Samples]) -> float | 
         return None
     if equation.primitive is ir.mul_p:
         return first.second_moment() * second.second_moment()
-    if equation.primitive in _SUMS:
+    if equation.primitive in ir.ADDITIONS:
         sign = -1 if equation.primitive is ir.sub_p else 1
         return first.second_moment() + second.second_moment() + 2 * sign * first.mean() * second.mean()
     return None

@@ -5,8 +5,6 @@ from collections.abc import Container
 from jaxinit import _program as ir
 from jaxinit._reading import Analysis, Site, rule_of
 
-_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
-
 
 def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Site, int]:
     """How many layers the sum consists of that a layer's output goes into; sums at the ends of branches aside.
@@ -23,7 +21,7 @@ def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Site, int]:
             found[equation.outputs[0]] = frozenset([site])
             continue
         operands = [found.get(atom, frozenset()) for atom in equation.inputs]
-        if equation.primitive in _SUMS and all(operands) and equation not in joins:
+        if equation.primitive in ir.ADDITIONS and all(operands) and equation not in joins:
             summed = frozenset.union(*operands)
             found[equation.outputs[0]] = summed
             for member in summed:

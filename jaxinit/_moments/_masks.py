@@ -17,7 +17,6 @@ _HIDDEN = -1e4
 """What is below this before an exponential is left out."""
 _MOST_ELEMENTS = 1 << 22
 """Larger arrays are not computed."""
-_SUMS = (ir.add_p, ir.sub_p)
 
 
 class Masks:
@@ -63,7 +62,7 @@ class Masks:
             hidden = [x is not None and x.size > 0 and bool((x.real < _HIDDEN).all()) for x in known[1:]]
             if sum(hidden) == 1:
                 masks.append(known[0].astype(int) != hidden.index(True))
-        elif equation.primitive in _SUMS:
+        elif equation.primitive in ir.ADDITIONS:
             masks += [x.real > _HIDDEN for x in known if x is not None and x.ndim == rank and (x.real < _HIDDEN).any()]
         masks = [m for m in masks if m.ndim == rank]
         found: Any = masks[0] if masks else None

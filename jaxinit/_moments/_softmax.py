@@ -48,11 +48,12 @@ def softmax(streams: Streams, operand: Samples, dimension: int, counts: Samples 
     """
     size = operand.shape[dimension]
     operand = operand.joined(dimension)
-    (axis,) = operand.axes(dimension)
     values = operand.values.astype(float)
-    if values.shape[axis] == 1:
-        return dataclasses.replace(operand, values=np.full_like(values, 1 / size))
     shown = values > 0
+    # A single element, or equal ones, or none that is positive.
+    if size == 1 or values.shape[operand.axes(dimension)[0]] == 1 or not shown.any():
+        return dataclasses.replace(operand, values=np.full_like(values, 1 / size))
+    (axis,) = operand.axes(dimension)
     pair = _without_shared(streams, values, shown, axis)
     mean, variance = float(np.mean(pair[shown])), float(np.var(pair[shown]))
     total = np.full(1, float(size)) if counts is None else _spread(counts, operand, dimension)
@@ -70,8 +71,6 @@ def _without_shared(streams: Streams, values: np.ndarray, shown: np.ndarray, axi
     """Two elements along an axis without the factor that all elements along it share."""
     logs = np.log(np.where(shown, values, 1.0))
     both = shown.all(axis, keepdims=True)
-    if not shown.any():
-        return values
     logs = np.where(shown, logs - logs[shown].mean(), 0.0)
     variance = float(np.mean(logs[shown] ** 2))
     first, second = np.take(logs, 0, axis), np.take(logs, 1, axis)

@@ -114,6 +114,9 @@ def family(*names: str) -> frozenset[Any]:
     return frozenset(p for p in map(primitive, names) if not isinstance(p, Absent))
 
 
+ADDITIONS = frozenset({add_p, sub_p, add_any_p})
+"""Sums and differences of two operands."""
+
 CALLS = {
     jit_p: "jaxpr",
     closed_call_p: "call_jaxpr",

@@ -163,7 +163,7 @@ class Steps:
 
     def _is_recurrence(self, sources: Sources) -> bool:
         """Whether a state goes from step to step, and new data comes in each; parameters do not change on the way."""
-        # What only hoisted equations take is no input of the loop.
+        # What only hoisted equations take does not enter the loop.
         for table in (self.constants, self.slices):
             for key, inputs in list(table.items()):
                 table[key] = [at for at in inputs if at[0] not in self.hoisted]  # type: ignore[index]

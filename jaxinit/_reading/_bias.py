@@ -57,7 +57,7 @@ def finish_of(
         if len(readers) != 1 or readers[0] is None:
             return end
         following = readers[0]
-        if following.primitive in _SUMS:
+        if following.primitive in ir.ADDITIONS:
             added = _added(following, value, of)
             # A table to each row of which the output is added makes more of it than there was.
             if added is None or following.outputs[0].shape != value.shape:
@@ -116,9 +116,6 @@ def _is_centred(
 
 def _negated(biases: tuple[Bias, ...]) -> tuple[Bias, ...]:
     return tuple(bias._replace(sign=-bias.sign) for bias in biases)
-
-
-_SUMS = {ir.add_p, ir.sub_p, ir.add_any_p}
 
 
 def _added(

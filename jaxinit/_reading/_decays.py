@@ -14,7 +14,6 @@ from jaxinit._reading._evidence import Evidence, LeafRole, Use
 from jaxinit._reading._products import depends_on
 
 _CUMULATIVE = ir.family("cumsum")
-_SUMS = (ir.add_p, ir.sub_p, ir.add_any_p)
 _PACES = "added to what decides how fast a state decays"
 _MOVES = frozenset(
     {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.slice_p, ir.split_p, ir.rev_p, ir.pad_p}
@@ -118,7 +117,7 @@ def _next(
         stage = stage._replace(is_decay=True)
     elif reader.primitive in ir.ELEMENTWISE:
         # To sums along the sequence what the state takes in may be added before the exponential.
-        if strange and not (stage.summed and reader.primitive in _SUMS):
+        if strange and not (stage.summed and reader.primitive in ir.ADDITIONS):
             return
         rate = evidence.products.multiplies(reader) and any(_is_rate(evidence, x) for x in reader.inputs)
         stage = stage._replace(has_rate=stage.has_rate or rate)

@@ -17,8 +17,6 @@ from jax import lax
 from jaxinit import _program as ir
 from jaxinit._typing import Array
 
-_ADDITIONS = {ir.add_p, ir.sub_p, ir.add_any_p}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Argument:
@@ -101,7 +99,7 @@ class Expressions:
         """An elementwise equation applied to expressions; those that change no number leave them as they are."""
         if keeps_numbers(equation):
             return inputs[0]
-        if equation.primitive in _ADDITIONS and isinstance(inputs[1], Number) and not inputs[1].value:
+        if equation.primitive in ir.ADDITIONS and isinstance(inputs[1], Number) and not inputs[1].value:
             return inputs[0]
         key = (*signature(equation), *inputs)
         return self._made.setdefault(key, Step(equation, tuple(inputs), _degree(equation, inputs)))
@@ -142,7 +140,7 @@ def _degree(equation: ir.Equation, inputs: Sequence[Expression]) -> int:
     primitive = equation.primitive
     floating = ir.is_floating(equation.outputs[0])
     linear = (
-        primitive in _ADDITIONS
+        primitive in ir.ADDITIONS
         or primitive in (ir.neg_p, ir.stop_gradient_p)
         or (primitive is ir.mul_p and 0 in degrees)
         or (primitive in (ir.div_p, ir.select_p) and degrees[primitive is ir.div_p] == 0)

@@ -24,8 +24,6 @@ from jaxinit._reading._regions import is_outer
 from jaxinit._reading._rows import rows_together
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 
-_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
-
 
 class Onward(NamedTuple):
     """What a value goes on as.
@@ -92,7 +90,7 @@ def _past_sums(analysis: Analysis, consumers: Consumers, program: ir.Program, st
         passed.append(start)
         readers = program.readers.get(start, [])
         equation = readers[0] if len(readers) == 1 else None
-        if equation is None or equation.primitive not in _SUMS or equation in analysis.sites:
+        if equation is None or equation.primitive not in ir.ADDITIONS or equation in analysis.sites:
             break
         (output,) = equation.outputs
         made = _Walk(analysis, consumers, program, start, True, set()).through_equation(equation)
@@ -260,12 +258,12 @@ class _Walk:
 
     def _left_out(self, equation: ir.Equation, place: Place) -> Place | None:
         """The value itself where another term is added to it, or a map by channels multiplies it."""
-        if equation.primitive not in (*_SUMS, ir.mul_p, ir.div_p):
+        if equation.primitive not in (*ir.ADDITIONS, ir.mul_p, ir.div_p):
             return None
         first, second = equation.inputs
         other = second if first in self.inside else first
         value = self.analysis.of(other)
-        if equation.primitive in _SUMS:
+        if equation.primitive in ir.ADDITIONS:
             # A difference with a layer's output is a sum with that of its negative weight.
             if not value.data and any(part.degrees for part in value.parts):
                 return place

@@ -177,7 +177,7 @@ class Paths:
         return self._held[i]
 
     def _gate(self, i: int, root: ir.Atom, window: _Window) -> ir.Atom | None:
-        """Which factor of a product of data is no value but weighs the other: see `_is_gate`."""
+        """Which factor of a product of data weighs the other: see `_is_gate`."""
         if self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
             return None
         a, b = self.sources[i]
@@ -221,7 +221,7 @@ def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> di
         ends = [v for v, is_used in zip(program.outputs, used, strict=True) if is_used] if not is_condition else []
         after = dict.fromkeys(ends or program.outputs, After(0, 0))
         layers = _after_each(analysis, program, after)
-        # What is carried on and is no output that anybody uses comes before what the next step makes of it.
+        # What is carried on, without being an output that anybody uses, comes before what the next step makes of it.
         first = equation.num_consts if isinstance(equation, ir.Scan) else 0
         carries = program.inputs[first : first + equation.num_carry] if isinstance(equation, ir.Scan) else ()
         later = {v: after[c] for v, c in zip(program.outputs, carries, strict=False) if v not in ends and c in after}

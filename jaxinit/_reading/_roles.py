@@ -26,11 +26,9 @@ KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "qua
 FROZEN = frozenset({"buffer", "quantisation scale", "adapter"})
 """Those that stay even where they are a layer's weight."""
 
-_ADDITIONS = (ir.add_p, ir.sub_p, ir.add_any_p)
-
 
 def leaf_roles(flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]) -> list[LeafRole]:
-    """The role of every leaf, as far as it is no layer's weight.
+    """The role of every leaf, as far as it is not a layer's weight.
 
     Args:
       flow: of the whole program, whose first inputs are the leaves.
@@ -101,7 +99,7 @@ _Rule = Callable[[Evidence, Use], LeafRole | None]
 def _of_use(evidence: Evidence, use: Use) -> LeafRole:
     if evidence.products.multiplies(use.equation):
         rules: tuple[_Rule, ...] = (_variance, _slope, _scale, multiplies_state, _factor)
-    elif use.equation.primitive in _ADDITIONS:
+    elif use.equation.primitive in ir.ADDITIONS:
         rules = (_mean, paces_state, _bias, _offset)
     else:
         rules = (_quantised, _kernel, _token)
@@ -145,7 +143,7 @@ def _terms(evidence: Evidence, atom: ir.Atom) -> list[ir.Atom]:
     """The terms of a sum of functions of parameters."""
     atom = evidence.products.unmoved(atom)
     equation = evidence.flow.producer.get(atom)
-    if equation is not None and equation.primitive in (*_ADDITIONS, ir.neg_p):
+    if equation is not None and equation.primitive in (*ir.ADDITIONS, ir.neg_p):
         return [term for x in equation.inputs for term in _terms(evidence, x)]
     return [atom]
 

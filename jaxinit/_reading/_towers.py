@@ -17,7 +17,6 @@ from jaxinit._reading._hypernetworks import Around, layer_of
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules import rule_of
 
-_SUMS = (ir.add_p, ir.add_any_p, ir.sub_p)
 # Their results go into norms, of weights too.
 _OF_NORMS = ir.family("square", "integer_pow", "abs", "sqrt", "rsqrt", "sign", "pow")
 
@@ -128,14 +127,14 @@ def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[i
 
 def _is_added(equation: ir.Equation, product: ir.Equation) -> bool:
     """Whether an equation adds what a contraction makes to something: to data are added data, and not weights."""
-    if equation.primitive not in _SUMS:
+    if equation.primitive not in ir.ADDITIONS:
         return False
     return product.primitive is not ir.dot_general_p or bool(product.params["dimension_numbers"][0][0])
 
 
 def _adds_bias(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
     """Whether an equation adds a leaf that varies along the features of a product, all of them, and nowhere else."""
-    if equation.primitive not in _SUMS or equation.inputs.count(atom) != 1:
+    if equation.primitive not in ir.ADDITIONS or equation.inputs.count(atom) != 1:
         return False
     (other,) = (x for x in equation.inputs if x is not atom)
     found = around.of(other)

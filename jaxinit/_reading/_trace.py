@@ -76,7 +76,7 @@ class Traced:
 
     @functools.cached_property
     def roles(self) -> list[LeafRole]:
-        """What every leaf is to the program, as far as it is no layer's weight."""
+        """What every leaf is to the program, as far as it is not a layer's weight."""
         return leaf_roles(self.flow, self.skips, self.shapes)
 
     @functools.cached_property

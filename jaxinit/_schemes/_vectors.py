@@ -12,7 +12,7 @@ from jaxinit._reading import KEPT, Layer, LeafRole, Portion, Site
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A leaf that is no layer's weight, or the elements of a bias that belong to one gate of a recurrent cell.
+    """A leaf that is not a layer's weight, or the elements of a bias that belong to one gate of a recurrent cell.
 
     Attributes:
       path: path of the leaf.
