@@ -17,8 +17,8 @@ TOKENS = jax.random.randint(jax.random.key(2), (32, STEPS), 0, 20)
 IMAGES = jax.random.normal(jax.random.key(3), (4, STEPS, 5, 5, FEATURES))
 
 
-def is_kernel_of_state(traced, unit):
-    return any(site in cell.state_rows for cell in traced.structure.cells for site in unit.sites)
+def is_kernel_of_state(traced, weight):
+    return any(use in cell.state_rows for cell in traced.structure.cells for use in weight.uses)
 
 
 def normal(*shape):

@@ -25,9 +25,9 @@ def struct(*shape):
 
 
 def weights(params, apply_fn, batch):
-    """Path and portions of every weight that has some."""
+    """Path and blocks of every weight that has some."""
     traced = trace(params, apply_fn, batch)
-    return {traced.paths[unit.leaf]: portions for unit, portions in traced.structure.weights.items()}
+    return {traced.paths[weight.leaf]: blocks for weight, blocks in traced.structure.weights.items()}
 
 
 def attend(q, k, v):
@@ -84,7 +84,7 @@ def test_a_fused_projection_is_seen_as_queries_keys_and_values(cut, query, value
     layers = trace_layers(params, apply_fn, struct(2, 5, 8))
     assert layers["qkv"].role == "query, key, value"
     assert layers["out"].role == "output"
-    found = {portion.role: portion.places for portion in weights(params, apply_fn, struct(2, 5, 8))["qkv"]}
+    found = {block.role: block.indices for block in weights(params, apply_fn, struct(2, 5, 8))["qkv"]}
     assert found["query"] == tuple(query)
     assert found["value"] == tuple(value)
 
@@ -159,7 +159,7 @@ def encoder_decoder(blocks=3, d=8, stacked=False):
 def test_encoder_and_decoder_are_told_apart_by_cross_attention(stacked):
     traced = trace(*encoder_decoder(stacked=stacked))
     structure = traced.structure
-    inside = {traced.paths[u.leaf] for u in traced.analysis.weights if u.sites[0] in structure.encoder}
+    inside = {traced.paths[u.leaf] for u in traced.analysis.weights if u.uses[0] in structure.encoder}
     assert inside == {p for p in traced.paths if p.startswith("encoder")} | {"embed"}
     assert sum(a.cross for a in structure.attentions) == (1 if stacked else 3)
 
@@ -176,7 +176,7 @@ def test_gates_of_an_lstm(cell):
     assert {name for name, role in roles.items() if role == "forget"} == {"if", "hf"}
     assert {name for name, role in roles.items() if role == "input"} == {"ii", "hi"}
     found = weights(params, apply_fn, x)
-    state = {path.split("/")[-2] for path, (portion,) in found.items() if portion.state_rows == (0, 7)}
+    state = {path.split("/")[-2] for path, (block,) in found.items() if block.state_rows == (0, 7)}
     assert state == {"hi", "hf", "hg", "ho"}
 
 
@@ -204,7 +204,7 @@ def test_update_gates_are_found_however_the_two_are_mixed(following, loop):
 
     found = weights({"w": struct(3, 2 * D), "u": struct(D, 2 * D)}, apply_fn, struct(5, 2, 3))
     for path in "wu":
-        assert [(p.role, p.places) for p in found[path]][:1] == [("forget", tuple(range(D)))]
+        assert [(p.role, p.indices) for p in found[path]][:1] == [("forget", tuple(range(D)))]
     assert {p.state_rows for p in found["u"]} == {(0, D)}
 
 
@@ -278,15 +278,15 @@ def test_fused_gates_are_columns_and_fused_states_are_rows():
     found = weights(params, apply_fn, x)
     for path in ("weight_ih", "weight_hh"):
         assert [p.role for p in found[path]] == ["input", "forget", None, None]
-        assert [p.places[0] for p in found[path]] == [0, 7, 14, 21]
+        assert [p.indices[0] for p in found[path]] == [0, 7, 14, 21]
     traced = trace(params, apply_fn, x)
     (biases,) = traced.structure.biases.values()
-    assert {p.role: p.places for p in biases} == {"input": tuple(range(7)), "forget": tuple(range(7, 14))}
+    assert {p.role: p.indices for p in biases} == {"input": tuple(range(7)), "forget": tuple(range(7, 14))}
     params, apply_fn, x = MODELS["haiku_lstm"]()
-    portions = weights(params, apply_fn, x)["lstm/linear/w"]
-    assert {p.state_rows for p in portions} == {(6, 13)}
+    blocks = weights(params, apply_fn, x)["lstm/linear/w"]
+    assert {p.state_rows for p in blocks} == {(6, 13)}
     # Haiku's program adds one to the forget gate itself.
-    assert [p.open for p in portions if p.role == "forget"] == [pytest.approx(1.0, abs=1e-4)]
+    assert [p.open for p in blocks if p.role == "forget"] == [pytest.approx(1.0, abs=1e-4)]
 
 
 def test_layers_of_a_feed_forward_network_are_in_no_cell():

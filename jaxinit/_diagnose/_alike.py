@@ -1,7 +1,7 @@
 """Which rows are compared with one another: those that data meet, and among them those that are alike.
 
 What is said of growth over depth is said of layers that do the same at different depths: the layers of the trunk of one
-tower, or those at one place of all branches. A branch that starts closed, a tower of what conditions the model and a
+tower, or those at one position of all branches. A branch that starts closed, a tower of what conditions the model and a
 readout have sizes of their own, so none of them is a measure of the others.
 """
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxinit._diagnose._activity import Activity, no_activity
 from jaxinit._diagnose._sizes import mean_and_std, real, rms, size_of
-from jaxinit._evaluate import Place
+from jaxinit._evaluate import WeightUse
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -80,12 +80,12 @@ def _probed_backward(samples: int, _: None, gradient: Array) -> tuple[Array, Arr
 _probed.defvjp(_probed_forward, _probed_backward)
 
 
-def probe(place: Place, state: ProbeState, output: Array, product: Array) -> tuple[ProbeState, Array]:
+def probe(used: WeightUse, state: ProbeState, output: Array, product: Array) -> tuple[ProbeState, Array]:
     """Measures a layer's output, and lets it pass."""
     mean, std = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
     size = jnp.hypot(mean, std) if product is output else size_of(product)
     found = Measured(jnp.ones((), jnp.float32), mean, std, size)
     measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
-    features = place.site.placed.values()
+    features = used.use.placed.values()
     samples = math.prod(n for d, n in enumerate(output.shape) if d not in features)
     return state._replace(measured=measured), _probed(output, state.probe, samples)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxinit._diagnose._curves import curve
-from jaxinit._reading import ActivationInput, Depth, Layer, Portion, Traced, Weight, slice_places
+from jaxinit._reading import ActivationInput, Block, Depth, Layer, Traced, Weight, slice_indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Row:
       depth: how many layers data go through before this one.
       tower: number of the tower: rows of one tower come one after another, those of others beside them.
       before: the rows that come right before this one on the ways of the data to it.
-      skip, position, branch_length: the skip connection whose branch holds the layer, its place in that branch, and how
-        many layers the branch has; or None.
+      skip, position, branch_length: the skip connection whose branch holds the layer, its position in that branch, and
+        how many layers the branch has; or None.
       fresh: whether all that the layer takes comes through a normalization.
       last: whether no other layer takes what this one gives: a readout, or a head.
       weighs: whether all that it gives weighs other data by positive numbers, as gates, step sizes and decays do, or is
@@ -74,10 +74,10 @@ def _before(depth: Depth, starts: Mapping[Weight, int]) -> tuple[int, ...]:
     """The numbers of the rows of the layers right before."""
     found: list[int] = []
     for before in depth.before:
-        for part in before.site.parts:
-            if part.weight in starts:
-                (turns,) = np.nonzero(part.weight.order.reshape(-1) == before.turn)
-                found.extend(starts[part.weight] + int(i) for i in turns)
+        for component in before.use.components:
+            if component.weight in starts:
+                (turns,) = np.nonzero(component.weight.order.reshape(-1) == before.turn)
+                found.extend(starts[component.weight] + int(i) for i in turns)
     return tuple(dict.fromkeys(found))
 
 
@@ -108,7 +108,7 @@ def all_rows(traced: Traced, layers: Mapping[Weight, Layer]) -> tuple[Row, ...]:
 def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, int]) -> list[Row]:
     """The rows of one unit; the first rows of all units are known."""
     activation_inputs, structure = traced.activation_inputs[weight], traced.structure
-    cells = {site for cell in structure.cells for site in (*cell.state_rows, *cell.inputs)}
+    cells = {use for cell in structure.cells for use in (*cell.state_rows, *cell.inputs)}
     gates = 1.0 if decays(activation_inputs, traced) else _gates(structure.weights.get(weight, ()))
     weights = [math.prod(m.value.shape) for m in activation_inputs]
     curves = [curve(m.activation) for m in activation_inputs]
@@ -119,7 +119,7 @@ def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, i
     def mean(values: Sequence[float]) -> float:
         return sum(w * x for w, x in zip(weights, values, strict=True)) / max(sum(weights), 1)
 
-    numbers = math.prod(weight.sites[0].finish.outputs[0].shape)
+    numbers = math.prod(weight.uses[0].finish.outputs[0].shape)
     flat = mean([c.flat if c else 0.0 for c in curves])
     factor = mean([c.gradient_factor if c else 1.0 for c in curves])
     return [
@@ -132,7 +132,7 @@ def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, i
             layer.skip is not None,
             layer.role,
             any(m.normalized for m in activation_inputs),
-            not cells.isdisjoint(weight.sites),
+            not cells.isdisjoint(weight.uses),
             depth.layers,
             depth.tower,
             _before(depth, starts),
@@ -145,15 +145,15 @@ def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, i
             all(c is not None and c.positive and traced.onwards.weighs(m.value) for m, c in met),
             _is_beside(weight, traced),
         )
-        for at, depth in zip(slice_places(weight), traced.depths[weight], strict=True)
+        for at, depth in zip(slice_indices(weight), traced.depths[weight], strict=True)
     ]
 
 
 def _is_beside(weight: Weight, traced: Traced) -> bool:
-    (site, *more), added = weight.sites, traced.onwards.is_added
-    if more or not added(site.finish.outputs[0]):
+    (use, *more), added = weight.uses, traced.onwards.is_added
+    if more or not added(use.finish.outputs[0]):
         return False
-    others = [other for other in traced.analysis.sites.values() if other.data is site.data and other is not site]
+    others = [other for other in traced.analysis.uses.values() if other.data is use.data and other is not use]
     return any(added(other.finish.outputs[0]) for other in others)
 
 
@@ -163,7 +163,7 @@ def decays(activation_inputs: Sequence[ActivationInput], traced: Traced) -> bool
     return bool(met) and all(traced.onwards.keeps(value) for value in met)
 
 
-def _gates(portions: Sequence[Portion]) -> float:
+def _gates(blocks: Sequence[Block]) -> float:
     """The share of a weight's columns that make gates of the state."""
-    sizes = [(p.role in ("forget", "input"), len(p.places or (0,))) for p in portions]
+    sizes = [(p.role in ("forget", "input"), len(p.indices or (0,))) for p in blocks]
     return sum(size for gate, size in sizes if gate) / max(sum(size for _, size in sizes), 1)

@@ -40,15 +40,15 @@ def watches(traced: Traced) -> dict[ir.Atom, Watch]:
         if keys > 1:
             add(attention.probabilities, _at_attention(attention, traced.analysis.weights))
     taken: dict[ir.Atom, list[Weight]] = {}
-    for site in traced.analysis.sites.values():
-        if site.geometry.kind != "embed" and ir.is_floating(site.data):
-            taken.setdefault(site.data, []).extend(part.weight for part in site.parts)
+    for use in traced.analysis.uses.values():
+        if use.geometry.kind != "embed" and ir.is_floating(use.data):
+            taken.setdefault(use.data, []).extend(component.weight for component in use.components)
     for value, weights in taken.items():
         add(value, _at_input(weights))
     for skip in traced.skips:
-        concerned = [part.weight for site in skip.layers for part in site.parts]
-        for value, place in (*((term, 0) for term in skip.added), (skip.stream, 1)):
-            add(value, _at_branch(concerned, place))
+        concerned = [component.weight for use in skip.layers for component in use.components]
+        for value, column in (*((term, 0) for term in skip.added), (skip.stream, 1)):
+            add(value, _at_branch(concerned, column))
     return {value: several[0] if len(several) == 1 else _together(several) for value, several in found.items()}
 
 
@@ -73,9 +73,9 @@ def _at_input(weights: Sequence[Weight]) -> Watch:
     return watch
 
 
-def _at_branch(weights: Sequence[Weight], place: int) -> Watch:
+def _at_branch(weights: Sequence[Weight], column: int) -> Watch:
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
-        entry = jnp.zeros(2, jnp.float32).at[place].set(size_of(value) ** 2)
+        entry = jnp.zeros(2, jnp.float32).at[column].set(size_of(value) ** 2)
         return {
             weight: states[weight]._replace(branch=states[weight].branch + entry) for weight in dict.fromkeys(weights)
         }
@@ -100,8 +100,8 @@ def _at_activation(activation_inputs: Sequence[ActivationInput], onwards: Onward
 
 
 def _at_attention(attention: Attention, weights: Sequence[Weight]) -> Watch:
-    sites = {block.site for block in (*attention.query, *attention.key)}
-    concerned = [weight for weight in weights if not sites.isdisjoint(weight.sites)]
+    uses = {block.use for block in (*attention.query, *attention.key)}
+    concerned = [weight for weight in weights if not uses.isdisjoint(weight.uses)]
 
     def largest(probabilities: Array) -> Array:
         return jnp.mean(jnp.max(real(probabilities), attention.summed)).astype(jnp.float32)

@@ -49,7 +49,7 @@ class ControlFlow:
 
     def _touched(self, *programs: ir.Program) -> list[Weight]:
         equations = {e for program in programs for e in ir.equations_of(program)}
-        return [u for u in self.analysis.weights if any(s.finish in equations for s in u.sites)]
+        return [u for u in self.analysis.weights if any(s.finish in equations for s in u.uses)]
 
     def _carried(
         self, weights: Sequence[Weight], states: dict[Weight, State], *programs: ir.Program

@@ -17,11 +17,11 @@ from jax import lax
 
 from jaxinit import _program as ir
 from jaxinit._evaluate._control_flow import ControlFlow
-from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor, Watch
-from jaxinit._reading import Analysis, Factor, Part, Site, Weight
+from jaxinit._evaluate._weight_use import WeightUse
+from jaxinit._reading import Analysis, Component, Factor, Use, Weight
 from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
@@ -55,16 +55,16 @@ class Evaluation:
         self.rounding = rounding
         self._scaling = Scaling([] if differentiable else analysis.weights, visitor.scale, scale_factors)
         self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
-        # Where weights are taken: which input is one, and the weights whose scale the layer's output gets in its place.
+        # Where weights are taken: which input is one, and the weights whose scale the layer's output gets instead.
         self._weights: dict[ir.Equation, tuple[int, frozenset[Weight]]] = {}
-        for site in analysis.sites.values():
-            own = frozenset(part.weight for part in site.parts)
-            self._weights.update((entry.equation, (entry.weight, own)) for entry in site.entries)
-            if site.lookup is not None:
-                self._weights[site.lookup] = 0, own
+        for use in analysis.uses.values():
+            own = frozenset(component.weight for component in use.components)
+            self._weights.update((entry.equation, (entry.weight, own)) for entry in use.entries)
+            if use.lookup is not None:
+                self._weights[use.lookup] = 0, own
         # Of several biases all are added with the last; on the way there, the sum is the output alone.
-        self._additions = {b.equation: b.value for site in analysis.sites.values() for b in site.biases}
-        self._holding_sites: dict[ir.Equation, bool] = {}
+        self._additions = {b.equation: b.value for use in analysis.uses.values() for b in use.biases}
+        self._holding_uses: dict[ir.Equation, bool] = {}
 
     def run(self, values: Sequence[Array], states: dict[Weight, State]) -> tuple[list[Array], dict[Weight, State]]:
         """The outputs of the program, and the state of every weight."""
@@ -160,8 +160,8 @@ class Evaluation:
                 made = call.results
             else:
                 arguments = [read(atom) for atom in equation.inputs]
-                if equation in self.analysis.sites:
-                    arguments += [read(bias.value) for bias in self.analysis.sites[equation].biases]
+                if equation in self.analysis.uses:
+                    arguments += [read(bias.value) for bias in self.analysis.uses[equation].biases]
                 results = self._equation(equation, arguments, states, rounding)
                 environment.update(zip(equation.outputs, results, strict=True))
                 made = equation.outputs
@@ -178,39 +178,39 @@ class Evaluation:
         return {equation: call for call in whole for equation in call.inlined}
 
     def _is_of_layer(self, equation: ir.Equation) -> bool:
-        ends = equation in self.analysis.sites or equation in self._additions
-        return ends or equation in self._weights or self._sites_within(equation)
+        ends = equation in self.analysis.uses or equation in self._additions
+        return ends or equation in self._weights or self._uses_within(equation)
 
     def _meets_data(self, equation: ir.Equation) -> bool:
         return (
-            equation in self.analysis.sites
-            or self._sites_within(equation)
+            equation in self.analysis.uses
+            or self._uses_within(equation)
             or any(self.analysis.of(v).data for v in (*equation.inputs, *equation.outputs))
         )
 
-    def _sites_within(self, equation: ir.Equation) -> bool:
-        if equation not in self._holding_sites:
+    def _uses_within(self, equation: ir.Equation) -> bool:
+        if equation not in self._holding_uses:
             inner = (e for p in ir.subprograms(equation) for e in ir.equations_of(p))
-            self._holding_sites[equation] = any(e in self.analysis.sites for e in inner)
-        return self._holding_sites[equation]
+            self._holding_uses[equation] = any(e in self.analysis.uses for e in inner)
+        return self._holding_uses[equation]
 
     def _equation(
         self, equation: ir.Equation, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Any]:
-        site = self.analysis.sites.get(equation)
-        if site is not None:
-            return [self._site(site, equation, arguments, states, rounding)]
-        results = self._without_site(equation, arguments, states, rounding)
+        use = self.analysis.uses.get(equation)
+        if use is not None:
+            return [self._use(use, equation, arguments, states, rounding)]
+        results = self._without_use(equation, arguments, states, rounding)
         if rounding is not None:
             rounding.follow(equation, arguments, results)
         return results
 
-    def _without_site(
+    def _without_use(
         self, equation: ir.Equation, arguments: list[Any], states: dict[Weight, State], rounding: Rounding | None
     ) -> list[Any]:
         if equation in self._additions:
             return [self._without_bias(equation, arguments)]
-        if self._sites_within(equation) or (rounding is not None and rounding.enters(equation)):
+        if self._uses_within(equation) or (rounding is not None and rounding.enters(equation)):
             outputs = self._control_flow.bind(equation, arguments, states, rounding)
             if outputs is not None:
                 return outputs
@@ -230,9 +230,9 @@ class Evaluation:
 
     # Layers
 
-    def _site(
+    def _use(
         self,
-        site: Site,
+        use: Use,
         equation: ir.Equation,
         arguments: list[Any],
         states: dict[Weight, State],
@@ -240,31 +240,31 @@ class Evaluation:
     ) -> Array:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
         bias = None
-        if site.biases:
+        if use.biases:
             u = self._without_bias(equation, operands)
-            bias = self._bias(site, added, jnp.shape(u), states)
+            bias = self._bias(use, added, jnp.shape(u), states)
         else:
             (u,) = self._bound(equation, operands, states)
-        answer = rounding.known.get(site.data) if rounding is not None else None
+        answer = rounding.known.get(use.data) if rounding is not None else None
         if rounding is not None and answer is not None:
             rounding.known[equation.outputs[0]] = rounding.through(answer, bias)
         outputs = []
         start = 0
-        for part in site.parts:
-            place = self.place(site, part, u.ndim, None if answer is None else answer())
+        for component in use.components:
+            used = self.weight_use(use, component, u.ndim, None if answer is None else answer())
             piece, bias_piece = u, bias
-            if part.size is not None:
-                assert site.segment_dim is not None
-                if part.start > start:
-                    outputs.append(_segment(u, bias, site.segment_dim, start, part.start))
-                start = part.start + part.size
-                piece = _cut(u, site.segment_dim, part.start, start)
-                bias_piece = None if bias is None else _cut(bias, site.segment_dim, part.start, start)
-            states[part.weight], output = self.visitor.use(place, states.get(part.weight), piece, bias_piece)
+            if component.size is not None:
+                assert use.segment_dim is not None
+                if component.start > start:
+                    outputs.append(_segment(u, bias, use.segment_dim, start, component.start))
+                start = component.start + component.size
+                piece = _cut(u, use.segment_dim, component.start, start)
+                bias_piece = None if bias is None else _cut(bias, use.segment_dim, component.start, start)
+            states[component.weight], output = self.visitor.use(used, states.get(component.weight), piece, bias_piece)
             outputs.append(output)
-        if site.segment_dim is not None and start < u.shape[site.segment_dim]:
-            outputs.append(_segment(u, bias, site.segment_dim, start, u.shape[site.segment_dim]))
-        return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=site.segment_dim)
+        if use.segment_dim is not None and start < u.shape[use.segment_dim]:
+            outputs.append(_segment(u, bias, use.segment_dim, start, u.shape[use.segment_dim]))
+        return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=use.segment_dim)
 
     def _without_bias(self, equation: ir.Equation, arguments: Sequence[Array]) -> Array:
         """The other term of a sum or difference with a bias."""
@@ -272,11 +272,11 @@ class Evaluation:
         i, u = next((i, x) for i, x in enumerate(arguments) if equation.inputs[i] is not bias)
         return -u if i == 1 and equation.primitive is ir.sub_p else u
 
-    def _bias(self, site: Site, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State]) -> Array:
-        """The sum of a site's biases, scaled; of size 1 along each dimension in which it does not vary."""
-        repeated = [axis for axis in range(len(shape)) if axis not in site.bias_dims]
+    def _bias(self, use: Use, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State]) -> Array:
+        """The sum of a use's biases, scaled; of size 1 along each dimension in which it does not vary."""
+        repeated = [axis for axis in range(len(shape)) if axis not in use.bias_dims]
         total = None
-        for bias, value in zip(site.biases, values, strict=True):
+        for bias, value in zip(use.biases, values, strict=True):
             term = self._scaling.applied(value, self.analysis.of(bias.value), states)
             for move in bias.moves:
                 (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *_constants(move))
@@ -289,14 +289,14 @@ class Evaluation:
         assert total is not None
         return total
 
-    def place(self, site: Site, part: Part, rank: int, is_rounding: Array | None = None) -> Place:
-        """How the output of a site, of this rank, belongs to the scales of one of its weights."""
-        factors = self.scale_factors[part.weight]
+    def weight_use(self, use: Use, component: Component, rank: int, is_rounding: Array | None = None) -> WeightUse:
+        """How the output of a use, of this rank, belongs to the scales of one of its weights."""
+        factors = self.scale_factors[component.weight]
         dims: list[tuple[Factor, ...]] = [()] * rank
-        if part.origin is not None:
-            for source, target in site.placed.items():
-                dims[target] = part.origin.dims[source]
-        return Place(part.weight, site, part, factors, tuple(dims), is_rounding)
+        if component.origin is not None:
+            for source, target in use.placed.items():
+                dims[target] = component.origin.dims[source]
+        return WeightUse(component.weight, use, component, factors, tuple(dims), is_rounding)
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:

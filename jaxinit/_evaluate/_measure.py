@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._evaluate._evaluation import Evaluation
-from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._scaling import State
 from jaxinit._evaluate._visitor import Watch
+from jaxinit._evaluate._weight_use import WeightUse
 from jaxinit._reading import Analysis, Weight
 from jaxinit._typing import Array
 
-Look: TypeAlias = Callable[[Place, State, Array, Array], tuple[State, Array]]
+Look: TypeAlias = Callable[[WeightUse, State, Array, Array], tuple[State, Array]]
 """Of a layer's output, and of it without its bias, the new state of its weight and what flows on, equal to the output.
 
 Without a bias both are one array.
@@ -40,9 +40,9 @@ class _Measuring:
         """Weights stay as they are."""
         return jnp.ones((), jnp.float32)
 
-    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+    def use(self, used: WeightUse, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
         """Looks at a layer's output."""
-        return self.look(place, self.empty if state is None else state, u if bias is None else u + bias, u)
+        return self.look(used, self.empty if state is None else state, u if bias is None else u + bias, u)
 
 
 def measure(

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
-from jaxinit._evaluate._place import Place
 from jaxinit._evaluate._scaling import State
+from jaxinit._evaluate._weight_use import WeightUse
 from jaxinit._reading import Weight
 from jaxinit._typing import Array
 
@@ -21,7 +21,7 @@ class Visitor(Protocol):
     def scale(self, state: State) -> Array:
         """What the weight is multiplied by, of the weight's `scale_factors`."""
 
-    def use(self, place: Place, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
+    def use(self, used: WeightUse, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
         """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""
 
 

@@ -69,8 +69,8 @@ def _entries(stack: Array) -> list[Array]:
     Each index goes through memory: with it written into the program, no two of these slices would be alike, and XLA's
     CPU compiler, which makes code for equal operations once, would take eight milliseconds for each.
     """
-    places = [jax.lax.optimization_barrier(np.array([i, 0], np.int32)) for i in range(len(stack))]
-    return [jax.lax.dynamic_index_in_dim(stack, place[0], keepdims=False) for place in places]
+    indices = [jax.lax.optimization_barrier(np.array([i, 0], np.int32)) for i in range(len(stack))]
+    return [jax.lax.dynamic_index_in_dim(stack, index[0], keepdims=False) for index in indices]
 
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:

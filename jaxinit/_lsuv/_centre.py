@@ -33,11 +33,11 @@ def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, C
     """
     found, refused = {}, {}
     for weight in selected:
-        if weight.uses > 1:
+        if weight.use_count > 1:
             # What centres one use does not centre the others.
             refused[weight] = "not centred: it is used more than once"
             continue
-        if len(weight.sites) == 1 and not weight.sites[0].bias_dims <= set(weight.sites[0].placed.values()):
+        if len(weight.uses) == 1 and not weight.uses[0].bias_dims <= set(weight.uses[0].placed.values()):
             refused[weight] = "not centred: what is added to its output varies along other dimensions than its units"
             continue
         channels = scale_factors(traced.analysis, weight, per_channel=True)
@@ -54,16 +54,16 @@ def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, C
 
 def _bias_leaves(traced: Traced, weight: Weight) -> list[tuple[int, Origin, int]]:
     """The leaves that are a weight's bias and nothing else, their origins, and the signs with which they are added."""
-    if len(weight.sites) != 1:
+    if len(weight.uses) != 1:
         return []
-    (site,) = weight.sites
-    part = weight.first_part
-    if len(site.parts) != 1 or part.origin is None or part.size is not None:
+    (use,) = weight.uses
+    component = weight.first_component
+    if len(use.components) != 1 or component.origin is None or component.size is not None:
         return []
-    if jnp.issubdtype(site.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
+    if jnp.issubdtype(use.finish.outputs[0].dtype, jnp.complexfloating):  # means are kept as real numbers
         return []
     found = []
-    for bias in site.biases:
+    for bias in use.biases:
         dependence = traced.analysis.of(bias.value)
         if bias.moves or len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
             continue
@@ -105,7 +105,7 @@ def _is_zero(traced: Traced, atom: ir.Atom) -> bool:
 
 def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
     """Whether the weight of any layer is made of this leaf, or a program that is not read takes it."""
-    weights = (part.dependence for site in traced.analysis.sites.values() for part in site.parts)
+    weights = (component.dependence for use in traced.analysis.uses.values() for component in use.components)
     return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
 
 
@@ -126,10 +126,10 @@ def _has_entry_for_each_channel(weight: Weight, factors: tuple[Factor, ...], bia
 
 def output_dims(weight: Weight) -> list[tuple[Factor, ...]]:
     """The factors of the weight along each dimension of the output of its only layer."""
-    (site,) = weight.sites
-    origin = site.parts[0].origin
+    (use,) = weight.uses
+    origin = use.components[0].origin
     assert origin is not None
-    dims: list[tuple[Factor, ...]] = [()] * len(site.finish.outputs[0].shape)
-    for source, target in site.placed.items():
+    dims: list[tuple[Factor, ...]] = [()] * len(use.finish.outputs[0].shape)
+    for source, target in use.placed.items():
         dims[target] = origin.dims[source]
     return dims

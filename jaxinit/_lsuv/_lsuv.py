@@ -215,7 +215,7 @@ def _lsuv(
         max_attempts=operator.index(options.max_attempts),
     )
     for weight in selected:
-        shared = f"shared by {weight.uses} uses" if weight in problem.shared else ""
+        shared = f"shared by {weight.use_count} uses" if weight in problem.shared else ""
         remarks = (not_centred.get(weight), _caveat(traced, weight, options), shared, _target_remark(weight))
         notes[weight] = "; ".join(remark for remark in remarks if remark)
 
@@ -236,7 +236,7 @@ def _lsuv(
 
 def _target_remark(weight: Weight) -> str:
     """Why the target of a layer is smaller than the one asked for."""
-    makes = weight.sites[0].makes
+    makes = weight.uses[0].makes
     if makes == 1:
         return ""
     return f"its output is a weight of {makes} inputs: it is the product with them that gets the target"
@@ -250,9 +250,11 @@ def _caveat(traced: Traced, weight: Weight, options: Options) -> str:
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
     if weight.members:
         return f"one scale for all of it, not made orthonormal: {len(weight.regions)} leaves make one weight"
-    if any(part.origin is None for site in weight.sites for part in site.parts if part.weight is weight):
+    if any(
+        component.origin is None for use in weight.uses for component in use.components if component.weight is weight
+    ):
         return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
-    if options.orthonormalize and view(weight) is None and weight.sites[0].geometry.kind != "embed":
+    if options.orthonormalize and view(weight) is None and weight.uses[0].geometry.kind != "embed":
         return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
     return ""
 

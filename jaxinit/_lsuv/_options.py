@@ -110,13 +110,13 @@ def recurrent_weights(traced: Traced) -> dict[Weight, str]:
     inside = {equation for body in over_data for equation in body.equations}
     found: dict[Weight, str] = {}
     for cell in traced.structure.cells:
-        for site, (start, stop) in cell.state_rows.items():
-            if site.equation not in inside:
+        for use, (start, stop) in cell.state_rows.items():
+            if use.equation not in inside:
                 continue
-            rows = math.prod(site.weight.shape[d] for d in site.geometry.in_dims)
+            rows = math.prod(use.weight.shape[d] for d in use.geometry.in_dims)
             what = "it meets" if stop - start == rows else f"its rows {start}:{stop} meet"
             reason = f"it keeps its scale, because {what} the state of a recurrence; `where` includes it"
-            found.update((part.weight, reason) for part in site.parts)
+            found.update((component.weight, reason) for component in use.components)
     return found
 
 

@@ -44,7 +44,7 @@ class Problem:
     @functools.cached_property
     def shared(self) -> frozenset[Weight]:
         """The weights that the program uses more than once."""
-        return frozenset(u for u in self.analysis.weights if u.uses > 1)
+        return frozenset(u for u in self.analysis.weights if u.use_count > 1)
 
     def evaluation(self, refined: frozenset[Weight], selected: frozenset[Weight] | None = None) -> Evaluation:
         """An evaluation that pools the uses of `refined`."""

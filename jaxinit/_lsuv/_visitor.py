@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._evaluate import Place
+from jaxinit._evaluate import WeightUse
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
     DEAD,
@@ -86,7 +86,7 @@ class ScaleVisitor:
             shift = np.zeros(tuple(f.size for f in self.channels[weight]), np.float32)
         pooled = None
         if weight in self.refined:
-            mean: Any = np.zeros(shape, mean_dtype(weight.sites[0].finish.outputs[0].dtype))
+            mean: Any = np.zeros(shape, mean_dtype(weight.uses[0].finish.outputs[0].dtype))
             pooled = Moments(jnp.float32(0), mean, mean, zeros, zeros, zeros)
         return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
@@ -98,31 +98,31 @@ class ScaleVisitor:
         """What the weight is multiplied by."""
         return state.scale
 
-    def use(self, place: Place, state: ScaleState | None, u: Array, bias: Array | None) -> tuple[ScaleState, Array]:
+    def use(self, used: WeightUse, state: ScaleState | None, u: Array, bias: Array | None) -> tuple[ScaleState, Array]:
         """Decides the scale if it is not decided, and applies it."""
-        weight = place.weight
+        weight = used.weight
         if state is None:
             state = self.initial(weight)
         if weight in self.channels:
-            state, shift = self._centred(place, state, u, bias)
+            state, shift = self._centred(used, state, u, bias)
         elif not self.is_final(state):
-            state, shift = self._scaled(place, state, u, bias), None
+            state, shift = self._scaled(used, state, u, bias), None
         else:
             shift = None
         output = wide(u)
-        output = output * place.spread(state.scale).astype(output.dtype)
+        output = output * used.spread(state.scale).astype(output.dtype)
         if bias is not None:
             output = output + wide(bias)
         if shift is not None:
             output = output + shift.astype(output.dtype)
         return state, output.astype(u.dtype)
 
-    def _scaled(self, place: Place, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
-        found = _measured(place, u, bias)
-        scale, flags = _held(state.limits, *solve(found, self.targets[place.weight]))
-        if place.weight not in self.selected:
+    def _scaled(self, used: WeightUse, state: ScaleState, u: Array, bias: Array | None) -> ScaleState:
+        found = _measured(used, u, bias)
+        scale, flags = _held(state.limits, *solve(found, self.targets[used.weight]))
+        if used.weight not in self.selected:
             scale = jnp.ones_like(scale)
-        return self._decided(place.weight, state, found, scale, None, std(found), flags)
+        return self._decided(used.weight, state, found, scale, None, std(found), flags)
 
     def _decided(
         self,
@@ -145,32 +145,32 @@ class ScaleVisitor:
         return new
 
     def _centred(
-        self, place: Place, state: ScaleState, u: Array, bias: Array | None
+        self, used: WeightUse, state: ScaleState, u: Array, bias: Array | None
     ) -> tuple[ScaleState, Array | None]:
-        channels = dataclasses.replace(place, factors=self.channels[place.weight])
+        channels = dataclasses.replace(used, factors=self.channels[used.weight])
         per_channel = _measured(channels, u, bias)
         # Within a channel the bias is constant: once centred, it contributes nothing.
-        pooled_axes = tuple(i for i, f in enumerate(channels.factors) if f not in place.factors)
+        pooled_axes = tuple(i for i, f in enumerate(channels.factors) if f not in used.factors)
         pooled_var = jnp.mean(per_channel.var_u, pooled_axes)
         zero = jnp.zeros_like(pooled_var)
         spread_of_means = jnp.var(per_channel.mean_u + per_channel.mean_b, pooled_axes)
         found = Moments(per_channel.size, zero, zero, pooled_var, zero, zero)
-        scale, flags = _held(state.limits, *solve(found, self.targets[place.weight]))
+        scale, flags = _held(state.limits, *solve(found, self.targets[used.weight]))
         constant = jnp.any(per_channel.mean_u != 0, pooled_axes)
         flags = jnp.where(constant & (flags == ZERO), DEAD, flags)
-        if place.weight not in self.selected:
+        if used.weight not in self.selected:
             scale = jnp.ones_like(scale)
         if state.known is not False:
             scale = jnp.where(state.known, state.scale, scale)
-        sizes = [f.size if f in place.factors else 1 for f in channels.factors]
+        sizes = [f.size if f in used.factors else 1 for f in channels.factors]
         shift = -(scale.reshape(sizes) * per_channel.mean_u) - per_channel.mean_b
         # Where there is no finite mean, the bias stays.
         finite = jnp.isfinite(pooled_var).reshape(sizes) & jnp.isfinite(shift)
         shift = jnp.where(finite, shift, 0)
-        if place.weight not in self.selected:
+        if used.weight not in self.selected:
             shift = jnp.zeros_like(shift)
         before = jnp.sqrt(pooled_var + spread_of_means)
-        new = self._decided(place.weight, state, found, scale, shift, before, flags)._replace(shift=shift)
+        new = self._decided(used.weight, state, found, scale, shift, before, flags)._replace(shift=shift)
         return new, channels.spread(shift)
 
 
@@ -182,20 +182,20 @@ def _held(limits: Limits | None, scale: Array, flags: Array) -> tuple[Array, Arr
     return jnp.where(held, scale, 1), jnp.where(held | (flags != 0), flags, NOT_HELD)
 
 
-def _measured(place: Place, u: Array, bias: Array | None) -> Moments:
+def _measured(used: WeightUse, u: Array, bias: Array | None) -> Moments:
     """Moments for each scale of the weight, in the order of its factors."""
-    found: Moments = with_automatic_axes(functools.partial(_arranged_moments, place), u, bias)
-    if place.is_rounding is not None:
+    found: Moments = with_automatic_axes(functools.partial(_arranged_moments, used), u, bias)
+    if used.is_rounding is not None:
         # No scale makes a signal of it: for the scale it does not vary.
-        var_u, cov = (jnp.where(place.is_rounding, 0, x) for x in (found.var_u, found.cov))
+        var_u, cov = (jnp.where(used.is_rounding, 0, x) for x in (found.var_u, found.cov))
         found = found._replace(var_u=var_u, cov=cov)
     return found
 
 
-def _arranged_moments(place: Place, u: Array, bias: Array | None) -> Moments:
-    found = moments(place.split(u), None if bias is None else place.split(bias), place.pooled_axes())
-    order = [f for dim in place.dims for f in dim if f in place.factors]
-    back = [order.index(f) for f in place.factors]
+def _arranged_moments(used: WeightUse, u: Array, bias: Array | None) -> Moments:
+    found = moments(used.split(u), None if bias is None else used.split(bias), used.pooled_axes())
+    order = [f for dim in used.dims for f in dim if f in used.factors]
+    back = [order.index(f) for f in used.factors]
 
     if back == sorted(back):
         return found

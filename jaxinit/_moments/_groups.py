@@ -3,22 +3,22 @@
 from collections.abc import Container
 
 from jaxinit import _program as ir
-from jaxinit._reading import Analysis, Site, rule_of
+from jaxinit._reading import Analysis, Use, rule_of
 
 
-def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Site, int]:
+def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Use, int]:
     """How many layers the sum consists of that a layer's output goes into; sums at the ends of branches aside.
 
     Args:
       analysis: of the program.
       joins: the equations that add residual branches to what goes past them.
     """
-    found: dict[ir.Atom, frozenset[Site]] = {}
-    counts = dict.fromkeys(analysis.sites.values(), 1)
+    found: dict[ir.Atom, frozenset[Use]] = {}
+    counts = dict.fromkeys(analysis.uses.values(), 1)
     for equation in ir.equations_of(analysis.program):
-        site = analysis.sites.get(equation)
-        if site is not None:
-            found[equation.outputs[0]] = frozenset([site])
+        use = analysis.uses.get(equation)
+        if use is not None:
+            found[equation.outputs[0]] = frozenset([use])
             continue
         operands = [found.get(atom, frozenset()) for atom in equation.inputs]
         if equation.primitive in ir.ADDITIONS and all(operands) and equation not in joins:

@@ -11,7 +11,7 @@ from jaxinit._moments._elements import of_covariance
 from jaxinit._moments._moves import resized
 from jaxinit._moments._samples import ALIKE, Samples, constant
 from jaxinit._moments._streams import Streams
-from jaxinit._reading import Site
+from jaxinit._reading import Use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Incoming:
     known: bool
 
     @staticmethod
-    def of(site: Site, data: Samples) -> "Incoming":
+    def of(use: Use, data: Samples) -> "Incoming":
         """For one use."""
-        share = _inside(site)
+        share = _inside(use)
         second = data.second_moment() * share
-        kept = _kept(site)
+        kept = _kept(use)
         inner = [a for d in range(len(data.factors)) if d not in kept for a in data.axes(d)]
         within = data.values
         for axis in inner:
@@ -51,17 +51,17 @@ class Incoming:
         return Incoming(second, variance, all(x.known for x in uses))
 
 
-def output(streams: Streams, site: Site, data: Samples, variance: float) -> Samples:
+def output(streams: Streams, use: Use, data: Samples, variance: float) -> Samples:
     """The output of a layer whose units have a variance.
 
     Its dimensions that come from the data vary as the data does, those that come from the weight independently.
     """
-    out, kept = site.equation.outputs[0], _kept(site)
+    out, kept = use.equation.outputs[0], _kept(use)
     target_of = {target: d for d, target in kept.items()}
     axes = [a for d in kept for a in data.axes(d)]
     others = [a for a in range(1, data.values.ndim) if a not in axes]
     rows = math.prod(data.values.shape[a] for a in axes)
-    covariance = _covariance(site, data.values.transpose([0, *others, *axes]).reshape(-1, rows))
+    covariance = _covariance(use, data.values.transpose([0, *others, *axes]).reshape(-1, rows))
     own = [d for d in range(len(out.shape)) if d not in target_of and out.shape[d] > 1]
     factors = tuple(
         data.factors[target_of[d]] if d in target_of else (n,) if n != 1 else () for d, n in enumerate(out.shape)
@@ -87,9 +87,9 @@ def output(streams: Streams, site: Site, data: Samples, variance: float) -> Samp
     return found
 
 
-def _covariance(site: Site, elements: np.ndarray) -> np.ndarray | None:
+def _covariance(use: Use, elements: np.ndarray) -> np.ndarray | None:
     """E[x_i x_j] over the inputs of a unit, for elements i and j of the dimensions that the output keeps."""
-    if site.geometry.kind == "embed":
+    if use.geometry.kind == "embed":
         # Two lookups give the same row, or independent ones.
         found = np.mean(elements[:, :, None] == elements[:, None, :], 0) if elements.dtype.kind in "iu" else None
         size = elements.shape[1]
@@ -100,35 +100,35 @@ def _covariance(site: Site, elements: np.ndarray) -> np.ndarray | None:
     return found if np.trace(found) > 0 else None
 
 
-def _kept(site: Site) -> dict[int, int]:
+def _kept(use: Use) -> dict[int, int]:
     """Dimension of the data → dimension of the layer's output, for those that the weight has no part in."""
-    entry = site.entries[0]
+    entry = use.entries[0]
     equation, data = entry.equation, entry.data
-    out = site.equation.outputs[0].shape
-    if equation.primitive is ir.dot_general_p and equation is site.equation:
+    out = use.equation.outputs[0].shape
+    if equation.primitive is ir.dot_general_p and equation is use.equation:
         contracted, batched = equation.params["dimension_numbers"]
         i = 1 - entry.weight
         free = [d for d in range(len(data.shape)) if d not in (*contracted[i], *batched[i])]
         first = len(batched[0]) if i == 0 else len(out) - len(free)
         return {d: first + k for k, d in enumerate(free)}
-    if equation.primitive is ir.conv_p and equation is site.equation:
+    if equation.primitive is ir.conv_p and equation is use.equation:
         numbers = equation.params["dimension_numbers"]
         pairs = zip(numbers.lhs_spec, numbers.out_spec, strict=True)
         return {d: target for place, (d, target) in enumerate(pairs) if place != 1}
     if equation.primitive is ir.ragged_dot_p:
         return {0: 0}
-    if equation.primitive is ir.gather_p and equation is site.equation:
+    if equation.primitive is ir.gather_p and equation is use.equation:
         targets = [d for d in range(len(out)) if d not in equation.params["dimension_numbers"].offset_dims]
         return dict(zip(range(len(data.shape) - 1), targets, strict=False))
     if equation.primitive is ir.dynamic_slice_p or len(data.shape) != len(out):
         return {}
-    placed = set(site.geometry.placed.values())
+    placed = set(use.geometry.placed.values())
     return {d: d for d in range(len(out)) if d not in placed and data.shape[d] == out[d]}
 
 
-def _inside(site: Site) -> float:
+def _inside(use: Use) -> float:
     """The share of the taps of a convolution that meet data, and not what it pads with."""
-    equation = site.entries[0].equation
+    equation = use.entries[0].equation
     if equation.primitive is not ir.conv_p:
         return 1.0
     numbers, share = equation.params["dimension_numbers"], 1.0

@@ -27,7 +27,7 @@ from jaxinit._moments._samples import (
 )
 from jaxinit._moments._softmax import normalized_by_sum, softmax
 from jaxinit._moments._streams import COUNT, Streams
-from jaxinit._reading import Analysis, Site, rule_of
+from jaxinit._reading import Analysis, Use, rule_of
 from jaxinit._typing import Array
 
 _STEPS = 8
@@ -36,13 +36,13 @@ _STACK_STEPS = 64
 _MOST_CLASSES = 64
 """Integers of which only the shape is known lie below this, so that two are equal as seldom as elements are alike."""
 
-Variance = Callable[[Site, Incoming], float]
+Variance = Callable[[Use, Incoming], float]
 Later = Callable[[], Samples]
 
 
 def propagate(
     analysis: Analysis, leaves: Sequence[Callable[[], Samples | None]], batch: Sequence[Any], variance: Variance
-) -> Mapping[Site, Incoming]:
+) -> Mapping[Use, Incoming]:
     """What each layer is applied to.
 
     Args:
@@ -59,7 +59,7 @@ def propagate(
     inputs += [functools.partial(walk.data, v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
     with np.errstate(all="ignore"):
         walk.run(program, inputs)
-    return {site: Incoming.mean(uses) for site, uses in walk.uses.items()}
+    return {use: Incoming.mean(found) for use, found in walk.incoming.items()}
 
 
 class _Walk:
@@ -68,9 +68,9 @@ class _Walk:
     def __init__(self, analysis: Analysis, variance: Variance):
         self.analysis, self.variance = analysis, variance
         self.streams = Streams()
-        self.sites = {site.equation: site for site in analysis.sites.values()}
+        self.uses = {use.equation: use for use in analysis.uses.values()}
         self.stacked = {leaf for weight in analysis.weights if weight.stack for leaf in weight.regions}
-        self.uses: dict[Site, list[Incoming]] = {}
+        self.incoming: dict[Use, list[Incoming]] = {}
 
     def unknown(self, atom: ir.Atom) -> Samples:
         """A value of which nothing is known."""
@@ -116,9 +116,9 @@ class _Walk:
 
         for equation in program.equations:
             masks.visit(equation)
-            site = self.sites.get(equation)
-            if site is not None and site.entries[0].equation is equation:
-                values[equation.outputs[0]] = self._layer(site, read(site.entries[0].data))
+            use = self.uses.get(equation)
+            if use is not None and use.entries[0].equation is equation:
+                values[equation.outputs[0]] = self._layer(use, read(use.entries[0].data))
                 continue
             taken = [read(atom) for atom in equation.inputs]
             if any(0 in v.shape for v in equation.outputs):
@@ -146,23 +146,23 @@ class _Walk:
         if found is None:
             found = [self.unknown(v) for v in equation.outputs]
         results = [found] if isinstance(found, Samples) else list(found)
-        if equation in self.sites:
-            return [self._spelled_out(self.sites[equation], results[0], values)]
+        if equation in self.uses:
+            return [self._spelled_out(self.uses[equation], results[0], values)]
         return results
 
-    def _layer(self, site: Site, data: Samples) -> Samples:
-        incoming = Incoming.of(site, data)
-        self.uses.setdefault(site, []).append(incoming)
-        return output(self.streams, site, data, self.variance(site, incoming))
+    def _layer(self, use: Use, data: Samples) -> Samples:
+        incoming = Incoming.of(use, data)
+        self.incoming.setdefault(use, []).append(incoming)
+        return output(self.streams, use, data, self.variance(use, incoming))
 
-    def _spelled_out(self, site: Site, found: Samples, values: Mapping[ir.Atom, Samples]) -> Samples:
+    def _spelled_out(self, use: Use, found: Samples, values: Mapping[ir.Atom, Samples]) -> Samples:
         """A layer that several equations make: what they give, with the variance that it is to have."""
-        met = [Incoming.of(site, values[entry.data]) for entry in site.entries if entry.data in values]
+        met = [Incoming.of(use, values[entry.data]) for entry in use.entries if entry.data in values]
         if not met:
             return found
         incoming = Incoming.mean(met)
-        self.uses.setdefault(site, []).append(incoming)
-        wanted = self.variance(site, incoming)
+        self.incoming.setdefault(use, []).append(incoming)
+        wanted = self.variance(use, incoming)
         return dataclasses.replace(found.with_second_moment(wanted), known=True)
 
     def _primitive(self, equation: ir.Equation, inputs: list[Samples]) -> Samples | list[Samples] | None:

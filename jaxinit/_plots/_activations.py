@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._evaluate import Place, measure
+from jaxinit._evaluate import WeightUse, measure
 from jaxinit._plots._style import COLORS, axes_or_new, name_layers
-from jaxinit._reading import layers_of, slice_places, trace
+from jaxinit._reading import layers_of, slice_indices, trace
 from jaxinit._typing import Array
 
 _BINS = 81
@@ -40,8 +40,8 @@ def activations(
     layers = dict(zip(traced.analysis.weights, layers_of(traced), strict=True))
     edges = np.linspace(-limit, limit, _BINS + 1, dtype=np.float32)
 
-    def count(place: Place, counts: Array, output: Array, _: Array) -> tuple[Array, Array]:
-        activation = layers[place.weight].activation
+    def count(used: WeightUse, counts: Array, output: Array, _: Array) -> tuple[Array, Array]:
+        activation = layers[used.weight].activation
         post = jnp.real(output if activation is None else activation(output)).astype(jnp.float32)
         more, _ = jnp.histogram(jnp.clip(post, -limit, limit), edges)
         return counts + more / post.size, output
@@ -51,7 +51,7 @@ def activations(
     counts = run([jnp.asarray(x) for x in [*traced.leaves, *jax.tree.leaves(batch)]])
     rows = np.concatenate([np.asarray(counts[u]).reshape(-1, _BINS) for u in layers])
     names = [
-        layer.name + "".join(f"[{i}]" for i in at) for weight, layer in layers.items() for at in slice_places(weight)
+        layer.name + "".join(f"[{i}]" for i in at) for weight, layer in layers.items() for at in slice_indices(weight)
     ]
     centres = np.linspace(-limit, limit, _BINS)
     # Half the height for each layer of many: neighbours overlap a little, as ridges do.

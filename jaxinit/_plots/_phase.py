@@ -77,8 +77,8 @@ def _layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> lis
         if layer.activation is None:
             continue
         leaves: dict[int, None] = {}
-        for site in weight.sites:
-            parts = [part for bias in site.biases for part in traced.analysis.of(bias.value).parts]
+        for use in weight.uses:
+            parts = [part for bias in use.biases for part in traced.analysis.of(bias.value).parts]
             leaves |= dict.fromkeys(leaf for part in parts for leaf in part.origins)
         biases = [np.asarray(traced.leaves[leaf], float) for leaf in leaves]
         values = np.asarray(part_of(jnp.asarray(traced.leaves[weight.leaf]), weight), float)

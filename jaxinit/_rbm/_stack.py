@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._evaluate import value_of
 from jaxinit._rbm._slot import Slot, slot_of
-from jaxinit._reading import Analysis, Layer, Site, Weight, rule_of
+from jaxinit._reading import Analysis, Layer, Use, Weight, rule_of
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 
@@ -19,21 +19,21 @@ class Storey:
 
     Attributes:
       layer: its row in the table.
-      site: the operation.
+      use: the operation.
       weight: where the program takes the weight from, seen as (visible, hidden).
       bias: where it takes the bias from, seen as (hidden,); None for a layer without.
     """
 
     layer: Layer
-    site: Site
+    use: Use
     weight: Slot
     bias: Slot | None
 
     def visible(self, program: ir.Program, inputs: Sequence[Array]) -> Array:
         """What the program feeds to the layer, of shape (samples, visible)."""
-        values = value_of(program, self.site.data, inputs)
-        (contracted, _) = self.site.equation.params["dimension_numbers"]
-        (axis,) = contracted[1 - self.site.entries[0].weight]
+        values = value_of(program, self.use.data, inputs)
+        (contracted, _) = self.use.equation.params["dimension_numbers"]
+        (axis,) = contracted[1 - self.use.entries[0].weight]
         return jnp.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
 
 
@@ -55,32 +55,32 @@ def stack_of(model: Model) -> tuple[list[Storey], list[tuple[str, str]]]:
 
 def _storey(model: Model, layer: Layer, unit: Weight, below: list[Storey]) -> Storey | str:
     """The layer as the next of the chain, or what is in the way."""
-    analysis, site = model.traced.analysis, unit.sites[0]
+    analysis, use = model.traced.analysis, unit.uses[0]
     if layer.kind != "dense":
         return f"is of kind {layer.kind!r}, not dense"
-    if site.entries[0].equation is not site.equation:
+    if use.entries[0].equation is not use.equation:
         return "is spelled out as products and a sum"
-    if site.equation not in analysis.program.equations:
+    if use.equation not in analysis.program.equations:
         return "is used inside a loop or a branch"
     name = layer.activation.name if layer.activation else "no activation"
     if name != "sigmoid":
         return f"is followed by {name}, not by a sigmoid"
-    weight = slot_of(analysis, site.weight, site.geometry.in_dims + site.geometry.out_dims)
+    weight = slot_of(analysis, use.weight, use.geometry.in_dims + use.geometry.out_dims)
     if weight is None:
         return "has a weight that the program computes, other than by rearranging a leaf"
     bias = None
-    if site.biases:
-        features = tuple(site.placed[d] for d in site.geometry.out_dims if d in site.placed)
-        bias = slot_of(analysis, site.biases[0].value, features)
-        plain = len(site.biases) == 1 and site.sign == site.biases[0].sign == 1 and not site.biases[0].moves
-        if bias is None or len(features) < len(site.geometry.out_dims) or not plain:
+    if use.biases:
+        features = tuple(use.placed[d] for d in use.geometry.out_dims if d in use.placed)
+        bias = slot_of(analysis, use.biases[0].value, features)
+        plain = len(use.biases) == 1 and use.sign == use.biases[0].sign == 1 and not use.biases[0].moves
+        if bias is None or len(features) < len(use.geometry.out_dims) or not plain:
             return "has a bias that is not a vector of its own, added to its output"
-    if below and not _is_made_of(analysis, site.data, below[-1].site.finish.outputs[0]):
+    if below and not _is_made_of(analysis, use.data, below[-1].use.finish.outputs[0]):
         return f"does not take the output of {below[-1].layer.name} as it is"
     taken = [slot for storey in below for slot in (storey.weight, storey.bias) if slot]
     if any(slot.overlaps(other) for slot in (weight, bias) if slot for other in taken):
         return "shares its weight or its bias with a layer below"
-    return Storey(layer, site, weight, bias)
+    return Storey(layer, use, weight, bias)
 
 
 def _is_made_of(analysis: Analysis, atom: ir.Atom, start: ir.Variable) -> bool:

@@ -6,14 +6,15 @@ are enough.
 
 from jaxinit._reading._activated import ActivationInput as ActivationInput
 from jaxinit._reading._attention import Attention as Attention
+from jaxinit._reading._blocks import Block as Block
 from jaxinit._reading._concatenated_relu import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant
 from jaxinit._reading._depth import Depth as Depth
 from jaxinit._reading._evidence import LeafRole as LeafRole
 from jaxinit._reading._layers import Analysis as Analysis
-from jaxinit._reading._layers import Part as Part
-from jaxinit._reading._layers import Site as Site
+from jaxinit._reading._layers import Component as Component
+from jaxinit._reading._layers import Use as Use
 from jaxinit._reading._layers import Weight as Weight
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
 from jaxinit._reading._made import is_made as is_made
@@ -24,7 +25,6 @@ from jaxinit._reading._origin import FOREIGN as FOREIGN
 from jaxinit._reading._origin import Factor as Factor
 from jaxinit._reading._origin import Origin as Origin
 from jaxinit._reading._origin import overlap as overlap
-from jaxinit._reading._portions import Portion as Portion
 from jaxinit._reading._roles import FROZEN as FROZEN
 from jaxinit._reading._roles import KEPT as KEPT
 from jaxinit._reading._rules import rearrangement as rearrangement
@@ -47,7 +47,7 @@ from jaxinit._reading._views import part_name as part_name
 from jaxinit._reading._views import part_of as part_of
 from jaxinit._reading._views import per_slice as per_slice
 from jaxinit._reading._views import scale_factors as scale_factors
-from jaxinit._reading._views import slice_places as slice_places
+from jaxinit._reading._views import slice_indices as slice_indices
 from jaxinit._reading._views import spread as spread
 from jaxinit._reading._views import spread_over_leaf as spread_over_leaf
 from jaxinit._reading._views import stacked_size as stacked_size

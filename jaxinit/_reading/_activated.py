@@ -16,7 +16,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow_move, programs_of
 from jaxinit._reading._following import following_activation
-from jaxinit._reading._layers import Part, Site, Weight
+from jaxinit._reading._layers import Component, Use, Weight
 from jaxinit._reading._origin import Factor
 from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._typing import Array
@@ -78,19 +78,19 @@ class _Walk:
         self.flow, self.program, self.leaves = flow, program, leaves
         analysis = flow.analysis
         self.consumers = consumers_of(analysis)
-        self.site_of: dict[ir.Variable, Site] = {
-            e.outputs[0]: analysis.sites[e] for e in program.equations if e in analysis.sites
+        self.use_of: dict[ir.Variable, Use] = {
+            e.outputs[0]: analysis.uses[e] for e in program.equations if e in analysis.uses
         }
-        self.tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in self.site_of}
+        self.tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in self.use_of}
         self.added: set[ir.Atom] = set()
         self.normalized: set[ir.Atom] = set()
         self.statistics: set[ir.Atom] = set()
         self.taken: set[ir.Variable] = set()
-        self.entries = {entry.equation for site in analysis.sites.values() for entry in site.entries}
+        self.entries = {entry.equation for use in analysis.uses.values() for entry in use.entries}
         # What a call with a derivative of its own computes on the way to its results is nobody else's to see.
         self.hidden: set[ir.Atom] = set()
         for call in program.calls:
-            if not any(e in analysis.sites for e in call.inlined):
+            if not any(e in analysis.uses for e in call.inlined):
                 self.hidden |= {v for e in call.inlined for v in e.outputs} - set(call.results)
 
     def activation_inputs(self) -> Iterator[ActivationInput]:
@@ -99,7 +99,7 @@ class _Walk:
             if equation in self.entries:
                 known = [a for a in equation.inputs if isinstance(a, ir.Variable)]
                 self.taken.update(v for a in known for v in self.tracks.get(a, ()))
-            if not ir.subprograms(equation) and equation not in self.flow.analysis.sites:
+            if not ir.subprograms(equation) and equation not in self.flow.analysis.uses:
                 self._follow(equation)
             for value in equation.outputs:
                 if value not in self.tracks or value in self.hidden or equation in self.consumers.idle:
@@ -109,10 +109,10 @@ class _Walk:
                     tracks = self.tracks.pop(value)
                     met |= set(tracks)
                     for start, track in tracks.items():
-                        yield from self._at(self.site_of[start], track, value, activation)
-        for start, site in self.site_of.items():
+                        yield from self._at(self.use_of[start], track, value, activation)
+        for start, use in self.use_of.items():
             if start not in met:
-                yield from self._at(site, Followed.from_start(start.shape), start, None)
+                yield from self._at(use, Followed.from_start(start.shape), start, None)
 
     def _follow(self, equation: ir.Equation) -> None:
         data = [a for a in equation.inputs if self.flow.is_data(a) and a not in self.consumers.free]
@@ -153,30 +153,32 @@ class _Walk:
             self.tracks[output] = tracks
 
     def _at(
-        self, site: Site, track: Followed, value: ir.Variable, activation: TracedActivation | None
+        self, use: Use, track: Followed, value: ir.Variable, activation: TracedActivation | None
     ) -> Iterator[ActivationInput]:
-        weights = set(site.placed.values())
+        weights = set(use.placed.values())
         features = tuple(d for d, dim in enumerate(track.dims) if any(f.axis in weights for f in dim))
         samples = tuple(d for d in range(len(value.shape)) if d not in features)
-        for part, segment in _segments(site, track):
-            yield ActivationInput(part.weight, value, activation, samples, features, value in self.normalized, segment)
+        for component, segment in _segments(use, track):
+            yield ActivationInput(
+                component.weight, value, activation, samples, features, value in self.normalized, segment
+            )
 
 
-def _segments(site: Site, track: Followed) -> Iterator[tuple[Part, tuple[int, int, int] | None]]:
-    """The parts of a weight that a value comes from, and where in the value they are, if not all of it."""
-    axis = site.segment_dim
-    for part in site.parts:
-        if axis is None or part.size is None:
-            yield part, None
+def _segments(use: Use, track: Followed) -> Iterator[tuple[Component, tuple[int, int, int] | None]]:
+    """The components of a use that a value comes from, and where in the value they are, if not all of it."""
+    axis = use.segment_dim
+    for component in use.components:
+        if axis is None or component.size is None:
+            yield component, None
             continue
-        places, stop = track.indices(axis), part.start + part.size
-        own = [part.start <= i < stop for i in places]
+        indices, stop = track.indices(axis), component.start + component.size
+        own = [component.start <= i < stop for i in indices]
         along = [d for d, dim in enumerate(track.dims) if any(f.axis == axis for f in dim)]
         if all(own) or (any(own) and (len(along) != 1 or not _is_run(track.dims[along[0]]))):
-            yield part, None
+            yield component, None
         elif any(own):
             base = track.base[axis]
-            yield part, (along[0], max(part.start - base, 0), min(stop - base, len(places)))
+            yield component, (along[0], max(component.start - base, 0), min(stop - base, len(indices)))
 
 
 def _is_run(dim: tuple[Factor, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Which operations of a program are layers, of which weights, and which weights share a scale.
 
 One walk in execution order carries the dependence of every value (see `_dependence`) and records each operation between
-data and a weight as a site. Sites that read the same part of a leaf belong to one weight: the smallest part of the
+data and a weight as a use. Uses that read the same part of a leaf belong to one weight: the smallest part of the
 parameters that can be scaled by itself (see `_grouping`).
 """
 
@@ -21,7 +21,7 @@ from jaxinit._reading._experts import Picked, picked_weight
 from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
-from jaxinit._reading._layers import Analysis, Entry, Part, Site
+from jaxinit._reading._layers import Analysis, Component, Entry, Use
 from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
 from jaxinit._reading._notes import Notes
 from jaxinit._reading._regions import Region, geometry_of_region, regions
@@ -41,12 +41,12 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
         if not more:
             break
         as_data |= more
-    weights = grouped(walk.weights.weights.values(), walk.notes.sites.values(), walk.notes.reads)
+    weights = grouped(walk.weights.weights.values(), walk.notes.uses.values(), walk.notes.reads)
     mark_ensembles(program, weights)
     return Analysis(
         program,
         walk.dependences,
-        walk.notes.sites,
+        walk.notes.uses,
         weights,
         walk.notes.opaque,
         walk.notes.reads,
@@ -148,7 +148,7 @@ class _Walk:
             self.notes.activation_input(equation, arguments, 0, {picked.leaf})
             return [DATA]
         if equation in self.ends:
-            self.region_site(self.ends[equation], loops, consumers)
+            self.region_use(self.ends[equation], loops, consumers)
             return [DATA]
         if equation in self.entered:
             entry = self.entered[equation]
@@ -158,11 +158,11 @@ class _Walk:
             return [DATA]
         if equation not in self.picked and not any(x.degrees or x.mingled for x in arguments):
             return rules.apply(equation, arguments)
-        site = self.site(equation, arguments, loops, consumers)
+        use = self.use(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
-        if site:
-            leaves = {leaf for part in site.parts for leaf in part.weight.regions}
-            self.notes.activation_input(equation, arguments, site.entries[0].weight, leaves)
+        if use:
+            leaves = {leaf for component in use.components for leaf in component.weight.regions}
+            self.notes.activation_input(equation, arguments, use.entries[0].weight, leaves)
             return [DATA] * len(equation.outputs)
         meets_data = any(x.data for x in arguments)
         if results and results[0].data:
@@ -248,13 +248,13 @@ class _Walk:
 
     # Sites
 
-    def site(
+    def use(
         self,
         equation: ir.Equation,
         arguments: list[Dependence],
         loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
-    ) -> Site | None:
+    ) -> Use | None:
         picked = self.picked.pop(equation, None)
         found = (picked.weight, picked.geometry) if picked else weight_operand(equation, arguments)
         if found is None:
@@ -265,7 +265,7 @@ class _Walk:
             value = dependence.together(value.parts)
         return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
 
-    def region_site(
+    def region_use(
         self, region: Region, loops: tuple[Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
     ) -> None:
         """The layer that a region is."""
@@ -273,7 +273,7 @@ class _Walk:
             first = region.entries[0].equation
             found = weight_operand(first, [self.of(atom) for atom in first.inputs])
             assert found is not None
-            placed = {d: region.places[p] for d, p in found[1].placed.items() if p in region.places}
+            placed = {d: region.dimensions[p] for d, p in found[1].placed.items() if p in region.dimensions}
             shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries), placed=placed)
             value = dependence.added([self.of(entry.atom) for entry in region.entries])
         else:
@@ -293,13 +293,13 @@ class _Walk:
         loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
         picked: Picked | None = None,
-    ) -> Site | None:
+    ) -> Use | None:
         """The layer of a weight that these entries take, with its output made by an equation."""
         segments = value.segments
         segmented = segments.dimension if segments else None
         end = finish_of(equation, consumers, shape, self.known_so_far, segmented, self.noise)
-        placed = {d: end.places[p] for d, p in shape.placed.items() if p in end.places}
-        parts = []
+        placed = {d: end.dimensions[p] for d, p in shape.placed.items() if p in end.dimensions}
+        components = []
         start = 0
         for i, share in enumerate(value.parts):
             size = segments.sizes[i] if segments else None
@@ -310,21 +310,21 @@ class _Walk:
                 if segments and size is not None:
                     whole = entries[0].atom.shape[segments.dimension]
                     fan_out = fan_out * size // whole
-                parts.append(Part(weight, share, fan_out, start, size))
+                components.append(Component(weight, share, fan_out, start, size))
             start += size or 0
-        if not parts:
+        if not components:
             return None
         segment_dim = placed[segments.dimension] if segments else None
-        walked = {part.weight.leaf for part in parts}
+        walked = {component.weight.leaf for component in components}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
         # A sum over experts, each by its share, is a mean of outputs and no product with a weight.
-        features = [placed[d] for d in feature_dims(parts, shape) if d in placed]
+        features = [placed[d] for d in feature_dims(components, shape) if d in placed]
         around = Around(consumers, self.producers, self.known_so_far)
-        site = Site(
+        use = Use(
             entries,
             equation,
             shape,
-            parts,
+            components,
             end.equation,
             end.biases,
             end.bias_dims,
@@ -336,7 +336,7 @@ class _Walk:
             end.sign,
         )
         if self.notes.recording:
-            self.notes.sites[end.equation] = site
-            for part in parts:
-                part.weight.sites.append(site)
-        return site
+            self.notes.uses[end.equation] = use
+            for component in components:
+                component.weight.uses.append(use)
+        return use

@@ -14,29 +14,29 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from jaxinit import _program as ir
-from jaxinit._reading._flow import Flow, Followed, Tracks, follow, site_start
-from jaxinit._reading._layers import Site
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow, use_start
+from jaxinit._reading._layers import Use
 from jaxinit._reading._residual import Skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """Part of the output of a layer's operation: the places along each dimension of features, None along others."""
+class Features:
+    """Features of a layer's output: the indices along each dimension of features, None along others."""
 
-    site: Site
-    places: tuple[frozenset[int] | None, ...]
-
-    @classmethod
-    def followed(cls, site: Site, track: Followed) -> "Block":
-        """The part of the output that a value comes from."""
-        features = set(site.geometry.placed.values())
-        rank = len(site_start(site).shape)
-        return cls(site, tuple(track.indices(d) if d in features else None for d in range(rank)))
+    use: Use
+    indices: tuple[frozenset[int] | None, ...]
 
     @classmethod
-    def whole(cls, site: Site) -> "Block":
+    def followed(cls, use: Use, track: Followed) -> "Features":
+        """The features of the output that a value comes from."""
+        features = set(use.geometry.placed.values())
+        rank = len(use_start(use).shape)
+        return cls(use, tuple(track.indices(d) if d in features else None for d in range(rank)))
+
+    @classmethod
+    def whole(cls, use: Use) -> "Features":
         """All of the output."""
-        return cls.followed(site, Followed.from_start(site_start(site).shape))
+        return cls.followed(use, Followed.from_start(use_start(use).shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Attention:
       in_parts: whether a loop around computes it in parts, of queries or of keys.
     """
 
-    query: tuple[Block, ...]
-    key: tuple[Block, ...]
-    value: tuple[Block, ...]
-    output: tuple[Site, ...]
+    query: tuple[Features, ...]
+    key: tuple[Features, ...]
+    value: tuple[Features, ...]
+    output: tuple[Use, ...]
     size: int
     cross: bool
     probabilities: ir.Atom
@@ -104,15 +104,15 @@ class _Finder:
         if len(self.mixes) < 2:
             return
         self.numbers = {e: (i, n) for i, inner in enumerate(nest.programs) for e, n in inner.numbers.items()}
-        self.sites = [flow.analysis.sites[e] for e in self.numbers if e in flow.analysis.sites]
-        self.site_of: dict[ir.Atom, Site] = {site_start(s): s for s in self.sites}
-        self.site_of |= {s.finish.outputs[0]: s for s in self.sites}
-        self.mixes = {v: e for v, e in self.mixes.items() if v not in self.site_of}
-        self.operations = {entry.equation: s for s in self.sites for entry in s.entries}
-        self.starts = frozenset(site_start(s) for s in self.sites)
-        self.ends = {*self.site_of, *self.mixes, *sums}
+        self.uses = [flow.analysis.uses[e] for e in self.numbers if e in flow.analysis.uses]
+        self.use_of: dict[ir.Atom, Use] = {use_start(s): s for s in self.uses}
+        self.use_of |= {s.finish.outputs[0]: s for s in self.uses}
+        self.mixes = {v: e for v, e in self.mixes.items() if v not in self.use_of}
+        self.operations = {entry.equation: s for s in self.uses for entry in s.entries}
+        self.starts = frozenset(use_start(s) for s in self.uses)
+        self.ends = {*self.use_of, *self.mixes, *sums}
         self.far_ends = {*self.starts, *self.mixes, *sums}
-        self.nearest_ends = {*self.site_of, *nest.programs[0].inputs, *sums}
+        self.nearest_ends = {*self.use_of, *nest.programs[0].inputs, *sums}
 
     def _between(self, starts: Iterable[ir.Variable], reached: Iterable[ir.Atom], others: bool) -> Tracks:
         """Where the elements of some values go in the equations that make some others."""
@@ -165,19 +165,19 @@ class _Finder:
 
     def _attention(self, mix: ir.Equation, operand: int, score: ir.Equation) -> Attention:
         key = self._key_operand(mix, operand, score)
-        query = self._blocks(score.inputs[1 - key])
-        keys = self._blocks(score.inputs[key])
+        query = self._features_of(score.inputs[1 - key])
+        keys = self._features_of(score.inputs[key])
         (contracted, _), _ = score.params["dimension_numbers"]
         return Attention(
             query,
             keys,
-            self._blocks(mix.inputs[1 - operand]),
+            self._features_of(mix.inputs[1 - operand]),
             self._readers(mix.outputs[0]),
             size=math.prod(score.inputs[0].shape[d] for d in contracted),
-            cross=self._nearest(b.site.data for b in query) != self._nearest(b.site.data for b in keys),
+            cross=self._nearest(b.use.data for b in query) != self._nearest(b.use.data for b in keys),
             probabilities=mix.inputs[operand],
             summed=tuple(mix.params["dimension_numbers"][0][operand]),
-            in_parts=any(b.site.finish not in self.nest.programs[-1].numbers for b in (*query, *keys)),
+            in_parts=any(b.use.finish not in self.nest.programs[-1].numbers for b in (*query, *keys)),
         )
 
     def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:
@@ -195,20 +195,20 @@ class _Finder:
         left = len(score.inputs[0].shape) - len(score.params["dimension_numbers"][0][0])
         return 0 if any(len(batch) <= axis < left for axis in axes) else 1
 
-    def _blocks(self, atom: ir.Atom) -> tuple[Block, ...]:
-        """The parts of layers' outputs that a value comes from."""
+    def _features_of(self, atom: ir.Atom) -> tuple[Features, ...]:
+        """The features of layers' outputs that a value comes from."""
         reached = list(self.flow.upstream([atom], self.far_ends.__contains__))
         starts = [a for a in reached if isinstance(a, ir.Variable) and a in self.starts]
         tracks = self._between(starts, reached, others=False)
-        found = self.flow.upstream([atom], lambda a: a in tracks or a in self.site_of)
-        blocks: dict[Site, list[Block]] = {}
+        found = self.flow.upstream([atom], lambda a: a in tracks or a in self.use_of)
+        blocks: dict[Use, list[Features]] = {}
         for a in found:
             for start, track in tracks[a].items() if isinstance(a, ir.Variable) and a in tracks else ():
-                site = self.site_of[start]
-                blocks.setdefault(site, []).append(Block.followed(site, track))
+                use = self.use_of[start]
+                blocks.setdefault(use, []).append(Features.followed(use, track))
         return tuple(joined(parts) for parts in blocks.values())
 
-    def _readers(self, value: ir.Atom) -> tuple[Site, ...]:
+    def _readers(self, value: ir.Atom) -> tuple[Use, ...]:
         """The layers that a value goes to before it meets a layer, another such contraction or a skip connection."""
         seen: set[ir.Equation] = set()
         pending: list[tuple[ir.Atom, int]] = [(value, len(self.nest.programs) - 1)]
@@ -238,16 +238,16 @@ class _Finder:
         return frozenset(a for a in self.flow.upstream(values, ends.__contains__) if a in ends)
 
 
-def encoder_sites(flow: Flow, found: Iterable[Attention]) -> frozenset[Site]:
+def encoder_uses(flow: Flow, found: Iterable[Attention]) -> frozenset[Use]:
     """The layers that the memory of cross attention is computed from; none without cross attention."""
-    memories = [b.site.data for a in found if a.cross for b in a.key]
+    memories = [b.use.data for a in found if a.cross for b in a.key]
     atoms = set(flow.upstream(memories, lambda a: False))
-    return frozenset(s for s in flow.analysis.sites.values() if s.finish.outputs[0] in atoms)
+    return frozenset(s for s in flow.analysis.uses.values() if s.finish.outputs[0] in atoms)
 
 
-def joined(blocks: list[Block]) -> Block:
-    """All places of some blocks of one layer."""
-    places = [
-        None if dims[0] is None else frozenset().union(*dims) for dims in zip(*(b.places for b in blocks), strict=True)
+def joined(blocks: list[Features]) -> Features:
+    """All of some features of one layer."""
+    indices = [
+        None if dims[0] is None else frozenset().union(*dims) for dims in zip(*(b.indices for b in blocks), strict=True)
     ]
-    return Block(blocks[0].site, tuple(places))
+    return Features(blocks[0].use, tuple(indices))

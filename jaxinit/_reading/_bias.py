@@ -20,14 +20,14 @@ class End(NamedTuple):
       equation: the operation itself, or the last addition of a bias to its output.
       biases: what is added, in order.
       bias_dims: the dimensions of the end's output along which the sum of the biases varies.
-      places: dimension of the operation's output → dimension of the end's, for those that are kept whole.
+      dimensions: dimension of the operation's output → dimension of the end's, for those that are kept whole.
       sign: with which the operation's output enters the end's.
     """
 
     equation: ir.Equation
     biases: tuple[Bias, ...]
     bias_dims: frozenset[int]
-    places: Mapping[int, int]
+    dimensions: Mapping[int, int]
     sign: int = 1
 
 
@@ -68,13 +68,13 @@ def finish_of(
             if following.primitive is ir.sub_p and following.inputs[0] is not value:
                 sign, biases = -sign, _negated(biases)
             biases, varying = (*biases, bias), varying | dims
-            places = _places(origin, equation.outputs[0].shape)
-            if segmented is not None and shape.placed[segmented] not in places:
+            dimensions = _dimensions(origin, equation.outputs[0].shape)
+            if segmented is not None and shape.placed[segmented] not in dimensions:
                 return end
             # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance;
             # noise that comes last does belong to it, with its moments.
             if bias.is_parameter or (dims and bias.value not in noise):
-                end = End(following, biases, varying, places, sign)
+                end = End(following, biases, varying, dimensions, sign)
         elif following.primitive is ir.neg_p:
             sign, biases = -sign, _negated(biases)
         else:
@@ -138,7 +138,7 @@ def _moved(varying: frozenset[int], shape: tuple[int, ...], move: Move) -> froze
     return frozenset(d for d, dim in enumerate(after.dims) if any(f.axis in varying for f in dim))
 
 
-def _places(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
+def _dimensions(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
     """Dimension of the operation's output → dimension of a value made of it, for those that are kept whole."""
     alone = ((d, dim[0]) for d, dim in enumerate(origin.dims) if len(dim) == 1)
     return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._eager import outside_traces
-from jaxinit._reading._attention import Block
-from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, site_start
+from jaxinit._reading._attention import Features
+from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, use_start
 from jaxinit._reading._following import following_activation
-from jaxinit._reading._layers import Site
+from jaxinit._reading._layers import Use
 from jaxinit._reading._origin import Origin
 
 
@@ -36,7 +36,7 @@ class BiasLink:
     leaf: int
     origin: Origin
     segment: tuple[int, int] | None
-    tracks: tuple[tuple[Site, Followed], ...]
+    tracks: tuple[tuple[Use, Followed], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Cell:
       biases: the parameters that are added to them.
     """
 
-    state_rows: dict[Site, tuple[int, int]]
-    inputs: tuple[Site, ...]
-    forget: tuple[tuple[Block, float], ...]
-    input: tuple[Block, ...]
-    parts: tuple[Block, ...]
+    state_rows: dict[Use, tuple[int, int]]
+    inputs: tuple[Use, ...]
+    forget: tuple[tuple[Features, float], ...]
+    input: tuple[Features, ...]
+    parts: tuple[Features, ...]
     biases: tuple[BiasLink, ...]
 
 
@@ -74,44 +74,46 @@ class _Finder:
         self.state = loop.body.inputs[first : first + count]
         self.next = loop.body.outputs[:count]
         equations = set(loop.body.equations)
-        self.sites = [s for s in flow.analysis.sites.values() if s.equation in equations and s.repeats > 1]
+        self.uses = [s for s in flow.analysis.uses.values() if s.equation in equations and s.repeats > 1]
 
     def found(self) -> Iterator[Cell]:
-        state_rows = {s: rows for s in self.sites if (rows := self._state_rows(s)) is not None}
+        state_rows = {s: rows for s in self.uses if (rows := self._state_rows(s)) is not None}
         if not state_rows:
             return
-        site_of = {site_start(s): s for s in self.sites}
-        tracks = follow(self.flow, self.body, site_of, others=False)
-        forget: list[tuple[Block, float]] = []
-        inputs: list[Block] = []
+        use_of = {use_start(s): s for s in self.uses}
+        tracks = follow(self.flow, self.body, use_of, others=False)
+        forget: list[tuple[Features, float]] = []
+        inputs: list[Features] = []
         for gate, product in self._products_with_state():
             for start, track in tracks.get(gate, {}).items():
-                forget.append((Block.followed(site_of[start], track), self._logit_at_zero(gate)))
-            kept = {b.places for b, _ in forget}
+                forget.append((Features.followed(use_of[start], track), self._logit_at_zero(gate)))
+            kept = {b.indices for b, _ in forget}
             for other in self._input_gates(product, tracks):
-                blocks = [Block.followed(site_of[start], track) for start, track in tracks[other].items()]
-                inputs.extend(b for b in blocks if b.places not in kept or b.site not in {x.site for x, _ in forget})
+                blocks = [Features.followed(use_of[start], track) for start, track in tracks[other].items()]
+                inputs.extend(b for b in blocks if b.indices not in kept or b.use not in {x.use for x, _ in forget})
         yield Cell(
             state_rows,
-            tuple(s for s in self.sites if s not in state_rows),
+            tuple(s for s in self.uses if s not in state_rows),
             tuple(forget),
             tuple(inputs),
             tuple(
                 dict.fromkeys(
-                    Block.followed(site_of[start], track) for found in tracks.values() for start, track in found.items()
+                    Features.followed(use_of[start], track)
+                    for found in tracks.values()
+                    for start, track in found.items()
                 )
             ),
-            tuple(self._biases(tracks, site_of)),
+            tuple(self._biases(tracks, use_of)),
         )
 
-    def _state_rows(self, site: Site) -> tuple[int, int] | None:
-        """The rows of a layer's weight that meet the state: all, or those of its place in a concatenation."""
-        data, weight = site.data, site.weight
-        rows = math.prod(weight.shape[d] for d in site.geometry.in_dims)
+    def _state_rows(self, use: Use) -> tuple[int, int] | None:
+        """The rows of a layer's weight that meet the state: all, or those of its segment of a concatenation."""
+        data, weight = use.data, use.weight
+        rows = math.prod(weight.shape[d] for d in use.geometry.in_dims)
         if self._is_state(data, gated=True):
             return 0, rows
         equation = self.flow.producer.get(data)
-        if equation is None or equation.primitive is not ir.concatenate_p or site.geometry.kind != "dense":
+        if equation is None or equation.primitive is not ir.concatenate_p or use.geometry.kind != "dense":
             return None
         axis, start = equation.params["dimension"], 0
         if data.shape[axis] != rows:
@@ -126,7 +128,7 @@ class _Finder:
         """Whether a value is the carried state, moved or mapped one by one; `gated`: or multiplied by anything."""
         while atom not in self.state:
             equation = self.flow.producer.get(atom)
-            if equation is None or ir.subprograms(equation) or equation in self.flow.analysis.sites:
+            if equation is None or ir.subprograms(equation) or equation in self.flow.analysis.uses:
                 return False
             data = self.flow.data_sources(atom)
             if gated and equation.primitive is ir.mul_p and len(data) == 2:
@@ -158,7 +160,7 @@ class _Finder:
     @functools.cached_property
     def _makes_next(self) -> frozenset[ir.Atom]:
         """What the next state is computed from, back to the layers and the state."""
-        ends = {site_start(s) for s in self.sites} | set(self.state)
+        ends = {use_start(s) for s in self.uses} | set(self.state)
         return frozenset(self.flow.upstream(self.next, lambda a: a in ends))
 
     def _input_gates(self, product: ir.Variable, tracks: Tracks) -> Iterator[ir.Variable]:
@@ -202,14 +204,14 @@ class _Finder:
             return 0.0
         return round(float(np.log(values[0] / (1 - values[0]))), 5)
 
-    def _biases(self, tracks: Tracks, site_of: dict[ir.Variable, Site]) -> Iterator[BiasLink]:
+    def _biases(self, tracks: Tracks, use_of: dict[ir.Variable, Use]) -> Iterator[BiasLink]:
         for e in self.body.equations:
             if e.primitive not in (ir.add_p, ir.add_any_p):
                 continue
             for value, parameter in (e.inputs, e.inputs[::-1]):
                 if value not in tracks or self.flow.is_data(parameter):
                     continue
-                where = tuple((site_of[v], track) for v, track in tracks[value].items())  # type: ignore[index]
+                where = tuple((use_of[v], track) for v, track in tracks[value].items())  # type: ignore[index]
                 added, start = self.flow.analysis.of(parameter), 0
                 for i, part in enumerate(added.parts):
                     segment = None if added.segments is None else (added.segments.dimension, start)

@@ -44,30 +44,30 @@ def complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consume
         (_, _, first), (_, _, second) = both
         if second == {w: first[v], v: first[w]}:
             for end, entries, _ in both:
-                places = _places_at(end, entries[0].equation, producers)
-                result.append(Region(entries, end, places, frozenset(), joint=True))
+                dimensions = _dimensions_at(end, entries[0].equation, producers)
+                result.append(Region(entries, end, dimensions, frozenset(), joint=True))
     return result
 
 
 def _goes_through(equation: ir.Equation) -> bool:
     """Whether an equation hands on all elements of a value, moved or with the other sign."""
-    moves = rule_of(equation).move(equation) is not None and bool(rule_of(equation).places(equation))
+    moves = rule_of(equation).move(equation) is not None and bool(rule_of(equation).dimensions(equation))
     return equation.primitive is ir.neg_p or (moves and len(equation.inputs) == 1)
 
 
-def _places_at(end: ir.Equation, product: ir.Equation, producers: Mapping[ir.Atom, ir.Equation]) -> dict[int, int]:
+def _dimensions_at(end: ir.Equation, product: ir.Equation, producers: Mapping[ir.Atom, ir.Equation]) -> dict[int, int]:
     """Dimension of a product → dimension of the sum that it goes into, moved and with either sign."""
     chain: list[ir.Equation] = []
     equation = producers[end.inputs[0]]
     while equation is not product:
         chain.append(equation)
         equation = producers[equation.inputs[0]]
-    places = {d: d for d in range(len(product.outputs[0].shape))}
+    dimensions = {d: d for d in range(len(product.outputs[0].shape))}
     for equation in reversed(chain):
         if equation.primitive is not ir.neg_p:
-            moved = rule_of(equation).places(equation)
-            places = {d: moved[p] for d, p in places.items() if p in moved}
-    return places
+            moved = rule_of(equation).dimensions(equation)
+            dimensions = {d: moved[p] for d, p in dimensions.items() if p in moved}
+    return dimensions
 
 
 def _layer(

@@ -47,10 +47,10 @@ class Consumers:
         self._number: dict[ir.Atom, int] = {}
         self._producers: dict[ir.Atom, ir.Equation] = {}
         self._outside: dict[ir.Atom, ir.Atom] = {}
-        self._sites = {site.equation for site in analysis.sites.values()}
+        self._uses = {use.equation for use in analysis.uses.values()}
         self._analysis_of = analysis.of
         self._program(analysis.program)
-        del self._sites, self._analysis_of  # so that what is kept for a program does not keep the program
+        del self._uses, self._analysis_of  # so that what is kept for a program does not keep the program
 
     def of(self, atom: ir.Atom) -> Expression | None:
         """The expression of what is made without data; None for other values."""
@@ -132,7 +132,7 @@ class Consumers:
         met: set[ir.Equation] = set()
         for equation in program.equations:
             elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
-            if not (elementwise or equation.primitive in _REDUCTIONS) or equation in self._sites:
+            if not (elementwise or equation.primitive in _REDUCTIONS) or equation in self._uses:
                 continue
             data = [a for a in equation.inputs if self._is_data(a) and a not in self.free]
             if not data:

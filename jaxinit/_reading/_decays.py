@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxinit import _program as ir
-from jaxinit._reading._evidence import Evidence, LeafRole, Use
+from jaxinit._reading._evidence import Evidence, LeafRole, Reader
 from jaxinit._reading._products import depends_on
 
 _CUMULATIVE = ir.family("cumsum")
@@ -21,11 +21,11 @@ _MOVES = frozenset(
 )
 
 
-def multiplies_state(evidence: Evidence, use: Use) -> LeafRole | None:
+def multiplies_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
     """The role of a leaf that multiplies the state that a loop carries, by itself or through a function of data."""
     products = evidence.products
-    product = products.of(use.equation)
-    if _is_walked(evidence, use):
+    product = products.of(reader.equation)
+    if _is_walked(evidence, reader):
         return None
     if any(products.unmoved_here(x) in evidence.carries for x in product.factors):
         return LeafRole("decay", "multiplies the state that a loop carries")
@@ -42,14 +42,14 @@ def _multiplies_carry(evidence: Evidence, equation: ir.Equation) -> bool:
     )
 
 
-def _is_walked(evidence: Evidence, use: Use) -> bool:
+def _is_walked(evidence: Evidence, reader: Reader) -> bool:
     """Whether a loop takes another slice of a leaf in every step, as of a stack of layers."""
-    queue, seen = [use.atom], set()
+    queue, seen = [reader.atom], set()
     while queue:
         atom = queue.pop()
         if atom in evidence.walked:
             return True
-        if atom not in seen and depends_on(evidence.flow, atom, use.leaf) and atom in evidence.flow.producer:
+        if atom not in seen and depends_on(evidence.flow, atom, reader.leaf) and atom in evidence.flow.producer:
             seen.add(atom)
             queue.extend(evidence.flow.sources(atom))
     return False
@@ -69,30 +69,30 @@ class _Stage(NamedTuple):
     is_decay: bool = False
 
 
-def paces_state(evidence: Evidence, use: Use) -> LeafRole | None:
+def paces_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
     """The role of a leaf that is added to what becomes the exponent of a decay."""
-    start = use.equation.outputs[0]
+    start = reader.equation.outputs[0]
     stages: dict[ir.Atom, _Stage] = {start: _Stage()}
     pending: list[tuple[int, int, ir.Equation]] = []
 
     def enter(atom: ir.Atom) -> None:
-        for reader in evidence.products.readers.get(atom, ()):
-            outputs = [evidence.products.order[v] for v in reader.outputs]
-            heapq.heappush(pending, (min(outputs, default=0), id(reader), reader))
+        for following in evidence.products.readers.get(atom, ()):
+            outputs = [evidence.products.order[v] for v in following.outputs]
+            heapq.heappush(pending, (min(outputs, default=0), id(following), following))
 
     enter(start)
     seen: set[ir.Equation] = set()
     while pending:
-        *_, reader = heapq.heappop(pending)
-        if reader in seen:
+        *_, following = heapq.heappop(pending)
+        if following in seen:
             continue
-        seen.add(reader)
-        stage = _joined([stages[x] for x in reader.inputs if x in stages])
-        if reader.primitive is ir.exp_p and stage.summed:
+        seen.add(following)
+        stage = _joined([stages[x] for x in following.inputs if x in stages])
+        if following.primitive is ir.exp_p and stage.summed:
             return LeafRole("decay", _PACES)
-        if stage.is_decay and _multiplies_carry(evidence, reader):
+        if stage.is_decay and _multiplies_carry(evidence, following):
             return LeafRole("decay", _PACES)
-        for atom, after in _next(evidence, reader, stages, stage):
+        for atom, after in _next(evidence, following, stages, stage):
             stages[atom] = after
             enter(atom)
     return None
@@ -103,27 +103,27 @@ def _joined(stages: Sequence[_Stage]) -> _Stage:
 
 
 def _next(
-    evidence: Evidence, reader: ir.Equation, stages: Mapping[ir.Atom, _Stage], stage: _Stage
+    evidence: Evidence, following: ir.Equation, stages: Mapping[ir.Atom, _Stage], stage: _Stage
 ) -> Iterator[tuple[ir.Atom, _Stage]]:
     """The values that an equation hands others on as, each with its stage."""
-    if ir.subprograms(reader):
-        pairs = (pair for entered in ir.entrances(reader) for pair in entered)
+    if ir.subprograms(following):
+        pairs = (pair for entered in ir.entrances(following) for pair in entered)
         yield from ((v, stages[outside]) for v, outside in pairs if outside in stages)
         return
-    strange = [x for x in reader.inputs if evidence.flow.is_data(x) and x not in stages]
-    if reader.primitive in _CUMULATIVE:
+    strange = [x for x in following.inputs if evidence.flow.is_data(x) and x not in stages]
+    if following.primitive in _CUMULATIVE:
         stage = stage._replace(summed=True)
-    elif reader.primitive is ir.exp_p and stage.has_rate:
+    elif following.primitive is ir.exp_p and stage.has_rate:
         stage = stage._replace(is_decay=True)
-    elif reader.primitive in ir.ELEMENTWISE:
+    elif following.primitive in ir.ELEMENTWISE:
         # To sums along the sequence what the state takes in may be added before the exponential.
-        if strange and not (stage.summed and reader.primitive in ir.ADDITIONS):
+        if strange and not (stage.summed and following.primitive in ir.ADDITIONS):
             return
-        rate = evidence.products.multiplies(reader) and any(_is_rate(evidence, x) for x in reader.inputs)
+        rate = evidence.products.multiplies(following) and any(_is_rate(evidence, x) for x in following.inputs)
         stage = stage._replace(has_rate=stage.has_rate or rate)
-    elif reader.primitive not in _MOVES:
+    elif following.primitive not in _MOVES:
         return
-    yield from ((v, stage) for v in reader.outputs)
+    yield from ((v, stage) for v in following.outputs)
 
 
 def _is_rate(evidence: Evidence, atom: ir.Atom) -> bool:

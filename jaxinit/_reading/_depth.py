@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow
-from jaxinit._reading._layers import Site, Weight
+from jaxinit._reading._layers import Use, Weight
 from jaxinit._reading._normalizations import normalizations
 
 _KEPT = 4
@@ -27,20 +27,20 @@ class Before(NamedTuple):
 
     Attributes:
       layers: how many layers lie before it.
-      site: the layer.
+      use: the layer.
       turn: of a slice, in which turn of the loop it was; within the loop counted from the turn that one is in, None for
         the last one.
       normalized: whether a normalization lies between.
     """
 
     layers: int
-    site: Site
+    use: Use
     turn: int | None = 0
     normalized: bool = False
 
 
 class Depth(NamedTuple):
-    """A place in a program.
+    """Where in a program a layer is.
 
     Attributes:
       layers: how many layers lie before.
@@ -60,7 +60,7 @@ _NOWHERE = Depth(0, -1)
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """The depth of a site, and what changes from step to step of the scans around it.
+    """The depth of a use, and what changes from step to step of the scans around it.
 
     Attributes:
       depth: in the first step.
@@ -76,12 +76,12 @@ class _Found:
 def depths(flow: Flow) -> dict[Weight, list[Depth]]:
     """For each weight the depth of its first use, one a slice of its stack."""
     program = flow.analysis.program
-    found: dict[Site, _Found] = {}
+    found: dict[Use, _Found] = {}
     walk = _Walk(flow)
     walk.through(program, [_NOWHERE] * len(program.inputs), found)
-    joins = {weight: not walk.forgotten.isdisjoint(weight.sites) for weight in flow.analysis.weights}
+    joins = {weight: not walk.forgotten.isdisjoint(weight.uses) for weight in flow.analysis.weights}
     return {
-        weight: [depth._replace(joins=joins[weight]) for depth in _of_slices(weight, found[weight.sites[0]])]
+        weight: [depth._replace(joins=joins[weight]) for depth in _of_slices(weight, found[weight.uses[0]])]
         for weight in flow.analysis.weights
     }
 
@@ -93,8 +93,8 @@ def _of_slices(weight: Weight, found: _Found) -> Iterator[Depth]:
     for at in itertools.product(*map(range, sizes)):
         turn, added = int(weight.order[at]), 0
         for size, step in zip(reversed(sizes), reversed(steps), strict=False):
-            turn, place = divmod(turn, size)
-            added += place * step
+            turn, index = divmod(turn, size)
+            added += index * step
         before = found.later if weight.order[at] > 0 else found.depth.before
         turns = (b._replace(turn=_turn(b, int(weight.order[at]))) for b in before)
         yield found.depth._replace(layers=found.depth.layers + added, before=tuple(turns))
@@ -102,13 +102,13 @@ def _of_slices(weight: Weight, found: _Found) -> Iterator[Depth]:
 
 def _turn(before: Before, turn: int) -> int:
     """The turn of a layer before one whose turn it is."""
-    count = math.prod(f.size for f in before.site.parts[0].weight.stack)
+    count = math.prod(f.size for f in before.use.components[0].weight.stack)
     return count - 1 if before.turn is None else min(max(turn + before.turn, 0), count - 1)
 
 
-def _moved(depth: Depth, sites: Mapping[Site, object], turn: int | None) -> Depth:
+def _moved(depth: Depth, uses: Mapping[Use, object], turn: int | None) -> Depth:
     """The same, where those of some layers that were of this turn are of another one."""
-    before = tuple(b._replace(turn=turn) if b.site in sites and b.turn == 0 else b for b in depth.before)
+    before = tuple(b._replace(turn=turn) if b.use in uses and b.turn == 0 else b for b in depth.before)
     return depth._replace(before=before)
 
 
@@ -123,10 +123,10 @@ class _Walk:
     def __init__(self, flow: Flow):
         self.flow = flow
         self.towers = itertools.count()
-        self.roots: dict[Site, int] = {}
+        self.roots: dict[Use, int] = {}
         self.normalizing = frozenset(normalizations(flow.analysis))
         self.spread: set[ir.Atom] = set()
-        self.forgotten: set[Site] = set()
+        self.forgotten: set[Use] = set()
 
     def joined(self, depths: Iterable[Depth], ahead: Sequence[Depth] = ()) -> Depth:
         """The depth of a value that is computed from several, of which some go ahead of the others."""
@@ -137,7 +137,7 @@ class _Walk:
         if all(depth.before == deepest.before for depth in some):
             return deepest
         before = sorted(dict.fromkeys(b for depth in some for b in depth.before), key=lambda b: -b.layers)
-        self.forgotten.update(b.site for b in before[_KEPT - 1 : -1])
+        self.forgotten.update(b.use for b in before[_KEPT - 1 : -1])
         return deepest._replace(before=tuple(before[: _KEPT - 1] + before[_KEPT - 1 :][-1:]))
 
     def _of_equation(self, equation: ir.Equation, known: Mapping[ir.Atom, Depth]) -> Depth:
@@ -154,8 +154,8 @@ class _Walk:
             depth = depth._replace(before=tuple(dict.fromkeys(b._replace(normalized=True) for b in depth.before)))
         return depth
 
-    def through(self, program: ir.Program, inputs: Sequence[Depth], found: dict[Site, _Found]) -> list[Depth]:
-        """The depths of a program's outputs; those of its sites are added to `found`."""
+    def through(self, program: ir.Program, inputs: Sequence[Depth], found: dict[Use, _Found]) -> list[Depth]:
+        """The depths of a program's outputs; those of its uses are added to `found`."""
         known: dict[ir.Atom, Depth] = dict(zip(program.inputs, inputs, strict=True))
 
         for equation in program.equations:
@@ -171,28 +171,28 @@ class _Walk:
                 case _:
                     depths = [self._of_equation(equation, known)] * len(equation.outputs)
             known.update(zip(equation.outputs, depths, strict=True))
-            if equation in self.flow.analysis.sites:
-                site = self.flow.analysis.sites[equation]
-                depth = known.get(site.data, _NOWHERE)
+            if equation in self.flow.analysis.uses:
+                use = self.flow.analysis.uses[equation]
+                depth = known.get(use.data, _NOWHERE)
                 if depth.tower < 0:
-                    depth = depth._replace(tower=self._root(site))
-                found.setdefault(site, _Found(depth))
-                known[equation.outputs[0]] = Depth(depth.layers + 1, depth.tower, (Before(depth.layers, site),))
+                    depth = depth._replace(tower=self._root(use))
+                found.setdefault(use, _Found(depth))
+                known[equation.outputs[0]] = Depth(depth.layers + 1, depth.tower, (Before(depth.layers, use),))
         return [known.get(atom, _NOWHERE) for atom in program.outputs]
 
-    def _scan(self, scan: ir.Scan, inputs: Sequence[Depth], found: dict[Site, _Found]) -> list[Depth]:
+    def _scan(self, scan: ir.Scan, inputs: Sequence[Depth], found: dict[Use, _Found]) -> list[Depth]:
         """Two steps tell what every other one adds, where the layers of each step are others."""
-        first: dict[Site, _Found] = {}
-        second: dict[Site, _Found] = {}
+        first: dict[Use, _Found] = {}
+        second: dict[Use, _Found] = {}
         outputs = self.through(scan.body, inputs, first)
         carried = slice(scan.num_consts, scan.num_consts + scan.num_carry)
         again = list(inputs)
         again[carried] = [_moved(depth, first, -1) for depth in outputs[: scan.num_carry]]
         later = self.through(scan.body, again, second)
-        stacked = any(part.weight.stack for site in first for part in site.parts)
-        for site, one in first.items():
-            step = second[site].depth.layers - one.depth.layers if stacked else 0
-            found.setdefault(site, _Found(one.depth, (step, *one.steps), one.later or second[site].depth.before))
+        stacked = any(component.weight.stack for use in first for component in use.components)
+        for use, one in first.items():
+            step = second[use].depth.layers - one.depth.layers if stacked else 0
+            found.setdefault(use, _Found(one.depth, (step, *one.steps), one.later or second[use].depth.before))
         if not stacked:
             return [_moved(depth, first, None) for depth in outputs]
         return [
@@ -200,7 +200,7 @@ class _Walk:
             for a, b in zip(outputs, later, strict=True)
         ]
 
-    def _root(self, site: Site) -> int:
-        if site not in self.roots:
-            self.roots[site] = next(self.towers)
-        return self.roots[site]
+    def _root(self, use: Use) -> int:
+        if use not in self.roots:
+            self.roots[use] = next(self.towers)
+        return self.roots[use]

@@ -10,29 +10,29 @@ from collections.abc import Mapping, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._geometry import Geometry
-from jaxinit._reading._layers import Part, Site, Weight
+from jaxinit._reading._layers import Component, Use, Weight
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
 
 
 def mark_ensembles(program: ir.Program, weights: Sequence[Weight]) -> None:
     """Tells each part of a weight along which factors of its leaf independent weights lie."""
     readers = {a: e for e in ir.equations_of(program) for a in e.inputs}
-    batched = {f for weight in weights for site in weight.sites for f in _leading(weight, site.geometry, batch=True)}
+    batched = {f for weight in weights for use in weight.uses for f in _leading(weight, use.geometry, batch=True)}
     sizes = {f.size for f in batched}
     for weight in weights:
-        for site in weight.sites:
-            for part in site.parts:
-                if part.weight is weight and part.origin is not None:
-                    found = _outside(part.origin, site.geometry)
-                    found |= {f for f in _leading(weight, site.geometry, batch=False) if f.size in sizes}
-                    found |= _in_front(site, part.origin, readers)
-                    part.ensemble = frozenset(found)
+        for use in weight.uses:
+            for component in use.components:
+                if component.weight is weight and component.origin is not None:
+                    found = _outside(component.origin, use.geometry)
+                    found |= {f for f in _leading(weight, use.geometry, batch=False) if f.size in sizes}
+                    found |= _in_front(use, component.origin, readers)
+                    component.ensemble = frozenset(found)
 
 
-def feature_dims(parts: Sequence[Part], geometry: Geometry) -> list[int]:
+def feature_dims(parts: Sequence[Component], geometry: Geometry) -> list[int]:
     """The dimensions of a weight that are features of its output, and not a stack of independent weights."""
-    stacks = {f for part in parts if part.origin is not None for f in _outside(part.origin, geometry)}
-    origins = [part.origin for part in parts if part.origin is not None]
+    stacks = {f for component in parts if component.origin is not None for f in _outside(component.origin, geometry)}
+    origins = [component.origin for component in parts if component.origin is not None]
     return [d for d in geometry.out_dims if not any(f in stacks for o in origins for f in o.dims[d])]
 
 
@@ -52,35 +52,35 @@ def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
     return outside if any(f.axis > first for f in outputs) else set()
 
 
-def _in_front(site: Site, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) -> set[Factor]:
+def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) -> set[Factor]:
     """The leading axis of a leaf, if the output has it before the samples, and features behind them.
 
     A convolution has the stack and its features in one dimension, the stack outside.
     """
-    features = [(d, f) for d in site.geometry.out_dims if d in site.placed for f in origin.dims[d] if f.axis != FOREIGN]
+    features = [(d, f) for d in use.geometry.out_dims if d in use.placed for f in origin.dims[d] if f.axis != FOREIGN]
     leading = [(d, f) for d, f in features if f.axis == 0 and f.size == origin.region[0][1] - origin.region[0][0]]
     if len(leading) != 1 or len(features) < 2 or origin.stack:
         return set()
     ((stack, factor),) = leading
-    if site.geometry.kind == "conv":
-        outermost = origin.dims[stack][0] == factor and site.geometry.feature_group_count == 1
+    if use.geometry.kind == "conv":
+        outermost = origin.dims[stack][0] == factor and use.geometry.feature_group_count == 1
         return {factor} if outermost and len(origin.region) > len(origin.dims) else set()
     if len(origin.dims[stack]) > 1:
         return set()
-    order = list(range(len(site.finish.outputs[0].shape)))
-    reader = readers.get(site.finish.outputs[0])
+    order = list(range(len(use.finish.outputs[0].shape)))
+    reader = readers.get(use.finish.outputs[0])
     if reader is not None and reader.primitive is ir.transpose_p:
         order = list(reader.params["permutation"])
-    places = {d: order.index(site.placed[d]) for d, _ in features}
-    taken = {order.index(place) for place in site.placed.values()}
-    behind = [place for d, place in places.items() if d != stack]
+    dimensions = {d: order.index(use.placed[d]) for d, _ in features}
+    taken = {order.index(dimension) for dimension in use.placed.values()}
+    behind = [dimension for d, dimension in dimensions.items() if d != stack]
     between = any(i not in taken for i in range(1, min(behind, default=0)))
-    return {factor} if places[stack] == 0 and between else set()
+    return {factor} if dimensions[stack] == 0 and between else set()
 
 
 def _leading(weight: Weight, geometry: Geometry, batch: bool) -> list[Factor]:
     """The leading axis of a leaf of three or more axes, if it is a batch of weights, or features of the output."""
-    origin = weight.first_part.origin
+    origin = weight.first_component.origin
     if origin is None or len(weight.region) < 3 or geometry.kind == "embed" or weight.stack:
         return []
     dims = geometry.batch_dims if batch else geometry.out_dims

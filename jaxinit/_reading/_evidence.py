@@ -1,4 +1,4 @@
-"""Evidence of what a leaf of the parameters is to the program: every place where data meets it."""
+"""Evidence of what a leaf of the parameters is to the program: every equation in which data meets it."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, programs_of
-from jaxinit._reading._layers import Site
+from jaxinit._reading._layers import Use
 from jaxinit._reading._origin import FOREIGN
 from jaxinit._reading._products import Product, Products, depends_on
 from jaxinit._reading._reach import leaves_of_outputs
@@ -24,7 +24,7 @@ class LeafRole:
         "token", "embedding" that layers take as data, "several", or one of `KEPT`.
       reason: the evidence, in words.
       start: the value at which the leaf changes nothing, where there is one.
-      site: the layer whose bias it is.
+      use: the layer whose bias it is.
       slices: of a leaf whose slices have roles of their own, "several", these roles: (start, stop) along each axis, and
         what lies there.
     """
@@ -32,21 +32,21 @@ class LeafRole:
     name: str
     reason: str
     start: float | None = None
-    site: Site | None = None
+    use: Use | None = None
     slices: "tuple[tuple[tuple[tuple[int, int], ...], LeafRole], ...]" = ()
 
 
-class Use(NamedTuple):
-    """A place where data meets a leaf: an equation, the place of the leaf's value among its inputs, and its degree."""
+class Reader(NamedTuple):
+    """An equation in which data meets a leaf, the position of the leaf's value among its inputs, and its degree."""
 
     leaf: int
     equation: ir.Equation
-    place: int
+    position: int
     degree: float | None
 
     @property
     def atom(self) -> ir.Atom:
-        return self.equation.inputs[self.place]
+        return self.equation.inputs[self.position]
 
 
 class Evidence:
@@ -63,10 +63,10 @@ class Evidence:
         self.flow, self.skips, self.shapes = flow, skips, shapes
         self.analysis, self.products = flow.analysis, Products(flow)
         self.program = self.analysis.program
-        sites = list(self.analysis.sites.values())
-        self.site_of = {(entry.equation, entry.weight): site for site in sites for entry in site.entries}
-        self.bias_of = {bias.equation: site for site in sites for bias in site.biases}
-        self.uses: dict[int, list[Use]] = {}
+        uses = list(self.analysis.uses.values())
+        self.use_of = {(entry.equation, entry.weight): use for use in uses for entry in use.entries}
+        self.bias_of = {bias.equation: use for use in uses for bias in use.biases}
+        self.readers: dict[int, list[Reader]] = {}
         self.carries: set[ir.Atom] = set()
         self.walked: set[ir.Atom] = set()
         for program in programs_of(self.program):
@@ -76,8 +76,8 @@ class Evidence:
         self.trained = leaves_of_outputs(self.analysis, len(shapes), frozen=True)
         self.taken_as_data = self._taken_as_data()
         self.opaque = dict(reversed(self.analysis.opaque))
-        found = [u for uses in self.uses.values() for u in uses if self.products.multiplies(u.equation)]
-        self.variances = {use.leaf for use in found if self.products.is_under_root(use.atom, use.leaf)}
+        found = [u for readers in self.readers.values() for u in readers if self.products.multiplies(u.equation)]
+        self.variances = {reader.leaf for reader in found if self.products.is_under_root(reader.atom, reader.leaf)}
 
     def _enter(self, equation: ir.Equation) -> None:
         match equation:
@@ -94,7 +94,7 @@ class Evidence:
             if not found.data:
                 for part in found.parts:
                     for leaf, degree in part.degrees.items():
-                        self.uses.setdefault(leaf, []).append(Use(leaf, equation, i, degree))
+                        self.readers.setdefault(leaf, []).append(Reader(leaf, equation, i, degree))
 
     def _taken_as_data(self) -> frozenset[int]:
         inputs = {v: i for i, v in enumerate(self.program.inputs[: len(self.shapes)])}
@@ -112,10 +112,14 @@ class Evidence:
                 queue.extend(maker.inputs)
         return frozenset(found)
 
-    def is_weight(self, use: Use) -> bool:
-        """Whether a use is that of a layer's weight."""
-        site = self.site_of.get((use.equation, use.place))
-        return site is not None and use.degree == 1 and any(use.leaf in part.weight.regions for part in site.parts)
+    def is_weight(self, reader: Reader) -> bool:
+        """Whether it reads the leaf as a layer's weight."""
+        use = self.use_of.get((reader.equation, reader.position))
+        return (
+            use is not None
+            and reader.degree == 1
+            and any(reader.leaf in component.weight.regions for component in use.components)
+        )
 
     def multiplier(self, leaf: int) -> str | None:
         """Whether a leaf multiplies a branch or what it is added to, as one number."""
@@ -123,25 +127,25 @@ class Evidence:
             return "multiplier"
         return "shortcut" if any(leaf == skip.shortcut for skip in self.skips) else None
 
-    def met_shape(self, use: Use) -> tuple[int, ...]:
+    def met_shape(self, reader: Reader) -> tuple[int, ...]:
         """The shape of a leaf as the program meets it: without axes that loops walk along."""
-        origin = self.analysis.of(use.atom).origins.get(use.leaf)
+        origin = self.analysis.of(reader.atom).origins.get(reader.leaf)
         if origin is not None:
             return tuple(f.size for dim in origin.dims for f in dim if f.axis != FOREIGN)
-        queue: list[ir.Atom] = [use.atom]
+        queue: list[ir.Atom] = [reader.atom]
         seen: set[ir.Atom] = set()
         while queue:
             atom = queue.pop()
             if atom in self.walked:
                 return atom.shape
-            if atom not in seen and depends_on(self.flow, atom, use.leaf):
+            if atom not in seen and depends_on(self.flow, atom, reader.leaf):
                 seen.add(atom)
                 queue.extend(self.flow.sources(atom))
-        return self.shapes[use.leaf]
+        return self.shapes[reader.leaf]
 
-    def is_number(self, use: Use, product: Product) -> bool:
+    def is_number(self, reader: Reader, product: Product) -> bool:
         """Whether all channels of data meet one element of a leaf."""
-        if math.prod(self.met_shape(use)) > 1:
+        if math.prod(self.met_shape(reader)) > 1:
             return False
         data = [x for x in product.factors if self.flow.is_data(x)]
         return 1 not in max(data, key=lambda x: math.prod(x.shape)).shape[1:]

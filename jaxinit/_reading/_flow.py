@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._reading._layers import Analysis, Site
+from jaxinit._reading._layers import Analysis, Use
 from jaxinit._reading._origin import FOREIGN, Factor, Origin
 from jaxinit._reading._rules import cuts, rearrangement
 
@@ -153,7 +153,7 @@ class Followed(Origin):
         return self.base[axis] + steps(factors, lambda f: f.stride if f.axis == axis else 0)
 
     def indices(self, axis: int) -> frozenset[int]:
-        """Which places along an axis of the start are left."""
+        """Which indices along an axis of the start are left."""
         factors = [f for dim in self.dims for f in dim if f.axis == axis]
         return frozenset((self.base[axis] + steps(factors, lambda f: f.stride)).tolist())
 
@@ -217,8 +217,8 @@ def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
         return _known({output: {v: move(track) for v, track in known.items()} for output, move in parts})
     params = equation.params
     if equation.primitive is ir.slice_p and params["strides"] is not None:
-        places = params["start_indices"], params["limit_indices"], params["strides"], operand.shape
-        return _known({equation.outputs[0]: {v: track.strided(*places) for v, track in known.items()}})
+        cut = params["start_indices"], params["limit_indices"], params["strides"], operand.shape
+        return _known({equation.outputs[0]: {v: track.strided(*cut) for v, track in known.items()}})
     move = rearrangement(equation)
     if move is None:
         return None
@@ -255,6 +255,6 @@ def follow_cuts(
     return tracks
 
 
-def site_start(site: Site) -> ir.Variable:
+def use_start(use: Use) -> ir.Variable:
     """The output of a layer's operation, before its bias."""
-    return site.equation.outputs[0]
+    return use.equation.outputs[0]

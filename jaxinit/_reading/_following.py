@@ -19,7 +19,7 @@ from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
 from jaxinit._reading._layers import Analysis
 from jaxinit._reading._means import division_into_mean
-from jaxinit._reading._places import JOINS, MOVES, Place, beside, joined, moved
+from jaxinit._reading._moved_elements import JOINS, MOVES, MovedElements, beside, joined, moved
 from jaxinit._reading._regions import is_outer
 from jaxinit._reading._rows import rows_together
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
@@ -90,7 +90,7 @@ def _past_sums(analysis: Analysis, consumers: Consumers, program: ir.Program, st
         passed.append(start)
         readers = program.readers.get(start, [])
         equation = readers[0] if len(readers) == 1 else None
-        if equation is None or equation.primitive not in ir.ADDITIONS or equation in analysis.sites:
+        if equation is None or equation.primitive not in ir.ADDITIONS or equation in analysis.uses:
             break
         (output,) = equation.outputs
         made = _Walk(analysis, consumers, program, start, True, set()).through_equation(equation)
@@ -132,14 +132,14 @@ class _Walk:
         self.analysis, self.consumers, self.program = analysis, consumers, program
         self.start, self.through, self.scales = start, through, scales
         whole = tuple((0, n) for n in start.shape)
-        self.inside: dict[ir.Atom, Place] = {start: Place(ARGUMENT, (), whole, features)}
+        self.inside: dict[ir.Atom, MovedElements] = {start: MovedElements(ARGUMENT, (), whole, features)}
         self.means: set[ir.Equation] = set()
         self.readers = program.readers
 
     def exits(self) -> list[Expression]:
         """What the value goes on as: each function once, those that others are functions of first."""
         outside = self._outside(self.program, list(self.inside))
-        found = dict.fromkeys(place.expression for v, place in self.inside.items() if v in outside)
+        found = dict.fromkeys(elements.expression for v, elements in self.inside.items() if v in outside)
         return [x for x in ordered(list(found)) if x in found]
 
     def _outside(self, program: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
@@ -166,7 +166,7 @@ class _Walk:
             if self.through and ir.subprograms(equation):
                 outside |= self._entered(equation)
                 continue
-            found = None if equation in self.analysis.sites else self.through_equation(equation)
+            found = None if equation in self.analysis.uses else self.through_equation(equation)
             if found is None:
                 outside.update(a for a in equation.inputs if a in self.inside)
                 continue
@@ -182,67 +182,67 @@ class _Walk:
         for inner, entered in zip(programs, ir.entrances(equation), strict=True):
             own = [(v, atom) for v, atom in entered if atom in self.inside]
             for v, atom in own:
-                place = self.inside[atom]
+                elements = self.inside[atom]
                 sliced = v.shape != atom.shape
-                features = place.features
+                features = elements.features
                 if features is not None and sliced:
                     features = None if 0 in features else frozenset(d - 1 for d in features)
-                self.inside[v] = Place(place.expression, (place.way, equation, sliced), None, features)
+                self.inside[v] = MovedElements(elements.expression, (elements.way, equation, sliced), None, features)
             outside |= self._outside(inner, [v for v, _ in own])
         return outside
 
-    def through_equation(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+    def through_equation(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
         """What an equation makes of values that are followed; None where it does more than that."""
         if equation.primitive in JOINS:
             return joined(equation, self.inside)
         if equation.primitive in MOVES:
-            place = self.inside.get(equation.inputs[0])
+            elements = self.inside.get(equation.inputs[0])
             further = any(a in self.inside for a in equation.inputs[1:])
-            return None if place is None or further else moved(equation, place)
+            return None if elements is None or further else moved(equation, elements)
         if equation.primitive in ELEMENTWISE:
             return self._mapped(equation)
         if not self.through:
             return None
         return self._scaled(equation) if is_outer(equation) else self._summed_up(equation)
 
-    def _scaled(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+    def _scaled(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
         """The value itself where a product that contracts nothing multiplies it."""
         own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
         if len(own) != 1:
             return None
-        place, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
+        elements, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
         grows = math.prod(output.shape) > math.prod(equation.inputs[own[0]].shape)
         apart = not self.consumers.is_computed_from(equation.inputs[1 - own[0]], self.start)
-        if grows or not apart or place.expression.degree != 1:
+        if grows or not apart or elements.expression.degree != 1:
             return None
-        return {output: beside(place, equation)._replace(within=None, features=None)}
+        return {output: beside(elements, equation)._replace(within=None, features=None)}
 
-    def _summed_up(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+    def _summed_up(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
         """The value itself where rows of it are summed up, or the largest taken, and its features stay apart."""
         own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
         if len(own) != 1 or len(equation.outputs) != 1:
             return None
-        place, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
-        if place.features is None or place.expression.degree != 1:
+        elements, (output,) = self.inside[equation.inputs[own[0]]], equation.outputs
+        if elements.features is None or elements.expression.degree != 1:
             return None
         others = [a for i, a in enumerate(equation.inputs) if i != own[0]]
-        rows = rows_together(equation, own[0], place.features)
+        rows = rows_together(equation, own[0], elements.features)
         if rows is None or any(self.consumers.is_computed_from(a, self.start) for a in others):
             return None
         mean = division_into_mean(output, rows.terms, self.readers) if rows.terms > 1 else None
         if mean is not None:
             self.means.add(mean)
-        return {output: beside(place, equation)._replace(within=None, features=rows.features)}
+        return {output: beside(elements, equation)._replace(within=None, features=rows.features)}
 
-    def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, Place] | None:
+    def _mapped(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
         (output,) = equation.outputs
-        places = [self.inside[a] for a in equation.inputs if a in self.inside]
-        if any(p.way != places[0].way for p in places):
+        several = [self.inside[a] for a in equation.inputs if a in self.inside]
+        if any(p.way != several[0].way for p in several):
             return None
         if equation in self.means:
-            return {output: places[0]}
-        if self.through and len(places) == 1 and places[0].expression.degree == 1:
-            left_out = self._left_out(equation, places[0])
+            return {output: several[0]}
+        if self.through and len(several) == 1 and several[0].expression.degree == 1:
+            left_out = self._left_out(equation, several[0])
             if left_out is not None:
                 return {output: left_out}
         inputs = [self.inside[a].expression if a in self.inside else self.consumers.of(a) for a in equation.inputs]
@@ -251,12 +251,14 @@ class _Walk:
             return None
         made = self.consumers.expressions.step(equation, known)
         if made in self.scales:
-            return {output: beside(places[0], equation)} if self.through and places[0].expression.degree == 1 else None
+            return (
+                {output: beside(several[0], equation)} if self.through and several[0].expression.degree == 1 else None
+            )
         if _reads_parameter(made) and equation.primitive not in (ir.mul_p, ir.div_p):
             return None
-        return {output: places[0]._replace(expression=made)}
+        return {output: several[0]._replace(expression=made)}
 
-    def _left_out(self, equation: ir.Equation, place: Place) -> Place | None:
+    def _left_out(self, equation: ir.Equation, elements: MovedElements) -> MovedElements | None:
         """The value itself where another term is added to it, or a map by channels multiplies it."""
         if equation.primitive not in (*ir.ADDITIONS, ir.mul_p, ir.div_p):
             return None
@@ -266,13 +268,13 @@ class _Walk:
         if equation.primitive in ir.ADDITIONS:
             # A difference with a layer's output is a sum with that of its negative weight.
             if not value.data and any(part.degrees for part in value.parts):
-                return place
+                return elements
             adds = equation not in self.consumers.streams and not self.consumers.is_computed_from(other, self.start)
-            return beside(place, equation) if adds and (value.data or self._is_array(other)) else None
+            return beside(elements, equation) if adds and (value.data or self._is_array(other)) else None
         multiplies = equation.primitive is ir.mul_p or (equation.primitive is ir.div_p and first in self.inside)
         if not multiplies or not (value.data or self._is_array(other)):
             return None
-        return None if self.consumers.is_computed_from(other, self.start) else beside(place, equation)
+        return None if self.consumers.is_computed_from(other, self.start) else beside(elements, equation)
 
     def _is_array(self, atom: ir.Atom) -> bool:
         """Whether a value that does not depend on data is made of more than numbers, element by element."""

@@ -6,13 +6,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxinit._reading._layers import Read, Site, Weight
+from jaxinit._reading._layers import Read, Use, Weight
 from jaxinit._reading._origin import Factor, overlap
 
 _Region: TypeAlias = tuple[tuple[int, int], ...]
 
 
-def grouped(found: Iterable[Weight], sites: Iterable[Site], reads: Sequence[Read]) -> list[Weight]:
+def grouped(found: Iterable[Weight], uses: Iterable[Use], reads: Sequence[Read]) -> list[Weight]:
     """The weights in order of first use; those that share elements are merged, and some must keep their scale."""
     of_leaf: dict[int, dict[Weight, _Region]] = collections.defaultdict(dict)
     for weight in found:
@@ -29,30 +29,30 @@ def grouped(found: Iterable[Weight], sites: Iterable[Site], reads: Sequence[Read
             for leaf in other.regions.keys() & weight.regions.keys():
                 regions[leaf] = _hull(other.regions[leaf], weight.regions[leaf])
             weight.region, weight.members = regions.pop(weight.leaf), regions
-            for site in other.sites:
-                for part in site.parts:
-                    if part.weight is other:
-                        part.weight = weight
-            weight.sites = list(dict.fromkeys([*other.sites, *weight.sites]))
+            for use in other.uses:
+                for component in use.components:
+                    if component.weight is other:
+                        component.weight = weight
+            weight.uses = list(dict.fromkeys([*other.uses, *weight.uses]))
             for leaf in other.regions:
                 del of_leaf[leaf][other]
         for leaf, own in weight.regions.items():
             of_leaf[leaf][weight] = own
     weights = list(dict.fromkeys(weight for alike in of_leaf.values() for weight in alike))
-    order = {site: i for i, site in enumerate(sites)}
+    order = {use: i for i, use in enumerate(uses)}
     for weight in weights:
-        weight.sites.sort(key=order.__getitem__)
+        weight.uses.sort(key=order.__getitem__)
     for leaf, origin, degree, position, _ in reads:
         for weight, region in of_leaf[leaf].items():
             if origin and not overlap(origin.region, region):
                 continue
             if degree is None:
                 weight.refused = weight.refused or "elsewhere the program uses it in a way that is not homogeneous"
-            elif position <= order[weight.sites[0]]:
+            elif position <= order[weight.uses[0]]:
                 weight.refused = weight.refused or "the program reads it before the first layer that uses it"
             elif origin and origin.stack != weight.stack and _unflipped(origin.stack) == _unflipped(weight.stack):
                 weight.refused = weight.refused or _clash(weight.stack, origin.stack)
-    weights.sort(key=lambda weight: (order[weight.sites[0]], weight.sites[0].parts.index(weight.first_part)))
+    weights.sort(key=lambda weight: (order[weight.uses[0]], weight.uses[0].components.index(weight.first_component)))
     for index, weight in enumerate(weights):
         weight.index = index
     return weights

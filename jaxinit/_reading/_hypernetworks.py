@@ -102,7 +102,7 @@ def _contracted(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: 
 
 def _copied(broadcast: ir.Equation) -> set[int]:
     """The dimensions along which a broadcast repeats its operand."""
-    kept = set(rule_of(broadcast).places(broadcast).values())
+    kept = set(rule_of(broadcast).dimensions(broadcast).values())
     return {d for d in range(len(broadcast.outputs[0].shape)) if d not in kept}
 
 

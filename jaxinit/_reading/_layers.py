@@ -38,16 +38,16 @@ class Weight:
       members: the other leaves that are scaled alike, such as the imaginary parts of a weight, and their regions.
       stack: factors of the leaf that enclosing scans walk along; the weight has a scale for each step.
       order: along these factors, which slice's turn comes when.
-      sites: the operations that use it, in execution order.
+      uses: the operations that use it, in execution order.
       refused: why it must keep its scale, or None.
-      index: its place in order of first use; weights sort by it, so that they can be keys of a pytree.
+      index: its number in order of first use; weights sort by it, so that they can be keys of a pytree.
     """
 
     leaf: int
     region: tuple[tuple[int, int], ...]
     stack: tuple[Factor, ...]
     order: np.ndarray
-    sites: "list[Site]" = dataclasses.field(default_factory=list)
+    uses: "list[Use]" = dataclasses.field(default_factory=list)
     refused: str | None = None
     index: int = 0
     members: dict[int, tuple[tuple[int, int], ...]] = dataclasses.field(default_factory=dict)
@@ -74,8 +74,8 @@ class Weight:
     def factors_with(self, leaf: int) -> frozenset[int]:
         """Of the terms of the weight, the leaves of the one that a leaf is in, but for those of all terms."""
         terms = (
-            next((part.dependence.terms for part in self.sites[0].parts if part.weight is self), ())
-            if self.sites
+            next((component.dependence.terms for component in self.uses[0].components if component.weight is self), ())
+            if self.uses
             else ()
         )
         if not terms:
@@ -89,22 +89,22 @@ class Weight:
         return dataclasses.replace(self, leaf=leaf, region=regions.pop(leaf), members=regions)
 
     @property
-    def uses(self) -> int:
+    def use_count(self) -> int:
         """How often one pass through the program uses it; for a stacked weight, each of its slices."""
-        return sum(site.repeats for site in self.sites)
+        return sum(use.repeats for use in self.uses)
 
     @property
-    def first_part(self) -> "Part":
-        """Its share in the weight of its first site."""
-        return next(part for part in self.sites[0].parts if part.weight is self)
+    def first_component(self) -> "Component":
+        """Its share in what its first use multiplies."""
+        return next(component for component in self.uses[0].components if component.weight is self)
 
     def __lt__(self, other: "Weight") -> bool:
         return self.index < other.index
 
 
 @dataclasses.dataclass(eq=False)
-class Part:
-    """The share of one leaf in the weight of a site: all of it, or a segment of a concatenation.
+class Component:
+    """The share of one weight in what a use multiplies: all of it, or a segment of a concatenation.
 
     Attributes:
       weight: the part of the leaf.
@@ -146,15 +146,15 @@ class Bias(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class Site:
-    """One layer: the operation between data and a weight, or several whose sum it is.
+class Use:
+    """One use of a weight, or of several side by side: the operation between data and it, or a sum of such.
 
     Attributes:
       entries: where data meets the weight.
       equation: the equation whose output is linear in the weight: the operation, or the sum.
       lookup: the equation in which data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
-      parts: the weights that the weight is made of.
+      components: the weights that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
         is the output of the operation, rearranged and with either sign, plus the biases.
       biases: what is added to the output before anything else happens to it, in order.
@@ -169,7 +169,7 @@ class Site:
     entries: tuple[Entry, ...]
     equation: ir.Equation
     geometry: Geometry
-    parts: list[Part]
+    components: list[Component]
     finish: ir.Equation
     biases: "tuple[Bias, ...]"
     bias_dims: frozenset[int]
@@ -197,13 +197,13 @@ class Site:
 
 
 class Read(NamedTuple):
-    """A place where data meets a leaf other than as the weight of a layer.
+    """Data meets a leaf there other than as the weight of a layer.
 
     Attributes:
       leaf: index of the leaf.
       origin: which elements, if known.
       degree: of homogeneity, None where there is none.
-      position: how many sites come before it.
+      position: how many uses come before it.
       primitive: what the data does with it.
     """
 
@@ -221,17 +221,17 @@ class Analysis:
     Attributes:
       program: the program, whose first inputs are the leaves of the parameters.
       dependences: what each variable depends on.
-      sites: the layers in execution order, by the equation that finishes each.
+      uses: the layers in execution order, by the equation that finishes each.
       weights: the parts of the parameters that are scaled by themselves, in order of first use.
       opaque: leaves that are no layer's weight though data meets them as one, and why.
-      reads: the other places where data meets a leaf.
+      reads: where else data meets a leaf.
       read_leaves: the leaves that an output depends on.
       as_data: constants, and functions of parameters, that layers take as data.
     """
 
     program: ir.Program
     dependences: dict[ir.Variable, Dependence]
-    sites: dict[ir.Equation, Site]
+    uses: dict[ir.Equation, Use]
     weights: list[Weight]
     opaque: list[tuple[int, str]]
     reads: list[Read]

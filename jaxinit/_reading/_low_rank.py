@@ -6,11 +6,11 @@ and what comes out. Hu et al., 2021, "LoRA" (arXiv:2106.09685).
 
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, programs_of
-from jaxinit._reading._layers import Site
+from jaxinit._reading._layers import Use
 from jaxinit._reading._rules import rule_of
 
 
-def low_rank_pairs(flow: Flow) -> list[tuple[Site, Site]]:
+def low_rank_pairs(flow: Flow) -> list[tuple[Use, Use]]:
     """The two layers of each low-rank addition to another layer, in order of execution."""
     return _Finder(flow).pairs()
 
@@ -18,17 +18,17 @@ def low_rank_pairs(flow: Flow) -> list[tuple[Site, Site]]:
 class _Finder:
     def __init__(self, flow: Flow):
         self.flow = flow
-        self.sites = list(flow.analysis.sites.values())
-        self.made_by = {site.finish.outputs[0]: site for site in self.sites}
+        self.uses = list(flow.analysis.uses.values())
+        self.made_by = {use.finish.outputs[0]: use for use in self.uses}
         self.readers: dict[ir.Atom, list[ir.Equation]] = {}
         for program in programs_of(flow.analysis.program):
             for equation in program.equations:
                 for atom in dict.fromkeys(equation.inputs):
                     self.readers.setdefault(atom, []).append(equation)
 
-    def pairs(self) -> list[tuple[Site, Site]]:
+    def pairs(self) -> list[tuple[Use, Use]]:
         found = []
-        for second in self.sites:
+        for second in self.uses:
             first = self._layer(second.data) if _is_product(second) else None
             if first is None or not _is_product(first):
                 continue
@@ -40,7 +40,7 @@ class _Finder:
                 found.append((first, second))
         return found
 
-    def _layer(self, atom: ir.Atom) -> Site | None:
+    def _layer(self, atom: ir.Atom) -> Use | None:
         """The layer whose output a value is, moved, multiplied by numbers, or with something added to it."""
         while atom not in self.made_by:
             equation = self.flow.producer.get(atom)
@@ -58,9 +58,9 @@ class _Finder:
             return None
         return data[0] if rule.is_linear_in([x is data[0] for x in equation.inputs]) else None
 
-    def _added_to(self, site: Site) -> Site | None:
+    def _added_to(self, use: Use) -> Use | None:
         """The layer to whose output that of another one is added."""
-        (atom,) = site.finish.outputs
+        (atom,) = use.finish.outputs
         while len(readers := self.readers.get(atom, [])) == 1:
             (equation,) = readers
             if equation.primitive in (ir.add_p, ir.add_any_p) and all(map(self.flow.is_data, equation.inputs)):
@@ -77,5 +77,5 @@ class _Finder:
         return atom
 
 
-def _is_product(site: Site) -> bool:
-    return len(site.entries) == 1 and not site.biases and site.geometry.kind in ("dense", "einsum")
+def _is_product(use: Use) -> bool:
+    return len(use.entries) == 1 and not use.biases and use.geometry.kind in ("dense", "einsum")

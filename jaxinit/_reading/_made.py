@@ -16,8 +16,8 @@ _Steps: TypeAlias = Mapping[ir.Scan, int]
 
 def is_made(weight: Weight) -> bool:
     """Whether the weight of a layer is something else than elements of one leaf."""
-    part = weight.first_part
-    return bool(weight.members) or part.origin is None or not part.origin.exact
+    component = weight.first_component
+    return bool(weight.members) or component.origin is None or not component.origin.exact
 
 
 def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> list[list[Array]] | None:
@@ -26,7 +26,7 @@ def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> l
     None where they depend on more than parameters and constants.
     """
     values = Made(analysis, leaves)
-    atoms = [entry.atom for entry in weight.sites[0].entries]
+    atoms = [entry.atom for entry in weight.uses[0].entries]
     loops = values.loops_around(atoms[0])
     walked = loops[len(loops) - len(weight.stack) :] if weight.stack else []
     slices = []

@@ -4,7 +4,7 @@ from collections.abc import Sequence, Set
 
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
-from jaxinit._reading._layers import Read, Site
+from jaxinit._reading._layers import Read, Use
 from jaxinit._reading._regions import is_outer
 from jaxinit._reading._weights import UNSCALABLE
 
@@ -15,15 +15,15 @@ class Notes:
     """What is noted, while `recording`.
 
     Attributes:
-      sites: the layers so far, by the equation that finishes each.
+      uses: the layers so far, by the equation that finishes each.
       opaque: leaves that are not the weight of a layer though data meets them as one, and why.
-      reads: the other places where data meets a leaf.
+      reads: where else data meets a leaf.
       read_leaves: the leaves that an output depends on.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]):
         self.shapes = shapes
-        self.sites: dict[ir.Equation, Site] = {}
+        self.uses: dict[ir.Equation, Use] = {}
         self.opaque: list[tuple[int, str]] = []
         self.read_leaves: set[int] = set()
         self.reads: list[Read] = []
@@ -51,7 +51,7 @@ class Notes:
                 for leaf, degree in part.degrees.items():
                     if degree != 0 and not (i == weight and leaf in weights):
                         origin, alone = part.origins.get(leaf), part.degree(leaf)
-                        self.reads.append(Read(leaf, origin, alone, len(self.sites), equation.primitive))
+                        self.reads.append(Read(leaf, origin, alone, len(self.uses), equation.primitive))
 
     def hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
         """Remembers what hides the leaves that enter it."""
@@ -76,5 +76,5 @@ class Notes:
         if self.recording:
             self.read_leaves |= set(x.degrees)
             self.reads.extend(
-                Read(leaf, x.origins.get(leaf), d, len(self.sites)) for leaf, d in x.degrees.items() if d != 0
+                Read(leaf, x.origins.get(leaf), d, len(self.uses)) for leaf, d in x.degrees.items() if d != 0
             )

@@ -1,6 +1,6 @@
 """Which values are one-hot: a comparison of numbers with a range, t[..., None] == arange(n), and along which dimension.
 
-A product that contracts that dimension is a lookup of rows. Merged with other dimensions, as the places of a board are
+A product that contracts that dimension is a lookup of rows. Merged with other dimensions, as the squares of a board are
 in front of a dense layer, it is so no longer: several entries of the merged one are hot at a time.
 """
 
@@ -30,10 +30,10 @@ class Pattern:
         """Of one slice along the first dimension."""
         return self.moved({d + 1: d for d in range(max(self._dims, default=0))})
 
-    def moved(self, places: Mapping[int, int]) -> "Pattern":
-        """After its dimensions have gone where `places` says, or nowhere."""
-        counts, hot = (None if d is None else places.get(d) for d in (self.counts, self.hot))
-        return Pattern(counts, hot, frozenset(places[d] for d in self.repeats if d in places))
+    def moved(self, dimensions: Mapping[int, int]) -> "Pattern":
+        """After its dimensions have gone where `dimensions` says, or nowhere."""
+        counts, hot = (None if d is None else dimensions.get(d) for d in (self.counts, self.hot))
+        return Pattern(counts, hot, frozenset(dimensions[d] for d in self.repeats if d in dimensions))
 
     @property
     def _dims(self) -> set[int]:

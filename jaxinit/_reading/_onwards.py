@@ -17,20 +17,20 @@ class Onwards:
         self.flow = flow
         self.readers: dict[ir.Atom, list[ir.Equation]] = {}
         self.entered: dict[ir.Atom, list[ir.Atom]] = {}
-        self.place: dict[ir.Equation, int] = {}
+        self.number: dict[ir.Equation, int] = {}
         for program in programs_of(flow.analysis.program):
             for equation in program.equations:
-                self.place[equation] = len(self.place)
+                self.number[equation] = len(self.number)
                 for atom in dict.fromkeys(equation.inputs):
                     self.readers.setdefault(atom, []).append(equation)
                 for pairs in ir.entrances(equation):
                     for inner, outer in pairs:
                         self.entered.setdefault(outer, []).append(inner)
         self.carried: set[ir.Atom] = set()
-        for equation in self.place:
+        for equation in self.number:
             if isinstance(equation, ir.Scan):
                 self.carried.update(equation.body.inputs[equation.num_consts :][: equation.num_carry])
-        self.taken = {entry.equation: entry for site in flow.analysis.sites.values() for entry in site.entries}
+        self.taken = {entry.equation: entry for use in flow.analysis.uses.values() for entry in use.entries}
 
     def weighs(self, value: ir.Atom) -> bool:
         """Whether all that is made of a value, element by element, goes into products with other data.
@@ -77,9 +77,9 @@ class Onwards:
                 inside.add(atom)
                 pending.extend(self.entered.get(atom, ()))
                 for equation in self.readers.get(atom, ()):
-                    if self.place[equation] not in waiting:
-                        waiting[self.place[equation]] = equation
-                        heapq.heappush(queue, (self.place[equation], 0))
+                    if self.number[equation] not in waiting:
+                        waiting[self.number[equation]] = equation
+                        heapq.heappush(queue, (self.number[equation], 0))
 
         enter(value)
         while queue:

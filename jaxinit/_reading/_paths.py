@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._layers import Analysis, Site
+from jaxinit._reading._layers import Analysis, Use
 
 _Window: TypeAlias = dict[int, bool | None]
 """Equations by number, and whether layers lie between a value and them; None for those not computed from it."""
@@ -23,7 +23,7 @@ class Branch:
     """What lies between a value and a term of a sum: equations by number, and what comes after each layer."""
 
     members: frozenset[int]
-    after: "dict[Site, After]"
+    after: "dict[Use, After]"
 
 
 class After(NamedTuple):
@@ -75,7 +75,7 @@ class Paths:
             for atom in self.sources[i]:
                 self.height[atom] = max(self.height[atom], height)
         self.known: dict[ir.Atom, ir.Atom] = {}
-        self._held: dict[int, dict[Site, After]] = {}
+        self._held: dict[int, dict[Use, After]] = {}
 
     def number(self, atom: ir.Atom) -> int:
         """The number of the equation that makes a value, −1 for an input."""
@@ -115,7 +115,7 @@ class Paths:
         """The layers between a value and a term, each with the least number of layers that come after it."""
         end = self.number(term)
         after: dict[int, After] = {}
-        layers: dict[Site, After] = {}
+        layers: dict[Use, After] = {}
         if window.get(end) is None or term is root:
             return Branch(frozenset(), layers)
         aside: dict[int, After] = {}
@@ -124,8 +124,8 @@ class Paths:
         while pending:
             i = -heapq.heappop(pending)
             inside = self._layers(i)
-            for site, more in inside.items():
-                layers[site] = after[i].then(more.gates, more.layers)
+            for use, more in inside.items():
+                layers[use] = after[i].then(more.gates, more.layers)
             through = after[i].then(layers=_depth(inside))
             before = self._before(i, root)
             gate = self._gate(i, root, window) if len(before) > 1 else None
@@ -146,7 +146,7 @@ class Paths:
         self._add_layers_aside(frozenset(after), aside, layers)
         return Branch(frozenset(after), layers)
 
-    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, After], layers: dict[Site, After]) -> None:
+    def _add_layers_aside(self, members: frozenset[int], aside: dict[int, After], layers: dict[Use, After]) -> None:
         """Adds the layers of other data that the branch alone reads, such as keys and values of a memory."""
         own = set(members)
         pending = [-i for i in aside]
@@ -158,20 +158,20 @@ class Paths:
                 continue
             own.add(i)
             inside = self._layers(i)
-            for site, more in inside.items():
-                layers[site] = aside[i].then(more.gates, more.layers, aside=True)
+            for use, more in inside.items():
+                layers[use] = aside[i].then(more.gates, more.layers, aside=True)
             for atom in () if inside else self.sources[i]:
                 j = self.index.get(atom)
                 if j is not None:
                     aside[j] = min(aside.get(j, aside[i]), aside[i])
                     heapq.heappush(pending, -j)
 
-    def _layers(self, i: int) -> dict[Site, After]:
+    def _layers(self, i: int) -> dict[Use, After]:
         """The layers that an equation is, or holds, and the least number of those in it that come after each."""
         if i not in self._held:
             equation = self.program.equations[i]
-            if equation in self.analysis.sites:
-                self._held[i] = {self.analysis.sites[equation]: After(0, 0)}
+            if equation in self.analysis.uses:
+                self._held[i] = {self.analysis.uses[equation]: After(0, 0)}
             else:
                 self._held[i] = _held(self.analysis, equation, [bool(self.readers.get(v)) for v in equation.outputs])
         return self._held[i]
@@ -208,14 +208,14 @@ class Paths:
         return atom
 
 
-def _depth(inside: dict[Site, After]) -> int:
+def _depth(inside: dict[Use, After]) -> int:
     """How many layers deep an equation is that is a layer, or holds some."""
     return max((after.layers for after in inside.values()), default=-1) + 1
 
 
-def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> dict[Site, After]:
+def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> dict[Use, After]:
     """For each layer that an equation holds what comes between it and those outputs that are used."""
-    found: dict[Site, After] = {}
+    found: dict[Use, After] = {}
     for program in ir.subprograms(equation):
         is_condition = isinstance(equation, ir.While) and program is equation.condition
         ends = [v for v, is_used in zip(program.outputs, used, strict=True) if is_used] if not is_condition else []
@@ -231,20 +231,20 @@ def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> di
     return found
 
 
-def _after_each(analysis: Analysis, program: ir.Program, after: dict[ir.Atom, After]) -> dict[Site, After]:
+def _after_each(analysis: Analysis, program: ir.Program, after: dict[ir.Atom, After]) -> dict[Use, After]:
     """For each layer of a program, and of those it holds, what comes after it; `after` knows it for the outputs."""
-    found: dict[Site, After] = {}
+    found: dict[Use, After] = {}
     for equation in reversed(program.equations):
         known = [after[v] for v in equation.outputs if v in after]
         if not known:
             continue
         least = min(known)
-        inside: dict[Site, After] = {}
-        if equation in analysis.sites:
-            inside = {analysis.sites[equation]: After(0, 0)}
+        inside: dict[Use, After] = {}
+        if equation in analysis.uses:
+            inside = {analysis.uses[equation]: After(0, 0)}
         else:
             inside = _held(analysis, equation, [v in after for v in equation.outputs])
-        found |= {site: least.then(more.gates, more.layers) for site, more in inside.items()}
+        found |= {use: least.then(more.gates, more.layers) for use, more in inside.items()}
         way = least.then(layers=_depth(inside))
         for atom in equation.inputs:
             after[atom] = min(after.get(atom, way), way)

@@ -52,8 +52,8 @@ class Products:
 
     def __init__(self, flow: Flow):
         self.flow = flow
-        sites = flow.analysis.sites.values()
-        self.layers = {e for site in sites for e in (site.equation, *(entry.equation for entry in site.entries))}
+        uses = flow.analysis.uses.values()
+        self.layers = {e for use in uses for e in (use.equation, *(entry.equation for entry in use.entries))}
         self.readers: dict[ir.Atom, list[ir.Equation]] = {}
         self.order: dict[ir.Atom, int] = {}
         number = 0

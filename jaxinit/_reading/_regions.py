@@ -30,7 +30,7 @@ class Region:
     Attributes:
       entries: the products.
       end: the equation whose output is their sum.
-      places: dimension of a product → dimension of the sum, for those that are kept.
+      dimensions: dimension of a product → dimension of the sum, for those that are kept.
       summed: the dimensions of a product along which the sum runs.
       joint: whether the entries take different weights that are one: its real and its imaginary part.
       apart: whether the products take different elements of data, as no taps of a convolution do.
@@ -38,7 +38,7 @@ class Region:
 
     entries: tuple[Entry, ...]
     end: ir.Equation
-    places: Mapping[int, int]
+    dimensions: Mapping[int, int]
     summed: frozenset[int]
     joint: bool = False
     apart: bool = False
@@ -50,7 +50,7 @@ class _Partial:
 
     entries: tuple[Entry, ...]
     origins: tuple[Origin | None, ...]
-    places: Mapping[int, int]
+    dimensions: Mapping[int, int]
     summed: frozenset[int] = frozenset()
     end: ir.Equation | None = None
 
@@ -169,7 +169,7 @@ def is_outer(equation: ir.Equation) -> bool:
     return equation.primitive is ir.dot_general_p and not equation.params["dimension_numbers"][0][0]
 
 
-def _places(equation: ir.Equation, operand: int) -> dict[int, int]:
+def _dimensions(equation: ir.Equation, operand: int) -> dict[int, int]:
     """Dimension of an operand of a product → dimension of the product."""
     rank = len(equation.inputs[operand].shape)
     if equation.primitive is not ir.dot_general_p:
@@ -183,9 +183,9 @@ def _places(equation: ir.Equation, operand: int) -> dict[int, int]:
 
 def _origin(entry: Entry, value: Dependence, leaf: int) -> Origin | None:
     """Where the elements of a product's weight come from, along the dimensions of the product."""
-    origin, places = value.origins.get(leaf), _places(entry.equation, entry.weight)
+    origin, dimensions = value.origins.get(leaf), _dimensions(entry.equation, entry.weight)
     shape = entry.equation.outputs[0].shape
-    return None if origin is None else origin.broadcast(shape, [places[d] for d in range(len(places))])
+    return None if origin is None else origin.broadcast(shape, [dimensions[d] for d in range(len(dimensions))])
 
 
 def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _Of) -> _Partial | None:
@@ -204,17 +204,17 @@ def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _O
     (one,) = carriers
     if equation.primitive is ir.reduce_sum_p:
         axes = set(equation.params["axes"])
-        left = {d: p - sum(a < p for a in axes) for d, p in one.places.items() if p not in axes}
-        summed = frozenset(d for d, p in one.places.items() if p in axes)
+        left = {d: p - sum(a < p for a in axes) for d, p in one.dimensions.items() if p not in axes}
+        summed = frozenset(d for d, p in one.dimensions.items() if p in axes)
         varied = any(_varies(one, d, of) for d in summed)
         end = equation if varied else one.end
-        return dataclasses.replace(one, places=left, summed=one.summed | summed, end=end)
+        return dataclasses.replace(one, dimensions=left, summed=one.summed | summed, end=end)
     if rule.elementwise:
         return one
     if not rule.rearranges:
         return None
-    moved = rule.places(equation)
-    return dataclasses.replace(one, places={d: moved[p] for d, p in one.places.items() if p in moved})
+    moved = rule.dimensions(equation)
+    return dataclasses.replace(one, dimensions={d: moved[p] for d, p in one.dimensions.items() if p in moved})
 
 
 def _joined(equation: ir.Equation, carriers: Sequence[_Partial]) -> _Partial | None:
@@ -222,7 +222,7 @@ def _joined(equation: ir.Equation, carriers: Sequence[_Partial]) -> _Partial | N
     if sum(x.end is None for x in carriers) == 0:
         return None  # layers of their own
     first = carriers[0]
-    if any(x.places != first.places or x.summed != first.summed for x in carriers):
+    if any(x.dimensions != first.dimensions or x.summed != first.summed for x in carriers):
         return None
     origins = tuple(o for x in carriers for o in x.origins)
     known = [o for o in origins if o is not None]
@@ -246,7 +246,7 @@ def _differs(equation: ir.Equation, operand: int, dimension: int, of: _Of, origi
     """Whether an operand of a product differs along a dimension of the product, as far as it is known."""
     if origin is not None:
         return any(f.axis != FOREIGN for f in origin.dims[dimension])
-    own = next((d for d, place in _places(equation, operand).items() if place == dimension), None)
+    own = next((d for d, kept in _dimensions(equation, operand).items() if kept == dimension), None)
     atom = equation.inputs[operand]
     return own is not None and atom.shape[own] > 1 and own not in of(atom).pattern.repeats
 
@@ -275,7 +275,7 @@ def _spelled_out(
             continue
         at_end = partials[end.outputs[0]]
         own = next(x for x in at_end.values() if x.entries == partial.entries)
-        result.append(Region(own.entries, end, own.places, own.summed))
+        result.append(Region(own.entries, end, own.dimensions, own.summed))
     return result
 
 
@@ -298,7 +298,7 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
     if region.apart:
         # Each product takes other elements of the data: they are inputs.
         kind = "dense" if not summed and not with_data and len(free) <= 1 else "einsum"
-        placed = {d + off: region.places[d] for d in (*free, *with_data) if d in region.places}
+        placed = {d + off: region.dimensions[d] for d in (*free, *with_data) if d in region.dimensions}
         in_dims, out_dims, batch_dims = (tuple(d + off for d in dims) for dims in (summed, free, with_data))
         geometry = Geometry(
             kind, (0, *in_dims), out_dims, batch_dims, placed, fan_in=len(region.entries) * n_in, fan_out=n_out
@@ -315,7 +315,7 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
         tuple(d + off for d in summed),
         tuple(d + off for d in free),
         tuple(d + off for d in with_data),
-        {d + off: region.places[d] for d in (*free, *with_data) if d in region.places},
+        {d + off: region.dimensions[d] for d in (*free, *with_data) if d in region.dimensions},
         fan_in=taps * n_in,
         fan_out=taps * n_out,
         receptive_field=taps,

@@ -19,14 +19,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from jaxinit import _program as ir
-from jaxinit._reading._layers import Analysis, Site
+from jaxinit._reading._layers import Analysis, Use
 from jaxinit._reading._paths import After, Branch
 from jaxinit._reading._sums import Sums
 
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """The innermost skip connection that a layer sits under, numbered in order, and its place in that branch."""
+    """The innermost skip connection that a layer sits under, numbered in order, and its position in that branch."""
 
     skip: int
     position: int
@@ -51,7 +51,7 @@ class Skip:
       projected: whether a layer stands in the shortcut, so that the sum is one of several layers' outputs.
     """
 
-    layers: tuple[Site, ...]
+    layers: tuple[Use, ...]
     positions: tuple[int, ...]
     length: int
     multiplier: int | None
@@ -64,26 +64,26 @@ class Skip:
 
 def skips(analysis: Analysis) -> tuple[Skip, ...]:
     """The skip connections whose branches hold layers of their own, in execution order."""
-    order = {site: i for i, site in enumerate(analysis.sites.values())}
+    order = {use: i for i, use in enumerate(analysis.uses.values())}
     found: list[Skip] = []
-    taken: set[Site] = set()
+    taken: set[Use] = set()
     for program, carried in _programs(analysis.program):
         for skip in _Finder(analysis, program, carried).found():
-            own = {site: skip.positions[i] for i, site in enumerate(skip.layers) if site not in taken}
+            own = {use: skip.positions[i] for i, use in enumerate(skip.layers) if use not in taken}
             if own:
-                layers = sorted(own, key=lambda site: (own[site], order[site]))
-                positions = tuple(own[site] for site in layers)
+                layers = sorted(own, key=lambda use: (own[use], order[use]))
+                positions = tuple(own[use] for use in layers)
                 found.append(dataclasses.replace(skip, layers=tuple(layers), positions=positions))
                 taken.update(own)
-    return tuple(sorted(found, key=lambda skip: min(order[site] for site in skip.layers)))
+    return tuple(sorted(found, key=lambda skip: min(order[use] for use in skip.layers)))
 
 
-def memberships(connections: Sequence[Skip]) -> dict[Site, Membership]:
+def memberships(connections: Sequence[Skip]) -> dict[Use, Membership]:
     """The skip connection of each layer that has one."""
     return {
-        site: Membership(number, position, skip.length)
+        use: Membership(number, position, skip.length)
         for number, skip in enumerate(connections)
-        for position, site in zip(skip.positions, skip.layers, strict=True)
+        for position, use in zip(skip.positions, skip.layers, strict=True)
     }
 
 
@@ -177,23 +177,23 @@ class _Finder(Sums):
         if len(terms) != 2:
             return []
         for shortcut, term in (terms, terms[::-1]):
-            site = self._only_layer(shortcut, i, term)
-            if site is None or site.geometry.kind == "embed" or self.weighs(term):
+            use = self._only_layer(shortcut, i, term)
+            if use is None or use.geometry.kind == "embed" or self.weighs(term):
                 continue
             if self.is_broadcast(term, i) or self.is_broadcast(shortcut, i):
                 continue
-            root = self.root(site.data)
+            root = self.root(use.data)
             if root not in self.level or not self.may_reach(root, term):
                 continue
             branch = self.branch(root, term, self.window(root, [term]))
-            if len(branch.after) > 1 and self.index[site.finish.outputs[0]] not in branch.members:
+            if len(branch.after) > 1 and self.index[use.finish.outputs[0]] not in branch.members:
                 found = self._skips(i, shortcut, root, [(term, branch)])
                 return [(dataclasses.replace(skip, projected=True), recurrent) for skip, recurrent in found]
         return []
 
-    def _only_layer(self, atom: ir.Atom, end: int, other: ir.Atom) -> Site | None:
+    def _only_layer(self, atom: ir.Atom, end: int, other: ir.Atom) -> Use | None:
         """The one layer that a term of a sum is computed from, if the other term is not computed from it."""
-        found: set[Site] = set()
+        found: set[Use] = set()
         between: set[int] = {end}
         pending = [atom]
         while pending:
@@ -204,11 +204,11 @@ class _Finder(Sums):
             if i in between:
                 continue
             between.add(i)
-            site = self.analysis.sites.get(self.program.equations[i])
-            if site is None:
+            use = self.analysis.uses.get(self.program.equations[i])
+            if use is None:
                 pending.extend(self.sources[i])
             else:
-                found.add(site)
+                found.add(use)
                 if len(found) > 1:
                     return None
         readers = {j for i in between - {end} for v in self.program.equations[i].outputs for j in self.readers[v]}
@@ -217,12 +217,12 @@ class _Finder(Sums):
         return found.pop() if found and not leads else None
 
 
-def _skip(after: dict[Site, After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
+def _skip(after: dict[Use, After], multiplier: int | None, shortcut: int | None, equation: ir.Equation) -> Skip:
     """Gates are no deeper than what they weigh, and never last: to close one is not to close the branch."""
     length = 1 + max((x.layers for x in after.values() if not x.gates and not x.aside), default=0)
     if any(x.gates and not x.aside for x in after.values()):
         length = max(length, 2)
-    places = {s: max(min(length - 1 - x.layers, length - 2 if x.gates else length), 0) for s, x in after.items()}
-    layers = sorted(after, key=places.__getitem__)
-    positions = tuple(places[s] for s in layers)
+    position_of = {s: max(min(length - 1 - x.layers, length - 2 if x.gates else length), 0) for s, x in after.items()}
+    layers = sorted(after, key=position_of.__getitem__)
+    positions = tuple(position_of[s] for s in layers)
     return Skip(tuple(layers), positions, length, multiplier, shortcut, equation, equation.outputs[0], ())

@@ -32,15 +32,15 @@ class Rows(NamedTuple):
     terms: int = 1
 
 
-def rows_together(equation: ir.Equation, place: int, features: Set[int]) -> Rows | None:
-    """What has become of the input number `place`, with features along these dimensions; None for other equations."""
-    primitive, params, shape = equation.primitive, equation.params, equation.inputs[place].shape
+def rows_together(equation: ir.Equation, position: int, features: Set[int]) -> Rows | None:
+    """What has become of input number `position`, with features along these dimensions; None for other equations."""
+    primitive, params, shape = equation.primitive, equation.params, equation.inputs[position].shape
     if primitive is ir.dot_general_p:
-        return _product(equation, place, features)
+        return _product(equation, position, features)
     if primitive in _SCATTERS:
         # What others are put into, or added to, stays where it is.
-        return Rows(frozenset(features)) if place == 0 else _scattered(equation, features) if place == 2 else None
-    if place != 0:
+        return Rows(frozenset(features)) if position == 0 else _scattered(equation, features) if position == 2 else None
+    if position != 0:
         return None
     if primitive in _OVER_AXES:
         axes = params["axes"]
@@ -59,18 +59,18 @@ def rows_together(equation: ir.Equation, place: int, features: Set[int]) -> Rows
     return Rows(frozenset(features)) if primitive in _PARTS else None
 
 
-def _product(equation: ir.Equation, place: int, features: Set[int]) -> Rows | None:
+def _product(equation: ir.Equation, position: int, features: Set[int]) -> Rows | None:
     """A product with other data, which contracts rows."""
     (contracted, batched) = equation.params["dimension_numbers"]
-    if not contracted[place] or not features.isdisjoint(contracted[place]):
+    if not contracted[position] or not features.isdisjoint(contracted[position]):
         return None
     free = [
         [d for d in range(len(a.shape)) if d not in (*contracted[i], *batched[i])]
         for i, a in enumerate(equation.inputs)
     ]
-    first = len(batched[0]) + (len(free[0]) if place == 1 else 0)
-    places = {d: i for i, d in enumerate(batched[place])} | {d: first + i for i, d in enumerate(free[place])}
-    return Rows(frozenset(places[d] for d in features))
+    first = len(batched[0]) + (len(free[0]) if position == 1 else 0)
+    dimensions = {d: i for i, d in enumerate(batched[position])} | {d: first + i for i, d in enumerate(free[position])}
+    return Rows(frozenset(dimensions[d] for d in features))
 
 
 def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
@@ -78,8 +78,8 @@ def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
     numbers = equation.params["dimension_numbers"]
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [d for d in range(len(equation.inputs[0].shape)) if d not in gone]
-    places = dict(zip(numbers.update_window_dims, kept, strict=True))
-    return Rows(frozenset(places[d] for d in features)) if features <= places.keys() else None
+    dimensions = dict(zip(numbers.update_window_dims, kept, strict=True))
+    return Rows(frozenset(dimensions[d] for d in features)) if features <= dimensions.keys() else None
 
 
 def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> frozenset[int] | None:

@@ -1,7 +1,7 @@
 """Leaves of which rows, or other slices, have roles of their own: a gain over a bias, biases and scales in one array.
 
-Each place where data meets such a leaf takes a part of it. Where the parts share no element, each has the role that its
-own uses show.
+Each equation in which data meets such a leaf takes a part of it. Where the parts share no element, each has the role
+that its own readers show.
 """
 
 import itertools
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._evidence import Evidence, LeafRole, Use
+from jaxinit._reading._evidence import Evidence, LeafRole, Reader
 from jaxinit._reading._origin import overlap
 from jaxinit._reading._products import depends_on
 
@@ -17,15 +17,15 @@ _Region: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def roles_of_slices(
-    evidence: Evidence, leaf: int, uses: Sequence[Use], role_of: Callable[[Use], LeafRole]
+    evidence: Evidence, leaf: int, readers: Sequence[Reader], role_of: Callable[[Reader], LeafRole]
 ) -> tuple[tuple[_Region, LeafRole], ...]:
     """The regions of a leaf that its uses take, with the role of each; nothing where that is not clear."""
-    found: dict[_Region, list[Use]] = {}
-    for use in uses:
-        region = _region(evidence, leaf, use.atom)
+    found: dict[_Region, list[Reader]] = {}
+    for reader in readers:
+        region = _region(evidence, leaf, reader.atom)
         if region is None:
             return ()
-        found.setdefault(region, []).append(use)
+        found.setdefault(region, []).append(reader)
     if len(found) < 2 or any(overlap(a, b) for a, b in itertools.combinations(found, 2)):
         return ()
     roles: list[tuple[_Region, LeafRole]] = []

@@ -33,11 +33,11 @@ class Sums(Paths):
         """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
         inside: set[int] = set()
         for equation in self.program.equations:
-            site = self.analysis.sites.get(equation)
-            if site is None or len(site.entries) == 1:
+            use = self.analysis.uses.get(equation)
+            if use is None or len(use.entries) == 1:
                 continue
-            entries = {self.number(entry.equation.outputs[0]) for entry in site.entries}
-            pending = [self.number(site.equation.outputs[0])]
+            entries = {self.number(entry.equation.outputs[0]) for entry in use.entries}
+            pending = [self.number(use.equation.outputs[0])]
             while pending:
                 i = pending.pop()
                 if i >= 0 and i not in inside:
@@ -54,7 +54,7 @@ class Sums(Paths):
     def _adds(self, i: int) -> bool:
         """Whether an equation is an addition, and no part of a layer."""
         equation = self.program.equations[i]
-        return equation.primitive in _SUMS and equation not in self.analysis.sites and i not in self.inside
+        return equation.primitive in _SUMS and equation not in self.analysis.uses and i not in self.inside
 
     def terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
         """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
@@ -88,7 +88,7 @@ class Sums(Paths):
             moved = equation.primitive in _MOVES | _POOLS or equation.primitive in _SUMS or _crops(equation)
             scaled = equation.primitive is ir.mul_p
             scaled |= equation.primitive is ir.div_p and source is equation.inputs[0]
-            if equation in self.analysis.sites or not (moved or scaled):
+            if equation in self.analysis.uses or not (moved or scaled):
                 break
             atom = source
         return atom
@@ -130,7 +130,7 @@ class Sums(Paths):
         makers = [self.index.get(self.root(term)) for term in terms]
         equations = [(j, self.program.equations[j]) for j in makers if j is not None]
         if not any(
-            e.primitive is ir.dot_general_p and len(self.sources[j]) == 2 and e not in self.analysis.sites
+            e.primitive is ir.dot_general_p and len(self.sources[j]) == 2 and e not in self.analysis.uses
             for j, e in equations
         ):
             return False
@@ -158,7 +158,7 @@ class Sums(Paths):
         """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
         while len(self.readers[atom]) == 1 and (i := self.index.get(atom)) is not None:
             equation = self.program.equations[i]
-            if equation in self.analysis.sites or len(self.sources[i]) != 1:
+            if equation in self.analysis.uses or len(self.sources[i]) != 1:
                 return None
             if equation.primitive is ir.mul_p:
                 for value in equation.inputs:
@@ -173,7 +173,7 @@ class Sums(Paths):
         ends = {self.index[t] for t in terms}
         for term, branch in branches:
             if len(ends & branch.members) > 1:
-                weights = [part.weight for site in branch.after for part in site.parts]
+                weights = [component.weight for use in branch.after for component in use.components]
                 if len(set(weights)) < len(weights) and self.index[term] in ends:
                     return True
         return False
@@ -185,7 +185,7 @@ class Sums(Paths):
             return True
         if any(e.primitive in _MIXING or self._shifts(i) for i, e in zip(branch.members, equations, strict=True)):
             return True
-        weights = {part.weight for site in branch.after for part in site.parts}
+        weights = {component.weight for use in branch.after for component in use.components}
         carried = self.carried - {root}
         seen: set[ir.Atom] = {root}
         pending = [term]
@@ -199,10 +199,10 @@ class Sums(Paths):
             i = self.index.get(atom)
             if i is None:
                 continue
-            site = self.analysis.sites.get(self.program.equations[i])
-            if i not in branch.members and site is not None:
+            use = self.analysis.uses.get(self.program.equations[i])
+            if i not in branch.members and use is not None:
                 # A layer of another step: the same weights made what the branch takes from elsewhere.
-                if any(part.weight in weights for part in site.parts):
+                if any(component.weight in weights for component in use.components):
                     return True
                 continue
             if atom in self.known and i not in branch.members:

@@ -54,7 +54,7 @@ class Layer:
       activation: the elementwise function that follows, behind whatever is added to the output and factors by channels;
         or None. Multiplication by numbers alone is none.
       skip: number of the innermost skip connection whose branch holds the layer, or None.
-      position, branch_length: its place in that branch and how many layers the branch has, or None.
+      position, branch_length: its position in that branch and how many layers the branch has, or None.
       role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;
         several for a fused weight; or None.
       has_bias: whether a bias is added to the output.
@@ -138,7 +138,7 @@ class Layers(Tabular):
         return iter(self.layers)
 
     def __getitem__(self, key: int | str) -> Layer:
-        """A layer by its place, or by its path."""
+        """A layer by its number, or by its path."""
         if isinstance(key, str):
             found = [layer for layer in self.layers if key in layer.paths]
             if not found:

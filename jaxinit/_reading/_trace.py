@@ -15,15 +15,15 @@ from jaxinit._checks import check_no_module, is_module
 from jaxinit._program import rolled, unrolled, with_stacks
 from jaxinit._reading._activated import ActivationInput, activation_inputs
 from jaxinit._reading._analysis import analyse
+from jaxinit._reading._blocks import Structure, structure
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._evidence import LeafRole
 from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._following import Onward, onward
-from jaxinit._reading._layers import Analysis, Site, Weight
+from jaxinit._reading._layers import Analysis, Use, Weight
 from jaxinit._reading._onwards import Onwards
 from jaxinit._reading._origin import Factor
-from jaxinit._reading._portions import Structure, structure
 from jaxinit._reading._residual import Membership, Skip, memberships
 from jaxinit._reading._roles import leaf_roles
 from jaxinit._reading._rules import rule_of
@@ -169,10 +169,10 @@ def layers_of(traced: Traced) -> Layers:
     return Layers(rows, unvisited, unused)
 
 
-def _row(traced: Traced, weight: Weight, members: dict[Site, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
-    site = weight.sites[0]
-    roles, axes, member = site.geometry, view(weight), members.get(site)
-    following = _following(traced, weight, home[site.finish])
+def _row(traced: Traced, weight: Weight, members: dict[Use, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
+    use = weight.uses[0]
+    roles, axes, member = use.geometry, view(weight), members.get(use)
+    following = _following(traced, weight, home[use.finish])
     return Layer(
         path=traced.paths[weight.leaf],
         paths=tuple(traced.paths[leaf] for leaf in weight.regions),
@@ -180,8 +180,8 @@ def _row(traced: Traced, weight: Weight, members: dict[Site, Membership], home: 
         kind=roles.kind,
         shape=tuple(stop - start for start, stop in weight.region),
         region=weight.region,
-        fan_in=roles.fan_in * site.makes,
-        fan_out=_shared_out(weight.first_part.fan_out, _members(weight)),
+        fan_in=roles.fan_in * use.makes,
+        fan_out=_shared_out(weight.first_component.fan_out, _members(weight)),
         receptive_field=roles.receptive_field,
         feature_group_count=roles.feature_group_count,
         view=axes.shape if axes else None,
@@ -190,14 +190,14 @@ def _row(traced: Traced, weight: Weight, members: dict[Site, Membership], home: 
         batch_axes=axes.batch_axes if axes else None,
         stack_axes=axes.stack_axes if axes else None,
         stacked=stacked_size(weight),
-        uses=weight.uses,
+        uses=weight.use_count,
         activation=following.activation,
         skip=member.skip if member else None,
         position=member.position if member else None,
         branch_length=member.length if member else None,
         role=_role(traced, weight),
-        has_bias=site.bias is not None,
-        note=weight.refused or (_unread(traced, site) if following.activation is None else None),
+        has_bias=use.bias is not None,
+        note=weight.refused or (_unread(traced, use) if following.activation is None else None),
         multiplier=following.multiplier,
     )
 
@@ -209,7 +209,7 @@ def _entered(analysis: Analysis) -> dict[ir.Atom, Any]:
         for equation in reversed(program.equations):
             rule = rule_of(equation)
             if rule.linear and (rule.elementwise or rule.rearranges):
-                goes_on = () if equation in analysis.sites else equation.outputs
+                goes_on = () if equation in analysis.uses else equation.outputs
                 primitive = next((found[v] for v in goes_on if v in found), None)
             else:
                 primitive = equation.primitive if ir.is_opaque(equation) else None
@@ -218,19 +218,21 @@ def _entered(analysis: Analysis) -> dict[ir.Atom, Any]:
     return found
 
 
-def _unread(traced: Traced, site: Site) -> str | None:
+def _unread(traced: Traced, use: Use) -> str | None:
     """What a reader should know of a layer whose output goes into something that is not read."""
-    primitive = traced.entered.get(site.finish.outputs[0])
+    primitive = traced.entered.get(use.finish.outputs[0])
     return None if primitive is None else f"{UNREAD}: its output enters {primitive}, whose program is not read"
 
 
 def _members(weight: Weight) -> list[int]:
     """How many weights meet the same data, along each factor of the leaf; groups of a convolution meet their own."""
-    part, roles = weight.first_part, weight.sites[0].geometry
+    component, roles = weight.first_component, weight.uses[0].geometry
     groups: list[Factor] = []
-    if part.origin is not None and roles.feature_group_count > 1:
-        groups = [f for d in roles.out_dims for f in grouped_factors(part.origin.dims[d], roles.feature_group_count)]
-    return [f.size for f in part.ensemble if f not in groups]
+    if component.origin is not None and roles.feature_group_count > 1:
+        groups = [
+            f for d in roles.out_dims for f in grouped_factors(component.origin.dims[d], roles.feature_group_count)
+        ]
+    return [f.size for f in component.ensemble if f not in groups]
 
 
 def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
@@ -240,9 +242,9 @@ def _shared_out(fan_out: int | float, members: Sequence[int]) -> int | float:
 
 
 def _following(traced: Traced, weight: Weight, program: ir.Program) -> Onward:
-    site = weight.sites[0]
-    features = [site.placed[d] for d in site.geometry.out_dims if d in site.placed]
-    value = site.finish.outputs[0]
+    use = weight.uses[0]
+    features = [use.placed[d] for d in use.geometry.out_dims if d in use.placed]
+    value = use.finish.outputs[0]
     found = onward(traced.analysis, program, value, traced.leaves, through=True, features=features)
     # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
     return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, weight)) else found
@@ -250,11 +252,11 @@ def _following(traced: Traced, weight: Weight, program: ir.Program) -> Onward:
 
 def weight_growth(traced: Traced, weight: Weight) -> float:
     """By how much the standard deviation grows in the product that takes a layer's output as a weight; else 1."""
-    site = weight.sites[0]
-    if site.makes == 1:
+    use = weight.uses[0]
+    if use.makes == 1:
         return 1.0
-    following = _following(traced, weight, _homes(traced.analysis.program)[site.finish])
-    return float(math.sqrt(site.makes) * following.multiplier)
+    following = _following(traced, weight, _homes(traced.analysis.program)[use.finish])
+    return float(math.sqrt(use.makes) * following.multiplier)
 
 
 def _role(traced: Traced, weight: Weight) -> str | None:

@@ -32,31 +32,33 @@ def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False)
 
     A weight of several leaves has one scale for all of them, unless they are alike.
 
-    Every place that reads the weight must be able to say where these factors lie; those that one cannot are left out,
+    Everything that reads the weight must be able to say where these factors lie; those that one cannot are left out,
     and the weight has one scale along them.
     """
     shapes = {tuple(stop - start for start, stop in region) for region in weight.regions.values()}
     if len(shapes) > 1:
         return ()
-    origins = [part.origin for site in weight.sites for part in site.parts if part.weight is weight]
+    origins = [component.origin for use in weight.uses for component in use.components if component.weight is weight]
     origins += [read.origin for read in analysis.reads if read.leaf in weight.regions and read.degree is not None]
     wanted: list[Factor] | None = None
-    for site in weight.sites:
-        for part in site.parts:
-            if part.weight is not weight:
+    for use in weight.uses:
+        for component in use.components:
+            if component.weight is not weight:
                 continue
             # The channels of a depthwise convolution are one layer.
-            if site.geometry.kind == "depthwise" and not per_channel:
+            if use.geometry.kind == "depthwise" and not per_channel:
                 return ()
             if (
-                part.origin is None
-                or part.origin.region != weight.region
-                or len(weight.stack) != len(part.origin.stack)
+                component.origin is None
+                or component.origin.region != weight.region
+                or len(weight.stack) != len(component.origin.stack)
             ):
                 return ()
-            roles = site.geometry.batch_dims + (site.geometry.out_dims if per_channel else ())
-            here = [f for d in roles if d in site.placed for f in part.origin.dims[d] if f.axis != FOREIGN]
-            here += [f for d in site.placed for f in part.origin.dims[d] if f in part.ensemble and f not in here]
+            roles = use.geometry.batch_dims + (use.geometry.out_dims if per_channel else ())
+            here = [f for d in roles if d in use.placed for f in component.origin.dims[d] if f.axis != FOREIGN]
+            here += [
+                f for d in use.placed for f in component.origin.dims[d] if f in component.ensemble and f not in here
+            ]
             wanted = here if wanted is None else [f for f in wanted if f in here]
     assert wanted is not None
     present = [None if o is None else {f for dim in o.dims for f in dim} for o in origins]
@@ -65,7 +67,7 @@ def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False)
 
 def view(weight: Weight) -> View | None:
     """The roles of a weight's axes at its first use; None where the program does not tell."""
-    origin, roles = weight.first_part.origin, weight.sites[0].geometry
+    origin, roles = weight.first_component.origin, weight.uses[0].geometry
     if origin is None or origin.region != weight.region or roles.kind == "embed":
         return None
     role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(weight.stack, "stack")
@@ -87,7 +89,7 @@ def view(weight: Weight) -> View | None:
             size = whole.size // roles.feature_group_count
             role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
             rest = [whole._replace(size=size)] if size > 1 else []
-        role |= {f: "batch" if f in weight.first_part.ensemble else name for f in rest}
+        role |= {f: "batch" if f in weight.first_component.ensemble else name for f in rest}
     axes = [f for axis, (start, stop) in enumerate(weight.region) for f in axis_factors(axis, stop - start, list(role))]
     if any(f not in role for f in axes):
         return None
@@ -131,7 +133,7 @@ def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
     return jnp.flip(x, flipped) if flipped else x
 
 
-def slice_places(weight: Weight) -> Iterator[tuple[int, ...]]:
+def slice_indices(weight: Weight) -> Iterator[tuple[int, ...]]:
     """Where in its leaf each slice of a stacked weight lies, in the order in which the program has them."""
     return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in weight.stack))
 
@@ -155,7 +157,7 @@ def part_of(leaf: Array, weight: Weight) -> Array:
 
 def other_factors(weight: Weight) -> list[int]:
     """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
-    degrees = weight.first_part.dependence.degrees
+    degrees = weight.first_component.dependence.degrees
     return [leaf for leaf, degree in degrees.items() if degree == 1 and leaf not in weight.regions]
 
 

@@ -39,7 +39,7 @@ class admin(Scheme):
         check_branches(self, model)
         for skip in model.traced.skips:
             if skip.shortcut is None:
-                names = [layer.name for layer, weight in model.layers if set(weight.sites) & set(skip.layers)]
+                names = [layer.name for layer, weight in model.layers if set(weight.uses) & set(skip.layers)]
                 raise MisfitError(
                     f"{self!r} needs ω ⊙ x + f(x) with a parameter ω in every skip connection, but none "
                     f"multiplies the x that the branch of {names} is added to"
@@ -79,5 +79,5 @@ class admin(Scheme):
         return found
 
 
-def _weight(model: Model, site: Any) -> Weight:
-    return next(weight for _, weight in model.layers if site in weight.sites)
+def _weight(model: Model, use: Any) -> Weight:
+    return next(weight for _, weight in model.layers if use in weight.uses)

@@ -117,17 +117,17 @@ class Drawing:
         override = overridden(self.overrides, vector.path, vector.layer)
         gates = self.model.traced.structure.biases.get(index, ()) if override is None else ()
         size = vector.shape[-1] if vector.shape else 1
-        if len(gates) == 1 and len(gates[0].places or ()) == size:
+        if len(gates) == 1 and len(gates[0].indices or ()) == size:
             vector, gates = dataclasses.replace(vector, gate=gates[0]), ()
         rule = self.scheme.vector(vector, self.model) if override is None else Rule(override, "override")
         new = self._drawn(vector, rule, dtype)
         for gate in gates:
-            places = np.array(gate.places)
-            shape = (*vector.shape[:-1], len(places))
+            indices = np.array(gate.indices)
+            shape = (*vector.shape[:-1], len(indices))
             part = dataclasses.replace(vector, path=f"{vector.path}[{gate.role}]", shape=shape, gate=gate)
             own = self.scheme.vector(part, self.model)
             if own != rule:
-                new = new.at[..., places].set(self._drawn(part, own, dtype))
+                new = new.at[..., indices].set(self._drawn(part, own, dtype))
         return new
 
     def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
@@ -137,14 +137,12 @@ class Drawing:
 
 def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
     """How many values are added to make a weight; where each meets data by itself, fans count them."""
-    site = weight.sites[0]
+    use = weight.uses[0]
     if not weight.members and layer.view is None:
         # Real numbers of which the program makes complex ones are their parts.
-        parts = jnp.issubdtype(site.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(
-            dtype, jnp.complexfloating
-        )
+        parts = jnp.issubdtype(use.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating)
         return 2 if parts else 1
-    return sum(map(weight.is_alike, weight.regions)) if len(site.entries) == 1 else 1
+    return sum(map(weight.is_alike, weight.regions)) if len(use.entries) == 1 else 1
 
 
 def _seen_in(

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinit._moments import Incoming, Samples, constant, mean_square, normal_samples, of_array, propagate
 from jaxinit._program import is_traced
-from jaxinit._reading import Layer, LeafRole, Site, Traced
+from jaxinit._reading import Layer, LeafRole, Traced, Use
 
 _OWN = (0.5, 2.0)
 """A number between these that multiplies an activation's argument belongs to the activation."""
@@ -30,12 +30,12 @@ def argument_factor(layer: Layer) -> float:
 def incoming(
     traced: Traced,
     batch: Any,
-    layer_of: Mapping[Site, Layer],
+    layer_of: Mapping[Use, Layer],
     wanted: Callable[[Layer], float],
     starts: Mapping[int, tuple[str, float | None]],
     kept: Mapping[int, LeafRole],
     slices: Mapping[int, np.ndarray],
-) -> Mapping[Site, Incoming]:
+) -> Mapping[Use, Incoming]:
     """What each layer is applied to.
 
     Args:
@@ -47,14 +47,14 @@ def incoming(
       kept: index of a leaf → its role, for those whose value stays.
       slices: index of a leaf → its numbers, for those of which slices have roles of their own.
     """
-    leaf_of = {site: weight.leaf for weight in traced.analysis.weights for site in weight.sites}
+    leaf_of = {use: weight.leaf for weight in traced.analysis.weights for use in weight.uses}
 
-    def variance(site: Site, met: Incoming) -> float:
-        leaf = leaf_of.get(site)
+    def variance(use: Use, met: Incoming) -> float:
+        leaf = leaf_of.get(use)
         known = _known(traced.leaves[leaf]) if leaf is not None and leaf in kept else None
         if known is not None and known.size:
-            return mean_square(known) * site.geometry.fan_in * met.second_moment
-        return wanted(layer_of[site]) if site in layer_of else 1.0
+            return mean_square(known) * use.geometry.fan_in * met.second_moment
+        return wanted(layer_of[use]) if use in layer_of else 1.0
 
     leaves = [
         functools.partial(of_array, slices[i]) if i in slices else functools.partial(_leaf, i, leaf, starts, kept)

@@ -30,14 +30,14 @@ def is_corrected(weight: Weight, matrices: Sequence[Matrix], kept: Callable[[int
     """Whether all leaves that make a weight are drawn."""
     alike = all(weight.is_alike(leaf) for leaf in weight.regions)
     # What a leaf that is kept multiplies it by, such as the step size of a recurrence, is meant to.
-    drawn = not any(kept(leaf) for leaf in {*weight.regions, *weight.first_part.dependence.degrees})
-    one = len(matrices) == 1 and len(weight.sites[0].parts) == 1 and matrices[0].layer.kind != "embed"
+    drawn = not any(kept(leaf) for leaf in {*weight.regions, *weight.first_component.dependence.degrees})
+    one = len(matrices) == 1 and len(weight.uses[0].components) == 1 and matrices[0].layer.kind != "embed"
     return alike and drawn and one and _grows(weight) and (matrices[0].is_gain or is_made(weight))
 
 
 def _grows(weight: Weight) -> bool:
     """Whether the weight grows in proportion to its leaves."""
-    value = weight.first_part.dependence
+    value = weight.first_component.dependence
     return bool(value.terms) or value.degree(weight.leaf) == 1
 
 
@@ -69,7 +69,7 @@ def corrected(
         wanted = second_moment_of(init, key, matrix.layer)
     else:
         parts = [part_of(leaves[leaf], weight.seen_in(leaf)) for leaf in weight.regions]
-        wanted = _second_moment(parts) * (len(parts) if len(weight.sites[0].entries) == 1 else 1)
+        wanted = _second_moment(parts) * (len(parts) if len(weight.uses[0].entries) == 1 else 1)
     summed = _summed_dims(weight)
     if summed:
         is_centred = jnp.stack([_sums_to_zero(weights[0], summed) for weights in made])
@@ -87,11 +87,11 @@ def corrected(
 
 def _summed_dims(weight: Weight) -> tuple[int, ...]:
     """The dimensions of a layer's weight over which each of its outputs sums."""
-    site = weight.sites[0]
-    (first, *others) = site.entries
+    use = weight.uses[0]
+    (first, *others) = use.entries
     if others or first.equation.primitive not in (ir.dot_general_p, ir.conv_p):
         return ()
-    kept = site.geometry.out_dims + site.geometry.batch_dims
+    kept = use.geometry.out_dims + use.geometry.batch_dims
     return tuple(d for d in range(len(first.atom.shape)) if d not in kept)
 
 

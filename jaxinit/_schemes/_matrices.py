@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxinit._reading import Layer, Portion, Traced, Weight
+from jaxinit._reading import Block, Layer, Traced, Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Matrix:
 
 def matrices_of(traced: Traced, layer: Layer, weight: Weight, fused: bool) -> tuple[Matrix, ...]:
     structure = traced.structure
-    portions = structure.weights.get(weight, ())
-    in_encoder = weight.sites[0] in structure.encoder
-    first = portions[0] if portions else Portion(None)
+    blocks = structure.weights.get(weight, ())
+    in_encoder = weight.uses[0] in structure.encoder
+    first = blocks[0] if blocks else Block(None)
     n_in = matrix_fan_in(layer)
     state = first.state_rows
     rows = [None] if state in (None, (0, n_in)) else [(0, state[0]), state, (state[1], n_in)]
-    columns = [None] if fused or not portions else [p.places for p in portions]
-    named = [portions[i].role if portions and not (fused and len(portions) > 1) else None for i in range(len(columns))]
+    columns = [None] if fused or not blocks else [p.indices for p in blocks]
+    named = [blocks[i].role if blocks and not (fused and len(blocks) > 1) else None for i in range(len(columns))]
     matrices = []
-    own = [None] if fused or not portions else [p.onward for p in portions]
+    own = [None] if fused or not blocks else [p.onward for p in blocks]
     for role, column, onward in zip(named, columns, own, strict=True):
         for row in rows:
             if row is not None and row[0] == row[1]:
@@ -65,12 +65,12 @@ def matrices_of(traced: Traced, layer: Layer, weight: Weight, fused: bool) -> tu
 
 def _is_gain(layer: Layer, weight: Weight) -> bool:
     """Whether a leaf with one axis at most multiplies a kernel of other leaves, which has more elements than it."""
-    if not set(weight.first_part.dependence.degrees) - set(weight.regions):
+    if not set(weight.first_component.dependence.degrees) - set(weight.regions):
         return False
-    part, site = weight.first_part, weight.sites[0]
-    made = math.prod(site.weight.shape)
-    if part.size is not None:
-        made = made * part.size // sum(p.size or 0 for p in site.parts)
+    component, use = weight.first_component, weight.uses[0]
+    made = math.prod(use.weight.shape)
+    if component.size is not None:
+        made = made * component.size // sum(p.size or 0 for p in use.components)
     slice_size = math.prod(layer.shape) // layer.stacked
     return sum(n > 1 for n in layer.shape) - (layer.stacked > 1) <= 1 and made > slice_size
 
@@ -81,10 +81,10 @@ def _suffix(role: str | None, row: tuple[int, int] | None, columns: tuple[int, .
     return f"[{', '.join(x for x in (met, named) if x)}]"
 
 
-def _range(places: tuple[int, ...]) -> str:
-    step = places[1] - places[0] if len(places) > 1 else 1
-    strided = step > 1 and places == tuple(range(places[0], places[-1] + 1, step))
-    return f"{places[0]}:{places[-1] + 1}" + (f":{step}" if strided else "")
+def _range(indices: tuple[int, ...]) -> str:
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    strided = step > 1 and indices == tuple(range(indices[0], indices[-1] + 1, step))
+    return f"{indices[0]}:{indices[-1] + 1}" + (f":{step}" if strided else "")
 
 
 def matrix_fan_in(layer: Layer) -> int:

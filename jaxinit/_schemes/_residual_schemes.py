@@ -110,7 +110,7 @@ def _check_multipliers(scheme: Scheme, model: Model) -> None:
     check_branches(scheme, model)
     for skip in model.traced.skips:
         if skip.multiplier is None:
-            names = [layer.name for layer, weight in model.layers if set(weight.sites) & set(skip.layers)]
+            names = [layer.name for layer, weight in model.layers if set(weight.uses) & set(skip.layers)]
             raise MisfitError(
                 f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
                 f"kind multiplies the branch of {names}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"

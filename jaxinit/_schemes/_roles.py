@@ -17,8 +17,8 @@ from jaxinit._reading import (
     KEPT,
     Layer,
     LeafRole,
-    Site,
     Traced,
+    Use,
     Weight,
     is_concatenated_relu,
     layers_of,
@@ -59,29 +59,27 @@ class Model:
 
     def met(self, layer: Layer) -> Incoming:
         """What a layer is applied to where all layers before it have outputs of unit variance."""
-        return self._incoming.get(self._site(layer), _UNKNOWN)
+        return self._incoming.get(self._use(layer), _UNKNOWN)
 
     def terms(self, layer: Layer) -> int:
         """Of how many layers' outputs the sum consists that a layer's goes into."""
-        return self._terms[self._site(layer)]
+        return self._terms[self._use(layer)]
 
-    def _site(self, layer: Layer) -> Site:
-        return self._sites[layer.path, layer.region]
+    def _use(self, layer: Layer) -> Use:
+        return self._uses[layer.path, layer.region]
 
     @functools.cached_property
-    def _sites(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Site]:
+    def _uses(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Use]:
         paths = self.traced.paths
-        return {
-            (paths[i], r): weight.sites[0] for _, weight in reversed(self.layers) for i, r in weight.regions.items()
-        }
+        return {(paths[i], r): weight.uses[0] for _, weight in reversed(self.layers) for i, r in weight.regions.items()}
 
     @functools.cached_property
-    def _terms(self) -> Mapping[Site, int]:
+    def _terms(self) -> Mapping[Use, int]:
         return terms(self.traced.analysis, {skip.sum for skip in self.traced.skips})
 
     @functools.cached_property
-    def _incoming(self) -> Mapping[Site, Incoming]:
-        layer_of = {site: layer for layer, weight in self.layers for site in weight.sites}
+    def _incoming(self) -> Mapping[Use, Incoming]:
+        layer_of = {use: layer for layer, weight in self.layers for use in weight.uses}
         starts = {i: (vector.role, vector.start) for i, vector in self.vectors.items()}
         slices = {i: filled(self.traced.leaves[i], parts) for i, parts in self.slices.items() if i not in self.kept}
         return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept, slices)
@@ -103,8 +101,8 @@ class Model:
     def branches(self) -> int:
         """The number of skip connections; one that a scan repeats counts as often as it is run."""
         stacked = {weight: layer.stacked for layer, weight in self.layers}
-        sites = [[part.weight for site in skip.layers for part in site.parts] for skip in self.traced.skips]
-        return sum(max(stacked[weight] for weight in weights) for weights in sites)
+        uses = [[component.weight for use in skip.layers for component in use.components] for skip in self.traced.skips]
+        return sum(max(stacked[weight] for weight in weights) for weights in uses)
 
     @property
     def depth(self) -> int:
@@ -115,21 +113,21 @@ class Model:
     def blocks(self, *, encoder: bool) -> int:
         """The number of transformer blocks that lie in the encoder, or do not: those of attention to themselves."""
         structure = self.traced.structure
-        sites = [a.value[0].site for a in structure.attentions if not a.cross]
-        return sum(self._executions(site) for site in sites if (site in structure.encoder) == encoder)
+        uses = [a.value[0].use for a in structure.attentions if not a.cross]
+        return sum(self._executions(use) for use in uses if (use in structure.encoder) == encoder)
 
-    def _executions(self, site: Site) -> int:
+    def _executions(self, use: Use) -> int:
         stacked = {weight: layer.stacked for layer, weight in self.layers}
-        return site.repeats * max(stacked[part.weight] for part in site.parts)
+        return use.repeats * max(stacked[component.weight] for component in use.components)
 
     def attention(self, matrix: Matrix) -> tuple[int, int]:
         """For a projection of attention: the number of the attention, and the size of a head."""
-        sites = next(
-            set(u.sites) for matrices, (_, u) in zip(self.matrices, self.layers, strict=True) if matrix in matrices
+        uses = next(
+            set(u.uses) for matrices, (_, u) in zip(self.matrices, self.layers, strict=True) if matrix in matrices
         )
         for i, found in enumerate(self.traced.structure.attentions):
-            blocks = {b.site for b in (*found.query, *found.key, *found.value)}
-            if not sites.isdisjoint(blocks | set(found.output)):
+            blocks = {b.use for b in (*found.query, *found.key, *found.value)}
+            if not uses.isdisjoint(blocks | set(found.output)):
                 return i, found.size
         raise AssertionError(f"{matrix.layer.name} is part of no attention")
 
@@ -140,13 +138,13 @@ class Model:
 
     def has_concatenated_relu(self, layer: Layer) -> bool:
         """Whether a concatenated ReLU follows a layer."""
-        site = next(weight.sites[0] for other, weight in self.layers if other is layer)
-        return is_concatenated_relu(self.traced.analysis, site.finish.outputs[0])
+        use = next(weight.uses[0] for other, weight in self.layers if other is layer)
+        return is_concatenated_relu(self.traced.analysis, use.finish.outputs[0])
 
     def readout_fan_in(self, layer: Layer) -> int | float | None:
         """For a lookup table that is a layer's weight as well, as tied embeddings are: the fan-in of that layer."""
-        sites = next(weight.sites for other, weight in self.layers if other is layer)
-        return next((site.geometry.fan_in for site in sites if site.geometry.kind != "embed"), None)
+        uses = next(weight.uses for other, weight in self.layers if other is layer)
+        return next((use.geometry.fan_in for use in uses if use.geometry.kind != "embed"), None)
 
     def is_gated(self, cell: int) -> bool:
         """Whether a recurrent cell has a forget gate and an input gate, as an LSTM has."""
@@ -176,7 +174,7 @@ def _adapters(traced: Traced) -> frozenset[int]:
     """The leaves of low-rank additions to layers that start as zero, by which an adapter leaves its model as it is."""
     found: set[int] = set()
     for pair in low_rank_pairs(traced.flow):
-        leaves = [{leaf for part in site.parts for leaf in part.weight.regions} for site in pair]
+        leaves = [{leaf for component in use.components for leaf in component.weight.regions} for use in pair]
         if any(_is_zero(traced.leaves[leaf]) for leaf in leaves[1]):
             found |= leaves[0] | leaves[1]
     return frozenset(found)
@@ -198,7 +196,7 @@ def _others(
     """
     shapes, found = traced.shapes, traced.roles
     structure = traced.structure
-    layer_of = {site: layer for layer, weight in layers for site in weight.sites}
+    layer_of = {use: layer for layer, weight in layers for use in weight.uses}
     cell_of = {layer: parts[0].cell for layer, weight in layers if (parts := structure.weights.get(weight))}
     drawn_elements = [0] * len(shapes)
     alike = {(region, leaf) for u in traced.analysis.weights for leaf, region in u.regions.items() if u.is_alike(leaf)}
@@ -219,8 +217,8 @@ def _others(
             kept[leaf] = LeafRole("adapter", "a factor of what starts as zero and is added to a layer")
         elif drawn_elements[leaf] and drawn_elements[leaf] >= math.prod(shape):
             continue
-        elif role.site is not None or gates:
-            layer = layer_of.get(role.site) if role.site is not None else None
+        elif role.use is not None or gates:
+            layer = layer_of.get(role.use) if role.use is not None else None
             cell = cell_of.get(layer) if layer is not None else None
             if gates:
                 role, cell = LeafRole("bias", "bias", 0.0), gates[0].cell if cell is None else cell

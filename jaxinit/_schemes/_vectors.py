@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._reading import KEPT, Layer, LeafRole, Portion, Site
+from jaxinit._reading import KEPT, Block, Layer, LeafRole, Use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +36,26 @@ class Vector:
     start: float | None = None
     layer: Layer | None = None
     cell: int | None = None
-    gate: Portion | None = None
+    gate: Block | None = None
     region: tuple[tuple[int, int], ...] | None = None
 
 
 def filled(leaf: Any, slices: tuple[Vector, ...]) -> np.ndarray:
     """A leaf of which each slice is as it is drawn; the kernels in it aside."""
     found = np.zeros(jnp.shape(leaf), np.float32)
-    for part in slices:
-        found[tuple(slice(*bounds) for bounds in part.region or ())] = part.start or 0.0
+    for own in slices:
+        found[tuple(slice(*bounds) for bounds in own.region or ())] = own.start or 0.0
     return found
 
 
 def drawn_slices(
-    path: str, role: LeafRole, layer_of: Mapping[Site, Layer], cell_of: Mapping[Layer, int | None]
+    path: str, role: LeafRole, layer_of: Mapping[Use, Layer], cell_of: Mapping[Layer, int | None]
 ) -> Iterator[Vector]:
     """The slices of a leaf that are drawn."""
     for region, own in role.slices:
         if own.name not in KEPT:
             name = f"{path}[{', '.join(f'{start}:{stop}' for start, stop in region)}]"
             sizes = tuple(int(stop - start) for start, stop in region)
-            layer = layer_of.get(own.site) if own.site is not None else None
+            layer = layer_of.get(own.use) if own.use is not None else None
             cell = cell_of.get(layer) if layer is not None else None
             yield Vector(name, sizes, own.name, own.reason, own.start, layer, cell, region=region)

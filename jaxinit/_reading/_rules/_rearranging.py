@@ -27,17 +27,18 @@ def _segments_moved(equation: ir.Equation, operand: Dependence) -> Dependence:
     """A concatenation, moved as a whole."""
     segments, rule = operand.segments, rule_of(equation)
     assert segments is not None
-    place, move = rule.places(equation).get(segments.dimension), rule.move(equation)
-    if place is None or move is None:
+    dimension, move = rule.dimensions(equation).get(segments.dimension), rule.move(equation)
+    if dimension is None or move is None:
         return inhomogeneous([operand])
     moves: list[Move] = [move] * len(segments.sizes)
     if equation.primitive is ir.reshape_p:
         sizes = equation.params["new_sizes"]
         moves = [
-            functools.partial(_reshaped, sizes=(*sizes[:place], size, *sizes[place + 1 :])) for size in segments.sizes
+            functools.partial(_reshaped, sizes=(*sizes[:dimension], size, *sizes[dimension + 1 :]))
+            for size in segments.sizes
         ]
     parts = tuple(part.map(own) for part, own in zip(segments.parts, moves, strict=True))
-    return with_segments(Segments(place, segments.sizes, parts))
+    return with_segments(Segments(dimension, segments.sizes, parts))
 
 
 def _reshaped(origin: Origin, sizes: Sequence[int]) -> Origin | None:
@@ -76,7 +77,7 @@ def _same_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
 
 
 _IDENTITY = Rule(
-    _handed_on, linear="all", elementwise=True, rearranges=True, move=_stays, places=_whole, pattern=_same_pattern
+    _handed_on, linear="all", elementwise=True, rearranges=True, move=_stays, dimensions=_whole, pattern=_same_pattern
 )
 register(dataclasses.replace(_IDENTITY, dependence=_cast), ir.convert_p)
 register(dataclasses.replace(_IDENTITY, elementwise=False), ir.optimization_barrier_p)
@@ -89,7 +90,7 @@ def _transpose(equation: ir.Equation) -> Move:
     return lambda origin: origin.transposed(equation.params["permutation"])
 
 
-def _transpose_places(equation: ir.Equation) -> dict[int, int]:
+def _transpose_dimensions(equation: ir.Equation) -> dict[int, int]:
     return {d: p for p, d in enumerate(equation.params["permutation"])}
 
 
@@ -97,7 +98,7 @@ def _reverse(equation: ir.Equation) -> Move:
     return lambda origin: origin.reversed(equation.params["dimensions"])
 
 
-def _reverse_places(equation: ir.Equation) -> dict[int, int]:
+def _reverse_dimensions(equation: ir.Equation) -> dict[int, int]:
     return {d: d for d in range(len(equation.inputs[0].shape)) if d not in equation.params["dimensions"]}
 
 
@@ -110,7 +111,7 @@ def _squeeze(equation: ir.Equation) -> Move:
     return lambda origin: origin.squeezed(_squeezed_dims(equation))
 
 
-def _squeeze_places(equation: ir.Equation) -> dict[int, int]:
+def _squeeze_dimensions(equation: ir.Equation) -> dict[int, int]:
     gone = _squeezed_dims(equation)
     return {d: p for p, d in enumerate(d for d in range(len(equation.inputs[0].shape)) if d not in gone)}
 
@@ -120,7 +121,7 @@ def _reshape(equation: ir.Equation) -> Move:
     return lambda origin: (origin if order is None else origin.transposed(order)).reshaped(sizes)
 
 
-def _reshape_places(equation: ir.Equation) -> dict[int, int]:
+def _reshape_dimensions(equation: ir.Equation) -> dict[int, int]:
     shape, sizes = equation.inputs[0].shape, equation.params["new_sizes"]
     order = equation.params["dimensions"] or range(len(shape))
     shape = tuple(shape[d] for d in order)
@@ -133,13 +134,13 @@ def _broadcast(equation: ir.Equation) -> Move:
     return lambda origin: origin.broadcast(params["shape"], params["broadcast_dimensions"])
 
 
-def _broadcast_places(equation: ir.Equation) -> dict[int, int]:
+def _broadcast_dimensions(equation: ir.Equation) -> dict[int, int]:
     params, shape = equation.params, equation.inputs[0].shape
     return {d: p for d, p in enumerate(params["broadcast_dimensions"]) if shape[d] == params["shape"][p]}
 
 
 def _broadcast_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
-    kept = _broadcast_places(equation)
+    kept = _broadcast_dimensions(equation)
     repeats = frozenset(d for d in range(len(equation.params["shape"])) if d not in kept.values())
     found = inputs[0].moved(kept)
     return dataclasses.replace(found, repeats=found.repeats | repeats)
@@ -152,7 +153,7 @@ def _slice(equation: ir.Equation) -> Move | None:
     return lambda origin: origin.sliced(params["start_indices"], params["limit_indices"], shape)
 
 
-def _slice_places(equation: ir.Equation) -> dict[int, int]:
+def _slice_dimensions(equation: ir.Equation) -> dict[int, int]:
     shape, out = equation.inputs[0].shape, equation.outputs[0].shape
     return {d: d for d in range(len(shape)) if shape[d] == out[d]}
 
@@ -166,15 +167,16 @@ def _tile(equation: ir.Equation) -> Move | None:
 
 
 _MOVED = Rule(_moved, linear="first", rearranges=True)
-register(dataclasses.replace(_MOVED, move=_transpose, places=_transpose_places), ir.transpose_p)
-register(dataclasses.replace(_MOVED, move=_reverse, places=_reverse_places), ir.rev_p)
-register(dataclasses.replace(_MOVED, move=_squeeze, places=_squeeze_places), ir.squeeze_p)
-register(dataclasses.replace(_MOVED, move=_reshape, places=_reshape_places), ir.reshape_p)
+register(dataclasses.replace(_MOVED, move=_transpose, dimensions=_transpose_dimensions), ir.transpose_p)
+register(dataclasses.replace(_MOVED, move=_reverse, dimensions=_reverse_dimensions), ir.rev_p)
+register(dataclasses.replace(_MOVED, move=_squeeze, dimensions=_squeeze_dimensions), ir.squeeze_p)
+register(dataclasses.replace(_MOVED, move=_reshape, dimensions=_reshape_dimensions), ir.reshape_p)
 register(
-    dataclasses.replace(_MOVED, move=_broadcast, places=_broadcast_places, pattern=_broadcast_pattern), ir.broadcast_p
+    dataclasses.replace(_MOVED, move=_broadcast, dimensions=_broadcast_dimensions, pattern=_broadcast_pattern),
+    ir.broadcast_p,
 )
-register(dataclasses.replace(_MOVED, move=_slice, places=_slice_places), ir.slice_p)
-register(dataclasses.replace(_MOVED, move=_tile, places=_slice_places), ir.tile_p)
+register(dataclasses.replace(_MOVED, move=_slice, dimensions=_slice_dimensions), ir.slice_p)
+register(dataclasses.replace(_MOVED, move=_tile, dimensions=_slice_dimensions), ir.tile_p)
 
 # Cuts
 

@@ -26,12 +26,12 @@ def _no_move(equation: ir.Equation) -> None:
     return None
 
 
-def _no_places(equation: ir.Equation) -> dict[int, int]:
+def _no_dimensions(equation: ir.Equation) -> dict[int, int]:
     return {}
 
 
 def _moved_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
-    return inputs[0].moved(rule_of(equation).places(equation)) if inputs and inputs[0] is not NONE else NONE
+    return inputs[0].moved(rule_of(equation).dimensions(equation)) if inputs and inputs[0] is not NONE else NONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Rule:
       elementwise: whether each element of the output is a function of the elements of the operands at its place.
       rearranges: whether each element of an output is an element of an operand, moved, copied or cut, or a constant.
       move: what an equation does to the origin of its first operand's elements, if it only moves, copies or drops them.
-      places: dimension of the first operand → dimension of the output, for those that are kept whole.
+      dimensions: dimension of the first operand → dimension of the output, for those that are kept whole.
       pattern: how one-hot values and what they are made of go through it.
     """
 
@@ -55,7 +55,7 @@ class Rule:
     elementwise: bool = False
     rearranges: bool = False
     move: Callable[[ir.Equation], Move | None] = _no_move
-    places: Callable[[ir.Equation], Mapping[int, int]] = _no_places
+    dimensions: Callable[[ir.Equation], Mapping[int, int]] = _no_dimensions
     pattern: Callable[[ir.Equation, Sequence[Pattern]], Pattern] = _moved_pattern
 
     def is_linear_in(self, operands: Sequence[bool]) -> bool:

@@ -16,7 +16,7 @@ JOINS = frozenset({ir.concatenate_p, ir.stack_p, ir.dynamic_update_slice_p})
 """The elements of several inputs, side by side."""
 
 
-class Place(NamedTuple):
+class MovedElements(NamedTuple):
     """A value whose elements are one function of elements of the start.
 
     Attributes:
@@ -32,40 +32,40 @@ class Place(NamedTuple):
     features: frozenset[int] | None = None
 
 
-def moved(equation: ir.Equation, place: Place) -> dict[ir.Atom, Place]:
+def moved(equation: ir.Equation, elements: MovedElements) -> dict[ir.Atom, MovedElements]:
     """Where elements are after an equation that moves, cuts or copies them."""
-    found: dict[ir.Atom, Place] = {}
+    found: dict[ir.Atom, MovedElements] = {}
     start = 0
     for i, output in enumerate(equation.outputs):
-        within = None if place.within is None else _within(equation, output, place.within, start)
+        within = None if elements.within is None else _within(equation, output, elements.within, start)
         start += output.shape[equation.params["axis"]] if equation.primitive is ir.split_p else 1
         if within is None or all(a < b for a, b in within):
-            features = None if place.features is None else moved_features(equation, i, place.features)
-            way = (place.way, equation.primitive, _moves(equation), i)
-            found[output] = place._replace(way=way, within=within, features=features)
+            features = None if elements.features is None else moved_features(equation, i, elements.features)
+            way = (elements.way, equation.primitive, _moves(equation), i)
+            found[output] = elements._replace(way=way, within=within, features=features)
     return found
 
 
-def joined(equation: ir.Equation, inside: Mapping[ir.Atom, Place]) -> dict[ir.Atom, Place] | None:
+def joined(equation: ir.Equation, inside: Mapping[ir.Atom, MovedElements]) -> dict[ir.Atom, MovedElements] | None:
     """Elements side by side: of one function all, and of other values."""
     (output,) = equation.outputs
-    places = [inside.get(a) for a in equation.inputs]
-    own = [p for p in places if p is not None]
+    several = [inside.get(a) for a in equation.inputs]
+    own = [p for p in several if p is not None]
     if any(p.expression is not own[0].expression for p in own):
         return None
     within = None
     if equation.primitive is ir.concatenate_p and all(p.within is not None for p in own):
-        within = _within_joined(equation, [p and p.within for p in places])
-    ways = tuple(p and p.way for p in places)
+        within = _within_joined(equation, [p and p.within for p in several])
+    ways = tuple(p and p.way for p in several)
     way = (ways, equation.primitive, tuple(a.shape for a in equation.inputs), _moves(equation))
     places_of_features = {p.features for p in own}
     features = own[0].features if equation.primitive is ir.concatenate_p and len(places_of_features) == 1 else None
-    return {output: Place(own[0].expression, way, within, features)}
+    return {output: MovedElements(own[0].expression, way, within, features)}
 
 
-def beside(place: Place, equation: ir.Equation) -> Place:
+def beside(elements: MovedElements, equation: ir.Equation) -> MovedElements:
     """Where something else has been added to a value, or multiplied with it, that is left out."""
-    return place._replace(way=(place.way, equation))
+    return elements._replace(way=(elements.way, equation))
 
 
 def _moves(equation: ir.Equation) -> str:
@@ -79,7 +79,7 @@ def _within(
 ) -> tuple[tuple[int, int], ...] | None:
     """Within which places of an output the elements lie that lay within these; None if anywhere."""
     primitive, params, shape = equation.primitive, equation.params, equation.inputs[0].shape
-    whole = all(place == (0, n) for place, n in zip(within, shape, strict=True))
+    whole = all(elements == (0, n) for elements, n in zip(within, shape, strict=True))
     if primitive is ir.transpose_p:
         return tuple(within[d] for d in params["permutation"])
     if primitive is ir.squeeze_p:

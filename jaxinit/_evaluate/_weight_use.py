@@ -2,20 +2,20 @@
 
 import dataclasses
 
-from jaxinit._reading import Factor, Part, Site, Weight, spread
+from jaxinit._reading import Component, Factor, Use, Weight, spread
 from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """One part of one site: which weight is used, and how the dimensions of the output belong to its scales.
+class WeightUse:
+    """One weight in one of its uses, and how the dimensions of the output belong to its scales.
 
     Of data that is known to be no rounding, `is_rounding` is None; else it says whether the data is rounding alone.
     """
 
     weight: Weight
-    site: Site
-    part: Part
+    use: Use
+    component: Component
     factors: tuple[Factor, ...]
     dims: tuple[tuple[Factor, ...], ...]
     is_rounding: Array | None = None
