@@ -249,8 +249,8 @@ def _check_entry(weight: Weight, options: dict[str, Any], row: Any, report: Any,
     )
     if report.notes[i].startswith("skipped"):
         return
-    shared = weight.use_count > 1 or options.get("method") == "scan"
-    if weight.use_count > 1 and np.any(flags):
+    shared = weight.uses > 1 or options.get("method") == "scan"
+    if weight.uses > 1 and np.any(flags):
         return  # not converged, and says so
     assert not np.any(flags), f"{row.name}: {report.problems()}"
     np.testing.assert_allclose(measured, 1, rtol=1.1e-2 if shared else 2e-3, err_msg=f"std of {row.name}")
