@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxinit import haar
-from jaxinit.haar._pairs import normal_pairs
+from jaxinit._haar._gaussians import normal_pairs
 
 SHAPES = {
     "k ≤ 16, batch ≥ 64": [(1000, 8, 8), (1000, 16, 16)],

@@ -25,7 +25,7 @@ import rich
 import rich.table
 from _machine import processor
 
-from jaxinit import _random
+from jaxinit._arrays import random
 
 RESULTS = Path(__file__).parent / "results" / "random-cpu.json"
 SECONDS_PER_ROW = 5.0
@@ -119,7 +119,7 @@ def measure(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
 def compiled_row(name: str, program: Program, key: jax.Array) -> dict[str, Any]:
     row: dict[str, Any] = {"program": name}
     calls: dict[str, Callable[[], Any]] = {}
-    for side, module in (("jax", jax.random), ("jaxinit", _random)):
+    for side, module in (("jax", jax.random), ("jaxinit", random)):
         start = time.perf_counter()
         lowered = jax.jit(program(module)).lower(key)
         row[f"{side}_trace_s"] = time.perf_counter() - start
@@ -136,7 +136,7 @@ def compiled_row(name: str, program: Program, key: jax.Array) -> dict[str, Any]:
 def eager_row(shape: tuple[int, ...], key: jax.Array) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {
         "jax": lambda: jax.random.normal(key, shape, jnp.float32),
-        "jaxinit": lambda: _random.normal(key, shape, jnp.float32),
+        "jaxinit": lambda: random.normal(key, shape, jnp.float32),
     }
     return with_times({"program": f"eager call, normal {shape}"}, calls)
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats as st
 
 from jaxinit import haar
-from jaxinit._orthonormalize import orthonormalize
+from jaxinit._haar import orthonormalize
 
 
 def deviation(q):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
-from jaxinit.haar._pairs import _cosine_and_sine, normal_pairs
+from jaxinit._haar._gaussians import _cosine_and_sine, normal_pairs
 
 FALSE_ALARM = 1e-6
 SAMPLES = 400_000

@@ -1,4 +1,4 @@
-"""The draws of `jaxinit._random` are those of `jax.random`, bit for bit, however they are asked for.
+"""The draws of `jaxinit._arrays.random` are those of `jax.random`, bit for bit, however they are asked for.
 
 No tolerance appears below: two arrays are equal if their bytes are.
 """
@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxinit import _random, _threefry
-from jaxinit._threefry import first_words, threefry2x32
+from jaxinit._arrays import _threefry, first_words, random, threefry2x32
 
 Draw = Callable[..., jax.Array]
 
@@ -45,7 +44,7 @@ SHAPES = ((256,), (3, 3, 31, 17))
 
 def _assert_same(transform: Callable[[Draw], Callable[..., Any]], draw: Draw, *operands: Any) -> None:
     """Both modules, each in a program of its own: `transform(draw from module)(*operands)`."""
-    ours = transform(functools.partial(draw, _random))(*operands)
+    ours = transform(functools.partial(draw, random))(*operands)
     theirs = transform(functools.partial(draw, jax.random))(*operands)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert one.dtype == other.dtype
@@ -90,7 +89,7 @@ def test_all_64_bit_draws_are_those_of_jax_random(draw: Draw) -> None:
 
 def test_a_narrowed_dtype_is_warned_about() -> None:
     with pytest.warns(UserWarning, match="float64"):
-        draws = _random.normal(jax.random.key(0), (19, 17), np.float64)
+        draws = random.normal(jax.random.key(0), (19, 17), np.float64)
     assert draws.dtype == np.float32
 
 
@@ -143,9 +142,9 @@ def test_vmap_over_keys_and_bounds() -> None:
         return module.uniform(key, (33, 31), np.float32, -bound, bound)
 
     _assert_same(program, draw, keys, bounds)
-    together = program(functools.partial(draw, _random))(keys, bounds)
+    together = program(functools.partial(draw, random))(keys, bounds)
     for key, bound, draws in zip(keys, bounds, together, strict=True):
-        np.testing.assert_array_equal(draws, draw(_random, key, bound))
+        np.testing.assert_array_equal(draws, draw(random, key, bound))
 
 
 def test_scan_over_keys() -> None:
@@ -197,11 +196,11 @@ def test_keys_of_other_generators() -> None:
 
 def test_the_partitionable_flag_is_obeyed_after_a_compilation_without_it() -> None:
     key = jax.random.key(10)
-    before = _random.uniform(key, (33, 31), np.float32, -0.3, 0.7)
+    before = random.uniform(key, (33, 31), np.float32, -0.3, 0.7)
     with jax.threefry_partitionable(False):
         _assert_same(_fixed((33, 31), np.float32), _uniform, key)
-        assert not np.array_equal(before, _random.uniform(key, (33, 31), np.float32, -0.3, 0.7))
-    np.testing.assert_array_equal(before, _random.uniform(key, (33, 31), np.float32, -0.3, 0.7))
+        assert not np.array_equal(before, random.uniform(key, (33, 31), np.float32, -0.3, 0.7))
+    np.testing.assert_array_equal(before, random.uniform(key, (33, 31), np.float32, -0.3, 0.7))
 
 
 def test_without_jit() -> None:
@@ -215,7 +214,7 @@ def test_errors_are_those_of_jax_random() -> None:
         with pytest.raises((TypeError, ValueError)) as theirs:
             _normal(jax.random, wrong[0], (33, 31), wrong[1])
         with pytest.raises(theirs.type) as ours:
-            _normal(_random, wrong[0], (33, 31), wrong[1])
+            _normal(random, wrong[0], (33, 31), wrong[1])
         assert str(ours.value) == str(theirs.value)
 
 
@@ -241,29 +240,29 @@ def test_a_jax_with_other_words_gets_its_own_draws(dtype: Any, monkeypatch: pyte
     # In place of another JAX, another hash here: what is drawn must not depend on it.
     key = jax.random.key(12)
     with jax.enable_x64(np.finfo(dtype).bits == 64):
-        assert _random._has_fast_draw(key, (33, 31), dtype)
+        assert random._has_fast_draw(key, (33, 31), dtype)
         monkeypatch.setattr(_threefry, "_ROTATIONS", ((13, 15, 26, 6), (17, 29, 16, 23)))
-        _random._has_words_of_jax.cache_clear()
+        random._has_words_of_jax.cache_clear()
         jax.clear_caches()
         try:
-            assert not _random._has_fast_draw(key, (33, 31), dtype)
+            assert not random._has_fast_draw(key, (33, 31), dtype)
             _assert_same(_fixed((33, 31), dtype), _normal, key)
         finally:
-            _random._has_words_of_jax.cache_clear()
+            random._has_words_of_jax.cache_clear()
             jax.clear_caches()
 
 
 def test_what_jax_draws_is_compared_in_the_midst_of_a_trace_too() -> None:
-    _random._has_words_of_jax.cache_clear()
+    random._has_words_of_jax.cache_clear()
     jax.clear_caches()
     with jax.threefry_partitionable(True):
-        draw = jax.jit(jax.vmap(_fixed((33, 31), np.float32)(functools.partial(_uniform, _random))))
+        draw = jax.jit(jax.vmap(_fixed((33, 31), np.float32)(functools.partial(_uniform, random))))
         text = draw.lower(jax.random.split(jax.random.key(13), 2)).as_text()
     assert "optimization_barrier" in text  # the fast draw's
 
 
 def test_the_platform_is_chosen_when_the_program_is_lowered() -> None:
-    draw = jax.jit(_fixed((33, 31), np.float32)(functools.partial(_uniform, _random)))
+    draw = jax.jit(_fixed((33, 31), np.float32)(functools.partial(_uniform, random)))
     traced, key = draw.trace(jax.random.key(0)), jax.random.PRNGKey(0)
     for platform, barriers in (("cpu", 1), ("cuda", 0), ("tpu", 0)):
         program = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -278,13 +277,13 @@ def _compile_for_cpu(program: Callable[..., Any]) -> Any:
 
 
 def test_a_draw_needs_no_memory_beyond_its_output() -> None:
-    memory = _compile_for_cpu(lambda key: _random.normal(key, (257, 129), np.float32) * 0.1).memory_analysis()
+    memory = _compile_for_cpu(lambda key: random.normal(key, (257, 129), np.float32) * 0.1).memory_analysis()
     assert memory.temp_size_in_bytes < 0.01 * memory.output_size_in_bytes
 
 
 def test_the_hash_is_computed_once_for_all_consumers() -> None:
     rounds = 20
-    program = _consumed_thrice(functools.partial(_normal, _random))
+    program = _consumed_thrice(functools.partial(_normal, random))
     assert _compile_for_cpu(program).as_text().count(" shift-left(") == rounds
 
 
@@ -304,12 +303,12 @@ def test_eight_devices_draw_their_own_parts() -> None:
     program = """
         import jax, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec
-        from jaxinit import _random
+        from jaxinit._arrays import random
 
         key, shape = jax.random.key(0), (1024, 512)
         mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
         for spec in (PartitionSpec("x"), PartitionSpec(None, "x")):
-            draw = jax.jit(lambda key: _random.normal(key, shape, np.float32) * 0.1,
+            draw = jax.jit(lambda key: random.normal(key, shape, np.float32) * 0.1,
                            out_shardings=NamedSharding(mesh, spec))
             compiled = draw.lower(key).compile()
             text, memory = compiled.as_text(), compiled.memory_analysis()

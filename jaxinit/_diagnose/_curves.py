@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import outside_traces
 from jaxinit._caches import forgotten_by_clear
-from jaxinit._eager import outside_traces
 from jaxinit._reading import TracedActivation
 
 FLAT = 0.05

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
+from jaxinit._arrays import with_automatic_axes
 from jaxinit._caches import kept_with_functions, weakly
-from jaxinit._calls import calling
-from jaxinit._checks import check_finite, check_integer, check_values
+from jaxinit._checks import calling, check_finite, check_integer, check_key, check_values
 from jaxinit._diagnose._coverage import fitting, unread
 from jaxinit._diagnose._given import leaning
 from jaxinit._diagnose._jacobian import spectrum, taken
@@ -21,9 +21,7 @@ from jaxinit._diagnose._sizes import rms
 from jaxinit._diagnose._symmetry import equal_units, variety
 from jaxinit._diagnose._watches import watches
 from jaxinit._evaluate import measure, stacked
-from jaxinit._keys import check_key
 from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 _APART = 0x6A61786E

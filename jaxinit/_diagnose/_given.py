@@ -9,10 +9,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import NAMES
-from jaxinit._critical import critical
 from jaxinit._diagnose._alike import counted, gains
 from jaxinit._diagnose._measurements import Measurements
+from jaxinit._numbers import NAMES, critical
 from jaxinit._reading import Weight, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
+from jaxinit._arrays import with_automatic_axes
 from jaxinit._reading import Traced
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 SHARE = 64

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxinit._activations import NAMES
-from jaxinit._critical import critical
 from jaxinit._diagnose._given import given
 from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._rows import Row
+from jaxinit._numbers import NAMES, critical
 
 DEEP = 30
 """From so many layers on random kernels of any scale lose the signal, and only some schemes keep it."""

@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._dtypes import drawing_dtype
-from jaxinit._sharding import with_automatic_axes
+from jaxinit._arrays import drawing_dtype, with_automatic_axes
 from jaxinit._typing import Array
 
 _MOST = 4096

@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._dtypes import drawing_dtype
+from jaxinit._arrays import drawing_dtype, with_automatic_axes
 from jaxinit._reading import Analysis, rearrangement, rule_of
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 Answer: TypeAlias = Callable[[], Array]

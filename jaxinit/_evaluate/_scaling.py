@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._dtypes import drawing_dtype
+from jaxinit._arrays import drawing_dtype
 from jaxinit._reading import Dependence, Factor, Weight, overlap, spread
 from jaxinit._typing import Array
 

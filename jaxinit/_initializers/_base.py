@@ -15,12 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._axes import canonical_axis, canonical_shape
-from jaxinit._calls import calling
-from jaxinit._checks import shown
-from jaxinit._dtypes import canonical_dtype, drawing_dtype, output_dtype, round_to
-from jaxinit._keys import check_key, is_raw_key, is_typed_key
-from jaxinit._sharding import sharded
+from jaxinit._arrays import (
+    canonical_axis,
+    canonical_dtype,
+    canonical_shape,
+    drawing_dtype,
+    output_dtype,
+    round_to,
+    sharded,
+)
+from jaxinit._checks import calling, check_key, is_raw_key, is_typed_key, shown
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 _I = TypeVar("_I", bound="type[Initializer]")

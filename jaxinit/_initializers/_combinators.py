@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._axes import axis_indices
+from jaxinit._arrays import as_scalar, axis_indices
 from jaxinit._checks import check_initializer, check_integer, check_number
-from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, draw_with, initializer
 from jaxinit._typing import Array, DTypeLike, Scalar
 

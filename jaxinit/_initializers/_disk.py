@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
+from jaxinit._arrays import random
 from jaxinit._typing import Array
 
 
 def uniform(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Uniform on the disk of radius √2, on which E|z|² = 1."""
     key_modulus, key_angle = jax.random.split(key)
-    modulus = jnp.sqrt(2 * _random.uniform(key_modulus, shape, _real(dtype)))
+    modulus = jnp.sqrt(2 * random.uniform(key_modulus, shape, _real(dtype)))
     return _polar(modulus.astype(dtype), key_angle, shape, dtype)
 
 
@@ -26,7 +26,7 @@ def truncated_normal(key: Array, upper: float, shape: tuple[int, ...], dtype: np
     """Standard complex normal given |z| < upper; `truncated_variance` is its E|z|²."""
     key_modulus, key_angle = jax.random.split(key)
     mass = 1 - jnp.exp(jnp.array(-(upper**2), dtype))
-    below = mass * _random.uniform(key_modulus, shape, _real(dtype)).astype(dtype)
+    below = mass * random.uniform(key_modulus, shape, _real(dtype)).astype(dtype)
     return _polar(jnp.sqrt(-jnp.log(1 - below)), key_angle, shape, dtype)
 
 
@@ -37,7 +37,7 @@ def truncated_variance(upper: float) -> float:
 
 
 def _polar(modulus: Array, key_angle: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    angle = 2 * np.pi * _random.uniform(key_angle, shape, _real(dtype)).astype(dtype)
+    angle = 2 * np.pi * random.uniform(key_angle, shape, _real(dtype)).astype(dtype)
     return modulus * jnp.exp(1j * angle)
 
 

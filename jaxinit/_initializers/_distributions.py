@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import _random
+from jaxinit._arrays import as_scalar, random
 from jaxinit._checks import check_number, check_ordered
-from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._initializers._scaled_normal import scaled_normal
 from jaxinit._typing import Array, DTypeLike, Scalar
@@ -87,9 +86,9 @@ class uniform(Initializer):
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if isinstance(self.minval, float | int) and self.minval == 0:
-            return _random.uniform(key, shape, dtype) * as_scalar(self.scale, dtype)
+            return random.uniform(key, shape, dtype) * as_scalar(self.scale, dtype)
         low = as_scalar(self.minval, dtype)
-        return low + _random.uniform(key, shape, dtype) * (as_scalar(self.scale, dtype) - low)
+        return low + random.uniform(key, shape, dtype) * (as_scalar(self.scale, dtype) - low)
 
 
 @initializer
@@ -133,5 +132,5 @@ class truncated_normal(Initializer):
         check_ordered("lower", self.lower, "upper", self.upper)
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        draws = _random.truncated_normal(key, self.lower, self.upper, shape, dtype)
+        draws = random.truncated_normal(key, self.lower, self.upper, shape, dtype)
         return draws * as_scalar(self.stddev, dtype)

@@ -8,9 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
+from jaxinit._arrays import as_scalar, random
 from jaxinit._checks import check_number, check_rank
-from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._typing import Array, DTypeLike, Scalar
 
@@ -122,6 +121,6 @@ class chrono(Initializer):
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         longest = as_scalar(self.max_timescale, dtype) - dtype.type(1)
-        steps = _random.uniform(key, _gate_shape(self, self.gates, shape), dtype, 1, longest)
+        steps = random.uniform(key, _gate_shape(self, self.gates, shape), dtype, 1, longest)
         forget = jnp.log(steps)
         return _by_gate(self, self.gates, {"f": forget, "i": -forget}, shape, dtype)

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import as_scalar
 from jaxinit._checks import check_integer, check_number, check_rank
-from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._typing import Array, DTypeLike, Scalar
 

@@ -10,13 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import haar
-from jaxinit._activations import Activation, canonical_activation
-from jaxinit._axes import axis_indices
+from jaxinit import _haar
+from jaxinit._arrays import as_scalar, axis_indices
 from jaxinit._checks import check_integer, check_number, check_rank
-from jaxinit._dtypes import as_scalar
-from jaxinit._gain import gain
 from jaxinit._initializers._base import Initializer, initializer
+from jaxinit._numbers import Activation, canonical_activation, gain
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 Scale = Scalar | Activation
@@ -32,7 +30,7 @@ def canonical_scale(scale: Any) -> Any:
 
 def haar_matrix(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], scale: Any) -> Array:
     """A Haar matrix, real or complex, times a number or the gain of an activation."""
-    sample = haar.unitary if jnp.issubdtype(dtype, np.complexfloating) else haar.orthogonal
+    sample = _haar.unitary if jnp.issubdtype(dtype, np.complexfloating) else _haar.orthogonal
     factor = gain(scale) if isinstance(scale, str) or callable(scale) else scale
     return sample(key, shape, dtype) * as_scalar(factor, dtype)
 

@@ -14,14 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
-from jaxinit._activations import Activation, activation_function, canonical_activation
+from jaxinit._arrays import random
 from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_integer
-from jaxinit._fans import fans
-from jaxinit._gain import elementwise
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._quadrature import evaluate, gaussian_means
+from jaxinit._numbers import (
+    Activation,
+    activation_function,
+    canonical_activation,
+    elementwise,
+    evaluate,
+    fans,
+    gaussian_means,
+)
 from jaxinit._typing import Array, Axis, DTypeLike
 
 Moments = Callable[[float], np.ndarray]
@@ -94,7 +99,7 @@ class random_walk(Initializer):
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         fan_in, _ = fans(shape, self.in_axis, self.out_axis, self.batch_axis)
         stddev = random_walk_gain(self.activation, fan_in, self.depth or 1) / math.sqrt(fan_in)
-        return _random.normal(key, shape, dtype) * dtype.type(stddev)
+        return random.normal(key, shape, dtype) * dtype.type(stddev)
 
 
 @kept_with_functions(1024)

@@ -12,21 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces, random
 from jaxinit._typing import Array
 
 
 def scaled_normal(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], scale: Any) -> Array:
     """Normal draws of this standard deviation, a scalar of the dtype; for complex ones E|z|² = scale²."""
     if jnp.issubdtype(dtype, np.complexfloating) or not _scale_goes_first():
-        return _random.normal(key, shape, dtype) * scale
+        return random.normal(key, shape, dtype) * scale
     return _scale_first(key, shape, dtype, scale)
 
 
 def _scale_first(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], scale: Any) -> Array:
     above_minus_one = np.nextafter(dtype.type(-1), dtype.type(0))
-    draws = _random.uniform(key, shape, dtype, above_minus_one, dtype.type(1))
+    draws = random.uniform(key, shape, dtype, above_minus_one, dtype.type(1))
     return (dtype.type(np.sqrt(2)) * scale) * jax.lax.erf_inv(draws)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import _random
+from jaxinit._arrays import as_scalar, random
 from jaxinit._checks import check_flag, check_number
-from jaxinit._dtypes import as_scalar
-from jaxinit._fans import fans
 from jaxinit._initializers._base import Initializer, initializer
+from jaxinit._numbers import fans
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 
@@ -59,4 +58,4 @@ class siren(Initializer):
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         fan_in, _ = fans(shape, self.in_axis, self.out_axis, self.batch_axis)
         bound = 1 / fan_in if self.first else math.sqrt(6 / fan_in) / self.omega
-        return _random.uniform(key, shape, dtype, -1) * as_scalar(bound, dtype)
+        return random.uniform(key, shape, dtype, -1) * as_scalar(bound, dtype)

@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
-from jaxinit._axes import layout
+from jaxinit._arrays import as_scalar, layout, random
 from jaxinit._checks import check_integer, check_number
-from jaxinit._dtypes import as_scalar
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
@@ -75,9 +73,9 @@ class sparse(Initializer):
             )
         key_places, key_weights = jax.random.split(key)
         # The largest of independent uniforms stand at places drawn without replacement.
-        scores = _random.uniform(key_places, (units, inputs), np.dtype(np.float32))
+        scores = random.uniform(key_places, (units, inputs), np.dtype(np.float32))
         _, places = jax.lax.top_k(scores, self.num_nonzero)
-        weights = _random.normal(key_weights, places.shape, dtype) * as_scalar(self.stddev, dtype)
+        weights = random.normal(key_weights, places.shape, dtype) * as_scalar(self.stddev, dtype)
         rows = jnp.zeros((units, inputs), dtype).at[jnp.arange(units)[:, None], places].set(weights)
         order = (*unit_axes, *input_axes)
         sorted_rows = rows.reshape(tuple(shape[axis] for axis in order))

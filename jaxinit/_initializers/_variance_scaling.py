@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _random
+from jaxinit._arrays import random
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number
-from jaxinit._fans import Fans, check_dilation, fans
 from jaxinit._initializers import _disk
 from jaxinit._initializers._base import Initializer, initializer
 from jaxinit._initializers._scaled_normal import scaled_normal
+from jaxinit._numbers import Fans, check_dilation, fans
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -67,12 +67,12 @@ class VarianceScaling(Initializer):
         if self.distribution == "uniform":
             if is_complex:
                 return _disk.uniform(key, shape, dtype) * sqrt(variance)
-            return _random.uniform(key, shape, dtype, -1) * sqrt(dtype.type(3) * variance)
+            return random.uniform(key, shape, dtype, -1) * sqrt(dtype.type(3) * variance)
         if is_complex:
             stddev = sqrt(variance) / dtype.type(math.sqrt(_disk.truncated_variance(2.0)))
             return _disk.truncated_normal(key, 2.0, shape, dtype) * stddev
         stddev = sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
-        return _random.truncated_normal(key, -2, 2, shape, dtype) * stddev
+        return random.truncated_normal(key, -2, 2, shape, dtype) * stddev
 
     def _variance(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         fan_in, fan_out = self.fans(shape)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._dtypes import drawing_dtype
+from jaxinit._arrays import drawing_dtype, with_automatic_axes
+from jaxinit._haar import orthonormal_or_zero
 from jaxinit._lsuv._centre import output_dims
 from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
-from jaxinit._orthonormalize import orthonormal_or_zero
 from jaxinit._reading import (
     FOREIGN,
     Weight,
@@ -24,7 +24,6 @@ from jaxinit._reading import (
     view,
     with_part,
 )
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxinit._arrays import with_automatic_axes
 from jaxinit._reading import Factor, Weight, axis_factors, in_order_of_leaf, part_of
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array, DTypeLike
 
 _LEVELS = 16

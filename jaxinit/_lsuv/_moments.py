@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxinit._dtypes import drawing_dtype
+from jaxinit._arrays import drawing_dtype
 from jaxinit._typing import Array, DTypeLike
 
 DEAD = 1

@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._calls import calling
-from jaxinit._checks import check_choice, check_flag, check_integer, check_number, shown
-from jaxinit._patterns import check_patterns, first_match, matches
+from jaxinit._checks import (
+    calling,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    check_patterns,
+    first_match,
+    matches,
+    shown,
+)
 from jaxinit._reading import Layer, Traced, Weight, layers_of, weight_growth
 from jaxinit._typing import Array, Scalar
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import with_automatic_axes
 from jaxinit._evaluate import WeightUse
 from jaxinit._lsuv._limits import Limits
 from jaxinit._lsuv._moments import (
@@ -26,7 +27,6 @@ from jaxinit._lsuv._moments import (
     wide,
 )
 from jaxinit._reading import Factor, Weight
-from jaxinit._sharding import with_automatic_axes
 from jaxinit._typing import Array
 
 

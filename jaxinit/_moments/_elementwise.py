@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._moments._samples import Samples, aligned
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._moments._elementwise import values_of
 from jaxinit._moments._samples import Samples, numbers, of_array
 from jaxinit._reading import rule_of

@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import Activation, canonical_activation
-from jaxinit._critical import critical
+from jaxinit._numbers import Activation, canonical_activation, critical
 from jaxinit._plots._style import COLORS, GREY, axes_or_new
 from jaxinit._reading import layers_of, part_of, trace
 

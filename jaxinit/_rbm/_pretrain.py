@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit._checks import check_integer, check_number
-from jaxinit._dtypes import drawing_dtype
-from jaxinit._keys import check_key
+from jaxinit._arrays import drawing_dtype
+from jaxinit._checks import check_integer, check_key, check_number
 from jaxinit._program import is_traced
 from jaxinit._rbm._contrastive_divergence import trained
 from jaxinit._rbm._report import RbmReport

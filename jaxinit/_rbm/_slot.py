@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._dtypes import round_to
+from jaxinit._arrays import round_to
 from jaxinit._reading import FOREIGN, Analysis, Origin, overlap, rearrangement
 from jaxinit._typing import Array
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._reading._attention import Features
 from jaxinit._reading._flow import Flow, Followed, Tracks, follow, programs_of, use_start
 from jaxinit._reading._following import following_activation

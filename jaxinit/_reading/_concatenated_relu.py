@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._reading._flow import programs_of
 from jaxinit._reading._layers import Analysis
 from jaxinit._typing import Array

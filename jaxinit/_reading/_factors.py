@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._reading._expressions import Bits, Expression, Parameter, Step, evaluate, ordered, sources
 
 _POINTS = 1 << 16

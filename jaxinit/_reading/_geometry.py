@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxinit import _program as ir
-from jaxinit._fans import fans
+from jaxinit._numbers import fans
 from jaxinit._reading._dependence import Dependence
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._reading._flow import Flow
 from jaxinit._reading._products import depends_on
 

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._calls import calling
-from jaxinit._checks import check_no_module, is_module
+from jaxinit._checks import calling, check_no_module, is_module
 from jaxinit._program import rolled, unrolled, with_stacks
 from jaxinit._reading._activated import ActivationInput, activation_inputs
 from jaxinit._reading._analysis import analyse

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._activations import NAMES, activation_function
 from jaxinit._caches import forgotten_by_clear
-from jaxinit._quadrature import evaluate as evaluate_exactly
+from jaxinit._numbers import NAMES, activation_function
+from jaxinit._numbers import evaluate as evaluate_exactly
 from jaxinit._reading import _expressions as expressions
 from jaxinit._reading._expressions import ARGUMENT, Bits, Expression, Number, Parameter, Step
 from jaxinit._reading._factors import Factors, factors

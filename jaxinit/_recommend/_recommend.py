@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import NAMES, Activation, activation_function, canonical_activation
 from jaxinit._checks import check_choice, check_flag, check_no_module, check_number
-from jaxinit._critical import critical
-from jaxinit._gain import gain
 from jaxinit._initializers import (
     Initializer,
     glorot_uniform,
@@ -20,6 +17,7 @@ from jaxinit._initializers import (
     sparse,
     variance_scaling,
 )
+from jaxinit._numbers import NAMES, Activation, activation_function, canonical_activation, critical, gain
 from jaxinit._reading import normalizations, part_of, trace
 from jaxinit._schemes import initialize
 from jaxinit._schemes._auto import auto

@@ -15,3 +15,4 @@ from jaxinit._schemes import _signal as _signal
 from jaxinit._schemes import _transformers as _transformers
 from jaxinit._schemes._initialize import InitializeReport as InitializeReport
 from jaxinit._schemes._initialize import initialize as initialize
+from jaxinit._schemes._scalar_labels import scalar_labels as scalar_labels

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import check_choice
-from jaxinit._keys import check_key
+from jaxinit._checks import check_choice, check_key
 from jaxinit._program import is_traced
 from jaxinit._reading import other_factors, trace
 from jaxinit._schemes._drawing import Drawing, Drawn

@@ -5,8 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxinit import _random
-from jaxinit._dtypes import drawing_dtype
+from jaxinit._arrays import drawing_dtype, random
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import MisfitError, Rule
@@ -41,7 +40,7 @@ class mimetic_factor:
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         d, width = shape[::-1] if self.transposed else shape
         size, wide = width // self.heads, drawing_dtype(dtype)
-        z = _random.normal(key, (self.heads, d, d), wide) * wide.type(d**-0.5)
+        z = random.normal(key, (self.heads, d, d), wide) * wide.type(d**-0.5)
         product = wide.type(self.noise) * z + wide.type(self.identity) * jnp.eye(d, dtype=wide)[None]
         u, s, vt = jnp.linalg.svd(product)
         side = jnp.swapaxes(vt, -1, -2) if self.right else u

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from jaxinit._calls import calling
-from jaxinit._checks import check_initializer, shown
+from jaxinit._checks import calling, check_initializer, check_patterns, first_match, shown
 from jaxinit._initializers import Initializer
-from jaxinit._patterns import check_patterns, first_match
 from jaxinit._reading import Layer
 from jaxinit._typing import Array
 

@@ -3,9 +3,8 @@
 import dataclasses
 
 from jaxinit import _initializers as initializers
-from jaxinit._activations import NAMES
-from jaxinit._critical import critical
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
+from jaxinit._numbers import NAMES, critical
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector, matrix_fan_in
 from jaxinit._schemes._scheme import MisfitError, Rule, Scheme

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import check_integer, check_number
-from jaxinit._keys import check_key
+from jaxinit._checks import check_integer, check_key, check_number
 from jaxinit._typing import Array
 
 

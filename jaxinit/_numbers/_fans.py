@@ -10,7 +10,7 @@ import operator
 import re
 from typing import NamedTuple
 
-from jaxinit._axes import canonical_axis, canonical_shape, layout
+from jaxinit._arrays import canonical_axis, canonical_shape, layout
 from jaxinit._typing import Axis, Shape
 
 _INDICES = r"[A-Za-z]*(\.\.\.)?[A-Za-z]*"

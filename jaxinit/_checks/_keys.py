@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import shown
+from jaxinit._checks._values import shown
 from jaxinit._typing import Array
 
 

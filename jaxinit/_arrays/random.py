@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxinit._eager import outside_traces
-from jaxinit._threefry import first_words, floats_from_one_to_two, stored
+from jaxinit._arrays._eager import outside_traces
+from jaxinit._arrays._threefry import first_words, floats_from_one_to_two, stored
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 # Fewer elements than these go to jax.random: there, the boundary around the hash costs as much as the hash

@@ -10,14 +10,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxinit._axes import layout
-from jaxinit._dtypes import drawing_dtype
-from jaxinit._sharding import with_automatic_axes
+from jaxinit._arrays import drawing_dtype, layout, with_automatic_axes
+from jaxinit._haar._gaussians import cut
+from jaxinit._haar._reflectors import fewest_panels_width, frame, identity, matmul
 from jaxinit._typing import Array, Axis
-from jaxinit.haar._dispatch import fewest_panels_width
-from jaxinit.haar._panels import cut
-from jaxinit.haar._reflectors import frame
-from jaxinit.haar._triangular import identity, matmul
 
 
 def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()) -> Array:

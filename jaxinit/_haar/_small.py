@@ -12,9 +12,9 @@ from operator import add
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._threefry import stored
+from jaxinit._arrays import stored
+from jaxinit._haar._gaussians import normal_pairs
 from jaxinit._typing import Array, DTypeLike
-from jaxinit.haar._pairs import normal_pairs
 
 MOST_COLUMNS = 32
 """Each column is a dozen operations in the compiled program; beyond this, compiling takes seconds."""

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxinit._checks import shown
+from jaxinit._checks._values import shown
 
 
 @contextlib.contextmanager

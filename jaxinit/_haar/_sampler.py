@@ -1,6 +1,12 @@
 """The public samplers: arguments checked, a method chosen, the result cast and placed.
 
-A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows.
+A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows. "auto" depends
+on the shape alone, so a key gives the same matrix, up to rounding, on every platform; its figures are those of
+`benchmarks/haar.py`, kept in `benchmarks/results/`.
+
+"qr" is the reference that the other methods are tested against. A QR routine is free to choose the signs of R's
+diagonal, and LAPACK's choice makes Q not Haar; multiplying the columns of Q by the phases of that diagonal makes the
+factorisation unique and Q Haar (Mezzadri 2007, arXiv:math-ph/0609050).
 """
 
 import functools
@@ -11,17 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._axes import canonical_shape
-from jaxinit._checks import check_rank
-from jaxinit._dtypes import drawing_dtype, output_dtype
-from jaxinit._keys import check_key
-from jaxinit._sharding import sharded
+from jaxinit._arrays import canonical_shape, drawing_dtype, output_dtype, random, sharded
+from jaxinit._checks import check_key, check_rank
+from jaxinit._haar import _reflectors, _small
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
-from jaxinit.haar import _dispatch, _qr, _reflected, _small
 
 Method: TypeAlias = Literal["auto", "reflectors", "small", "qr"]
 
-_METHODS = {"reflectors": _reflected.sample, "small": _small.sample, "qr": _qr.sample}
+SMALL_COLUMNS = 16
+SMALL_BATCH = 8
+"""From this many matrices of at most 16 columns on, "small" beats the panels."""
 
 
 def orthogonal(
@@ -187,7 +192,7 @@ def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype[Any], method: s
 def _checked_method(caller: str, method: Method, shape: tuple[int, ...]) -> str:
     columns = min(shape[-2:])
     if method == "auto":
-        return _dispatch.method_for(shape[:-2], columns)
+        return method_for(shape[:-2], columns)
     if method not in _METHODS:
         known = ", ".join(repr(m) for m in ("auto", *_METHODS))
         raise ValueError(f"{caller} got method={method!r}; the methods are {known}")
@@ -197,3 +202,25 @@ def _checked_method(caller: str, method: Method, shape: tuple[int, ...]) -> str:
             f"are fewer), but got shape={shape}; use method='reflectors' or 'auto'"
         )
     return method
+
+
+def method_for(batch: tuple[int, ...], columns: int) -> str:
+    """The method that "auto" stands for."""
+    if columns <= SMALL_COLUMNS and math.prod(batch) >= SMALL_BATCH:
+        return "small"
+    return "reflectors"
+
+
+def _by_qr(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
+    """(*batch, n, m) matrices with orthonormal columns, or rows if n < m; det +1 if `special`, then n == m."""
+    gaussian = random.normal(key, (*batch, max(n, m), min(n, m)), dtype)
+    q, r = jnp.linalg.qr(gaussian)
+    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
+    q = q * _reflectors.phase_of(diagonal, jnp.ones_like(diagonal, dtype=diagonal.real.dtype))[..., None, :]
+    if special:
+        sign = jnp.sign(jnp.linalg.det(q))
+        q = q.at[..., -1].multiply(sign[..., None])
+    return q.mT if n < m else q
+
+
+_METHODS = {"reflectors": _reflectors.sample, "small": _small.sample, "qr": _by_qr}

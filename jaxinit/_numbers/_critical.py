@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import Activation, cached, canonical_activation
 from jaxinit._checks import check_number
-from jaxinit._gain import elementwise
-from jaxinit._quadrature import Integrand, gaussian_means
+from jaxinit._numbers._activations import Activation, cached, canonical_activation
+from jaxinit._numbers._gain import elementwise
+from jaxinit._numbers._quadrature import Integrand, gaussian_means
 
 _GRID = np.logspace(-8, 4, 49)
 # Stands for the limit q → 0, where an activation with a kink at zero still shows both of its slopes.

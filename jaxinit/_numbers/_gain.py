@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._activations import Activation, activation_function, cached, canonical_activation
-from jaxinit._quadrature import evaluate, gaussian_means
+from jaxinit._numbers._activations import Activation, activation_function, cached, canonical_activation
+from jaxinit._numbers._quadrature import evaluate, gaussian_means
 from jaxinit._typing import Array, Scalar
 
 _TORCH_LINEAR = {"linear", "identity", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3))}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._eager import outside_traces
+from jaxinit._arrays import outside_traces
 from jaxinit._typing import Array
 
 _REACH = 12.0
