@@ -1,0 +1,204 @@
+"""The Haar sampler by each method against JAX's samplers, and what the sampler's own choices are worth on this device.
+
+Every contender is a jitted program of one key. Its first call is timed apart from the others, and what comes out is
+checked on the host: a row tells the largest entry of |QᵀQ − I|.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gpu import law
+from gpu.record import Record, Row
+from gpu.turns import Contender, jitted, medians
+from jaxinit import haar
+from jaxinit.haar import _dispatch, _pairs, _reflected, _reflectors, _triangular
+
+Rows = Iterator[tuple[str, Callable[[], Row]]]
+Shape = tuple[int, ...]
+Sampler = Callable[[jax.Array], jax.Array]
+
+SHAPES: tuple[Shape, ...] = (
+    (1024, 64, 64),
+    (1024, 1024),
+    (1000, 16, 16),
+    (4096, 32, 32),
+    (2048, 2048),
+    (1000, 8, 8),
+    (256, 128, 128),
+    (4096, 512),
+    (512, 4096),
+    (512, 512),
+    (32, 2048, 128),
+    (16, 512, 512),
+    (256, 256),
+    (4096, 4096),
+)
+REHEARSAL: tuple[Shape, ...] = ((6, 24, 24), (40, 40), (20, 8, 8), (48, 20), (20, 48), (3, 60, 12))
+"""The most valuable first: time may run out."""
+
+WIDTHS: tuple[tuple[Shape, tuple[int, ...]], ...] = (
+    ((1024, 64, 64), (8, 32, 64)),
+    ((1024, 1024), (64, 256, 512)),
+    ((4096, 32, 32), (16, 32)),
+    ((1000, 16, 16), (16,)),
+    ((256, 128, 128), (16, 64, 128)),
+    ((2048, 2048), (128, 512)),
+    ((4096, 512), (64, 256)),
+    ((16, 512, 512), (64, 256)),
+    ((32, 2048, 128), (16, 32, 64)),
+    ((4096, 4096), (128, 512)),
+)
+REHEARSAL_WIDTHS: tuple[tuple[Shape, tuple[int, ...]], ...] = (((6, 24, 24), (8, 24)), ((40, 40), (20,)))
+
+
+def shapes(rehearse: bool) -> tuple[Shape, ...]:
+    """What is measured."""
+    return REHEARSAL if rehearse else SHAPES
+
+
+def name_of(shape: Shape) -> str:
+    """A shape as the tables show it."""
+    return "×".join(map(str, shape))
+
+
+def against_peers(record: Record, rehearse: bool) -> Rows:
+    """All methods, JAX's two samplers, and the random numbers alone."""
+    for shape in shapes(rehearse):
+        yield name_of(shape), functools.partial(_compared, record, shape, _samplers(shape))
+
+
+def _samplers(shape: Shape) -> dict[str, Sampler]:
+    *batch, n, m = shape
+    columns = min(n, m)
+    found: dict[str, Sampler] = {"reflectors": lambda key: haar.orthogonal(key, shape, method="reflectors")}
+    if columns <= 16:
+        found["small"] = lambda key: haar.orthogonal(key, shape, method="small")
+    # The sign-corrected QR of jnp.linalg: cuSOLVER, or cuBLAS for batches of small matrices.
+    found["qr"] = lambda key: haar.orthogonal(key, shape, method="qr")
+    found["jax.random"] = lambda key: jax.random.orthogonal(key, n, tuple(batch), m=m)
+    initializer = jax.nn.initializers.orthogonal()
+
+    def jax_initializer(key: jax.Array) -> jax.Array:
+        if not batch:
+            return initializer(key, (n, m))
+        return jax.vmap(lambda k: initializer(k, (n, m)))(jax.random.split(key, batch[0]))
+
+    found["jax.nn"] = jax_initializer
+    needed = max(n, m) * columns - columns * (columns - 1) // 2
+    found["numbers"] = lambda key: _pairs.normal_pairs(key, (*batch, -(-needed // 2)), jnp.float32)
+    return found
+
+
+def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row:
+    contenders: dict[str, Contender] = {}
+    found: dict[str, Row] = {}
+    for name, sampler in samplers.items():
+        # Half of the rows' time goes to compiling; a shape that has begun has at least its first two contenders.
+        if record.left() <= 0 and len(contenders) >= 2:
+            found[name] = {"skipped": "the section's time was spent"}
+            continue
+        try:
+            contenders[name], result, found[name] = jitted(sampler, jax.random.key(1))
+        except Exception as error:  # one contender that fails, say for want of memory, leaves the others
+            found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+            continue
+        if name != "numbers":
+            error = law.deviation(result)
+            found[name] |= {"error": error, "passed": error <= 2e-5}
+    for name, times in medians(contenders, 0.3).items():
+        found[name] |= times
+    return {"auto": _dispatch.method_for(shape[:-2], min(shape[-2:])), "contenders": found}
+
+
+def tuning(record: Record, rehearse: bool) -> Rows:
+    """Panel widths, the inverse of U, and products by the tensor cores in several passes."""
+    yield "inverse of U", functools.partial(_inverses, record, (24, 24) if rehearse else (1024, 1024))
+    yield "products", functools.partial(_products, record, (24, 24) if rehearse else (2048, 2048))
+    for shape, widths in REHEARSAL_WIDTHS if rehearse else WIDTHS:
+        samplers = {f"width {width}": _of_width(shape, width) for width in (_usual_width(shape), *widths)}
+        yield f"widths, {name_of(shape)}", functools.partial(_compared, record, shape, samplers)
+    yield "inverse of U in a batch", functools.partial(_inverses, record, (6, 24, 24) if rehearse else (1024, 64, 64))
+
+
+def few_columns(record: Record, rehearse: bool) -> Rows:
+    """The unrolled method beyond the columns for which "auto" takes it. Compiling may take long, so this comes last."""
+    for shape in ((8, 18, 18),) if rehearse else ((4096, 24, 24), (4096, 32, 32)):
+        samplers = {
+            method: functools.partial(haar.orthogonal, shape=shape, method=method) for method in ("reflectors", "small")
+        }
+        yield name_of(shape), functools.partial(_compared, record, shape, samplers)
+
+
+def _usual_width(shape: Shape) -> int:
+    return _dispatch.panel_width(shape[:-2], max(shape[-2:]), min(shape[-2:]))
+
+
+def _of_width(shape: Shape, width: int) -> Sampler:
+    *batch, n, m = shape
+
+    def sampler(key: jax.Array) -> jax.Array:
+        with mock.patch.object(_reflected, "panel_width", return_value=width):
+            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+
+    return sampler
+
+
+def _inverses(record: Record, shape: Shape) -> Row:
+    """The sampler with other ways to invert its triangles: by doubling, and by a triangular solve of the library."""
+    *batch, n, m = shape
+
+    def sampler(key: jax.Array, inverse: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        with mock.patch.object(_reflectors, "inverse", inverse):
+            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+
+    inverses = {"loop": _triangular.inverse, "doubling": _inverse_by_doubling, "solve": _inverse_by_solving}
+    return _compared(record, shape, {name: functools.partial(sampler, inverse=way) for name, way in inverses.items()})
+
+
+def _products(record: Record, shape: Shape) -> Row:
+    """The sampler with products of float32 in several passes of the tensor cores; the error tells whether they do."""
+    *batch, n, m = shape
+
+    def sampler(key: jax.Array, precision: Any) -> jax.Array:
+        with mock.patch.object(_reflectors, "matmul", functools.partial(jnp.matmul, precision=precision)):
+            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+
+    algorithms = ("TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9")
+    # One that this version of JAX does not know becomes a contender that fails.
+    precisions = {name: getattr(lax.DotAlgorithmPreset, name, name) for name in algorithms}
+    precisions = {"highest": lax.Precision.HIGHEST, **precisions}
+    return _compared(record, shape, {k: functools.partial(sampler, precision=p) for k, p in precisions.items()})
+
+
+def _inverse_by_doubling(upper: jax.Array) -> jax.Array:
+    """[A B; 0 C]⁻¹ = [A⁻¹, −A⁻¹ B C⁻¹; 0, C⁻¹], all blocks of a size at once: log₂(w / 8) steps of two products."""
+    width, size = upper.shape[-1], _triangular.BLOCK
+    count = 2 ** math.ceil(math.log2(max(1, -(-width // size))))
+    upper = _triangular.pad_with_identity(upper, count * size)
+
+    def blocks(size: int, places: list[tuple[int, int]]) -> jax.Array:
+        cut = [upper[..., i * size : (i + 1) * size, j * size : (j + 1) * size] for i, j in places]
+        return jnp.stack(cut, axis=-3)
+
+    found = _triangular._inverse_of_block(blocks(size, [(i, i) for i in range(count)]))
+    while count > 1:
+        count //= 2
+        a, c = found[..., 0::2, :, :], found[..., 1::2, :, :]
+        b = blocks(size, [(2 * i, 2 * i + 1) for i in range(count)])
+        corner = -_triangular.matmul(_triangular.matmul(a, b), c)
+        top = jnp.concatenate([a, corner], axis=-1)
+        found = jnp.concatenate([top, jnp.concatenate([jnp.zeros_like(b), c], axis=-1)], axis=-2)
+        size *= 2
+    return found[..., 0, :width, :width]
+
+
+def _inverse_by_solving(upper: jax.Array) -> jax.Array:
+    one = jnp.broadcast_to(jnp.eye(upper.shape[-1], dtype=upper.dtype), upper.shape)
+    return lax.linalg.triangular_solve(upper, one, left_side=True, lower=False)
