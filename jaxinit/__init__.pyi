@@ -45,7 +45,6 @@ from ._initializers import xavier_uniform as xavier_uniform
 from ._initializers import zero_hadamard as zero_hadamard
 from ._initializers import zeros as zeros
 from ._initializers import zeros_init as zeros_init
-from ._schemes import scalar_labels as scalar_labels
 from ._lsuv import LsuvReport as LsuvReport
 from ._lsuv import lsuv as lsuv
 from ._numbers import CriticalPoint as CriticalPoint
@@ -65,6 +64,7 @@ from ._recommend import Recommendation as Recommendation
 from ._recommend import recommend as recommend
 from ._schemes import InitializeReport as InitializeReport
 from ._schemes import initialize as initialize
+from ._schemes import scalar_labels as scalar_labels
 from ._study import StudyResult as StudyResult
 from ._study import study as study
 from ._version import __version__ as __version__

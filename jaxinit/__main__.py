@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import jaxinit
-from jaxinit._schemes._scheme import REGISTRY
+from jaxinit._schemes._scheme import SCHEMES
 from jaxinit._study._demo import DEPTH, demo
 
 _BEGIN = """\
@@ -78,7 +78,7 @@ def _initializers() -> Iterator[tuple[str, str]]:
 
 def _schemes() -> Iterator[tuple[str, str]]:
     """Names of schemes and their first lines."""
-    for name, kind in sorted(REGISTRY.items()):
+    for name, kind in sorted(SCHEMES.items()):
         yield name, _first_line(kind)
 
 

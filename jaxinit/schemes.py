@@ -19,6 +19,7 @@ from jaxinit._schemes._residual_schemes import skip_init as skip_init
 from jaxinit._schemes._scheme import MisfitError as MisfitError
 from jaxinit._schemes._scheme import Rule as Rule
 from jaxinit._schemes._scheme import Scheme as Scheme
+from jaxinit._schemes._scheme import register as register
 from jaxinit._schemes._signal import orthogonal_critical as orthogonal_critical
 from jaxinit._schemes._signal import random_walk as random_walk
 from jaxinit._schemes._signal import sparse as sparse

@@ -11,7 +11,7 @@ import jaxinit
 import jaxinit.linen
 import jaxinit.nnx
 from jaxinit import schemes
-from jaxinit._initializers._base import REGISTRY
+from jaxinit._initializers._base import INITIALIZERS
 
 WHEN_MADE = [
     (lambda: jaxinit.normal(-1.0), ValueError, "stddev must be a finite number, zero or more, got -1"),
@@ -176,9 +176,9 @@ def test_nothing_overflows_in_small_floats():
 
 
 @pytest.mark.parametrize("draw", [(KEY, (3, 4), jnp.float32), (jax.random.PRNGKey(0), (3, 4))], ids=["typed", "raw"])
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", INITIALIZERS)
 def test_a_factory_that_is_called_as_an_initializer_says_so(name, draw):
-    factory = REGISTRY[name]
+    factory = INITIALIZERS[name]
     own = factory.__name__  # of an alias, that of what it stands for
     with pytest.raises(TypeError, match=rf"{own} makes an initializer, .* call it first, as in {own}\(.*\)\(key, sh"):
         factory(*draw)

@@ -1,5 +1,6 @@
 """`initialize` and its schemes: every leaf drawn by its role, and each scheme's claim on a small network."""
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from scipy import stats
 
 import jaxinit
 from jaxinit import initialize, schemes
+from jaxinit._schemes._scheme import SCHEMES
 
 KEY = jax.random.key(0)
 ALL = [
@@ -406,3 +408,29 @@ def test_transposed_convolutions_are_drawn_as_each_library_draws_its_own(stored_
     keras = (2 / (field * (n_in + n_out))) ** 0.5
     assert float(jnp.std(spread("keras_default")["kernel"])) == pytest.approx(keras, rel=0.026)
     assert float(jnp.std(spread("auto")["kernel"])) == pytest.approx((field / stride**2 * n_in) ** -0.5, rel=0.026)
+
+
+def test_a_scheme_is_registered_once_and_by_name():
+    def define():
+        @schemes.register
+        @dataclasses.dataclass(frozen=True)
+        class plain(schemes.Scheme):
+            pass
+
+        return plain
+
+    first = define()
+    again = define()  # as a cell of a notebook that is run twice
+    assert first is not again
+    params, x = {"w": jax.ShapeDtypeStruct((300, 200), "float32")}, jax.ShapeDtypeStruct((4, 300), "float32")
+    drawn = jaxinit.initialize(jax.random.key(0), params, lambda p, x: x @ p["w"], x, "plain")
+    assert float(jnp.std(drawn["w"])) * 300**0.5 == pytest.approx(1, rel=0.02)
+
+    class auto(schemes.Scheme):  # only a decorator registers
+        pass
+
+    assert SCHEMES["auto"] is schemes.auto
+    with pytest.raises(ValueError, match="a scheme named 'auto' exists already, jaxinit"):
+        schemes.register(auto)
+    assert SCHEMES["auto"] is schemes.auto
+    del SCHEMES["plain"]

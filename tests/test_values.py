@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import pickletools
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,31 @@ def test_what_is_no_data_gives_no_configuration():
         jaxinit.random_walk(lambda x: jnp.where(x > 0, x, 0.5 * x)).to_config()
     with pytest.raises(TypeError, match="traced"):
         jax.jit(lambda s: jaxinit.normal(s).to_config())(1.0)
+
+
+def names_in(pickled):
+    """Every string in a pickle: names of modules, classes and fields."""
+    return {argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)}
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [(jaxinit.he_normal(), "jaxinit:he_normal"), (jaxinit.schemes.mup(), "jaxinit.schemes:mup")],
+    ids=["initializer", "scheme"],
+)
+def test_pickles_name_public_paths(value, path):
+    pickled = pickle.dumps(value)
+    assert pickle.loads(pickled) == value
+    assert path in names_in(pickled)
+    private = {name for name in names_in(pickled) if name.startswith("jaxinit._")}
+    assert private == {"jaxinit._public"}
+
+
+class heavier(jaxinit.schemes.gpt2):
+    """A user's own class, of which the package has no public name."""
+
+
+def test_a_class_of_ones_own_pickles_by_its_own_module():
+    again = pickle.loads(pickle.dumps(heavier(stddev=0.5)))
+    assert type(again) is heavier
+    assert again == heavier(stddev=0.5)

@@ -25,11 +25,12 @@ from jaxinit._arrays import (
     sharded,
 )
 from jaxinit._checks import calling, check_key, is_raw_key, is_typed_key, shown
+from jaxinit._public import Public
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 _I = TypeVar("_I", bound="type[Initializer]")
 
-REGISTRY: dict[str, "type[Initializer]"] = {}
+INITIALIZERS: dict[str, "type[Initializer]"] = {}
 """Every initializer of this package by the name that its configuration carries."""
 
 DEEPEST = 64
@@ -40,11 +41,11 @@ DEEPEST = 64
 def initializer(cls: _I) -> _I:
     """Make a subclass of `Initializer` a frozen dataclass, and let configurations name it."""
     made = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-    REGISTRY[made.__name__] = made
+    INITIALIZERS[made.__name__] = made
     return cls
 
 
-class Initializer(abc.ABC):
+class Initializer(Public, abc.ABC):
     """A weight initializer: a value that draws an array from a key, a shape and a dtype.
 
     Two initializers with equal hyperparameters compare equal, hash equal and print as the call that makes
@@ -63,6 +64,8 @@ class Initializer(abc.ABC):
       >>> init(jax.random.key(0), (2, 3)).shape
       (2, 3)
     """
+
+    public_module = "jaxinit"
 
     random: ClassVar[bool] = True
     """Whether the draw depends on the key; otherwise anything may be passed for it."""
@@ -90,7 +93,7 @@ class Initializer(abc.ABC):
             object.__setattr__(self, field.name, _canonical_field(field.name, value))
         self._check()
 
-    def _check(self) -> None:  # noqa: B027 - most have something to check, some have not
+    def _check(self) -> None:
         """Refuse hyperparameters that make no sense; a subclass says which."""
 
     @abc.abstractmethod
@@ -143,9 +146,6 @@ class Initializer(abc.ABC):
             if field.default is dataclasses.MISSING or not _same(value, field.default)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-    def __reduce__(self) -> tuple[Callable[[], "Initializer"], tuple[()]]:
-        return functools.partial(type(self), **vars(self)), ()
 
     def to_config(self) -> dict[str, Any]:
         """This initializer as data that JSON can carry; `jaxinit.from_config` makes it again.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit._initializers._base import DEEPEST, REGISTRY, Initializer
+from jaxinit._initializers._base import DEEPEST, INITIALIZERS, Initializer
 
 _ARRAY_KEYS = {"array", "dtype"}
 _SCALARS = (bool, int, float, str, type(None))
@@ -47,11 +47,11 @@ def _decode_initializer(config: Any, depth: int) -> Initializer:
     name = config.get("name")
     if not isinstance(name, str):
         raise TypeError(f"a configuration has the initializer's 'name', a string, got {name!r}")
-    cls = REGISTRY.get(name)
+    cls = INITIALIZERS.get(name)
     if cls is None and name == "nnx_with_partitioning":
         raise ValueError(f"{name!r} is known once jaxinit.nnx is imported; import it first")
     if cls is None:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        near = difflib.get_close_matches(name, INITIALIZERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no initializer is called {name!r}{hint}")
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]

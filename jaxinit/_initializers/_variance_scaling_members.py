@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxinit._initializers._base import REGISTRY, initializer
+from jaxinit._initializers._base import INITIALIZERS, initializer
 from jaxinit._initializers._variance_scaling import VarianceScaling
 from jaxinit._typing import Axis, DTypeLike
 
@@ -193,7 +193,7 @@ xavier_normal = glorot_normal
 kaiming_uniform = he_uniform
 kaiming_normal = he_normal
 
-REGISTRY.update(
+INITIALIZERS.update(
     xavier_uniform=xavier_uniform,
     xavier_normal=xavier_normal,
     kaiming_uniform=kaiming_uniform,

@@ -12,10 +12,11 @@ from jaxinit._lsuv import deviations
 from jaxinit._reading import Weight
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 from jaxinit._typing import Array
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class admin(Scheme):
     r"""Admin: transformers LN(ω ⊙ x + f(x)) whose output depends on no branch too much.

@@ -6,12 +6,13 @@ from jaxinit._initializers import variance_scaling
 from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._incoming import argument_factor
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import Rule, Scheme
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 _DIGITS = 4
 """Of variances that are drawn from: more would only show how they were computed."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class auto(Scheme):
     r"""Variance scaling by what comes into each layer, so that every pre-activation has unit variance.

@@ -16,7 +16,7 @@ from jaxinit._initializers import (
 )
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector, transposed_features
-from jaxinit._schemes._scheme import Rule, Scheme
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 def _torch_fan_in(layer: Layer) -> int | float:
@@ -25,6 +25,7 @@ def _torch_fan_in(layer: Layer) -> int | float:
     return layer.fan_in if features is None else layer.receptive_field * features[1]
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class torch_default(Scheme):
     r"""The defaults of PyTorch's layers: weights and biases uniform, by the fan-in of the layer.
@@ -65,6 +66,7 @@ class torch_default(Scheme):
         return super().vector(vector, model)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class keras_default(Scheme):
     """The defaults of Keras's layers: Glorot uniform kernels, orthogonal recurrent ones, zero biases.
@@ -111,6 +113,7 @@ def _is_stored_transposed(layer: Layer) -> bool:
     return layer.view is not None and layer.in_axes is not None and len(layer.view) - 1 in layer.in_axes
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class flax_default(Scheme):
     """The defaults of Flax's layers: LeCun normal kernels, orthogonal recurrent ones, zero biases.

@@ -5,10 +5,11 @@ import dataclasses
 from jaxinit import _initializers as initializers
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 from jaxinit._schemes._signal import orthogonal_matrix
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class looks_linear(Scheme):
     r"""Looks-linear: mirrored pairs of units, with which a rectified network is exactly linear at the start.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxinit._arrays import drawing_dtype, random
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule
+from jaxinit._schemes._scheme import MisfitError, Rule, register
 from jaxinit._schemes._transformers import check_attention
 from jaxinit._typing import Array
 
@@ -49,6 +49,7 @@ class mimetic_factor:
         return kernel.T if self.transposed else kernel
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class mimetic(auto):
     r"""Mimetic initialization: products of query and key near the identity, of value and output near minus it.

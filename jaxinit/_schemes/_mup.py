@@ -18,11 +18,12 @@ from jaxinit._initializers import normal, scaled, zeros
 from jaxinit._reading import Layer, trace
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._roles import Matrix, Model, roles
-from jaxinit._schemes._scheme import MisfitError, Rule
+from jaxinit._schemes._scheme import MisfitError, Rule, register
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class mup(auto):
     r"""Maximal update parametrization against a base model.

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
 from jaxinit._schemes._roles import Matrix, Model, Vector
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 
 
 def _check_cells(scheme: Scheme, model: Model) -> None:
@@ -16,6 +16,7 @@ def _check_cells(scheme: Scheme, model: Model) -> None:
         )
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class recurrent(Scheme):
     r"""Orthogonal recurrent kernels, gate by gate, and forget gates that start open.
@@ -68,6 +69,7 @@ class recurrent(Scheme):
         return Rule(init, f"{gate.role} gate: time scales up to {self.max_timescale:g}", shared)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class irnn(Scheme):
     r"""IRNN: a rectified recurrent network that adds its input to its state at the start.

@@ -5,7 +5,7 @@ import dataclasses
 from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 
 
 def check_branches(scheme: Scheme, model: Model) -> None:
@@ -17,6 +17,7 @@ def check_branches(scheme: Scheme, model: Model) -> None:
         )
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class gpt2(Scheme):
     r"""GPT-2's start: small normals, the last layer of each residual branch divided by the root of their number.
@@ -57,6 +58,7 @@ class gpt2(Scheme):
         return super().vector(vector, model)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class fixup(Scheme):
     r"""Fixup: residual networks without normalization, whose updates do not grow with depth.
@@ -117,6 +119,7 @@ def _check_multipliers(scheme: Scheme, model: Model) -> None:
             )
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class skip_init(Scheme):
     r"""SkipInit: residual branches multiplied by a number that starts at zero, after He's weights.
@@ -143,6 +146,7 @@ class skip_init(Scheme):
         return super().vector(vector, model)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class rezero(skip_init):
     r"""ReZero: residual branches multiplied by a number that starts at zero, after Glorot's weights.

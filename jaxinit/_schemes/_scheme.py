@@ -6,11 +6,12 @@ others are the customary ones.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from jaxinit._checks import shown
 from jaxinit._initializers import Initializer, constant, lecun_normal, normal, ones, zeros
-from jaxinit._initializers._base import REGISTRY as INITIALIZERS
+from jaxinit._initializers._base import INITIALIZERS
+from jaxinit._public import Public
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._typing import Array
@@ -24,8 +25,42 @@ class Rule(NamedTuple):
     shared: str | None = None
 
 
-REGISTRY: dict[str, "type[Scheme]"] = {}
+SCHEMES: dict[str, "type[Scheme]"] = {}
 """Every scheme by its name."""
+
+_S = TypeVar("_S", bound="type[Scheme]")
+
+
+def register(kind: _S) -> _S:
+    """Lets `initialize` and `study` find a scheme by the name of its class; use it as a decorator.
+
+    A class that is defined again where it was before, as in a notebook, takes the place of the old one.
+
+    Raises:
+      ValueError: another scheme has this name.
+
+    Example:
+      >>> import dataclasses
+      >>> import jax, jaxinit
+      >>> from jaxinit import schemes
+      >>> @schemes.register
+      ... @dataclasses.dataclass(frozen=True)
+      ... class all_orthogonal(schemes.Scheme):
+      ...     def weight(self, matrix, model):
+      ...         return schemes.Rule(jaxinit.orthogonal(), "orthogonal")
+      >>> params = {"w": jax.ShapeDtypeStruct((3, 2), "float32")}
+      >>> batch = jax.ShapeDtypeStruct((5, 3), "float32")
+      >>> jaxinit.initialize(jax.random.key(0), params, lambda p, x: x @ p["w"], batch, "all_orthogonal")["w"].shape
+      (3, 2)
+    """
+    known = SCHEMES.get(kind.__name__)
+    if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(
+            f"a scheme named {kind.__name__!r} exists already, {known.__module__}.{known.__qualname__}; give this one "
+            "another name"
+        )
+    SCHEMES[kind.__name__] = kind
+    return kind
 
 
 class MisfitError(ValueError):
@@ -33,18 +68,16 @@ class MisfitError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheme:
+class Scheme(Public):
     """A whole-model scheme: equal and printable like the initializers."""
+
+    public_module = "jaxinit.schemes"
 
     fused: ClassVar[bool] = False
     """Whether a weight whose output the program cuts, as one of queries, keys and values, is one matrix."""
 
     measures: ClassVar[bool] = False
     """Whether the scheme looks at the data: `finish` then changes leaves."""
-
-    def __init_subclass__(cls) -> None:
-        if not cls.__name__.startswith("_"):
-            REGISTRY[cls.__name__] = cls
 
     def check(self, model: Model) -> None:
         """Raises `MisfitError` if the model does not meet the scheme's assumptions, naming the layer that does not."""
@@ -97,11 +130,11 @@ def as_scheme(scheme: Any) -> Scheme:
     """
     if isinstance(scheme, Scheme):
         return scheme
-    if isinstance(scheme, str) and scheme in REGISTRY:
-        return REGISTRY[scheme]()
+    if isinstance(scheme, str) and scheme in SCHEMES:
+        return SCHEMES[scheme]()
     error = ValueError if isinstance(scheme, str) else TypeError
     raise error(
-        f"scheme must be one of {sorted(REGISTRY)} or a value of jaxinit.schemes, got {shown(scheme)}{_remedy(scheme)}"
+        f"scheme must be one of {sorted(SCHEMES)} or a value of jaxinit.schemes, got {shown(scheme)}{_remedy(scheme)}"
     )
 
 

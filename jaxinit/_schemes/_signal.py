@@ -7,7 +7,7 @@ from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogo
 from jaxinit._numbers import NAMES, critical
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector, matrix_fan_in
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 
 
 def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:
@@ -16,6 +16,7 @@ def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:
     return delta_orthogonal(scale) if spatial else orthogonal(scale)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class orthogonal_critical(Scheme):
     r"""Orthogonal weights at the edge of chaos of the activation that follows in the program.
@@ -51,6 +52,7 @@ class orthogonal_critical(Scheme):
         return super().vector(vector, model)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class sparse(Scheme):
     """Martens's sparse start: a fixed number of connections into each unit.
@@ -76,6 +78,7 @@ class sparse(Scheme):
         return Rule(initializers.sparse(count, self.stddev), f"{count} connections into each unit")
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class random_walk(Scheme):
     """Sussillo and Abbott's random walk: the gain that leaves the log-norm of gradients without drift over depth.

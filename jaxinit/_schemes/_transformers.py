@@ -7,7 +7,7 @@ from jaxinit._initializers import glorot_normal, glorot_uniform, normal, scaled
 from jaxinit._reading import Layer
 from jaxinit._schemes._residual_schemes import check_branches
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme
+from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
 
 
 def check_attention(scheme: Scheme, model: Model) -> None:
@@ -66,6 +66,7 @@ def deepnorm_constants(
     return encoder, decoder
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class t_fixup(Scheme):
     r"""T-Fixup: transformers without layer normalization and without warm-up.
@@ -103,6 +104,7 @@ class t_fixup(Scheme):
         return Rule(normal((9 * n) ** -0.25 * layer.fan_out**-0.5), f"N(0, 1/{layer.fan_out}) × (9·{n})^(-1/4)")
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class deepnorm(Scheme):
     r"""DeepNorm's weights, for transformers whose blocks are x ← LN(α x + f(x)).

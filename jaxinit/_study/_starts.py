@@ -15,7 +15,7 @@ import jax
 from jaxinit._initializers import Initializer
 from jaxinit._reading import Layer
 from jaxinit._schemes import initialize
-from jaxinit._schemes._scheme import REGISTRY, Scheme
+from jaxinit._schemes._scheme import SCHEMES, Scheme
 from jaxinit._typing import Array
 
 Draw: TypeAlias = Callable[[Array, Any], Any]
@@ -56,8 +56,8 @@ def as_draw(name: str, start: Any, params: Any, program: Callable[[Any, Any], An
     """
     if isinstance(start, tuple):
         return _refined(name, start, params, program)
-    if isinstance(start, str) and start not in REGISTRY:
-        raise ValueError(f"the start {name!r} must be one of the schemes {sorted(REGISTRY)}, got {start!r}")
+    if isinstance(start, str) and start not in SCHEMES:
+        raise ValueError(f"the start {name!r} must be one of the schemes {sorted(SCHEMES)}, got {start!r}")
     if isinstance(start, str | Scheme):
         return lambda key, batch: initialize(key, _template(params, key), program, batch, start)
     if isinstance(start, Initializer):

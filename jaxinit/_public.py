@@ -1,0 +1,30 @@
+"""Pickles that name public paths, such as `jaxinit.he_normal`, never the file in which a class stands.
+
+So files can move and old pickles still load. Of this package's private names, pickles hold that of `restored` alone,
+which therefore stays here.
+"""
+
+import pkgutil
+from typing import Any, ClassVar
+
+
+class Public:
+    """A value made of its fields, pickled as the public name of its class and those fields."""
+
+    public_module: ClassVar[str]
+    """The module from which users import the class."""
+
+    def __reduce__(self) -> Any:
+        kind = type(self)
+        path = f"{kind.public_module}:{kind.__name__}"
+        try:
+            is_public = pkgutil.resolve_name(path) is kind
+        except AttributeError:
+            is_public = False
+        # A user's own class has no public name here: it is pickled by its own module, as any class is.
+        return (restored, (path, vars(self))) if is_public else super().__reduce__()
+
+
+def restored(path: str, fields: dict[str, Any]) -> Any:
+    """The value of the class of this name, made of these fields."""
+    return pkgutil.resolve_name(path)(**fields)
