@@ -8,4 +8,4 @@ from jaxinit._evaluate._measure import measure as measure
 from jaxinit._evaluate._measure import stacked as stacked
 from jaxinit._evaluate._measure import value_of as value_of
 from jaxinit._evaluate._visitor import Watch as Watch
-from jaxinit._evaluate._weight_use import WeightUse as WeightUse
+from jaxinit._evaluate._visitor import WeightUse as WeightUse

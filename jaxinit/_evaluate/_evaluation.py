@@ -20,8 +20,7 @@ from jaxinit._arrays import with_automatic_axes
 from jaxinit._evaluate._control_flow import ControlFlow
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
-from jaxinit._evaluate._visitor import Visitor, Watch
-from jaxinit._evaluate._weight_use import WeightUse
+from jaxinit._evaluate._visitor import Visitor, Watch, WeightUse
 from jaxinit._reading import Analysis, Component, Factor, Use, Weight
 from jaxinit._typing import Array
 

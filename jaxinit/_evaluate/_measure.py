@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxinit import _program as ir
 from jaxinit._evaluate._evaluation import Evaluation
 from jaxinit._evaluate._scaling import State
-from jaxinit._evaluate._visitor import Watch
-from jaxinit._evaluate._weight_use import WeightUse
+from jaxinit._evaluate._visitor import Watch, WeightUse
 from jaxinit._reading import Analysis, Weight
 from jaxinit._typing import Array
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxinit._arrays import as_scalar, random
 from jaxinit._checks import check_number, check_ordered
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._scaled_normal import scaled_normal
+from jaxinit._initializers._draws import scaled_normal
 from jaxinit._typing import Array, DTypeLike, Scalar
 
 

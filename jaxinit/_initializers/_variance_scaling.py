@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxinit._arrays import random
 from jaxinit._checks import check_choice, check_flag, check_integer, check_number
-from jaxinit._initializers import _disk
 from jaxinit._initializers._base import Initializer, initializer
-from jaxinit._initializers._scaled_normal import scaled_normal
+from jaxinit._initializers._draws import scaled_normal, truncated_in_modulus, truncated_variance, uniform_on_disk
 from jaxinit._numbers import Fans, check_dilation, fans
 from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
@@ -66,11 +65,11 @@ class VarianceScaling(Initializer):
         is_complex = jnp.issubdtype(dtype, np.complexfloating)
         if self.distribution == "uniform":
             if is_complex:
-                return _disk.uniform(key, shape, dtype) * sqrt(variance)
+                return uniform_on_disk(key, shape, dtype) * sqrt(variance)
             return random.uniform(key, shape, dtype, -1) * sqrt(dtype.type(3) * variance)
         if is_complex:
-            stddev = sqrt(variance) / dtype.type(math.sqrt(_disk.truncated_variance(2.0)))
-            return _disk.truncated_normal(key, 2.0, shape, dtype) * stddev
+            stddev = sqrt(variance) / dtype.type(math.sqrt(truncated_variance(2.0)))
+            return truncated_in_modulus(key, 2.0, shape, dtype) * stddev
         stddev = sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
         return random.truncated_normal(key, -2, 2, shape, dtype) * stddev
 

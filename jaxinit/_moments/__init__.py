@@ -10,9 +10,9 @@ values is told by family: `_elementwise.py`, `_moves.py`, `_sums.py`, and `_soft
 gives the outputs of layers, and `_propagation.py` walks through the program, its loops and branches.
 """
 
-from jaxinit._moments._groups import terms as terms
 from jaxinit._moments._layers import Incoming as Incoming
 from jaxinit._moments._propagation import propagate as propagate
+from jaxinit._moments._propagation import terms as terms
 from jaxinit._moments._samples import Samples as Samples
 from jaxinit._moments._samples import constant as constant
 from jaxinit._moments._samples import mean_square as mean_square

@@ -1,21 +1,56 @@
-"""Drawing a model by a scheme, leaf after leaf, with a row for each draw."""
+"""Drawing a model by a scheme, leaf after leaf, with a row for each draw; overrides of the scheme for some leaves."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._initializers import constant, scaled
+from jaxinit._checks import calling, check_initializer, check_patterns, first_match, shown
+from jaxinit._initializers import Initializer, constant, scaled
 from jaxinit._initializers._base import draw_from
 from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, part_name, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
-from jaxinit._schemes._overrides import Overrides, overridden
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
 from jaxinit._typing import Array
+
+Init: TypeAlias = Callable[..., Array]
+Overrides: TypeAlias = Mapping[str, Init] | Callable[[str, Layer | None], Init | None] | None
+
+
+def check_overrides(overrides: Any, paths: Sequence[str]) -> None:
+    """Accept initializers by pattern, a function that chooses them, or None.
+
+    Raises:
+      TypeError: it is something else, such as one initializer for all.
+      ValueError: a pattern matches no path.
+    """
+    if isinstance(overrides, Mapping):
+        check_patterns("overrides", overrides, paths, "leaf", "leaves")
+        for pattern, init in overrides.items():
+            if init is not None:
+                check_initializer(f"overrides[{pattern!r}]", init)
+    elif overrides is not None and (not callable(overrides) or isinstance(overrides, type | Initializer)):
+        raise TypeError(
+            "overrides must be a mapping from patterns of paths to initializers, such as "
+            "{'*kernel': jaxinit.he_normal()}, or a function of (path, layer) that returns an initializer or None, "
+            f"got {shown(overrides)}"
+        )
+
+
+def overridden(overrides: Overrides, path: str, layer: Layer | None) -> Init | None:
+    """The initializer that overrides a scheme's for this leaf, if there is one."""
+    if overrides is None or isinstance(overrides, Mapping):
+        return first_match(overrides or {}, path, None)
+    with calling("overrides", overrides, "path", "layer"):
+        init = overrides(path, layer)
+    if init is not None:
+        check_initializer(f"what overrides returns for {path!r}", init)
+    return init
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,7 @@ import numpy as np
 from jaxinit._checks import check_choice, check_key
 from jaxinit._program import is_traced
 from jaxinit._reading import other_factors, trace
-from jaxinit._schemes._drawing import Drawing, Drawn
-from jaxinit._schemes._overrides import Overrides, check_overrides, overridden
+from jaxinit._schemes._drawing import Drawing, Drawn, Overrides, check_overrides, overridden
 from jaxinit._schemes._roles import Model, Vector, roles
 from jaxinit._schemes._scheme import Scheme, as_scheme
 from jaxinit._tabular import Tabular, add_path_column

@@ -3,21 +3,27 @@
 A group has a fixed number of seeds, padded where seeds run out. So the program that trains a seed is the same whatever
 other seeds there are, and so are the numbers, to the last bit. Devices have a copy of it each rather than one program
 that is partitioned: XLA optimizes partitioned programs in another order, which rounds differently.
+
+A study on disk is known to be the same study by digests of its data and its program. Another model, loss, optimizer or
+set of metrics compiles from another program, whatever the functions are called; and so does another version of JAX.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from jaxinit._study._train import State, Training
+from jaxinit._study._starts import Draw
+from jaxinit._study._train import SEED, State, Training
 from jaxinit._typing import Array
 
 _CPU_CHUNK = 2
@@ -246,3 +252,27 @@ def _free_bytes(device: Any) -> float:
         return _SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
         return math.inf
+
+
+def data_digest(*trees: Any) -> str:
+    """A short name for the contents of arrays."""
+    found = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(trees):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        found.update(f"{leaf.dtype}{leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def program_digest(training: Training, draw: Draw, inputs: Inputs, steps: int) -> str:
+    """A short name for the program that draws and trains one seed: another model, loss or optimizer has another."""
+
+    def one(seed: Array, key: Array, rates: Array, data: Any, test_data: Any) -> Any:
+        params = training.draw(draw, seed, key, data)
+        state = training.begin(params, rates)
+        state, losses = training.advance(state, seed, key, rates, data, jnp.int32(0), segment(steps))
+        return losses, training.measure(params, test_data), training.finish(state, test_data)
+
+    text = jax.jit(one).lower(SEED, inputs.key, inputs.rates, inputs.data, inputs.test_data).as_text()
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit._study import _statistics
+from jaxinit._study import _comparisons, _statistics
+from jaxinit._study._comparisons import Comparison, Summary
 from jaxinit._study._metrics import LOSS
 from jaxinit._study._records import Plan, Records
-from jaxinit._study._summaries import Comparison, Summary
 from jaxinit._study._table import shown
 from jaxinit._tabular import Tabular
 
@@ -57,25 +57,21 @@ class StudyResult(Tabular):
         return ~(finite & (self.final[LOSS] <= limit))
 
     def chosen_rates(self) -> np.ndarray:
-        """Starts × seeds, the index of the learning rate at which a run counts.
+        """Starts × seeds, the index of the learning rate at which a run counts: the best for all the other seeds.
 
-        The best of several rates, judged by the very seeds that are reported, looks better than it is. So each seed is
-        reported at the rate that is best for all the others: no seed has a say in its own rate. Best is the rate at
-        which the fewest of them diverge, and among those the one with the best mean of the rest.
+        The best of several rates, judged by the very seeds that are reported, looks better than it is. So no seed has a
+        say in its own rate. Best is the rate at which the fewest runs diverge, and among those the one with the best
+        mean of the rest.
         """
-        score = np.where(self.diverged(), -np.inf, self._score())
-        seeds = np.arange(len(self.seeds))
-        judges = [np.delete(seeds, seed) if len(seeds) > 1 else seeds for seed in seeds]
-        rates = range(len(self.learning_rates))
-        return np.array([[min(rates, key=lambda r: _badness(own[r, others])) for others in judges] for own in score])
+        return _comparisons.chosen_rates(self._score(), self.diverged())
 
     def values(self) -> np.ndarray:
         """Starts × seeds, the metric at the chosen learning rates."""
-        return _at(self.final[self.metric], self.chosen_rates())
+        return _comparisons.at_rates(self.final[self.metric], self.chosen_rates())
 
     def curves(self) -> np.ndarray:
         """Starts × seeds × steps, the training losses at the chosen learning rates."""
-        return _at(self.losses, self.chosen_rates())
+        return _comparisons.at_rates(self.losses, self.chosen_rates())
 
     def summary(self, level: float = 0.95) -> list[Summary]:
         """One entry a start.
@@ -83,16 +79,10 @@ class StudyResult(Tabular):
         Args:
           level: of confidence of the intervals.
         """
-        chosen, diverged = self.chosen_rates(), self.diverged()
-        entries = []
-        for i, (start, values) in enumerate(zip(self.starts, self.values().astype(np.float64), strict=True)):
-            finite = values[np.isfinite(values)]
-            mean = float(finite.mean()) if len(finite) else float("nan")
-            low, high = _statistics.interval(finite, level)
-            rates = tuple(self.learning_rates[r] for r in np.unique(chosen[i]))
-            share = float(_at(diverged, chosen)[i].mean())
-            entries.append(Summary(start, rates, mean, float(low), float(high), len(finite), share))
-        return entries
+        chosen = self.chosen_rates()
+        rates = [[self.learning_rates[r] for r in np.unique(own)] for own in chosen]
+        diverged = _comparisons.at_rates(self.diverged(), chosen)
+        return _comparisons.summaries(self.starts, rates, self.values().astype(np.float64), diverged, level)
 
     def comparisons(self, reference: str | None = None, level: float = 0.95) -> list[Comparison]:
         """Paired comparisons, with Holm's correction over those that are returned.
@@ -109,26 +99,12 @@ class StudyResult(Tabular):
         else:
             j = self._index(reference)
             pairs = [(i, j) for i in range(len(self.starts)) if i != j]
-        values, score = self.values().astype(np.float64), _at(self._score(), self.chosen_rates())
-        found, p_values = [], []
-        for i, j in pairs:
-            # Two runs that are both lost are equal; infinity minus infinity would be NaN.
-            lost = np.isneginf(score[i]) & np.isneginf(score[j])
-            p_values.append(_statistics.signed_rank(np.where(lost, 0, score[i] - np.where(lost, 0, score[j]))))
-            both = np.isfinite(values[i]) & np.isfinite(values[j])
-            difference = values[i, both] - values[j, both]
-            mean = float(difference.mean()) if both.any() else float("nan")
-            found.append((i, j, mean, *_statistics.interval(difference, level)))
-        corrected = _statistics.holm(np.array(p_values))
-        return [
-            Comparison(self.starts[i], self.starts[j], mean, float(low), float(high), p, float(q))
-            for (i, j, mean, low, high), p, q in zip(found, p_values, corrected, strict=True)
-        ]
+        score = _comparisons.at_rates(self._score(), self.chosen_rates())
+        return _comparisons.comparisons(self.starts, pairs, self.values().astype(np.float64), score, level)
 
     def best(self) -> str:
         """The start with the fewest non-finite metrics, and among those the best mean."""
-        score = _at(self._score(), self.chosen_rates())
-        return self.starts[min(range(len(self.starts)), key=lambda i: _badness(score[i]))]
+        return self.starts[_comparisons.best(_comparisons.at_rates(self._score(), self.chosen_rates()))]
 
     def seeds_needed(
         self, effect: float, first: str, second: str, *, power: float = 0.8, alpha: float = 0.05, comparisons: int = 1
@@ -249,15 +225,3 @@ def result_of(
         settings={**records.plan.settings, **settings},
         _plan=records.plan,
     )
-
-
-def _badness(score: np.ndarray) -> tuple[int, float]:
-    """Smaller is better: scores that are lost, then the mean of the others."""
-    finite = np.isfinite(score)
-    return int((~finite).sum()), -float(score[finite].mean()) if finite.any() else 0.0
-
-
-def _at(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Starts × rates × seeds × ... at the rate that was chosen for each start and seed."""
-    starts, seeds = np.indices(chosen.shape)
-    return values[starts, chosen, seeds]

@@ -5,10 +5,11 @@ groups take the same steps at the same time, so a checkpoint is one number of st
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -180,3 +181,33 @@ def _measured(groups: Sequence[Mapping[str, Any]], count: int) -> dict[str, np.n
 
 def _as_float(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.float64 else array.astype(np.float32)
+
+
+@contextlib.contextmanager
+def progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[str, int], None]]:
+    """Yields a function to tell of progress: the start in training, and how many seed-steps it took since.
+
+    Args:
+      shown: whether there is a bar at all.
+      total: seed-steps of the study.
+      done: those that came from disk.
+    """
+    if not shown:
+        yield lambda start, taken: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} seed-steps/s" if task.speed else "compiling")
+
+    columns = (TextColumn("{task.description:24}", markup=False), BarColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total, completed=done)
+
+        def advanced(start: str, taken: int) -> None:
+            progress.update(task, description=start, advance=taken)
+
+        yield advanced

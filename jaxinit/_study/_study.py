@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_flag, check_integer, check_number
-from jaxinit._study._digest import data_digest, program_digest
 from jaxinit._study._metrics import as_metrics, chosen_metric
 from jaxinit._study._options import (
     check_arrays,
@@ -27,11 +26,10 @@ from jaxinit._study._options import (
     seed_numbers,
     typed_key,
 )
-from jaxinit._study._programs import Compiler, Inputs
-from jaxinit._study._progress import progress_bar
+from jaxinit._study._programs import Compiler, Inputs, data_digest, program_digest
 from jaxinit._study._records import Plan, Records
 from jaxinit._study._result import StudyResult, result_of
-from jaxinit._study._run import Runner
+from jaxinit._study._run import Runner, progress_bar
 from jaxinit._study._starts import as_draw, named_starts, naming
 from jaxinit._study._train import SEED, Training
 from jaxinit._typing import Array

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxinit._study import _statistics
-from jaxinit._study._summaries import Comparison, Summary
+from jaxinit._study._comparisons import Comparison, Summary
 
 
 class Tabulated(Protocol):
