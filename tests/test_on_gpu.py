@@ -4,6 +4,8 @@ import json
 import pathlib
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
@@ -12,6 +14,22 @@ import scipy.stats as st
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "benchmarks"))
+
+
+def test_every_section_finds_what_it_needs_of_the_package():
+    """The sections reach into the sampler, which may be moved; their rows are made when they are asked for."""
+    from gpu import haar_speed, speed
+
+    assert haar_speed.name_of((6, 24, 24)) == "6×24×24"
+    assert haar_speed._usual_width((1024, 1024)) > 0
+    assert set(haar_speed._samplers((64, 8, 8))) > {"reflectors", "small", "qr", "numbers"}
+    key = jax.random.key(0)
+    for sampler in (haar_speed._of_width((40, 40), 20), *haar_speed._samplers((40, 40)).values()):
+        assert jax.eval_shape(sampler, key) is not None
+    upper = jnp.triu(jax.random.normal(key, (2, 24, 24))) / 5 + jnp.eye(24)[None]
+    for inverse in (haar_speed._inverse_by_doubling, haar_speed._inverse_by_solving):
+        np.testing.assert_allclose(inverse(upper) @ upper, jnp.broadcast_to(jnp.eye(24), (2, 24, 24)), atol=1e-4)
+    assert len(list(speed.draws(rehearse=True))) == 6
 
 
 def test_rows_that_fail_or_find_no_time_are_kept_as_such(tmp_path):

@@ -18,7 +18,7 @@ from gpu import law
 from gpu.record import Record, Row
 from gpu.turns import Contender, jitted, medians
 from jaxinit import haar
-from jaxinit.haar import _dispatch, _pairs, _reflected, _reflectors, _triangular
+from jaxinit._haar import _gaussians, _reflectors, _sampler
 
 Rows = Iterator[tuple[str, Callable[[], Row]]]
 Shape = tuple[int, ...]
@@ -92,7 +92,7 @@ def _samplers(shape: Shape) -> dict[str, Sampler]:
 
     found["jax.nn"] = jax_initializer
     needed = max(n, m) * columns - columns * (columns - 1) // 2
-    found["numbers"] = lambda key: _pairs.normal_pairs(key, (*batch, -(-needed // 2)), jnp.float32)
+    found["numbers"] = lambda key: _gaussians.normal_pairs(key, (*batch, -(-needed // 2)), jnp.float32)
     return found
 
 
@@ -114,7 +114,7 @@ def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row
             found[name] |= {"error": error, "passed": error <= 2e-5}
     for name, times in medians(contenders, 0.3).items():
         found[name] |= times
-    return {"auto": _dispatch.method_for(shape[:-2], min(shape[-2:])), "contenders": found}
+    return {"auto": _sampler.method_for(shape[:-2], min(shape[-2:])), "contenders": found}
 
 
 def tuning(record: Record, rehearse: bool) -> Rows:
@@ -137,15 +137,15 @@ def few_columns(record: Record, rehearse: bool) -> Rows:
 
 
 def _usual_width(shape: Shape) -> int:
-    return _dispatch.panel_width(shape[:-2], max(shape[-2:]), min(shape[-2:]))
+    return _reflectors.panel_width(shape[:-2], max(shape[-2:]), min(shape[-2:]))
 
 
 def _of_width(shape: Shape, width: int) -> Sampler:
     *batch, n, m = shape
 
     def sampler(key: jax.Array) -> jax.Array:
-        with mock.patch.object(_reflected, "panel_width", return_value=width):
-            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+        with mock.patch.object(_reflectors, "panel_width", return_value=width):
+            return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
     return sampler
 
@@ -156,9 +156,9 @@ def _inverses(record: Record, shape: Shape) -> Row:
 
     def sampler(key: jax.Array, inverse: Callable[[jax.Array], jax.Array]) -> jax.Array:
         with mock.patch.object(_reflectors, "inverse", inverse):
-            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+            return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
-    inverses = {"loop": _triangular.inverse, "doubling": _inverse_by_doubling, "solve": _inverse_by_solving}
+    inverses = {"loop": _reflectors.inverse, "doubling": _inverse_by_doubling, "solve": _inverse_by_solving}
     return _compared(record, shape, {name: functools.partial(sampler, inverse=way) for name, way in inverses.items()})
 
 
@@ -167,8 +167,12 @@ def _products(record: Record, shape: Shape) -> Row:
     *batch, n, m = shape
 
     def sampler(key: jax.Array, precision: Any) -> jax.Array:
-        with mock.patch.object(_reflectors, "matmul", functools.partial(jnp.matmul, precision=precision)):
-            return _reflected.sample(key, tuple(batch), n, m, jnp.float32, False)
+        def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+            small = min(*a.shape[-2:], b.shape[-1]) <= _reflectors.BLOCK  # those of the inverse
+            return jnp.matmul(a, b, precision="highest" if small else precision)
+
+        with mock.patch.object(_reflectors, "matmul", matmul):
+            return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
     algorithms = ("TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9")
     # One that this version of JAX does not know becomes a contender that fails.
@@ -179,20 +183,20 @@ def _products(record: Record, shape: Shape) -> Row:
 
 def _inverse_by_doubling(upper: jax.Array) -> jax.Array:
     """[A B; 0 C]⁻¹ = [A⁻¹, −A⁻¹ B C⁻¹; 0, C⁻¹], all blocks of a size at once: log₂(w / 8) steps of two products."""
-    width, size = upper.shape[-1], _triangular.BLOCK
+    width, size = upper.shape[-1], _reflectors.BLOCK
     count = 2 ** math.ceil(math.log2(max(1, -(-width // size))))
-    upper = _triangular.pad_with_identity(upper, count * size)
+    upper = _reflectors.pad_with_identity(upper, count * size)
 
     def blocks(size: int, places: list[tuple[int, int]]) -> jax.Array:
         cut = [upper[..., i * size : (i + 1) * size, j * size : (j + 1) * size] for i, j in places]
         return jnp.stack(cut, axis=-3)
 
-    found = _triangular._inverse_of_block(blocks(size, [(i, i) for i in range(count)]))
+    found = _reflectors._inverse_of_block(blocks(size, [(i, i) for i in range(count)]))
     while count > 1:
         count //= 2
         a, c = found[..., 0::2, :, :], found[..., 1::2, :, :]
         b = blocks(size, [(2 * i, 2 * i + 1) for i in range(count)])
-        corner = -_triangular.matmul(_triangular.matmul(a, b), c)
+        corner = -_reflectors.matmul(_reflectors.matmul(a, b), c)
         top = jnp.concatenate([a, corner], axis=-1)
         found = jnp.concatenate([top, jnp.concatenate([jnp.zeros_like(b), c], axis=-1)], axis=-2)
         size *= 2
