@@ -12,11 +12,11 @@ from jaxinit._schemes._mimetic import mimetic as mimetic
 from jaxinit._schemes._mup import mup as mup
 from jaxinit._schemes._recurrent import irnn as irnn
 from jaxinit._schemes._recurrent import recurrent as recurrent
+from jaxinit._schemes._requirements import MisfitError as MisfitError
 from jaxinit._schemes._residual_schemes import fixup as fixup
 from jaxinit._schemes._residual_schemes import gpt2 as gpt2
 from jaxinit._schemes._residual_schemes import rezero as rezero
 from jaxinit._schemes._residual_schemes import skip_init as skip_init
-from jaxinit._schemes._scheme import MisfitError as MisfitError
 from jaxinit._schemes._scheme import Rule as Rule
 from jaxinit._schemes._scheme import Scheme as Scheme
 from jaxinit._schemes._scheme import register as register

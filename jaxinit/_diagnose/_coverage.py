@@ -4,8 +4,8 @@ import dataclasses
 
 from jaxinit._reading import Layers, Traced
 from jaxinit._schemes._looks_linear import looks_linear
+from jaxinit._schemes._requirements import MisfitError
 from jaxinit._schemes._roles import roles
-from jaxinit._schemes._scheme import MisfitError
 
 _UNKNOWN = ("unknown", "unread")
 

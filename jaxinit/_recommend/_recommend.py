@@ -23,9 +23,10 @@ from jaxinit._schemes import initialize
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._looks_linear import looks_linear
 from jaxinit._schemes._recurrent import irnn, recurrent
+from jaxinit._schemes._requirements import MisfitError
 from jaxinit._schemes._residual_schemes import fixup, gpt2
 from jaxinit._schemes._roles import Model, roles
-from jaxinit._schemes._scheme import MisfitError, Scheme
+from jaxinit._schemes._scheme import Scheme
 from jaxinit._schemes._signal import orthogonal_critical
 from jaxinit._schemes._transformers import t_fixup
 from jaxinit._tabular import Tabular

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxinit._initializers import glorot_uniform
 from jaxinit._lsuv import deviations
 from jaxinit._reading import Weight
-from jaxinit._schemes._residual_schemes import check_branches
+from jaxinit._schemes._requirements import MisfitError, check_shortcuts
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
+from jaxinit._schemes._scheme import Rule, Scheme, register
 from jaxinit._typing import Array
 
 
@@ -37,14 +37,7 @@ class admin(Scheme):
     measures: ClassVar[bool] = True
 
     def check(self, model: Model) -> None:
-        check_branches(self, model)
-        for skip in model.traced.skips:
-            if skip.shortcut is None:
-                names = [layer.name for layer, weight in model.layers if set(weight.uses) & set(skip.layers)]
-                raise MisfitError(
-                    f"{self!r} needs ω ⊙ x + f(x) with a parameter ω in every skip connection, but none "
-                    f"multiplies the x that the branch of {names} is added to"
-                )
+        check_shortcuts(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         return Rule(glorot_uniform(), "Glorot")

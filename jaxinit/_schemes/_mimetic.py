@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxinit._arrays import drawing_dtype, random
 from jaxinit._schemes._auto import auto
+from jaxinit._schemes._requirements import MisfitError, check_attention
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, register
-from jaxinit._schemes._transformers import check_attention
+from jaxinit._schemes._scheme import Rule, register
 from jaxinit._typing import Array
 
 

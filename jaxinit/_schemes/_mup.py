@@ -17,8 +17,9 @@ from jaxinit._checks import check_choice
 from jaxinit._initializers import normal, scaled, zeros
 from jaxinit._reading import Layer, trace
 from jaxinit._schemes._auto import auto
+from jaxinit._schemes._requirements import MisfitError
 from jaxinit._schemes._roles import Matrix, Model, roles
-from jaxinit._schemes._scheme import MisfitError, Rule, register
+from jaxinit._schemes._scheme import Rule, register
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 

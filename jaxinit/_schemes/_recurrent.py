@@ -3,17 +3,9 @@
 import dataclasses
 
 from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
+from jaxinit._schemes._requirements import check_cells, check_plain_cells
 from jaxinit._schemes._roles import Matrix, Model, Vector
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
-
-
-def _check_cells(scheme: Scheme, model: Model) -> None:
-    if not model.traced.structure.cells:
-        paths = [layer.path for layer, _ in model.layers]
-        raise MisfitError(
-            f"{scheme!r} is for recurrent networks, but no loop of this model carries a state into a layer; its layers "
-            f"are {paths}"
-        )
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 @register
@@ -46,7 +38,7 @@ class recurrent(Scheme):
     max_timescale: float | None = None
 
     def check(self, model: Model) -> None:
-        _check_cells(self, model)
+        check_cells(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         if matrix.meets_state:
@@ -90,19 +82,7 @@ class irnn(Scheme):
     stddev: float = 0.001
 
     def check(self, model: Model) -> None:
-        _check_cells(self, model)
-        for matrix in model.all_matrices:
-            if matrix.meets_state and matrix.layer.fan_in != matrix.layer.fan_out:
-                raise MisfitError(
-                    f"{self!r} makes the kernel of the state the identity, so it must be square and without gates, but "
-                    f"{matrix.layer.name} takes {matrix.layer.fan_in} to {matrix.layer.fan_out}"
-                )
-        for i, cell in enumerate(model.traced.structure.cells):
-            if cell.forget or cell.input:
-                names = [matrix.layer.name for matrix in model.all_matrices if matrix.cell == i]
-                raise MisfitError(
-                    f"{self!r} is for plain recurrent cells, but the cell of {names} has gates; see schemes.recurrent"
-                )
+        check_plain_cells(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         if matrix.meets_state:

@@ -4,17 +4,9 @@ import dataclasses
 
 from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
 from jaxinit._reading import Layer
+from jaxinit._schemes._requirements import check_branch_lengths, check_branches, check_multipliers
 from jaxinit._schemes._roles import Matrix, Model, Vector
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
-
-
-def check_branches(scheme: Scheme, model: Model) -> None:
-    if not model.branches:
-        paths = [layer.path for layer, _ in model.layers]
-        raise MisfitError(
-            f"{scheme!r} is for residual networks, but no layer of this model sits in the branch of a skip connection "
-            f"x + f(x); its layers are {paths}"
-        )
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 @register
@@ -86,13 +78,7 @@ class fixup(Scheme):
     zero_classifier: bool = True
 
     def check(self, model: Model) -> None:
-        check_branches(self, model)
-        for layer, _ in model.layers:
-            if layer.branch_length == 1:
-                raise MisfitError(
-                    f"{self!r} needs branches of two layers or more: the last one is zero, and the others are scaled "
-                    f"by L^(-1/(2m-2)), but {layer.path} is the only layer of its branch"
-                )
+        check_branch_lengths(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
@@ -106,17 +92,6 @@ class fixup(Scheme):
         factor = count ** (-1 / (2 * m - 2))
         reason = f"He × {count}^(-1/{2 * m - 2}), {m} layers a branch"
         return Rule(variance_scaling(2.0 * factor**2, "fan_in", "normal"), reason)
-
-
-def _check_multipliers(scheme: Scheme, model: Model) -> None:
-    check_branches(scheme, model)
-    for skip in model.traced.skips:
-        if skip.multiplier is None:
-            names = [layer.name for layer, weight in model.layers if set(weight.uses) & set(skip.layers)]
-            raise MisfitError(
-                f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
-                f"kind multiplies the branch of {names}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"
-            )
 
 
 @register
@@ -135,7 +110,7 @@ class skip_init(Scheme):
     """
 
     def check(self, model: Model) -> None:
-        _check_multipliers(self, model)
+        check_multipliers(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         return Rule(he_normal(), "He")

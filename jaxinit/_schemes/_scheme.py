@@ -63,10 +63,6 @@ def register(kind: _S) -> _S:
     return kind
 
 
-class MisfitError(ValueError):
-    """A scheme whose assumptions the model does not meet."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Scheme(Public):
     """A whole-model scheme: equal and printable like the initializers."""

@@ -6,8 +6,9 @@ from jaxinit import _initializers as initializers
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
 from jaxinit._numbers import NAMES, critical
 from jaxinit._reading import Layer
+from jaxinit._schemes._requirements import MisfitError
 from jaxinit._schemes._roles import Matrix, Model, Vector, matrix_fan_in
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:

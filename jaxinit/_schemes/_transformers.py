@@ -5,19 +5,9 @@ from typing import NamedTuple
 
 from jaxinit._initializers import glorot_normal, glorot_uniform, normal, scaled
 from jaxinit._reading import Layer
-from jaxinit._schemes._residual_schemes import check_branches
+from jaxinit._schemes._requirements import check_attention, check_branches
 from jaxinit._schemes._roles import Matrix, Model
-from jaxinit._schemes._scheme import MisfitError, Rule, Scheme, register
-
-
-def check_attention(scheme: Scheme, model: Model) -> None:
-    """Raises unless the model has attention."""
-    if not model.traced.structure.attentions:
-        paths = [layer.path for layer, _ in model.layers]
-        raise MisfitError(
-            f"{scheme!r} is for transformers, but no layer of this model goes into softmax(Q Kᵀ) V; its layers "
-            f"are {paths}"
-        )
+from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 def _shrinks(matrix: Matrix) -> bool:
