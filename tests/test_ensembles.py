@@ -101,6 +101,26 @@ def test_a_stack_alone_is_told_by_its_place_before_the_samples(form):
     np.testing.assert_allclose(jnp.std(outputs.reshape(5, -1), axis=1), 1, rtol=1e-3)
 
 
+RESHAPED = {
+    "flat": ((960,), (5, 16, 12), lambda w, x: jax.vmap(lambda w: x @ w, out_axes=1)(w), 12),
+    "flat, outputs first": ((960,), (5, 12, 16), lambda w, x: jnp.einsum("td,efd->etf", x, w), 12),
+    "members and inputs in one axis": ((80, 12), (5, 16, 12), lambda w, x: jax.vmap(lambda w: x @ w)(w), 12),
+    "axes reversed": ((12, 16, 5), (5, 16, 12), lambda w, x: jax.vmap(lambda w: x @ w)(w), 12),
+    "heads, outputs in one axis": ((60, 16), (5, 12, 16), lambda w, x: jnp.einsum("td,hkd->thk", x, w), 60),
+    "heads, flat": ((960,), (16, 5, 12), lambda w, x: jnp.einsum("td,dhk->thk", x, w), 60),
+}
+"""The shape of a leaf, its reshaped one, what is made of it, and the fan-out."""
+
+
+@pytest.mark.parametrize("form", RESHAPED)
+def test_a_reshaped_leaf_has_its_stack_where_the_reshape_puts_it(form):
+    shape, made, function, fan_out = RESHAPED[form]
+    change = jnp.transpose if shape == made[::-1] else lambda w: w.reshape(made)
+    (layer,) = jaxinit.trace_layers(normal(0, *shape), lambda w, x: jnp.tanh(function(change(w), x)), normal(9, 32, 16))
+    assert (layer.fan_in, layer.fan_out) == (16, fan_out)
+    assert [layer.view[a] for a in layer.batch_axes] == ([5] if fan_out == 12 else [])
+
+
 def test_a_stack_under_a_shared_input_of_one_layer_is_a_stack():
     (layer,) = jaxinit.trace_layers(
         normal(0, 8, 16, 64), lambda w, x: jnp.tanh(jnp.einsum("td,edf->etf", x, w)), normal(1, 32, 16)

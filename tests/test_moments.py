@@ -71,6 +71,29 @@ def conv(x, w, stride=1, padding="SAME"):
     return lax.conv_general_dilated(x, w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+SPELLED_OUT = {
+    "product and sum": ((64, 48), lambda w, x: (x[..., None] * w[None]).sum(-2)),
+    "product and sum, a flat leaf": ((3072,), lambda w, x: (x[..., None] * w.reshape(1, 64, 48)).sum(-2)),
+    "shifts": ((8, 64), lambda w, x: sum(jnp.roll(x, i, axis=0) * w[i][None] for i in range(8))),
+    "shifts, a flat leaf": (
+        (512,),
+        lambda w, x: sum(jnp.roll(x, i, axis=0) * w.reshape(8, 1, 64)[i] for i in range(8)),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SPELLED_OUT)
+def test_layers_that_are_spelled_out_are_gaussian_too(form):
+    size, product = SPELLED_OUT[form]
+
+    def model(p, x, record):
+        return record(nn.relu(record(jnp.sin(record(product(p[0], x))) @ p[1])) @ p[2])
+
+    last = jax.eval_shape(product, shape(*size), shape(64, 64)).shape[1]
+    found = mean_squares([shape(*size), shape(last, 256), shape(256, 64)], model, normal(1, 64, 64), seeds=4)
+    np.testing.assert_allclose(found, 1, rtol=0.2)
+
+
 POOLS = {
     "max": lambda x: nn.max_pool(x, (2, 2), (2, 2)),
     "mean": lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4,

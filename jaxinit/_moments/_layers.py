@@ -87,6 +87,32 @@ def output(streams: Streams, use: Use, data: Samples, variance: float) -> Sample
     return found
 
 
+def gaussian(streams: Streams, use: Use, found: Samples, variance: float) -> Samples:
+    """The output of a layer that several equations make, of which `found` shows what elements have in common.
+
+    Over the weights it is Gaussian, and independent along their dimensions, however few of them samples stand for.
+    """
+    own = [d for d in use.geometry.placed.values() if math.prod(found.factors[d]) > 1]
+    others = [d for d in range(len(found.factors)) if d not in own]
+    axes = [a for d in others for a in found.axes(d)]
+    along = [a for a in range(1, found.values.ndim) if a not in axes]
+    lengths = [found.values.shape[a] for a in axes]
+    elements = found.values.transpose([0, *along, *axes]).reshape(-1, math.prod(lengths))
+    covariance = (elements.conj().T @ elements).real / len(elements)
+    if not np.isfinite(covariance).all() or not np.trace(covariance) > 0:
+        return found
+    drawn = of_covariance(streams, covariance, 2 ** len(own)) * math.sqrt(variance)
+    drawn = drawn.reshape(len(drawn), *lengths, *[2] * len(own))
+    place = dict(zip(own, range(1 + len(axes), drawn.ndim), strict=True))
+    order = [
+        a
+        for d in range(len(found.factors))
+        for a in ([place[d]] if d in own else [1 + axes.index(a) for a in found.axes(d)])
+    ]
+    factors = tuple((math.prod(f),) if d in own else f for d, f in enumerate(found.factors))
+    return Samples(drawn.transpose([0, *order]), factors, found.marks | streams.mark(), True)
+
+
 def _covariance(use: Use, elements: np.ndarray) -> np.ndarray | None:
     """E[x_i x_j] over the inputs of a unit, for elements i and j of the dimensions that the output keeps."""
     if use.geometry.kind == "embed":

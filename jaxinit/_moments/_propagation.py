@@ -10,7 +10,7 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._moments import _moves, _sums
 from jaxinit._moments._elementwise import elementwise
-from jaxinit._moments._layers import Incoming, output
+from jaxinit._moments._layers import Incoming, gaussian, output
 from jaxinit._moments._masks import Masks
 from jaxinit._moments._samples import (
     ALIKE,
@@ -162,8 +162,7 @@ class _Walk:
             return found
         incoming = Incoming.mean(met)
         self.incoming.setdefault(use, []).append(incoming)
-        wanted = self.variance(use, incoming)
-        return dataclasses.replace(found.with_second_moment(wanted), known=True)
+        return gaussian(self.streams, use, found, self.variance(use, incoming))
 
     def _primitive(self, equation: ir.Equation, inputs: list[Samples]) -> Samples | list[Samples] | None:
         primitive = equation.primitive

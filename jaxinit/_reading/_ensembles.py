@@ -6,7 +6,7 @@ inside; along the leading axis of every leaf, which some other layer takes as a 
 output, with the features behind them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._geometry import Geometry
@@ -45,11 +45,37 @@ def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
     inputs, outputs = (_factors(origin, dims) for dims in (geometry.in_dims, geometry.out_dims))
     if not inputs or geometry.kind == "embed":
         return set()
-    first = min(f.axis for f in inputs)
-    outside = {f for f in outputs if f.axis < first}
+    outside = _before(inputs, outputs, _place)
+    # A leaf whose axes are reversed has its stack where the operation has it.
+    order = {f: (d, i) for d, factors in enumerate(origin.dims) for i, f in enumerate(factors)}
+    here = _before(inputs, outputs, lambda factor: order[factor])
+    outside = here if outside and here else outside
     if geometry.kind != "conv":  # which under `vmap` has its stack and its features in one dimension
         outside = {f for d in geometry.out_dims for f in origin.dims[d] if f in outside and len(origin.dims[d]) == 1}
-    return outside if any(f.axis > first for f in outputs) else set()
+    return outside
+
+
+def _before(
+    inputs: Sequence[Factor], outputs: Sequence[Factor], place: Callable[[Factor], tuple[int, int]]
+) -> set[Factor]:
+    """The outputs that lie before all inputs, if others lie behind one."""
+    first = min(map(place, inputs))
+    return {f for f in outputs if place(f) < first} if any(place(f) > first for f in outputs) else set()
+
+
+def _place(factor: Factor) -> tuple[int, int]:
+    """By which factors sort from the outermost of a leaf to the innermost: several may lie in one axis of it."""
+    return factor.axis, -factor.stride
+
+
+def _is_leading(factor: Factor, origin: Origin, geometry: Geometry) -> bool:
+    """Whether a factor is the leading axis of a leaf, or would be if what is input and output had axes of their own.
+
+    The heads of a matrix of (heads·features, inputs) share an axis that is one of outputs: they are not one.
+    """
+    size = origin.region[0][1] - origin.region[0][0]
+    mixed = any(f.axis == 0 for f in _factors(origin, geometry.in_dims))
+    return factor.axis == 0 and factor.size * factor.stride == size and (factor.size == size or mixed)
 
 
 def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) -> set[Factor]:
@@ -58,7 +84,7 @@ def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) 
     A convolution has the stack and its features in one dimension, the stack outside.
     """
     features = [(d, f) for d in use.geometry.out_dims if d in use.placed for f in origin.dims[d] if f.axis != FOREIGN]
-    leading = [(d, f) for d, f in features if f.axis == 0 and f.size == origin.region[0][1] - origin.region[0][0]]
+    leading = [(d, f) for d, f in features if _is_leading(f, origin, use.geometry)]
     if len(leading) != 1 or len(features) < 2 or origin.stack:
         return set()
     ((stack, factor),) = leading
@@ -79,12 +105,13 @@ def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) 
 
 
 def _leading(weight: Weight, geometry: Geometry, batch: bool) -> list[Factor]:
-    """The leading axis of a leaf of three or more axes, if it is a batch of weights, or features of the output."""
+    """The leading one of three or more axes of a leaf, or a reshaped one, if it is a batch of weights, or features."""
     origin = weight.first_component.origin
-    if origin is None or len(weight.region) < 3 or geometry.kind == "embed" or weight.stack:
+    if origin is None or geometry.kind == "embed" or weight.stack:
+        return []
+    if max(len(weight.region), len(_factors(origin, range(len(origin.dims))))) < 3:
         return []
     dims = geometry.batch_dims if batch else geometry.out_dims
-    size = weight.region[0][1] - weight.region[0][0]
-    found = [f for f in _factors(origin, dims) if f.axis == 0 and f.size == size]
-    others = [f for f in _factors(origin, geometry.out_dims) if f.axis != 0]
+    found = [f for f in _factors(origin, dims) if _is_leading(f, origin, geometry)]
+    others = [f for f in _factors(origin, geometry.out_dims) if f not in found]
     return found if others else []
