@@ -400,6 +400,28 @@ def test_what_forbids_or_checks_changes_no_number(configuration, name):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+def looping(params, x):
+    """All loops and branches that there are."""
+    x = jax.lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ params["stack"][i]), x)
+    x = jax.lax.cond(jnp.sum(x) > 0, lambda x: jax.nn.relu(x @ params["tied"]), lambda x: x, x)
+    return jax.lax.while_loop(lambda x: jnp.sum(x) < 0, lambda x: jax.jit(jnp.tanh)(x @ params["tied"]), x)
+
+
+def looking(params, x):
+    """Looks at a number, as nothing that JAX traces can."""
+    return x @ params["tied"] if float(jnp.mean(x @ params["tied"])) > 0 else x
+
+
+def test_loops_are_read_as_loops_where_calls_are_not_compiled():
+    params, x = scanned_params(), rows_of(6)
+    wanted = str(jaxinit.trace_layers(params, looping, x))
+    with configured(CHECKED["disable_jit"]):
+        assert str(jaxinit.trace_layers(params, looping, x)) == wanted
+        for call in (jaxinit.trace_layers, jaxinit.lsuv, jaxinit.diagnose):
+            with pytest.raises(jax.errors.ConcretizationTypeError, match="float"):
+                call(params, looking, x)
+
+
 @pytest.mark.parametrize(("configuration", "name"), table(CHANGED))
 def test_other_numbers_are_numbers(configuration, name):
     with column(CHANGED[configuration]):

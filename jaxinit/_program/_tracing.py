@@ -12,13 +12,19 @@ from jaxinit._typing import Array
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Program:
     """The program of a function; its inputs are the leaves of the arguments."""
-    return _program(jax.make_jaxpr(function)(*arguments))
+    return _program(_jaxpr(function, arguments))
 
 
 def as_function(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Array]]:
     """A function traced once, from the leaves of its arguments to those of its result: no Python of it runs again."""
-    run: Callable[..., list[Array]] = primitives.jaxpr_as_fun(jax.make_jaxpr(function)(*arguments))
+    run: Callable[..., list[Array]] = primitives.jaxpr_as_fun(_jaxpr(function, arguments))
     return run
+
+
+def _jaxpr(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What JAX traces a function to; where calls are not to be compiled, JAX would write out its loops."""
+    with jax.disable_jit(False):
+        return jax.make_jaxpr(function)(*arguments)
 
 
 def _program(closed: Any) -> Program:
