@@ -11,15 +11,15 @@ from jaxinit import _program as ir
 from jaxinit._arrays import with_automatic_axes
 from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import calling, check_finite, check_integer, check_key, check_values
+from jaxinit._diagnose._beside_layers import watches
 from jaxinit._diagnose._coverage import fitting, unread
+from jaxinit._diagnose._equal_units import equal_units, variety
 from jaxinit._diagnose._given import leaning
 from jaxinit._diagnose._jacobian import spectrum, taken
+from jaxinit._diagnose._overflow_safe import rms
 from jaxinit._diagnose._probe import ProbeState, empty, probe
 from jaxinit._diagnose._report import DiagnoseReport
 from jaxinit._diagnose._rows import all_rows
-from jaxinit._diagnose._sizes import rms
-from jaxinit._diagnose._symmetry import equal_units, variety
-from jaxinit._diagnose._watches import watches
 from jaxinit._evaluate import measure, stacked
 from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
 from jaxinit._typing import Array

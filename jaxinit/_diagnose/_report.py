@@ -15,7 +15,7 @@ from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._remarks import remarks
 from jaxinit._diagnose._rows import Row
-from jaxinit._diagnose._verdict import findings, praise
+from jaxinit._diagnose._verdict import all_clear, findings
 from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 
@@ -116,9 +116,9 @@ class DiagnoseReport(Measurements, Tabular):
         if not self.rows:
             return "Nothing was measured: the program has no layer, no product of data with a weight as it is stored."
         found = self.findings()
-        return "\n".join([*(map(str, found) if found else [praise(self._median())]), *self.remarks()])
+        return "\n".join([*(map(str, found) if found else [all_clear(self._median())]), *self.remarks()])
 
-    def summary(self, confidence: float = 0.95) -> "Summary":
+    def summary(self, confidence: float = 0.95) -> "DiagnoseSummary":
         """Mean and interval over seeds of every column, for a report that was vmapped over seeds.
 
         Raises:
@@ -142,7 +142,7 @@ class DiagnoseReport(Measurements, Tabular):
                 quantile = stats.t.ppf(0.5 + confidence / 2, len(flat) - 1) if len(flat) > 1 else 0.0
                 means[name] = flat.mean(axis=0)
                 halves[name] = quantile * flat.std(axis=0, ddof=min(1, len(flat) - 1)) / np.sqrt(len(flat))
-        return Summary(self.rows, means, halves, confidence)
+        return DiagnoseSummary(self.rows, means, halves, confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; infinite numbers are None."""
@@ -199,7 +199,7 @@ class DiagnoseReport(Measurements, Tabular):
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary(Tabular):
+class DiagnoseSummary(Tabular):
     """Means over seeds, and half the widths of their intervals, by Student's t."""
 
     rows: tuple[Row, ...]

@@ -41,7 +41,7 @@ def findings(report: Measurements) -> list[Finding]:
     return found
 
 
-def praise(report: Measurements) -> str:
+def all_clear(report: Measurements) -> str:
     """What to say where nothing is wrong: by how much scales change over all layers, and how large the outputs are.
 
     Of what nothing was compared, or read, nothing is said.

@@ -52,7 +52,7 @@ def propagate(
       batch: the leaves of the batch, arrays or shapes; numbers of arrays are looked at, unless they are all equal.
       variance: of the output of a layer, for what it is applied to.
     """
-    walk = _Walk(analysis, variance)
+    walk = _Propagation(analysis, variance)
     program = analysis.program
     shapes = program.inputs
     inputs: list[Later] = [functools.partial(walk.leaf, v, x) for v, x in zip(shapes, leaves, strict=False)]
@@ -62,7 +62,7 @@ def propagate(
     return {use: Incoming.mean(found) for use, found in walk.incoming.items()}
 
 
-class _Walk:
+class _Propagation:
     """One walk; `uses` has what each layer was applied to so far."""
 
     def __init__(self, analysis: Analysis, variance: Variance):

@@ -108,31 +108,31 @@ def rbm_pretrain(
         )
     leaves, data = list(traced.leaves), jax.tree.leaves(batch)
     results = []
-    for storey in stack:
-        weight = leaves[storey.weight.leaf]
-        visible = storey.visible(traced.analysis.program, [*leaves, *data])
-        if storey is stack[0]:
-            _check_probabilities(storey.layer.name, visible)
+    for level in stack:
+        weight = leaves[level.weight.leaf]
+        visible = level.visible(traced.analysis.program, [*leaves, *data])
+        if level is stack[0]:
+            _check_probabilities(level.layer.name, visible)
         machine, before, after = trained(
-            key_for(key, storey.layer.name),
+            key_for(key, level.layer.name),
             visible.astype(drawing_dtype(jnp.result_type(weight))),
             learning_rate,
             momentum,
-            hidden=int(storey.layer.fan_out),
-            has_bias=storey.bias is not None,
+            hidden=int(level.layer.fan_out),
+            has_bias=level.bias is not None,
             steps=int(steps),
             minibatch=int(minibatch),
             cd_steps=int(cd_steps),
         )
-        leaves[storey.weight.leaf] = storey.weight.written(weight, machine.weight)
-        if storey.bias is not None:
-            leaves[storey.bias.leaf] = storey.bias.written(leaves[storey.bias.leaf], machine.hidden_bias)
+        leaves[level.weight.leaf] = level.weight.written(weight, machine.weight)
+        if level.bias is not None:
+            leaves[level.bias.leaf] = level.bias.written(leaves[level.bias.leaf], machine.hidden_bias)
         results.append((machine, before, after))
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     if not return_report:
         return new
     return new, RbmReport(
-        paths=tuple(storey.layer.name for storey in stack),
+        paths=tuple(level.layer.name for level in stack),
         sizes=tuple((machine.weight.shape[-2], machine.weight.shape[-1]) for machine, _, _ in results),
         before=tuple(before for _, before, _ in results),
         after=tuple(after for _, _, after in results),

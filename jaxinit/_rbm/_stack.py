@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._evaluate import value_of
-from jaxinit._rbm._slot import Slot, slot_of
+from jaxinit._rbm._leaf_array import LeafArray, leaf_array_of
 from jaxinit._reading import Analysis, Layer, Use, Weight, rule_of
 from jaxinit._schemes._roles import Model
 from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Storey:
+class Level:
     """A layer of the chain.
 
     Attributes:
@@ -26,8 +26,8 @@ class Storey:
 
     layer: Layer
     use: Use
-    weight: Slot
-    bias: Slot | None
+    weight: LeafArray
+    bias: LeafArray | None
 
     def visible(self, program: ir.Program, inputs: Sequence[Array]) -> Array:
         """What the program feeds to the layer, of shape (samples, visible)."""
@@ -37,25 +37,25 @@ class Storey:
         return jnp.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
 
 
-def stack_of(model: Model) -> tuple[list[Storey], list[tuple[str, str]]]:
+def stack_of(model: Model) -> tuple[list[Level], list[tuple[str, str]]]:
     """The chain from the first layer on, and the other layers, each with what keeps it out."""
-    stack: list[Storey] = []
+    stack: list[Level] = []
     others: list[tuple[str, str]] = []
-    for layer, unit in model.layers:
+    for layer, weight_read in model.layers:
         if others:
             others.append((layer.name, f"comes after {others[0][0]}"))
             continue
-        found = _storey(model, layer, unit, stack)
-        if isinstance(found, Storey):
+        found = _level(model, layer, weight_read, stack)
+        if isinstance(found, Level):
             stack.append(found)
         else:
             others.append((layer.name, found))
     return stack, others
 
 
-def _storey(model: Model, layer: Layer, unit: Weight, below: list[Storey]) -> Storey | str:
+def _level(model: Model, layer: Layer, weight_read: Weight, below: list[Level]) -> Level | str:
     """The layer as the next of the chain, or what is in the way."""
-    analysis, use = model.traced.analysis, unit.uses[0]
+    analysis, use = model.traced.analysis, weight_read.uses[0]
     if layer.kind != "dense":
         return f"is of kind {layer.kind!r}, not dense"
     if use.entries[0].equation is not use.equation:
@@ -65,22 +65,22 @@ def _storey(model: Model, layer: Layer, unit: Weight, below: list[Storey]) -> St
     name = layer.activation.name if layer.activation else "no activation"
     if name != "sigmoid":
         return f"is followed by {name}, not by a sigmoid"
-    weight = slot_of(analysis, use.weight, use.geometry.in_dims + use.geometry.out_dims)
+    weight = leaf_array_of(analysis, use.weight, use.geometry.in_dims + use.geometry.out_dims)
     if weight is None:
         return "has a weight that the program computes, other than by rearranging a leaf"
     bias = None
     if use.biases:
         features = tuple(use.placed[d] for d in use.geometry.out_dims if d in use.placed)
-        bias = slot_of(analysis, use.biases[0].value, features)
+        bias = leaf_array_of(analysis, use.biases[0].value, features)
         plain = len(use.biases) == 1 and use.sign == use.biases[0].sign == 1 and not use.biases[0].moves
         if bias is None or len(features) < len(use.geometry.out_dims) or not plain:
             return "has a bias that is not a vector of its own, added to its output"
     if below and not _is_made_of(analysis, use.data, below[-1].use.finish.outputs[0]):
         return f"does not take the output of {below[-1].layer.name} as it is"
-    taken = [slot for storey in below for slot in (storey.weight, storey.bias) if slot]
-    if any(slot.overlaps(other) for slot in (weight, bias) if slot for other in taken):
+    taken = [array for level in below for array in (level.weight, level.bias) if array]
+    if any(array.overlaps(other) for array in (weight, bias) if array for other in taken):
         return "shares its weight or its bias with a layer below"
-    return Storey(layer, use, weight, bias)
+    return Level(layer, use, weight, bias)
 
 
 def _is_made_of(analysis: Analysis, atom: ir.Atom, start: ir.Variable) -> bool:

@@ -57,12 +57,12 @@ def activation_inputs(flow: Flow, leaves: Sequence[Any] = ()) -> dict[Weight, li
     """For each unit of a program, where it meets activations; its own output if it meets none."""
     found: dict[Weight, list[ActivationInput]] = {weight: [] for weight in flow.analysis.weights}
     for program in programs_of(flow.analysis.program):
-        for activation_input in _Walk(flow, program, leaves).activation_inputs():
+        for activation_input in _ActivationInputs(flow, program, leaves).activation_inputs():
             found[activation_input.weight].append(activation_input)
     return found
 
 
-class _Walk:
+class _ActivationInputs:
     """One walk through a program in execution order.
 
     Attributes:

@@ -22,7 +22,7 @@ from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._layers import Analysis, Component, Entry, Use
-from jaxinit._reading._mingled import REASON, mingled_in, union, weights_among
+from jaxinit._reading._mixed_with_data import REASON, leaves_mixed_in, union, weights_among
 from jaxinit._reading._notes import Notes
 from jaxinit._reading._regions import Region, geometry_of_region, regions
 from jaxinit._reading._towers import inputs_of_towers
@@ -36,7 +36,7 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
     """Walks a program whose first `leaf_count` inputs are the leaves of the parameters; the others are data."""
     as_data: frozenset[ir.Atom] = frozenset()
     for _ in range(_MOST_TOWERS):
-        walk = _Walk(program, leaf_count, as_data)
+        walk = _Analyser(program, leaf_count, as_data)
         more = walk.towers - as_data
         if not more:
             break
@@ -62,7 +62,7 @@ def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
     return dependence.of_leaf(index, variable.shape) if ir.is_floating(variable) else INDEPENDENT
 
 
-class _Walk:
+class _Analyser:
     def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
         shapes = [v.shape for v in program.inputs[:leaf_count]]
         self.weights, self.notes = Weights(shapes), Notes(shapes)
@@ -156,7 +156,7 @@ class _Walk:
                 equation, arguments, entry.weight, set(self.weights.leaves_of(arguments[entry.weight]))
             )
             return [DATA]
-        if equation not in self.picked and not any(x.degrees or x.mingled for x in arguments):
+        if equation not in self.picked and not any(x.degrees or x.mixed_in for x in arguments):
             return rules.apply(equation, arguments)
         use = self.use(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
@@ -166,21 +166,21 @@ class _Walk:
             return [DATA] * len(equation.outputs)
         meets_data = any(x.data for x in arguments)
         if results and results[0].data:
-            results = self.mingled(equation, arguments, results)
+            results = self.mixed_in(equation, arguments, results)
             if meets_data:
                 self.notes.activation_input(equation, arguments)
         elif results and not meets_data:
             self.notes.hidden(equation, arguments)
         return results
 
-    def mingled(
+    def mixed_in(
         self, equation: ir.Equation, arguments: list[Dependence], results: list[Dependence]
     ) -> list[Dependence]:
         """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
         if self.notes.recording and equation.primitive in ir.CONTRACTIONS:
             self.notes.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, self.weights.shapes))
-        found = mingled_in(equation, arguments)
-        return [dataclasses.replace(x, mingled=found) for x in results] if found else results
+        found = leaves_mixed_in(equation, arguments)
+        return [dataclasses.replace(x, mixed_in=found) for x in results] if found else results
 
     # Structured control flow
 
@@ -231,7 +231,7 @@ class _Walk:
     def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
         """One of several values, as another one decides."""
         result = dependence.decided(functools.reduce(dependence.joined, cases), by)
-        return dataclasses.replace(result, mingled=union(cases)) if by.data else result
+        return dataclasses.replace(result, mixed_in=union(cases)) if by.data else result
 
     def fixpoint(
         self, step: Callable[[list[Dependence]], list[Dependence]], carry: list[Dependence]

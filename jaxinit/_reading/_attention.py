@@ -67,7 +67,7 @@ class Attention:
 def attentions(flow: Flow, connections: Iterable[Skip]) -> list[Attention]:
     """Every attention of a program, in execution order; the skip connections tell where a block begins."""
     sums = frozenset(skip.sum.outputs[0] for skip in connections)
-    return [found for around in _nests(flow.analysis.program) for found in _Finder(flow, around, sums).found()]
+    return [found for around in _nests(flow.analysis.program) for found in _Attentions(flow, around, sums).found()]
 
 
 class _Nest(NamedTuple):
@@ -87,7 +87,7 @@ def _nests(program: ir.Program, around: _Nest | None = None) -> Iterator[_Nest]:
             yield from _nests(inner, nest._replace(holders=(*nest.holders, equation)))
 
 
-class _Finder:
+class _Attentions:
     """The attention in one program.
 
     No search goes beyond layers and the sums of skip connections, so that each looks at one block.

@@ -63,10 +63,10 @@ class Cell:
 def cells(flow: Flow) -> list[Cell]:
     """Every recurrent cell of a program, in execution order."""
     loops = [e for program in programs_of(flow.analysis.program) for e in program.equations]
-    return [cell for e in loops if isinstance(e, (ir.Scan, ir.While)) for cell in _Finder(flow, e).found()]
+    return [cell for e in loops if isinstance(e, (ir.Scan, ir.While)) for cell in _Cells(flow, e).found()]
 
 
-class _Finder:
+class _Cells:
     def __init__(self, flow: Flow, loop: ir.Scan | ir.While):
         self.flow, self.body = flow, loop.body
         first = loop.num_consts if isinstance(loop, ir.Scan) else loop.body_consts

@@ -37,7 +37,7 @@ class Dependence:
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
       pattern: whether it is one-hot, or what such values are made of.
       zero: whether all elements are known to be zero, or not a number.
-      mingled: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
+      mixed_in: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
     """
 
     data: bool = False
@@ -47,7 +47,7 @@ class Dependence:
     segments: Segments | None = None
     pattern: Pattern = NONE
     zero: bool = False
-    mingled: Mapping[int, Origin | None] = dataclasses.field(default_factory=dict)
+    mixed_in: Mapping[int, Origin | None] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> "tuple[Dependence, ...]":
@@ -100,7 +100,7 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
     if a == b:
         return a
     if a.data or b.data:
-        return dataclasses.replace(DATA, mingled={k: o for k, o in a.mingled.items() if b.mingled.get(k, a) == o})
+        return dataclasses.replace(DATA, mixed_in={k: o for k, o in a.mixed_in.items() if b.mixed_in.get(k, a) == o})
     both = shared([a, b])
     same = {leaf: o for leaf, o in a.origins.items() if b.origins.get(leaf) == o}
     return dataclasses.replace(both, origins=same)
@@ -115,7 +115,7 @@ def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
 def decided(x: Dependence, by: Dependence) -> Dependence:
     """A value that another one decides on, as by the branch taken: it grows with a leaf only if the other does not."""
     if x.data or by.data:
-        return dataclasses.replace(DATA, mingled=x.mingled)
+        return dataclasses.replace(DATA, mixed_in=x.mixed_in)
     moving = {leaf: None for leaf, degree in by.degrees.items() if degree != 0}
     if not by.degrees:
         return x
@@ -129,8 +129,8 @@ def decided(x: Dependence, by: Dependence) -> Dependence:
 
 def unstacked(x: Dependence) -> Dependence:
     """One slice of a scan's stacked input."""
-    if x.mingled:
-        return dataclasses.replace(DATA, mingled={leaf: o and o.unstacked() for leaf, o in x.mingled.items()})
+    if x.mixed_in:
+        return dataclasses.replace(DATA, mixed_in={leaf: o and o.unstacked() for leaf, o in x.mixed_in.items()})
     if x.data or not x.degrees:
         return dataclasses.replace(x, pattern=x.pattern.unstacked())
     if x.segments:

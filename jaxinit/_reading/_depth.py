@@ -77,7 +77,7 @@ def depths(flow: Flow) -> dict[Weight, list[Depth]]:
     """For each weight the depth of its first use, one a slice of its stack."""
     program = flow.analysis.program
     found: dict[Use, _Found] = {}
-    walk = _Walk(flow)
+    walk = _Depths(flow)
     walk.through(program, [_NOWHERE] * len(program.inputs), found)
     joins = {weight: not walk.forgotten.isdisjoint(weight.uses) for weight in flow.analysis.weights}
     return {
@@ -112,7 +112,7 @@ def _moved(depth: Depth, uses: Mapping[Use, object], turn: int | None) -> Depth:
     return depth._replace(before=before)
 
 
-class _Walk:
+class _Depths:
     """A walk in execution order that knows of every value the depth it comes from.
 
     Attributes:

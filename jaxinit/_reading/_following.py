@@ -62,7 +62,7 @@ def onward(
     scales: set[Expression] = set()
     kept = None if features is None else frozenset(features)
     while True:
-        exits = _Walk(analysis, consumers, program, start, through, scales, kept).exits()
+        exits = _Following(analysis, consumers, program, start, through, scales, kept).exits()
         # A parameter that multiplies all of it is a map by channels, or belongs to what comes next; as a slope it
         # multiplies a part.
         more = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
@@ -93,7 +93,7 @@ def _past_sums(analysis: Analysis, consumers: Consumers, program: ir.Program, st
         if equation is None or equation.primitive not in ir.ADDITIONS or equation in analysis.uses:
             break
         (output,) = equation.outputs
-        made = _Walk(analysis, consumers, program, start, True, set()).through_equation(equation)
+        made = _Following(analysis, consumers, program, start, True, set()).through_equation(equation)
         if made is None or made[output].expression is not ARGUMENT:
             break
         start = output
@@ -116,7 +116,7 @@ def _remains(exits: Iterable[Expression], step: Expression) -> bool:
     return all(reaches(x, step, decisions=False) for x in exits if step in ordered([x]))
 
 
-class _Walk:
+class _Following:
     """One walk from a value to where it goes on, in execution order."""
 
     def __init__(

@@ -12,10 +12,10 @@ from jaxinit._reading._rules import rule_of
 
 def low_rank_pairs(flow: Flow) -> list[tuple[Use, Use]]:
     """The two layers of each low-rank addition to another layer, in order of execution."""
-    return _Finder(flow).pairs()
+    return _LowRankPairs(flow).pairs()
 
 
-class _Finder:
+class _LowRankPairs:
     def __init__(self, flow: Flow):
         self.flow = flow
         self.uses = list(flow.analysis.uses.values())

@@ -16,10 +16,10 @@ def leaves_of_outputs(analysis: Analysis, count: int, *, frozen: bool = False) -
     """For each output of a program, the set of those of its first `count` inputs that it is computed from."""
     program = analysis.program
     inputs = [1 << i if i < count else 0 for i in range(len(program.inputs))]
-    return _Walk(analysis, frozen).program(program, inputs)
+    return _Reach(analysis, frozen).program(program, inputs)
 
 
-class _Walk:
+class _Reach:
     def __init__(self, analysis: Analysis, frozen: bool):
         self.analysis, self.frozen = analysis, frozen
 

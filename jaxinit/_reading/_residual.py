@@ -68,7 +68,7 @@ def skips(analysis: Analysis) -> tuple[Skip, ...]:
     found: list[Skip] = []
     taken: set[Use] = set()
     for program, carried in _programs(analysis.program):
-        for skip in _Finder(analysis, program, carried).found():
+        for skip in _SkipConnections(analysis, program, carried).found():
             own = {use: skip.positions[i] for i, use in enumerate(skip.layers) if use not in taken}
             if own:
                 layers = sorted(own, key=lambda use: (own[use], order[use]))
@@ -102,7 +102,7 @@ def _programs(
     yield program, carried
 
 
-class _Finder(Sums):
+class _SkipConnections(Sums):
     """The skip connections of one program, those of the programs that it holds aside."""
 
     def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jaxinit import _program as ir
-from jaxinit._reading import _mingled
+from jaxinit._reading import _mixed_with_data
 from jaxinit._reading._bias import varying_dims
 from jaxinit._reading._decays import multiplies_state, paces_state
 from jaxinit._reading._evidence import Evidence, LeafRole, Reader, is_of_integers
@@ -48,8 +48,8 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     quantised = next((r for u in readers if evidence.is_weight(u) and (r := _quantised(evidence, u)) is not None), None)
     if quantised is not None:
         return quantised
-    if evidence.opaque.get(leaf) == _mingled.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
-        return LeafRole("kernel", _mingled.REASON)
+    if evidence.opaque.get(leaf) == _mixed_with_data.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
+        return LeafRole("kernel", _mixed_with_data.REASON)
     if any(len(weight.factors_with(leaf)) > 1 for weight in evidence.analysis.weights):
         return LeafRole("low-rank factor", "a factor of what is added to a weight")
     others = [reader for reader in readers if not evidence.is_weight(reader)]

@@ -1,6 +1,6 @@
-"""The loop of a study: start after start, wave after wave of seeds, with a progress bar and checkpoints.
+"""The loop of a study: start after start, turn after turn of seeds, with a progress bar and checkpoints.
 
-A wave is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
+A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
 groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each seed.
 """
 
@@ -94,18 +94,18 @@ class Runner:
     def _run_start(self, start: _Start, pending: list[int]) -> None:
         running = self._records.running
         if running is not None and running.start == start.name and set(running.seeds) <= set(pending):
-            self._run_wave(start, running.seeds, running)
+            self._run_turn(start, running.seeds, running)
             pending = [seed for seed in pending if seed not in running.seeds]
         width = start.programs.size * len(start.programs.places)
         for first in range(0, len(pending), width):
-            self._run_wave(start, pending[first : first + width])
+            self._run_turn(start, pending[first : first + width])
 
-    def _run_wave(self, start: _Start, wave: Sequence[int], running: Running | None = None) -> None:
+    def _run_turn(self, start: _Start, turn: Sequence[int], running: Running | None = None) -> None:
         programs, steps = start.programs, self._records.plan.steps
-        seeds = _padded(np.array(wave, np.uint32), programs.size)
+        seeds = _padded(np.array(turn, np.uint32), programs.size)
         places = [i % len(programs.places) for i in range(len(seeds))]
         if running is None:
-            states, initial = self._begun(start, seeds, len(wave))
+            states, initial = self._begun(start, seeds, len(turn))
             step, losses = 0, []
         else:
             states, initial = self._restored(start, running), running.initial
@@ -118,19 +118,19 @@ class Runner:
                 advance = functools.partial(_advanced_once, programs, step)
                 found = list((pool.map if len(seeds) > 1 else map)(advance, places, states, seeds))
                 states = [state for state, _ in found]
-                losses.append(_gathered([new for _, new in found], len(wave)))
-                self._tick(start.name, length * len(wave), time.perf_counter() - began)
+                losses.append(_gathered([new for _, new in found], len(turn)))
+                self._tick(start.name, length * len(turn), time.perf_counter() - began)
                 step += length
                 if step < steps and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
-                    leaves = [_gathered(parts, len(wave)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
+                    leaves = [_gathered(parts, len(turn)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
                     self._records.running = Running(
-                        start.name, tuple(wave), step, leaves, np.concatenate(losses, axis=1), initial
+                        start.name, tuple(turn), step, leaves, np.concatenate(losses, axis=1), initial
                     )
                     self._checkpoint()
         home = self._compiler.devices[0]
-        final = _measured([programs.finish(jax.device_put(state, home)) for state in states], len(wave))
+        final = _measured([programs.finish(jax.device_put(state, home)) for state in states], len(turn))
         curves = np.concatenate(losses, axis=1).swapaxes(1, 2)
-        self._records.enter(start.name, wave, _as_float(curves), initial, final)
+        self._records.enter(start.name, turn, _as_float(curves), initial, final)
         self._records.running = None
         if time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
             self._checkpoint()

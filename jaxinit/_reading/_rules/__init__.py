@@ -11,6 +11,6 @@ from jaxinit._reading._rules._apply import apply as apply
 from jaxinit._reading._rules._apply import rearrangement as rearrangement
 from jaxinit._reading._rules._rearranging import cuts as cuts
 from jaxinit._reading._rules._rule import Move as Move
-from jaxinit._reading._rules._rule import Rule as Rule
+from jaxinit._reading._rules._rule import PrimitiveRule as PrimitiveRule
 from jaxinit._reading._rules._rule import is_free as is_free
 from jaxinit._reading._rules._rule import rule_of as rule_of

@@ -8,7 +8,7 @@ from jaxinit._reading._dependence import Dependence, Segments, added, inhomogene
 from jaxinit._reading._one_hot import NONE, Pattern
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules._rearranging import with_segments
-from jaxinit._reading._rules._rule import Rule, is_free, register, scale_free
+from jaxinit._reading._rules._rule import PrimitiveRule, is_free, register, scale_free
 
 
 def _no_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
@@ -53,11 +53,11 @@ def _negated(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     return inputs[0].negated()
 
 
-register(Rule(_sum, linear="all", elementwise=True, pattern=_sum_pattern), ir.add_p)
-register(Rule(_sum, linear="all", elementwise=True, pattern=_no_pattern), ir.add_any_p)
-register(Rule(_difference, linear="all", elementwise=True, pattern=_no_pattern), ir.sub_p)
-register(Rule(_sum, linear="all", pattern=_no_pattern), ir.complex_p)
-register(Rule(_negated, linear="all", elementwise=True, pattern=_no_pattern), ir.neg_p)
+register(PrimitiveRule(_sum, linear="all", elementwise=True, pattern=_sum_pattern), ir.add_p)
+register(PrimitiveRule(_sum, linear="all", elementwise=True, pattern=_no_pattern), ir.add_any_p)
+register(PrimitiveRule(_difference, linear="all", elementwise=True, pattern=_no_pattern), ir.sub_p)
+register(PrimitiveRule(_sum, linear="all", pattern=_no_pattern), ir.complex_p)
+register(PrimitiveRule(_negated, linear="all", elementwise=True, pattern=_no_pattern), ir.neg_p)
 
 # Products
 
@@ -109,8 +109,8 @@ def _scaled_segments(segments: Segments | None) -> Dependence:
     return with_segments(dataclasses.replace(segments, parts=parts))
 
 
-register(Rule(_multiplied, linear="each", elementwise=True, pattern=_no_pattern), ir.mul_p)
-register(Rule(_divided, linear="first", elementwise=True, pattern=_no_pattern), ir.div_p)
+register(PrimitiveRule(_multiplied, linear="each", elementwise=True, pattern=_no_pattern), ir.mul_p)
+register(PrimitiveRule(_divided, linear="first", elementwise=True, pattern=_no_pattern), ir.div_p)
 
 # Powers
 
@@ -123,9 +123,9 @@ def _integer_power(equation: ir.Equation, inputs: Sequence[Dependence]) -> Depen
     return inputs[0].power(float(equation.params["y"]))
 
 
-register(Rule(_integer_power, elementwise=True, pattern=_no_pattern), ir.integer_pow_p)
+register(PrimitiveRule(_integer_power, elementwise=True, pattern=_no_pattern), ir.integer_pow_p)
 for _primitive, _exponent in ((ir.square_p, 2.0), (ir.sqrt_p, 0.5), (ir.rsqrt_p, -0.5)):
-    register(Rule(_power(_exponent), elementwise=True, pattern=_no_pattern), _primitive)
+    register(PrimitiveRule(_power(_exponent), elementwise=True, pattern=_no_pattern), _primitive)
 
 # Choices
 
@@ -142,8 +142,8 @@ def _chosen(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     return cases[0].map(Origin.multiplied) if len(cases) == 1 < len(inputs) - 1 else shared(cases)
 
 
-register(Rule(_extreme, elementwise=True, pattern=_no_pattern), ir.max_p, ir.min_p)
-register(Rule(_chosen, linear="cases", elementwise=True, pattern=_no_pattern), ir.select_p)
+register(PrimitiveRule(_extreme, elementwise=True, pattern=_no_pattern), ir.max_p, ir.min_p)
+register(PrimitiveRule(_chosen, linear="cases", elementwise=True, pattern=_no_pattern), ir.select_p)
 
 
 def _absolute(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
@@ -161,12 +161,12 @@ def _equal_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
     return NONE
 
 
-register(Rule(_absolute, elementwise=True, pattern=_no_pattern), ir.abs_p)
-register(Rule(_free, elementwise=True, pattern=_equal_pattern), ir.eq_p)
+register(PrimitiveRule(_absolute, elementwise=True, pattern=_no_pattern), ir.abs_p)
+register(PrimitiveRule(_free, elementwise=True, pattern=_equal_pattern), ir.eq_p)
 _COMPARISONS = ir.SCALE_FREE & ir.ELEMENTWISE - {ir.eq_p}
-register(Rule(_free, elementwise=True, pattern=_no_pattern), *_COMPARISONS)
+register(PrimitiveRule(_free, elementwise=True, pattern=_no_pattern), *_COMPARISONS)
 
 # All others: the degree is lost.
 _KNOWN = {ir.add_p, ir.sub_p, ir.add_any_p, ir.neg_p, ir.mul_p, ir.div_p, ir.integer_pow_p, ir.square_p, ir.sqrt_p}
 _KNOWN |= {ir.rsqrt_p, ir.max_p, ir.min_p, ir.select_p, ir.abs_p, ir.eq_p, *_COMPARISONS, *ir.IDENTITIES}
-register(Rule(elementwise=True, pattern=_no_pattern), *ir.ELEMENTWISE - _KNOWN)
+register(PrimitiveRule(elementwise=True, pattern=_no_pattern), *ir.ELEMENTWISE - _KNOWN)

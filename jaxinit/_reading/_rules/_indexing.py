@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence, inhomogeneous
 from jaxinit._reading._one_hot import NONE, Pattern
-from jaxinit._reading._rules._rule import Move, Rule, is_free, register
+from jaxinit._reading._rules._rule import Move, PrimitiveRule, is_free, register
 
 
 def _looked_up(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
@@ -35,7 +35,7 @@ def _known_slice(equation: ir.Equation) -> Move | None:
 
 
 register(
-    Rule(_looked_up, linear="first", rearranges=True, move=_known_slice, pattern=lambda *_: NONE),
+    PrimitiveRule(_looked_up, linear="first", rearranges=True, move=_known_slice, pattern=lambda *_: NONE),
     ir.gather_p,
     ir.dynamic_slice_p,
 )
@@ -45,4 +45,4 @@ def _range(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
     return Pattern(counts=equation.params["dimension"])
 
 
-register(Rule(pattern=_range), ir.iota_p)
+register(PrimitiveRule(pattern=_range), ir.iota_p)

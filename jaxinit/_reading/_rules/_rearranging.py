@@ -11,7 +11,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence, Segments, inhomogeneous, together
 from jaxinit._reading._one_hot import Pattern
 from jaxinit._reading._origin import Origin
-from jaxinit._reading._rules._rule import Move, Rule, register, rule_of, scale_free
+from jaxinit._reading._rules._rule import Move, PrimitiveRule, register, rule_of, scale_free
 
 
 def _moved(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
@@ -76,7 +76,7 @@ def _same_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
     return inputs[0]
 
 
-_IDENTITY = Rule(
+_IDENTITY = PrimitiveRule(
     _handed_on, linear="all", elementwise=True, rearranges=True, move=_stays, dimensions=_whole, pattern=_same_pattern
 )
 register(dataclasses.replace(_IDENTITY, dependence=_cast), ir.convert_p)
@@ -166,7 +166,7 @@ def _tile(equation: ir.Equation) -> Move | None:
     return lambda origin: origin.broadcast(equation.outputs[0].shape, range(len(shape)))
 
 
-_MOVED = Rule(_moved, linear="first", rearranges=True)
+_MOVED = PrimitiveRule(_moved, linear="first", rearranges=True)
 register(dataclasses.replace(_MOVED, move=_transpose, dimensions=_transpose_dimensions), ir.transpose_p)
 register(dataclasses.replace(_MOVED, move=_reverse, dimensions=_reverse_dimensions), ir.rev_p)
 register(dataclasses.replace(_MOVED, move=_squeeze, dimensions=_squeeze_dimensions), ir.squeeze_p)
@@ -214,7 +214,7 @@ def _parts(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependen
     return [inhomogeneous([operand])] * len(found)
 
 
-register(Rule(_parts, linear="first", rearranges=True), ir.split_p, ir.unstack_p)
+register(PrimitiveRule(_parts, linear="first", rearranges=True), ir.split_p, ir.unstack_p)
 
 # Joins
 
@@ -246,6 +246,6 @@ def _padded(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     return inputs[0].without_origins() if inputs[1].zero else inhomogeneous(inputs)
 
 
-register(Rule(_concatenated, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.concatenate_p)
-register(Rule(_stacked, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.stack_p)
-register(Rule(_padded, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.pad_p)
+register(PrimitiveRule(_concatenated, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.concatenate_p)
+register(PrimitiveRule(_stacked, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.stack_p)
+register(PrimitiveRule(_padded, linear="all", rearranges=True, pattern=lambda *_: Pattern()), ir.pad_p)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence, inhomogeneous
 from jaxinit._reading._one_hot import NONE, Pattern
-from jaxinit._reading._rules._rule import Rule, is_free, register, scale_free
+from jaxinit._reading._rules._rule import PrimitiveRule, is_free, register, scale_free
 
 
 def _no_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
@@ -29,8 +29,10 @@ def _free(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
 
 
 register(
-    Rule(_mixed, linear="first", pattern=_no_pattern),
+    PrimitiveRule(_mixed, linear="first", pattern=_no_pattern),
     *ir.family("reduce_sum", "cumsum", "real", "imag", "conj", "fft", "reduce_window_sum"),
 )
-register(Rule(_extreme, pattern=_no_pattern), *ir.family("reduce_max", "reduce_min", "cummax", "cummin", "sort"))
-register(Rule(_free, pattern=_no_pattern), *ir.family("argmax", "argmin"))
+register(
+    PrimitiveRule(_extreme, pattern=_no_pattern), *ir.family("reduce_max", "reduce_min", "cummax", "cummin", "sort")
+)
+register(PrimitiveRule(_free, pattern=_no_pattern), *ir.family("argmax", "argmin"))

@@ -35,7 +35,7 @@ def _moved_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class PrimitiveRule:
     """What is known of a primitive.
 
     Attributes:
@@ -72,12 +72,12 @@ class Rule:
         return False
 
 
-OPAQUE = Rule()
+OPAQUE = PrimitiveRule()
 
-_RULES: dict[Any, Rule] = {}
+_RULES: dict[Any, PrimitiveRule] = {}
 
 
-def register(rule: Rule, *primitives: Any) -> None:
+def register(rule: PrimitiveRule, *primitives: Any) -> None:
     """Makes a rule that of some primitives; those that this JAX does not have are never asked for."""
     for primitive in primitives:
         if primitive in _RULES:
@@ -85,7 +85,7 @@ def register(rule: Rule, *primitives: Any) -> None:
         _RULES[primitive] = rule
 
 
-def rule_of(equation: ir.Equation) -> Rule:
+def rule_of(equation: ir.Equation) -> PrimitiveRule:
     """The rule of an equation's primitive."""
     return _RULES.get(equation.primitive, OPAQUE)
 

@@ -15,7 +15,7 @@ from jaxinit._reading._rules import rearrangement
 REASON = "data chooses it, or multiplies it, before it meets the layer's input"
 
 
-def mingled_in(equation: ir.Equation, inputs: Sequence[Dependence]) -> Mapping[int, Origin | None]:
+def leaves_mixed_in(equation: ir.Equation, inputs: Sequence[Dependence]) -> Mapping[int, Origin | None]:
     """The leaves whose elements data has chosen or multiplied to make the output of an equation, and their origins."""
     primitive, first, others = equation.primitive, inputs[0], inputs[1:]
     if primitive is ir.select_p:
@@ -24,17 +24,17 @@ def mingled_in(equation: ir.Equation, inputs: Sequence[Dependence]) -> Mapping[i
         return _spread(union(inputs), equation)
     if primitive is ir.div_p:
         return _spread(union([first]), equation)
-    if primitive in (ir.add_p, ir.sub_p, ir.add_any_p) and all(x.mingled for x in inputs if x.data):
+    if primitive in (ir.add_p, ir.sub_p, ir.add_any_p) and all(x.mixed_in for x in inputs if x.data):
         return _spread(union(inputs), equation)
-    if not first.mingled:
+    if not first.mixed_in:
         return {}
     if primitive is ir.neg_p:
-        return first.mingled
+        return first.mixed_in
     if primitive is ir.reduce_sum_p:
         axes = tuple(equation.params["axes"])
-        return {leaf: o and o.squeezed(axes) for leaf, o in first.mingled.items()}
+        return {leaf: o and o.squeezed(axes) for leaf, o in first.mixed_in.items()}
     move = rearrangement(equation)
-    return {} if move is None else {leaf: o and move(o) for leaf, o in first.mingled.items()}
+    return {} if move is None else {leaf: o and move(o) for leaf, o in first.mixed_in.items()}
 
 
 def union(values: Sequence[Dependence]) -> dict[int, Origin | None]:
@@ -43,7 +43,7 @@ def union(values: Sequence[Dependence]) -> dict[int, Origin | None]:
     for x in values:
         for part in x.parts:
             found |= {leaf: None if x.segments else part.origins.get(leaf) for leaf in part.degrees}
-        found |= x.mingled
+        found |= x.mixed_in
     return found
 
 
@@ -58,10 +58,10 @@ def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], shapes: S
     found = []
     for i, value in enumerate(inputs):
         others = [x for j, x in enumerate(inputs) if j != i]
-        if not value.mingled or not any(x.data for x in others):
+        if not value.mixed_in or not any(x.data for x in others):
             continue
         shape = geometry_of(equation, i, others[0])
-        for leaf, origin in value.mingled.items():
+        for leaf, origin in value.mixed_in.items():
             if shape is None or shape.kind == "embed":
                 continue
             if origin is None:

@@ -17,7 +17,7 @@ from jaxinit._typing import Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Slot:
+class LeafArray:
     """A leaf, or a part of one, as the program sees it.
 
     Attributes:
@@ -37,15 +37,15 @@ class Slot:
         (new,), (meant,) = back(round_to(values.reshape(shape), leaf.dtype)), back(jnp.ones(shape, leaf.dtype))
         return jnp.where(meant != 0, new, leaf)
 
-    def overlaps(self, other: "Slot") -> bool:
-        """Whether two slots share elements."""
+    def overlaps(self, other: "LeafArray") -> bool:
+        """Whether two arrays share elements."""
         return self.leaf == other.leaf and overlap(self.region, other.region)
 
 
-def slot_of(analysis: Analysis, atom: ir.Atom, dims: tuple[int, ...]) -> Slot | None:
-    """The slot of a value seen along these of its dimensions, in this order; along the others it must repeat itself.
+def leaf_array_of(analysis: Analysis, atom: ir.Atom, dims: tuple[int, ...]) -> LeafArray | None:
+    """The array of elements of one leaf that a value is, seen along these of its dimensions, in this order.
 
-    None for a value that is not made of single elements of one leaf.
+    Along the others it must repeat itself. None for a value that is not made of single elements of one leaf.
     """
     origins = analysis.of(atom).origins
     producers = {out: equation for equation in analysis.program.equations for out in equation.outputs}
@@ -70,7 +70,7 @@ def slot_of(analysis: Analysis, atom: ir.Atom, dims: tuple[int, ...]) -> Slot | 
         x = jax.lax.slice(x, [0] * x.ndim, [1 if d in others else n for d, n in enumerate(x.shape)])
         return jnp.transpose(jnp.squeeze(x, others), [sorted(dims).index(d) for d in dims])
 
-    return Slot(leaf, origin.region, read)
+    return LeafArray(leaf, origin.region, read)
 
 
 def _is_single(origin: Origin, dims: tuple[int, ...]) -> bool:
