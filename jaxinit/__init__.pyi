@@ -3,6 +3,8 @@ from . import linen as linen
 from . import nnx as nnx
 from . import plot as plot
 from . import schemes as schemes
+from ._advice import Recommendation as Recommendation
+from ._advice import recommend as recommend
 from ._caches import clear_caches as clear_caches
 from ._diagnose import DiagnoseReport as DiagnoseReport
 from ._diagnose import diagnose as diagnose
@@ -60,8 +62,6 @@ from ._rbm import rbm_pretrain as rbm_pretrain
 from ._reading import Layer as Layer
 from ._reading import Layers as Layers
 from ._reading import trace_layers as trace_layers
-from ._recommend import Recommendation as Recommendation
-from ._recommend import recommend as recommend
 from ._schemes import InitializeReport as InitializeReport
 from ._schemes import initialize as initialize
 from ._schemes import scalar_labels as scalar_labels

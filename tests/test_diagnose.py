@@ -12,7 +12,7 @@ from scipy import integrate
 
 import jaxinit
 from jaxinit import diagnose
-from jaxinit._diagnose._jacobian import _some
+from jaxinit._measuring._jacobian import _some
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (128, 64))

@@ -16,12 +16,25 @@ FLOORS = (
     ("_reading",),
     ("_moments",),
     ("_evaluate",),
-    ("_lsuv", "_schemes", "_diagnose", "_rbm"),
-    ("_recommend", "_study"),
+    ("_lsuv", "_schemes", "_rbm"),
+    ("_measuring",),
+    ("_advice",),
+    ("_diagnose", "_study"),
     ("_modules", "_plots"),
     ("haar", "linen", "nnx", "plot", "schemes", "__main__", "__init__"),
 )
-DOORS = ("_checks", "_arrays", "_numbers", "_haar", "_program", "_reading", "_evaluate", "_moments")
+DOORS = (
+    "_checks",
+    "_arrays",
+    "_numbers",
+    "_haar",
+    "_program",
+    "_reading",
+    "_evaluate",
+    "_moments",
+    "_measuring",
+    "_advice",
+)
 """Rooms of which those outside use what the `__init__` exports, and files without an underscore; nothing else."""
 
 

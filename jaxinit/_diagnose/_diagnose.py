@@ -1,33 +1,18 @@
-"""`diagnose`: one pass forward and one back over the traced program, measuring at every layer."""
+"""`diagnose`: one pass forward and one back over the traced program, measured at every layer, and a report of it."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxinit import _program as ir
-from jaxinit._arrays import with_automatic_axes
 from jaxinit._caches import kept_with_functions, weakly
-from jaxinit._checks import calling, check_finite, check_integer, check_key, check_values
-from jaxinit._diagnose._beside_layers import watches
-from jaxinit._diagnose._coverage import fitting, unread
-from jaxinit._diagnose._equal_units import equal_units, variety
-from jaxinit._diagnose._given import leaning
-from jaxinit._diagnose._jacobian import spectrum, taken
-from jaxinit._diagnose._overflow_safe import rms
-from jaxinit._diagnose._probe import ProbeState, empty, probe
+from jaxinit._checks import check_finite, check_integer, check_key, check_values
 from jaxinit._diagnose._report import DiagnoseReport
-from jaxinit._diagnose._rows import all_rows
-from jaxinit._evaluate import measure, stacked
-from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
+from jaxinit._measuring import Loss, measured
 from jaxinit._typing import Array
-
-_APART = 0x6A61786E
-"""A number that nobody else is likely to fold into a key."""
-
-Loss = Callable[[Any, Any], Array]
 
 
 def diagnose(
@@ -90,7 +75,7 @@ def diagnose(
     check_values("diagnose(params, apply_fn, batch)", params, "params")
     check_values("diagnose(params, apply_fn, batch)", batch, "batch")
     if any(ir.is_traced(x) for x in jax.tree.leaves((params, batch, key))):
-        return _diagnose(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
+        return _report(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
     if any(jnp.size(x) == 0 for x in jax.tree.leaves(batch)):
         shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
         raise ValueError(f"diagnose needs a batch of one sample or more, got arrays of shapes {shapes}")
@@ -103,7 +88,7 @@ def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., 
     try:
         return _cached(apply_fn, loss_fn, lanczos_steps)
     except TypeError:  # something unhashable: no cache, same result
-        return jax.jit(functools.partial(_diagnose, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
+        return jax.jit(functools.partial(_report, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
 
 
 @kept_with_functions(16)
@@ -112,192 +97,10 @@ def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., Di
 
     @jax.jit
     def run(params: Any, batch: Any, key: Array) -> DiagnoseReport:
-        return _diagnose(params, batch, key, apply_fn=function(), loss_fn=loss(), lanczos_steps=lanczos_steps)
+        return _report(params, batch, key, apply_fn=function(), loss_fn=loss(), lanczos_steps=lanczos_steps)
 
     return run
 
 
-def _diagnose(
-    params: Any,
-    batch: Any,
-    key: Array,
-    *,
-    apply_fn: Callable[[Any, Any], Any],
-    loss_fn: Loss | None,
-    lanczos_steps: int,
-) -> DiagnoseReport:
-    traced = trace(params, apply_fn, batch)
-    table = layers_of(traced)
-    layers = dict(zip(traced.analysis.weights, table, strict=True))
-    states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
-    columns: dict[str, list[Array]] = {}
-    for weight in layers:
-        measured = _columns(states[weight]) | {"weight_norm": _norm(_slices(traced.leaves[weight.leaf], weight))}
-        measured["leaning"] = _leaning(traced.leaves[weight.leaf], weight)
-        if gradients is not None:
-            measured |= _gradient_columns(weight, *gradients, measured["weight_norm"])
-            measured |= _varieties(weight, traced.leaves[weight.leaf], gradients[1][weight.leaf])
-        for name, values in measured.items():
-            columns.setdefault(name, []).append(values.reshape(-1))
-    found = None
-    if lanczos_steps and gradients is not None:
-        # The batch may have been drawn from the same key, and random signs that are its signs are not random.
-        found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps, taken(traced))
-    joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
-    for name in (*_columns(empty()), "weight_norm", "leaning"):
-        joined.setdefault(name, jnp.zeros(0, jnp.float32))
-    for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
-        joined.setdefault(name, None)
-    equal = None
-    if _VARIETIES[0] in joined:
-        varieties = [joined.pop(name) for name in _VARIETIES]
-        equal = equal_units(joined["weight_norm"], joined["gradient_norm"], *varieties)
-    return DiagnoseReport(
-        rows=all_rows(traced, layers),
-        unread=unread(traced, table),
-        fitting=fitting(traced),
-        finite_output=finite,
-        equal_units=equal,
-        jacobian_mean_square=None if found is None else found.mean_square,
-        jacobian_condition=None if found is None else found.condition,
-        **joined,
-    )
-
-
-def _passes(
-    traced: Traced,
-    apply_fn: Callable[[Any, Any], Any],
-    params: Any,
-    batch: Any,
-    key: Array,
-    loss_fn: Loss | None,
-) -> tuple[dict[Weight, ProbeState], tuple[dict[Weight, Array], list[Array | None]] | None, Array]:
-    """The states of all layers; the gradients at probes and leaves, if any; whether the outputs are finite."""
-    analysis = traced.analysis
-    watched = watches(traced)
-    data = jax.tree.leaves(batch)
-    leaves = [jnp.asarray(x) for x in traced.leaves]
-    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    begin = {weight: stacked(empty(), weight) for weight in analysis.weights}
-    structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
-
-    def forward(
-        chosen: Sequence[Array], probes: dict[Weight, Array]
-    ) -> tuple[Array, tuple[dict[Weight, ProbeState], Array]]:
-        values = list(leaves)
-        for i, x in zip(floating, chosen, strict=True):
-            values[i] = x
-        start = {weight: begin[weight]._replace(probe=own) for weight, own in probes.items()}
-        outputs, states = measure(analysis, [*values, *data], empty(), probe, start=start, watched=watched)
-        output = jax.tree.unflatten(structure, outputs)
-        if loss_fn is None:
-            loss = _projected(output, batch, key)
-        else:
-            with calling("loss_fn", loss_fn, "output", "batch"):
-                loss = loss_fn(output, batch)
-        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(y)) for y in outputs if _is_inexact(y)]))
-        return _number(loss), (states, finite)
-
-    chosen, probes = [leaves[i] for i in floating], {weight: state.probe for weight, state in begin.items()}
-    if any(isinstance(e, ir.While) for e in ir.equations_of(analysis.program)):
-        states, finite = forward(chosen, probes)[1]
-        return states, None, finite
-    (of_leaves, of_probes), (states, finite) = jax.grad(forward, argnums=(0, 1), has_aux=True)(chosen, probes)
-    by_leaf: list[Array | None] = [None] * len(leaves)
-    for i, gradient in zip(floating, of_leaves, strict=True):
-        by_leaf[i] = gradient
-    return states, (of_probes, by_leaf), finite
-
-
-def _is_inexact(x: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
-
-
-def _number(loss: Any) -> Array:
-    """The loss, if it is one number."""
-    if len(jax.tree.leaves(loss)) != 1 or jnp.shape(jax.tree.leaves(loss)[0]) != ():
-        shapes = jax.tree.map(jnp.shape, loss)
-        raise ValueError(
-            f"loss_fn is a function of (output of apply_fn, batch) and must return one number, got shape {shapes}"
-        )
-    return jnp.real(jnp.asarray(jax.tree.leaves(loss)[0])).astype(jnp.float32)
-
-
-def _projected(output: Any, batch: Any, key: Array) -> Array:
-    """A random projection of the output, of unit variance where the output has it."""
-    parts = [y for y in jax.tree.leaves(output) if _is_inexact(y)]
-    keys = jax.random.split(key, max(len(parts), 1))
-    size = max(sum(y.size for y in parts), 1)
-    total = jnp.zeros((), jnp.float32)
-    for y, own in zip(parts, keys, strict=False):
-        total = total + jnp.sum(jnp.real(y).astype(jnp.float32) * jax.random.normal(own, y.shape, jnp.float32))
-    return total / size**0.5
-
-
-def _columns(state: ProbeState) -> dict[str, Array]:
-    m, met = state.measured, state.activity.means()
-    uses = jnp.maximum(m.uses, 1)
-    total, count = state.attention[..., 0], state.attention[..., 1]
-    return {
-        "pre_mean": m.mean / uses,
-        "pre_std": m.std / uses,
-        "post_mean": met["mean"],
-        "post_std": met["std"],
-        "dead": met["dead"],
-        "surely_dead": met["surely"],
-        "saturated": met["saturated"],
-        "similarity": met["similarity"],
-        "effective_rank": met["rank"],
-        "attention_peak": total / jnp.maximum(count, 1),
-        "input_size": _mean(*jnp.moveaxis(state.taken, -1, 0)),
-        "product_size": m.size / uses,
-        "branch_share": jnp.sqrt(_mean(*jnp.moveaxis(state.branch, -1, 0))),
-    }
-
-
-def _mean(total: Array, count: Array) -> Array:
-    """1 of nothing."""
-    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 1)
-
-
-_VARIETIES = ("weights over units", "gradients over units", "gradients over inputs")
-
-
-def _varieties(weight: Weight, value: Any, gradient: Array | None) -> dict[str, Array]:
-    unknown = jnp.ones(stacked_size(weight), jnp.float32)
-
-    def of(x: Any) -> tuple[Array, Array]:
-        found = None if x is None else with_automatic_axes(lambda x: variety(x, weight), jnp.asarray(x))
-        return found or (unknown, unknown)
-
-    (own, _), gradients = of(value), of(gradient)
-    return dict(zip(_VARIETIES, (own, *gradients), strict=True))
-
-
-def _leaning(value: Any, weight: Weight) -> Array:
-    found = with_automatic_axes(lambda x: leaning(x, weight), jnp.asarray(value))
-    return jnp.ones(stacked_size(weight), jnp.float32) if found is None else found
-
-
-def _gradient_columns(
-    weight: Weight, of_probes: Mapping[Weight, Array], by_leaf: Sequence[Array | None], weight_norm: Array
-) -> dict[str, Array]:
-    total, uses, samples = jnp.moveaxis(of_probes[weight], -1, 0)
-    gradient_norm = _norm(_slices(by_leaf[weight.leaf], weight))
-    return {
-        "gradient_std": total / jnp.maximum(uses, 1),
-        "gradient_samples": samples,
-        "gradient_norm": gradient_norm,
-        "update_ratio": gradient_norm / jnp.where(weight_norm > 0, weight_norm, 1),
-    }
-
-
-def _slices(leaf: Any, weight: Weight) -> Array:
-    """A weight's part of its leaf or of the gradient there, one row a slice of a stack."""
-    found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, weight), weight), jnp.asarray(leaf))
-    return found
-
-
-def _norm(x: Array) -> Array:
-    """Along the last axis."""
-    return rms(x, (x.ndim - 1,)) * x.shape[-1] ** 0.5
+def _report(params: Any, batch: Any, key: Array, **options: Any) -> DiagnoseReport:
+    return DiagnoseReport(**vars(measured(params, batch, key, **options)))

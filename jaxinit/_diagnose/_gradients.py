@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxinit._diagnose._alike import TINY, alike, counted, reads_out, spans
+from jaxinit._advice import for_size
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._remedies import for_size
 from jaxinit._diagnose._signals import TOTAL, by
+from jaxinit._measuring import TINY, Measurements, alike, counted, reads_out, spans
 
 DEPTHS = 3
 """At so many depths rows that are alike must lie, for their gradients to vanish or explode."""

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._alike import TINY, alike, spans
-from jaxinit._diagnose._rows import Row
+from jaxinit._measuring import TINY, Row, alike, spans
 
 
 def inner(rows: Sequence[Row], members: np.ndarray) -> np.ndarray:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._alike import counted, ends_branch, gains, reads_out
 from jaxinit._diagnose._gradients import gradient_scale
-from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._signals import JUMP
 from jaxinit._diagnose._unit_faults import DEAD
+from jaxinit._measuring import Measurements, counted, ends_branch, gains, reads_out
 
 CLOSED = 1e-3
 """A branch that adds less than this share of what it is added to is closed."""

@@ -8,14 +8,12 @@ import jax
 import numpy as np
 
 from jaxinit._checks import check_number
-from jaxinit._diagnose._alike import counted
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._gradients import gradient_scale, judged
 from jaxinit._diagnose._growth import growth
-from jaxinit._diagnose._measurements import Measurements
 from jaxinit._diagnose._remarks import remarks
-from jaxinit._diagnose._rows import Row
 from jaxinit._diagnose._verdict import all_clear, findings
+from jaxinit._measuring import Measurements, Row, counted
 from jaxinit._program import is_traced
 from jaxinit._tabular import Tabular, add_path_column
 

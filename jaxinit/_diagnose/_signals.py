@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from jaxinit._diagnose._alike import TINY, counted, ends_branch, form, gains, reads_out
+from jaxinit._advice import LOST, LSUV, for_size
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._growth import growth
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._remedies import LOST, LSUV, for_size
+from jaxinit._measuring import TINY, Measurements, counted, ends_branch, form, gains, reads_out
 
 TOTAL = LOST
 """A change of scale by so much over all layers vanishes or explodes."""

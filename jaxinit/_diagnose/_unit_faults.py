@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxinit._advice import LSUV, for_dead, for_saturated, start
 from jaxinit._diagnose._finding import Finding
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._remedies import LSUV, for_dead, for_saturated, start
+from jaxinit._measuring import Measurements
 
 DEAD = 0.5
 SATURATED = 0.35

@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from jaxinit._diagnose._alike import counted, reads_out
+from jaxinit._advice import LSUV, for_likeness, for_size, start
 from jaxinit._diagnose._finding import Finding
 from jaxinit._diagnose._gradients import gradient_scale, gradients, jacobian, judged
 from jaxinit._diagnose._growth import change
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._remedies import LSUV, for_likeness, for_size, start
 from jaxinit._diagnose._signals import signals
 from jaxinit._diagnose._unit_faults import unit_faults
+from jaxinit._measuring import Measurements, counted, reads_out
 
 CUT_OFF = 0.95
 """A share of dead units behind which nothing passes."""

@@ -1,4 +1,4 @@
-"""Layers whose units are all the same and stay so: equal weights and equal gradients into every one of them.
+"""How the units of a layer differ: whether they are all the same and stay so, and how far they are from orthogonal.
 
 Units that start equal learn apart if what comes back to them differs; but unless they are zero they all give the same
 at first, and what is behind them sees one number. A layer to which nothing comes back yet may wait for a zero layer
@@ -6,6 +6,7 @@ above that is about to move, as below a readout or a branch that starts at zero:
 zeros has a gradient that tells its inputs and its units apart.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from jax import lax
 
 from jaxinit._reading import View, Weight, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
+
+_COMPARED = 32
+"""How many units are looked at when they are compared with one another."""
 
 _SAME = 1e-3
 """Deviations of so much of the size of a weight or gradient are rounding."""
@@ -80,3 +84,26 @@ def equal_units(
     same = weights_over_units < _SAME
     equal = same & (over_units < _SAME) & (moved | ~jnp.any(about_to_move))
     return equal | (same & (weight_norm > 0))
+
+
+def leaning(leaf: Array, weight: Weight) -> Array | None:
+    """How far the units of a weight, or its inputs if these are fewer, are from orthogonal, slice by slice.
+
+    The largest product of two of them, as a share of their mean square; None where the roles of axes are not known.
+    """
+    axes = view(weight)
+    if axes is None or axes.batch_axes:
+        return None
+    x = part_of(leaf, weight).reshape(axes.shape)
+    inside = [d for d in range(x.ndim) if d not in axes.stack_axes and d not in axes.out_axes]
+    sizes = [math.prod(x.shape[d] for d in along) for along in (inside, axes.out_axes)]
+    x = jnp.transpose(x, (*axes.stack_axes, *inside, *axes.out_axes)).reshape(-1, *sizes).astype(jnp.float32)
+    x = x[:, :, :_COMPARED] if sizes[0] >= sizes[1] else jnp.swapaxes(x[:, :_COMPARED], 1, 2)
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), (1, 2), keepdims=True), 1e-37)
+    gram = jnp.abs(jnp.swapaxes(x, 1, 2) @ x)
+    square = jnp.mean(jnp.diagonal(gram, axis1=1, axis2=2), -1)
+    off = jnp.max(jnp.where(jnp.eye(gram.shape[-1], dtype=bool), 0, gram), (1, 2))
+    share = off / jnp.where(square > 0, square, 1)
+    order = sorted(weight.stack, key=lambda f: (f.axis, -f.stride))
+    share = jnp.transpose(share.reshape([f.size for f in order]), [order.index(f) for f in weight.stack])
+    return in_order_of_leaf(share, weight.stack).reshape(-1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._activation_facts import curve
+from jaxinit._measuring._activation_facts import curve
 from jaxinit._reading import ActivationInput, Block, Depth, Layer, Traced, Weight, slice_indices
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._arrays import with_automatic_axes
-from jaxinit._diagnose._activity import Activity, no_activity
-from jaxinit._diagnose._overflow_safe import mean_and_std, real, rms, size_of
 from jaxinit._evaluate import WeightUse
+from jaxinit._measuring._activity import Activity, no_activity
+from jaxinit._measuring._overflow_safe import mean_and_std, real, rms, size_of
 from jaxinit._typing import Array
 
 

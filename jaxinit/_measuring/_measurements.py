@@ -2,11 +2,14 @@
 
 import dataclasses
 
-from jaxinit._diagnose._coverage import Unread
-from jaxinit._diagnose._rows import Row
+import jax
+
+from jaxinit._measuring._coverage import Unread
+from jaxinit._measuring._rows import Row
 from jaxinit._typing import Array
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Measurements:
     """The arrays of a `DiagnoseReport`, which says what each of them is."""

@@ -9,11 +9,11 @@ from jax import lax
 
 from jaxinit import _program as ir
 from jaxinit._arrays import with_automatic_axes
-from jaxinit._diagnose._activation_facts import is_factor
-from jaxinit._diagnose._activity import activity
-from jaxinit._diagnose._overflow_safe import real, size_of
-from jaxinit._diagnose._probe import ProbeState
 from jaxinit._evaluate import Watch
+from jaxinit._measuring._activation_facts import is_factor
+from jaxinit._measuring._activity import activity
+from jaxinit._measuring._overflow_safe import real, size_of
+from jaxinit._measuring._probe import ProbeState
 from jaxinit._reading import ActivationInput, Attention, Onwards, Traced, Weight
 from jaxinit._typing import Array
 

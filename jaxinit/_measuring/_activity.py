@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from scipy.special import stdtrit
 
-from jaxinit._diagnose._activation_facts import FLAT, curve
-from jaxinit._diagnose._overflow_safe import divisor, real, spread, totals
+from jaxinit._measuring._activation_facts import FLAT, curve
+from jaxinit._measuring._overflow_safe import divisor, real, spread, totals
 from jaxinit._reading import ActivationInput, TracedActivation
 from jaxinit._typing import Array
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._rows import Row
+from jaxinit._measuring._measurements import Measurements
+from jaxinit._measuring._rows import Row
 
 TINY = 1e-30
 """Scales below this are no longer those of what float32 holds."""

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxinit._diagnose._given import given
-from jaxinit._diagnose._measurements import Measurements
-from jaxinit._diagnose._rows import Row
+from jaxinit._advice._given import given
+from jaxinit._measuring import Measurements, Row
 from jaxinit._numbers import NAMES, critical
 
 DEEP = 30
