@@ -30,16 +30,13 @@ def pairs(first: set[str], second: set[str]) -> frozenset[frozenset[str]]:
     return frozenset(frozenset({one, other}) for one in first for other in second)
 
 
-LOOPS = {"block: scan", "block: scan-reverse", "block: fori"}
-MIXED_SLICES = pairs({"weight: gathered", "weight: symmetric"}, LOOPS)
 SUM_OF_PARTS = pairs({"layer: product-sum"}, {"weight: concatenated"})
 NOT_YET_TOGETHER: dict[str, frozenset[frozenset[str]]] = {
     "listed": SUM_OF_PARTS,
-    "is a layer": SUM_OF_PARTS | MIXED_SLICES,
-    "structure": SUM_OF_PARTS | MIXED_SLICES,
-    "lsuv": SUM_OF_PARTS | pairs({"weight: complex"}, {"block: scan-shared", "block: unrolled-shared"}),
-    "initialize": SUM_OF_PARTS | pairs({"weight: symmetric"}, LOOPS),
-    "fans": pairs({"layer: experts-einsum", "layer: experts-vmap"}, {"output: pad"}),
+    "is a layer": SUM_OF_PARTS,
+    "structure": SUM_OF_PARTS,
+    "lsuv": SUM_OF_PARTS,
+    "initialize": SUM_OF_PARTS,
 }
 """Property → features that it holds for, but not for all of these in one program."""
 

@@ -22,6 +22,7 @@ from jaxinit._reading._geometry import Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._layers import Analysis, Component, Entry, Use
+from jaxinit._reading._mixed_slices import MixedSlices
 from jaxinit._reading._mixed_with_data import REASON, leaves_mixed_in, union, weights_among
 from jaxinit._reading._notes import Notes
 from jaxinit._reading._regions import Region, geometry_of_region, regions
@@ -65,14 +66,15 @@ def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
 class _Analyser:
     def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
         shapes = [v.shape for v in program.inputs[:leaf_count]]
-        self.weights, self.notes = Weights(shapes), Notes(shapes)
+        self.producers: dict[ir.Atom, ir.Equation] = {}
+        self.slices = MixedSlices(self.producers, self.of)
+        self.weights, self.notes = Weights(shapes), Notes(shapes, self.slices)
         self.as_data = as_data
         self.towers: set[ir.Atom] = set()
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.noise: set[ir.Atom] = set()
-        self.producers: dict[ir.Atom, ir.Equation] = {}
         self.picked: dict[ir.Equation, Picked] = {}
         self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
         for atom in program.outputs:
@@ -133,6 +135,7 @@ class _Analyser:
         loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> list[Dependence]:
+        self.slices.enter(equation)
         # Noise that a loop or a branch reads is noise inside it.
         self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
         match equation:
@@ -305,7 +308,9 @@ class _Analyser:
             size = segments.sizes[i] if segments else None
             leaves = self.weights.leaves_of(share)
             if leaves:
-                weight = self.weights.weight(leaves, share, loops, self.notes.recording)
+                mixed = [leaf for leaf in leaves if loops and leaf not in share.origins]
+                slices = {leaf: self.slices.walked([entry.atom for entry in entries], leaf) for leaf in mixed}
+                weight = self.weights.weight(leaves, share, slices, loops, self.notes.recording)
                 fan_out = shape.fan_out
                 if segments and size is not None:
                     whole = entries[0].atom.shape[segments.dimension]

@@ -42,7 +42,7 @@ def grouped(found: Iterable[Weight], uses: Iterable[Use], reads: Sequence[Read])
     order = {use: i for i, use in enumerate(uses)}
     for weight in weights:
         weight.uses.sort(key=order.__getitem__)
-    for leaf, origin, degree, position, _ in reads:
+    for leaf, origin, degree, position, stack, _ in reads:
         for weight, region in of_leaf[leaf].items():
             if origin and not overlap(origin.region, region):
                 continue
@@ -50,8 +50,8 @@ def grouped(found: Iterable[Weight], uses: Iterable[Use], reads: Sequence[Read])
                 weight.refused = weight.refused or "elsewhere the program uses it in a way that is not homogeneous"
             elif position <= order[weight.uses[0]]:
                 weight.refused = weight.refused or "the program reads it before the first layer that uses it"
-            elif origin and origin.stack != weight.stack and _unflipped(origin.stack) == _unflipped(weight.stack):
-                weight.refused = weight.refused or _clash(weight.stack, origin.stack)
+            elif weight.stack and stack != weight.stack:
+                weight.refused = weight.refused or _clash(weight.stack, stack)
     weights.sort(key=lambda weight: (order[weight.uses[0]], weight.uses[0].components.index(weight.first_component)))
     for index, weight in enumerate(weights):
         weight.index = index

@@ -204,6 +204,7 @@ class Read(NamedTuple):
       origin: which elements, if known.
       degree: of homogeneity, None where there is none.
       position: how many uses come before it.
+      stack: factors of the leaf that enclosing loops walk along.
       primitive: what the data does with it.
     """
 
@@ -211,6 +212,7 @@ class Read(NamedTuple):
     origin: Origin | None
     degree: float | None
     position: int
+    stack: tuple[Factor, ...] = ()
     primitive: Any = None
 
 

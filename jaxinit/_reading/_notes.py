@@ -5,6 +5,7 @@ from collections.abc import Sequence, Set
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._layers import Read, Use
+from jaxinit._reading._mixed_slices import MixedSlices
 from jaxinit._reading._regions import is_outer
 from jaxinit._reading._weights import UNSCALABLE
 
@@ -21,8 +22,8 @@ class Notes:
       read_leaves: the leaves that an output depends on.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]]):
-        self.shapes = shapes
+    def __init__(self, shapes: Sequence[tuple[int, ...]], slices: MixedSlices):
+        self.shapes, self.slices = shapes, slices
         self.uses: dict[ir.Equation, Use] = {}
         self.opaque: list[tuple[int, str]] = []
         self.read_leaves: set[int] = set()
@@ -51,7 +52,9 @@ class Notes:
                 for leaf, degree in part.degrees.items():
                     if degree != 0 and not (i == weight and leaf in weights):
                         origin, alone = part.origins.get(leaf), part.degree(leaf)
-                        self.reads.append(Read(leaf, origin, alone, len(self.uses), equation.primitive))
+                        slices = origin or self.slices.walked([equation.inputs[i]], leaf)
+                        stack = slices.stack if slices else ()
+                        self.reads.append(Read(leaf, origin, alone, len(self.uses), stack, equation.primitive))
 
     def hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
         """Remembers what hides the leaves that enter it."""
@@ -75,6 +78,7 @@ class Notes:
         """Remembers that data meets all leaves of a value."""
         if self.recording:
             self.read_leaves |= set(x.degrees)
+            origins = {leaf: x.origins.get(leaf) for leaf, d in x.degrees.items() if d != 0}
             self.reads.extend(
-                Read(leaf, x.origins.get(leaf), d, len(self.uses)) for leaf, d in x.degrees.items() if d != 0
+                Read(leaf, o, x.degrees[leaf], len(self.uses), o.stack if o else ()) for leaf, o in origins.items()
             )

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._layers import Weight
-from jaxinit._reading._origin import Factor
+from jaxinit._reading._origin import Factor, Origin
 
 UNSCALABLE = (
     "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
@@ -63,22 +63,28 @@ class Weights:
             chosen.append(max(own, key=self._size_of(value)))
         return tuple(dict.fromkeys(sorted(chosen, key=self._size_of(value), reverse=True)))
 
-    def weight(self, leaves: tuple[int, ...], value: Dependence, loops: tuple[Loop, ...], recording: bool) -> Weight:
-        """The part of these leaves that a value is made of, new or met before."""
+    def weight(
+        self,
+        leaves: tuple[int, ...],
+        value: Dependence,
+        mixed: Mapping[int, Origin | None],
+        loops: tuple[Loop, ...],
+        recording: bool,
+    ) -> Weight:
+        """The part of these leaves that a value is made of, new or met before; of some it mixes slices of these."""
         leaf, *others = leaves
-        origin = value.origins.get(leaf)
         walks = [loop for loop in loops if leaf in loop.leaves]
-        region = self.region_of(leaf, value)
-        stack = origin.stack if origin else ()
-        members = {other: self.region_of(other, value) for other in others}
+        origins = {x: value.origins.get(x) or mixed.get(x) for x in leaves}
+        stacks = {x: origin.stack if origin else () for x, origin in origins.items()}
+        region, stack = self.region_of(leaf, origins), stacks[leaf]
+        members = {other: self.region_of(other, origins) for other in others}
         key = leaf, region, stack, frozenset(members.items())
         weight = self.weights.get(key)
         if weight is None:
             weight = Weight(leaf, region, stack, _order(stack, walks), members=members)
-            stacks = {o.stack if (o := value.origins.get(x)) else () for x in leaves}
-            if origin is None and walks:
+            if origins[leaf] is None and walks:
                 weight.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
-            elif len({tuple(f.size for f in found) for found in stacks}) > 1:
+            elif len({tuple(f.size for f in found) for found in stacks.values()}) > 1:
                 weight.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
             elif not value.terms and value.degree(leaf) != 1:
                 weight.refused = UNSCALABLE[value.degree(leaf) == 0]
@@ -86,9 +92,9 @@ class Weights:
                 self.weights[key] = weight
         return weight
 
-    def region_of(self, leaf: int, value: Dependence) -> tuple[tuple[int, int], ...]:
+    def region_of(self, leaf: int, origins: Mapping[int, Origin | None]) -> tuple[tuple[int, int], ...]:
         """The part of a leaf that a value is made of; all of it where that is not known."""
-        origin = value.origins.get(leaf)
+        origin = origins[leaf]
         return origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
 
 

@@ -1,0 +1,56 @@
+"""Which slices of a leaf a value is made of, where its elements are mixed: `w + w.T` in the body of a loop.
+
+A loop that walks along a leaf hands its body one slice in each step. Whatever the body makes of it is made of that
+slice, unless the body also takes the leaf, or some of it, in another way.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from jaxinit import _program as ir
+from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._origin import Origin
+
+
+class MixedSlices:
+    """The slices behind the values of a program that is being walked.
+
+    Args:
+      producers: of each value met so far, its equation.
+      of: what a value depends on.
+    """
+
+    def __init__(self, producers: Mapping[ir.Atom, ir.Equation], of: Callable[[ir.Atom], Dependence]):
+        self.producers, self.of = producers, of
+        self.outside: dict[ir.Atom, ir.Atom] = {}
+
+    def enter(self, equation: ir.Equation) -> None:
+        """Remembers which values the programs of a loop or a branch take as they are, and not slice by slice."""
+        for entered in ir.entrances(equation):
+            self.outside.update((v, atom) for v, atom in entered if v.shape == atom.shape)
+
+    def walked(self, atoms: Iterable[ir.Atom], leaf: int) -> Origin | None:
+        """The origin of the slice of a leaf that all of these values are made of; None where there is no such slice.
+
+        What it says of the slice itself is of no use, since its elements are mixed: only `stack` and `region` are.
+        """
+        found: list[Origin] = []
+        seen: set[ir.Atom] = set()
+        queue = list(atoms)
+        while queue:
+            atom = queue.pop()
+            value = self.of(atom)
+            if atom in seen or leaf not in value.degrees:
+                continue
+            seen.add(atom)
+            origin, maker = value.origins.get(leaf), self.producers.get(atom)
+            if origin is not None:
+                found.append(origin)
+            elif maker is not None and not ir.subprograms(maker):
+                queue.extend(maker.inputs)
+            elif atom in self.outside:
+                queue.append(self.outside[atom])
+            else:
+                return None
+        if not found or not found[0].stack or len({(o.stack, o.region) for o in found}) > 1:
+            return None
+        return found[0]
