@@ -83,19 +83,20 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Twelve blocks, unrolled or scanned."""
+    """Blocks, unrolled or scanned."""
 
     scanned: bool
     width: int = 256
+    blocks: int = 12
 
     @nn.compact
     def __call__(self, tokens):
         x = nn.Embed(1000, self.width)(tokens)
         if self.scanned:
-            stack = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=12)
+            stack = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.blocks)
             x, _ = stack(self.width)(x, None)
         else:
-            for _ in range(12):
+            for _ in range(self.blocks):
                 x, _ = Block(self.width)(x)
         return nn.Dense(1000)(nn.LayerNorm()(x))
 

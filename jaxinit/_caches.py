@@ -77,6 +77,11 @@ def forgotten_by_clear(cached: Callable[_P, _T]) -> Callable[_P, _T]:
     return cached
 
 
+def forget_with(forget: Callable[[], None]) -> None:
+    """Has `clear_caches` call this function too."""
+    _forgotten_by_clear.append(forget)
+
+
 def weakly(x: Any) -> Callable[[], Any]:
     """A function that returns x, and holds it weakly if it counts by identity."""
     part = _weak_part(x)

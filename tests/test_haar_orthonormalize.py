@@ -7,7 +7,8 @@ import pytest
 import scipy.stats as st
 
 from jaxinit import haar
-from jaxinit._haar import orthonormalize
+from jaxinit._haar import orthonormal_or_zero, orthonormalize
+from jaxinit._haar._concrete import converted, product
 
 
 def deviation(q):
@@ -120,3 +121,39 @@ def test_errors_say_what_to_do():
         orthonormalize(jnp.ones((3, 4, 5)), in_axis=2, out_axis=-1)
     with pytest.raises(TypeError, match=r"dtype int32; cast it first"):
         orthonormalize(jnp.ones((2, 2), int))
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (5, 3), (150, 70), (3, 3, 4, 8)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64, jnp.bfloat16])
+def test_numpy_makes_the_same_matrix_of_the_same_reflectors(shape, dtype):
+    drawn = jax.random.normal(jax.random.key(3), shape, jnp.complex64 if dtype == jnp.complex64 else jnp.float32)
+    w = 0.02 * np.asarray(drawn)
+    kinds = (
+        w,
+        0 * w,
+        3 * np.array(orthonormalize(drawn)),
+        np.concatenate([0 * w[..., :1], w[..., 1:]], axis=-1),
+        w * np.logspace(-15, 10, shape[-1], dtype=np.float32),
+    )
+    for kind in kinds:
+        weight = jnp.asarray(kind).astype(dtype)
+        for zeros_stay in (False, True) if shape == (5, 3) else (False,):
+            wanted = orthonormal_or_zero(weight, -2, -1, (), zeros_stay=zeros_stay)
+            found = converted(np.asarray(weight), (len(shape) - 1,), (), zeros_stay)
+            assert found.dtype == weight.dtype
+            tolerance = 1e-2 if dtype == jnp.bfloat16 else 1e-5
+            np.testing.assert_allclose(found.astype(complex), np.asarray(wanted).astype(complex), atol=tolerance)
+
+
+def test_numpy_takes_each_matrix_of_a_stack_by_itself():
+    w = jax.random.normal(jax.random.key(4), (2, 6, 3, 4))
+    found = converted(np.asarray(w), (1,), (0, 3), zeros_stay=False)
+    np.testing.assert_allclose(found, orthonormalize(w, in_axis=2, out_axis=1, batch_axis=(0, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(3, 200, 5), (130, 64, 70), (65, 129, 200)])
+def test_products_in_tiles_are_products(sizes):
+    rows, terms, columns = sizes
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(rows, terms)), rng.normal(size=(terms, columns))
+    np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-9, atol=1e-12)

@@ -186,6 +186,14 @@ def _named_leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])]), leaf
 
 
+def _all_finite(x: Any) -> bool:
+    if not isinstance(x, jax.Array):
+        return bool(np.all(np.isfinite(x)))
+    if len(x.sharding.device_set) == 1 and x.is_fully_addressable and next(iter(x.devices())).platform == "cpu":
+        return bool(np.all(np.isfinite(np.asarray(x))))  # where it is, and nothing to compile
+    return bool(_all_finite_on_device(x))
+
+
 @jax.jit
-def _all_finite(x: Array) -> Array:
+def _all_finite_on_device(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x))

@@ -3,9 +3,11 @@
 In: a key, a shape and a dtype; or a weight that is to become orthonormal. Out: matrices with orthonormal columns if
 they are tall, else orthonormal rows. Methods agree in distribution, not in numbers. `_sampler` checks arguments and
 chooses a method; `_reflectors` holds the algorithm, its panel widths and triangular inverses; `_small` that of few
-columns in large batches; `_gaussians` which Gaussian goes where; `_orthonormalize` reads a weight as the Gaussians.
+columns in large batches; `_gaussians` which Gaussian goes where; `_orthonormalize` reads a weight as the Gaussians, and
+`_concrete` has NumPy do that where a weight is there and nothing is compiled yet.
 """
 
+from jaxinit._haar._concrete import converted as converted
 from jaxinit._haar._orthonormalize import orthonormal_or_zero as orthonormal_or_zero
 from jaxinit._haar._orthonormalize import orthonormalize as orthonormalize
 from jaxinit._haar._sampler import orthogonal as orthogonal

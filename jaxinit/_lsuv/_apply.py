@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
-from jaxinit._haar import orthonormal_or_zero
+from jaxinit._haar import converted, orthonormal_or_zero
 from jaxinit._lsuv._centre import output_dims
 from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
+from jaxinit._pieces import computed, hosted
 from jaxinit._reading import (
     FOREIGN,
     Weight,
@@ -51,15 +52,26 @@ def _with_orthonormal(weights: Iterable[Weight], leaves: Sequence[Any]) -> list[
             alike.setdefault((axes, jnp.result_type(new[weight.leaf])), []).append(weight)
     for (axes, _), group in alike.items():
         parts = [part_of(new[weight.leaf], weight) for weight in group]
-        batch_axes = axes.batch_axes + axes.stack_axes
-        make = functools.partial(
-            orthonormal_or_zero, in_axis=axes.in_axes, out_axis=axes.out_axes, batch_axis=batch_axes
-        )
         views = [part.reshape(axes.shape) for part in parts]
-        matrices = [make(views[0])] if len(group) == 1 else _entries(jax.lax.map(make, jnp.stack(views)))
+        where = axes.in_axes, axes.out_axes, axes.batch_axes + axes.stack_axes
+        by_jax, by_numpy = functools.partial(_all_orthonormal, *where), functools.partial(_orthonormal_by_numpy, *where)
+        matrices = computed(by_jax, by_numpy, views, like=views)
         for weight, part, matrix in zip(group, parts, matrices, strict=True):
             new[weight.leaf] = with_part(new[weight.leaf], weight, matrix.reshape(part.shape))
     return new
+
+
+def _all_orthonormal(
+    in_axes: tuple[int, ...], out_axes: tuple[int, ...], batch_axes: tuple[int, ...], *views: Array
+) -> list[Array]:
+    make = functools.partial(orthonormal_or_zero, in_axis=in_axes, out_axis=out_axes, batch_axis=batch_axes)
+    return [make(views[0])] if len(views) == 1 else _entries(jax.lax.map(make, jnp.stack(views)))
+
+
+def _orthonormal_by_numpy(
+    _: tuple[int, ...], out_axes: tuple[int, ...], batch_axes: tuple[int, ...], *views: Any
+) -> list[Any]:
+    return [converted(x, out_axes, batch_axes, zeros_stay=True) for x in views]
 
 
 def _entries(stack: Array) -> list[Array]:
@@ -92,12 +104,16 @@ def _with_scales(
             own = weight.seen_in(leaf)
             part = part_of(new[leaf], own)
             scales = spread_over_leaf(own, problem.factors[weight], scale)
-            wide = drawing_dtype(part.dtype)
-            scaled = (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
-            new[leaf] = with_part(new[leaf], own, scaled)
+            new[leaf] = with_part(new[leaf], own, _scaled(part, scales))
         if shift is not None:
             _move_bias(new, problem, weight, shift)
     return new
+
+
+@hosted()
+def _scaled(part: Array, scales: Array) -> Array:
+    wide = drawing_dtype(part.dtype)
+    return (part.astype(wide) * scales.astype(wide)).astype(part.dtype)
 
 
 def _move_bias(leaves: list[Any], problem: Problem, weight: Weight, shift: Array) -> None:

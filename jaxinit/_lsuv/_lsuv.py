@@ -35,6 +35,7 @@ from jaxinit._lsuv._options import (
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
 from jaxinit._lsuv._visitor import ScaleState
+from jaxinit._pieces import in_pieces
 from jaxinit._program import is_traced
 from jaxinit._reading import (
     Factor,
@@ -180,14 +181,14 @@ def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable
     try:
         return _cached(apply_fn, options.where, dataclasses.replace(options, where=None))
     except TypeError:  # something unhashable: no cache, same result
-        return jax.jit(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
+        return in_pieces(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
 
 
 @kept_with_functions(16)
 def _cached(apply_fn: Callable[[Any, Any], Any], where: Any, others: Options) -> Callable[..., Any]:
     function, selection = weakly(apply_fn), weakly(where)
 
-    @jax.jit
+    @in_pieces
     def run(params: Any, batch: Any, targets: Any) -> tuple[Any, LsuvReport]:
         options = dataclasses.replace(others, where=selection())
         return _lsuv(params, batch, targets, apply_fn=function(), options=options)

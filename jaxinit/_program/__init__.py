@@ -35,5 +35,8 @@ from jaxinit._program._primitives import *  # noqa: F403
 from jaxinit._program._rolled import rolled as rolled
 from jaxinit._program._stacks import with_stacks as with_stacks
 from jaxinit._program._tracing import as_function as as_function
+from jaxinit._program._tracing import flat as flat
+from jaxinit._program._tracing import flat_program as flat_program
+from jaxinit._program._tracing import shape_of as shape_of
 from jaxinit._program._tracing import trace as trace
 from jaxinit._program._unrolled import unrolled as unrolled

@@ -6,19 +6,25 @@ read it stays idle. One that is new in this JAX is in no table, and is opaque.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
 import jax.extend.core.primitives as jexp
 import jax.numpy as jnp
 from jax import lax
+from jax.interpreters import mlir
+
+from jaxinit._arrays import outside_traces
 
 Literal = jex.Literal
 Tracer = jax.core.Tracer
 jaxpr_as_fun = jex.jaxpr_as_fun
 jaxprs_in_params = jex.jaxprs_in_params
+JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
+"""The classes of programs that JAX has traced; in later versions they are one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,10 +115,40 @@ optimization_barrier_p = primitive("optimization_barrier")
 random_bits_p = primitive("random_bits")
 
 
+@functools.cache
+def _outside() -> Any:
+    return outside_traces(lambda: jex.get_opaque_trace_state(convention="nnx"))
+
+
+def is_outside() -> bool:
+    """Whether no transformation is running."""
+    return bool(jex.get_opaque_trace_state(convention="nnx") == _outside())
+
+
+class Computation(NamedTuple):
+    """What an equation of `hosted_p` computes: arrays by JAX, or the same by NumPy, in results of these shapes."""
+
+    by_jax: Callable[..., Sequence[Any]]
+    by_numpy: Callable[..., Sequence[Any]]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+
+hosted_p = jex.Primitive("hosted")
+"""A computation that is not traced before it must be, because NumPy may do it."""
+hosted_p.multiple_results = True
+hosted_p.def_abstract_eval(lambda *_, computation: [jax.core.ShapedArray(s.shape, s.dtype) for s in computation.shapes])
+mlir.register_lowering(
+    hosted_p, mlir.lower_fun(lambda *values, computation: computation.by_jax(*values), multiple_results=True)
+)
+
+
 def family(*names: str) -> frozenset[Any]:
     """Those of some primitives that this JAX has."""
     return frozenset(p for p in map(primitive, names) if not isinstance(p, Absent))
 
+
+PLACES = frozenset({*family("sharding_constraint", "shard_map", "reshard"), _reshard(), device_put_p})
+"""What says on which devices values are."""
 
 ADDITIONS = frozenset({add_p, sub_p, add_any_p})
 """Sums and differences of two operands."""

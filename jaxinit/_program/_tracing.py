@@ -27,6 +27,61 @@ def _jaxpr(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return jax.make_jaxpr(function)(*arguments)
 
 
+def flat(
+    function: Callable[..., Any], *arguments: Any, keep: Callable[[Any], bool] = lambda _: False
+) -> tuple[Program, Any] | None:
+    """The program of a function as equations alone, ready to be bound again, and the structure of its results.
+
+    Calls are inlined but those of jitted functions whose names are to be kept, and of what is recomputed; loops and
+    branches stay equations that are not read. Nothing, if the program has effects, whose order counts, says where its
+    values are, or gives results of weak types.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    program = flat_program(closed, keep)
+    if any(x.weak_type for x in jax.tree.leaves(shapes)):
+        return None
+    if getattr(closed, "jaxpr", closed).effects or any(e.primitive in primitives.PLACES for e in program.equations):
+        return None
+    return program, jax.tree.structure(shapes)
+
+
+def shape_of(atom: Atom) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a value, for tracing."""
+    return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
+
+
+def flat_program(closed: Any, keep: Callable[[Any], bool] = lambda _: False) -> Program:
+    """The same of a program that JAX has traced."""
+    inputs = tuple(_variable(v) for v in getattr(closed, "jaxpr", closed).invars)
+    equations: list[Equation] = []
+    outputs = _flatten(closed, inputs, equations, keep)
+    return Program(inputs, tuple(equations), outputs)
+
+
+def _flatten(
+    closed: Any, arguments: Sequence[Atom], equations: list[Equation], keep: Callable[[Any], bool]
+) -> tuple[Atom, ...]:
+    jaxpr = getattr(closed, "jaxpr", closed)
+    environment: dict[Any, Atom] = {}
+    environment.update(zip(jaxpr.constvars, map(Constant, getattr(closed, "consts", ())), strict=True))
+    environment.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Atom:
+        return Constant(atom.val) if isinstance(atom, primitives.Literal) else environment[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = tuple(read(v) for v in eqn.invars)
+        named = eqn.primitive is primitives.jit_p and keep(eqn.params["name"])
+        if eqn.primitive in primitives.CALLS and not named and eqn.primitive is not primitives.remat_p:
+            inner = eqn.params[primitives.CALLS[eqn.primitive]]
+            environment.update(zip(eqn.outvars, _flatten(inner, inputs, equations, keep), strict=True))
+            continue
+        outputs = tuple(_variable(v) for v in eqn.outvars)
+        environment.update(zip(eqn.outvars, outputs, strict=True))
+        equations.append(Equation(eqn.primitive, eqn.params, inputs, outputs, eqn.ctx))
+    return tuple(read(v) for v in jaxpr.outvars)
+
+
 def _program(closed: Any) -> Program:
     jaxpr = getattr(closed, "jaxpr", closed)
     inputs = tuple(_variable(v) for v in jaxpr.invars)

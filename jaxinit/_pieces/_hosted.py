@@ -1,0 +1,73 @@
+"""What NumPy computes where a program runs piece by piece.
+
+A statistic of a layer's output is a handful of passes over an array, and compiling it takes longer than a hundred of
+them. So what measures is marked here. Marked functions are jitted functions like others; but where a program runs piece
+by piece their calls are found by name, and their equations computed by NumPy. Some have a version of their own for
+NumPy, and are not even traced then.
+"""
+
+import contextlib
+import contextvars
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+from jaxinit import _program as ir
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_numbers = itertools.count()
+_names: set[str] = set()
+_in_pieces = contextvars.ContextVar("in_pieces", default=False)
+
+
+def hosted(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """A decorator: the function, jitted, and known by a name of its own."""
+
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        name = f"hosted_{next(_numbers)}_{function.__name__}"
+
+        @functools.wraps(function)
+        def named(*arguments: Any) -> _T:
+            return function(*arguments)  # type: ignore[call-arg]
+
+        named.__name__ = named.__qualname__ = name
+        _names.add(name)
+        jitted: Callable[_P, _T] = jax.jit(named, static_argnums=static_argnums)
+        return jitted
+
+    return decorate
+
+
+def is_hosted(name: str) -> bool:
+    """Whether a jitted function of this name is marked."""
+    return name in _names
+
+
+def computed(
+    by_jax: Callable[..., Sequence[Any]],
+    by_numpy: Callable[..., Sequence[Any]],
+    arguments: Sequence[Any],
+    like: Sequence[Any],
+) -> list[Any]:
+    """by_jax(*arguments), results of the shapes and dtypes of `like`; by NumPy where a program runs piece by piece."""
+    if not _in_pieces.get():
+        return list(by_jax(*arguments))
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)
+    computation = ir.Computation(by_jax, by_numpy, shapes)
+    found: list[Any] = ir.hosted_p.bind(*arguments, computation=computation)
+    return found
+
+
+@contextlib.contextmanager
+def tracing_for_pieces() -> Iterator[None]:
+    """While a program is traced that will run piece by piece."""
+    token = _in_pieces.set(True)
+    try:
+        yield
+    finally:
+        _in_pieces.reset(token)

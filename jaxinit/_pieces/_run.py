@@ -1,0 +1,248 @@
+"""Compiling pieces, each once, and running a program by them."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _program as ir
+from jaxinit._caches import forget_with
+from jaxinit._pieces._cut import Hosted, Piece, cut, is_literal
+from jaxinit._pieces._hosted import is_hosted, tracing_for_pieces
+from jaxinit._pieces._numpy import as_numpy
+
+_KEPT = 512
+"""Compiled pieces that are kept, the last used."""
+
+_PLANS = 8
+"""Kinds of arguments for which a function keeps its plan."""
+
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_threefry_partitionable",
+    "jax_default_prng_impl",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_random_seed_offset",
+    "jax_softmax_custom_jvp",
+)
+"""What changes the program that JAX traces a function to."""
+
+_UNUSUAL = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks")
+"""With these on, a program stays one."""
+
+
+def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, jitted; its first call is faster where it can be run piece by piece."""
+    whole = jax.jit(function)
+    plans: OrderedDict[Hashable, Plan | None] = OrderedDict()
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        key = kind_of(arguments)
+        if key is None:
+            return whole(*arguments)
+        if key not in plans:
+            plans[key] = plan_of(function, *arguments)
+            while len(plans) > _PLANS:
+                plans.popitem(last=False)
+        plan = plans[key]
+        return whole(*arguments) if plan is None else plan.run(*arguments)
+
+    return run
+
+
+def kind_of(arguments: Any) -> Hashable | None:
+    """What a plan depends on; nothing for arguments whose program had better stay one."""
+    leaves, structure = jax.tree.flatten(arguments)
+    device = _device(leaves)
+    return None if device is None else (structure, tuple(map(_kind, leaves)), _settings(), device)
+
+
+def plan_of(function: Callable[..., Any], *arguments: Any) -> "Plan | None":
+    """How a function is run for arguments of this kind; nothing, if it had better be run as one program.
+
+    The plan holds nothing of the function but arrays that it closes over.
+    """
+    device = _device(jax.tree.leaves(arguments))
+    if device is None:
+        return None
+    with tracing_for_pieces():
+        # By a function of its own, since JAX keeps the traces of a function.
+        traced = ir.flat(lambda *arguments: function(*arguments), *arguments, keep=is_hosted)
+    return None if traced is None else Plan(traced[0], cut(traced[0]), traced[1], device)
+
+
+def _settings() -> Hashable:
+    return tuple(str(getattr(jax.config, name, None)) for name in _SETTINGS)
+
+
+def _kind(leaf: Any) -> Hashable:
+    aval = jax.typeof(leaf)
+    return aval.shape, aval.dtype, bool(getattr(aval, "weak_type", False))
+
+
+def _device(leaves: Sequence[Any]) -> Any:
+    """The CPU device on which all arrays are, or nothing where a program had better stay one."""
+    if jax.default_backend() != "cpu" or any(getattr(jax.config, name, False) for name in _UNUSUAL):
+        return None
+    if any(ir.is_traced(x) for x in leaves) or not jax.sharding.get_abstract_mesh().empty or not ir.is_outside():
+        return None
+    default = getattr(jax.config, "jax_default_device")  # noqa: B009 (attributes unknown to mypy)
+    if isinstance(default, str):
+        return None
+    device = default or jax.local_devices()[0]
+    if device.platform != "cpu":
+        return None
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array) and (leaf.is_deleted() or not isinstance(leaf.sharding, _ONE)):
+            return None
+        if isinstance(leaf, jax.Array) and leaf.devices() != {device}:
+            return None
+    return device
+
+
+_ONE = jax.sharding.SingleDeviceSharding
+
+
+@dataclasses.dataclass
+class _Step:
+    """One step: what it runs, which values it takes and makes, and which are not needed after it."""
+
+    run: Callable[..., Any]
+    hosted: bool
+    several: bool
+    inputs: list[int]
+    outputs: list[int]
+    done_with: list[int]
+
+
+class Plan:
+    """A program ready to run."""
+
+    def __init__(self, program: ir.Program, steps: Sequence[Hosted | Piece], structure: Any, device: Any):
+        self.structure, self.device = structure, device
+        numbers: dict[ir.Atom, int] = {}
+        self._values: list[Any] = []
+
+        def slot(atom: ir.Atom) -> int:
+            if atom not in numbers:
+                numbers[atom] = len(self._values)
+                self._values.append(_constant(atom) if isinstance(atom, ir.Constant) else None)
+            return numbers[atom]
+
+        self.inputs = [slot(atom) for atom in program.inputs]
+        pieces = _compiled([s for s in steps if isinstance(s, Piece)], device)
+        self.steps: list[_Step] = []
+        for step in steps:
+            run = step.compute if isinstance(step, Hosted) else pieces[step]
+            inputs, outputs = [slot(a) for a in step.inputs], [slot(v) for v in step.outputs]
+            several = step.several if isinstance(step, Hosted) else True
+            self.steps.append(_Step(run, isinstance(step, Hosted), several, inputs, outputs, []))
+        self.outputs = [slot(atom) for atom in program.outputs]
+        self.dtypes = [atom.dtype for atom in program.outputs]
+        kept = {*self.outputs, *(i for i, x in enumerate(self._values) if x is not None)}
+        for s in reversed(self.steps):
+            s.done_with = [i for i in dict.fromkeys((*s.inputs, *s.outputs)) if i not in kept]
+            kept.update(s.inputs)
+
+    def run(self, *arguments: Any) -> Any:
+        """The results for arguments of the kind that the plan was made for."""
+        leaves = jax.tree.leaves(arguments)
+        values = list(self._values)
+        for i, leaf in zip(self.inputs, leaves, strict=True):
+            values[i] = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                taken = [values[i] for i in step.inputs]
+                if step.hosted:
+                    results = step.run(*map(np.asarray, taken))
+                    results = results if step.several else [results]
+                else:
+                    results = step.run(*taken)
+                for i, x in zip(step.outputs, results, strict=True):
+                    values[i] = x
+                del taken, results
+                for i in step.done_with:
+                    values[i] = None
+        outputs = self._arrays([values[i] for i in self.outputs])
+        if any(isinstance(x, jax.Array) and x.committed for x in leaves):
+            outputs = jax.device_put(outputs, self.device)
+        return jax.tree.unflatten(self.structure, outputs)
+
+    def _arrays(self, values: list[Any]) -> list[Any]:
+        hosted = [i for i, x in enumerate(values) if not isinstance(x, jax.Array)]
+        # A copy: what NumPy made may be a view of something that lives on.
+        copies = jax.device_put([np.array(values[i], self.dtypes[i]) for i in hosted])
+        for i, x in zip(hosted, copies, strict=True):
+            values[i] = x
+        return values
+
+
+def _constant(atom: ir.Constant) -> Any:
+    return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)
+
+
+# Compiled pieces.
+
+_lock = threading.Lock()
+_pieces: OrderedDict[Hashable, "_Compiled"] = OrderedDict()
+forget_with(_pieces.clear)
+
+
+class _Compiled:
+    """A piece that is being compiled, by another thread."""
+
+    def __init__(self, future: "concurrent.futures.Future[Any]"):
+        self._future: Any = future
+        self._run: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._run is None:
+            self._run, self._future = self._future.result(), None
+        return self._run(*arguments)
+
+
+def _compiled(pieces: Iterable[Piece], device: Any) -> dict[Piece, Callable[..., Any]]:
+    """Compiles the pieces that have not been, several at a time: XLA compiles outside of Python's lock."""
+    found: dict[Piece, Callable[..., Any]] = {}
+    pool = None
+    about = device, _settings()
+    for piece in pieces:
+        key = None if piece.key is None else (piece.key, about)
+        known = _pieces.get(key) if key is not None else None
+        if known is None:
+            if pool is None:
+                pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+            known = _Compiled(pool.submit(_lowered(piece).compile))
+            if key is not None:
+                with _lock:
+                    _pieces[key] = known
+                    while len(_pieces) > _KEPT:
+                        _pieces.popitem(last=False)
+        found[piece] = known
+    if pool is not None:
+        pool.shutdown(wait=False)
+    return found
+
+
+def _lowered(piece: Piece) -> Any:
+    equations, inputs, outputs = piece.equations, piece.inputs, piece.outputs
+
+    def run(*values: Any) -> list[Any]:
+        environment: dict[ir.Atom, Any] = dict(zip(inputs, values, strict=True))
+        for equation in equations:
+            taken = [a.value if is_literal(a) else environment[a] for a in equation.inputs]
+            environment.update(zip(equation.outputs, equation.bind(*taken), strict=True))
+        return [environment[v] for v in outputs]
+
+    return jax.jit(run).lower(*map(ir.shape_of, inputs))
