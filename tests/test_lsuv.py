@@ -1136,7 +1136,30 @@ def normalized_in_a_branch(p, x):
     return lax.cond(x[0, 0] > -1e6, normalized, lambda h: normalized(jnp.tanh(h)), x @ p[0]) @ p[1] @ p[2]
 
 
+def negated_mean_added(p, x):
+    h = jnp.tanh(x @ p[0])
+    return jax.nn.gelu(h + jnp.broadcast_to(-h.mean(0)[None], h.shape)) @ p[1] @ p[2]
+
+
+def less_what_attention_makes_of_it(p, x):
+    """Rows that are alike attend to one another, and each gets itself."""
+
+    def step(h, _):
+        h = jnp.tanh(h)
+        return h, (h - jax.nn.softmax(h @ h.T / 3) @ h) @ p[1]
+
+    return lax.scan(step, x @ p[0], None, 1)[1][0] @ p[2]
+
+
+def centred_by_a_matrix(p, x):
+    centre = np.eye(len(x), dtype=np.float32) - np.float32(1 / len(x))
+    return lax.scan(lambda h, _: (jnp.tanh(centre @ jnp.tanh(h)) @ p[1], None), x @ p[0], None, 1)[0] @ p[2]
+
+
 BEHIND_NORMS = {
+    "negated mean": negated_mean_added,
+    "less attention, in a loop": less_what_attention_makes_of_it,
+    "centred by a matrix, in a loop": centred_by_a_matrix,
     "batch norm": lambda p, x: jnp.tanh(normalized(jnp.tanh(x @ p[0]))) @ p[1] @ p[2],
     "flax": lambda p, x: nn.BatchNorm(False).apply(FRESH, x @ p[0], mutable="batch_stats")[0] @ p[1] @ p[2],
     "mean alone": mean_taken_off,
@@ -1169,10 +1192,16 @@ def test_rounding_is_not_scaled(name, method):
     assert float(jnp.std(BEHIND_NORMS[name](new, small))) == pytest.approx(1, abs=1e-2)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
-def test_rounding_is_not_scaled_in_other_dtypes(dtype, x64):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(("batch norm", dtype) for dtype in (jnp.bfloat16, jnp.float16, jnp.float64)),
+        *(("negated mean", dtype) for dtype in (jnp.bfloat16, jnp.float64)),
+    ],
+)
+def test_rounding_is_not_scaled_in_other_dtypes(name, dtype, x64):
     params, x = jax.tree.map(lambda w: w.astype(dtype), (square_weights(3), VECTORS))
-    apply_fn = BEHIND_NORMS["batch norm"]
+    apply_fn = BEHIND_NORMS[name]
     new = lsuv(params, apply_fn, jnp.broadcast_to(x[:1], (100, 12)), orthonormalize=False)
     for old, kept in zip(params[1:], new[1:], strict=True):
         np.testing.assert_array_equal(old, kept)

@@ -115,7 +115,7 @@ class ControlFlow:
             inputs, own = slices
             inside = None
             if rounding is not None:
-                inside = rounding.within(equation.body, [*flags[:first], *of_carry, *flags[second:]])
+                inside = rounding.within(equation, equation.body, [*flags[:first], *of_carry, *flags[second:]])
             inner = outside | dict(zip(carried, passing, strict=True)) | dict(zip(given, own, strict=True))
             results = self.run(equation.body, [*consts, *values, *inputs], inner, inside)
             found = inside.flags(equation.body.outputs) if inside is not None else []
@@ -147,7 +147,7 @@ class ControlFlow:
         def branch(program: ir.Program) -> Any:
             def run(passing: Any, *operands: Any) -> Any:
                 inner = states | dict(zip(carried, passing, strict=True))
-                inside = rounding.within(program, flags) if rounding is not None else None
+                inside = rounding.within(equation, program, flags) if rounding is not None else None
                 results = self.run(program, operands, inner, inside)
                 results = self._as_taken(results, program.outputs, equation.outputs, inner)
                 found = inside.flags(program.outputs) if inside is not None else []
@@ -181,7 +181,9 @@ class ControlFlow:
         def body(carry: Any) -> Any:
             values, passing, of_carry = carry
             inner = states | dict(zip(carried, passing, strict=True))
-            inside = rounding.within(equation.body, [*flags[:count], *of_carry]) if rounding is not None else None
+            inside = (
+                rounding.within(equation, equation.body, [*flags[:count], *of_carry]) if rounding is not None else None
+            )
             results = self.run(equation.body, [*consts, *values], inner, inside)
             results = self._as_taken(results, equation.body.outputs, carries[1], inner)
             found = inside.flags(equation.body.outputs) if inside is not None else []

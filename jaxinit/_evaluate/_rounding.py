@@ -1,18 +1,19 @@
-"""Values that hold nothing but rounding: what is left of equal numbers once their mean is taken off.
+"""Values that hold nothing but rounding: what is left of equal numbers once one is taken off the other.
 
 A batch of identical samples in front of a batch normalization leaves x - mean(x), whose entries are the rounding of the
-mean and no signal, and whatever is multiplied by them is rounding too. The difference is found where a mean is taken
-off, by its size next to that of x, and followed to the layers that take it, into loops and branches and out of them.
-Each answer is computed only when a layer or a loop asks for it.
+mean and no signal, and whatever is multiplied by them is rounding too. So does x minus anything that equals it. Such a
+difference is found by its size next to that of x, and followed to the layers that take it, into loops and branches and
+out of them. Each answer is computed only when a layer or a loop asks for it.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
@@ -22,8 +23,16 @@ from jaxinit._typing import Array
 Answer: TypeAlias = Callable[[], Array]
 """Whether a value is rounding alone, asked when it is needed."""
 
+_Constants: TypeAlias = Mapping[ir.Atom, ir.Constant]
+
 _STEPS = 8
 """Times the square root of the number of terms, by so many roundings a mean may miss."""
+_TERMS = 64
+"""Of so many terms a value is taken to be a sum at least; where a mean is taken off, they are counted."""
+_LEVELS = 8
+"""So many equations back sums are looked for."""
+_CENTRED = 1e-4
+"""The sum of numbers whose sum is meant to be zero, beside the sum of their absolute values."""
 
 _THROUGH_ZERO = ir.family("neg", "abs", "tanh", "sin", "tan", "asin", "atan", "erf", "expm1", "log1p", "sqrt", "cbrt")
 _THROUGH_ZERO |= ir.family("sinh", "asinh", "square", "integer_pow", "sign")
@@ -33,17 +42,24 @@ _THROUGH_ZERO |= ir.family("sinh", "asinh", "square", "integer_pow", "sign")
 class Rounding:
     """Follows values that are rounding alone through one program."""
 
-    def __init__(self, analysis: Analysis, program: ir.Program, known: Mapping[ir.Atom, Answer] = MappingProxyType({})):
+    def __init__(
+        self,
+        analysis: Analysis,
+        program: ir.Program,
+        known: Mapping[ir.Atom, Answer] = MappingProxyType({}),
+        constants: _Constants = MappingProxyType({}),
+    ):
         self.analysis = analysis
         self.known: dict[ir.Atom, Answer] = dict(known)
-        repeating = (e for e in program.equations if e.primitive is ir.broadcast_p)
-        self._repeated: dict[ir.Atom, ir.Atom] = {e.outputs[0]: e.inputs[0] for e in repeating}
+        self.constants = constants
+        self._producers: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
+        self._negated = _negated(program)
 
     def enters(self, equation: ir.Equation) -> bool:
         """Whether a value that goes into a loop or a branch may be rounding, or one that is made there."""
         if any(atom in self.known for atom in equation.inputs):
             return True
-        return any(_takes_off(inner) for inner in ir.subprograms(equation))
+        return any(_may_cancel(inner, _entered(equation, self.constants)) for inner in ir.subprograms(equation))
 
     def flags(self, atoms: Iterable[ir.Atom]) -> list[Array]:
         """Whether values are rounding alone, here and now; nothing is said of those that are not followed."""
@@ -53,9 +69,10 @@ class Rounding:
         """Takes note of values of which it is known whether they are rounding alone."""
         self.known.update((atom, _answered(flag)) for atom, flag in zip(atoms, flags, strict=False))
 
-    def within(self, program: ir.Program, flags: Sequence[Array]) -> "Rounding":
+    def within(self, equation: ir.Equation, program: ir.Program, flags: Sequence[Array]) -> "Rounding":
         """The values of a loop's or a branch's program, for inputs that are rounding alone or not."""
-        return Rounding(self.analysis, program, dict(zip(program.inputs, map(_answered, flags), strict=False)))
+        known: dict[ir.Atom, Answer] = {v: _answered(x) for v, x in zip(program.inputs, flags, strict=False)}
+        return Rounding(self.analysis, program, known, _entered(equation, self.constants))
 
     def follow(self, equation: ir.Equation, values: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes note of an equation that has been evaluated, with these values of its inputs and outputs."""
@@ -65,11 +82,16 @@ class Rounding:
 
     def _of(self, equation: ir.Equation, values: Sequence[Any], results: Sequence[Any]) -> Answer | None:
         primitive, inputs = equation.primitive, equation.inputs
-        if primitive is ir.sub_p and (source := self._repeated.get(inputs[1])) is not None and self._is_mean(equation):
-            terms = math.prod(inputs[0].shape) // max(math.prod(source.shape), 1)
+        if all(self.analysis.of(atom).data for atom in inputs) and _is_difference(equation, self._negated):
+            terms = max(map(self._terms, inputs))
             before = self._all(inputs, values)
-            cancels = functools.partial(_cancels, results[0], values[0], terms)
+            cancels = functools.partial(_cancels, results[0], values, terms)
             return cancels if before is None else lambda: cancels() | before()
+        if (centred := _centred_operand(equation, self.constants)) is not None:
+            data, size, terms = centred
+            known = self.known.get(inputs[data])
+            sums = functools.partial(_cancels, results[0], [values[data]], terms, size)
+            return sums if known is None else lambda: sums() | known()
         if not any(atom in self.known for atom in inputs):
             return None
         if primitive in (ir.add_p, ir.sub_p, ir.add_any_p, ir.max_p, ir.min_p, ir.concatenate_p):
@@ -83,8 +105,14 @@ class Rounding:
         passes = primitive in _THROUGH_ZERO or primitive is ir.div_p or rearrangement(equation) is not None
         return first if passes or rule_of(equation).linear == "first" else None
 
-    def _is_mean(self, equation: ir.Equation) -> bool:
-        return ir.is_floating(equation.outputs[0]) and all(self.analysis.of(atom).data for atom in equation.inputs)
+    def _terms(self, atom: ir.Atom) -> int:
+        """Of how many numbers a value is a sum, as far as the last equations tell."""
+        found, level = _TERMS, [atom]
+        for _ in range(_LEVELS):
+            makers = [e for e in (self._producers.get(a) for a in level) if e is not None]
+            found = max([found, *map(_summed, makers)])
+            level = list(dict.fromkeys(a for e in makers if not ir.subprograms(e) for a in e.inputs))
+        return found
 
     def _all(self, atoms: Sequence[ir.Atom], values: Sequence[Any]) -> Answer | None:
         """Whether each of some values is rounding, or zero and no data."""
@@ -107,11 +135,73 @@ def _answered(flag: Array) -> Answer:
     return lambda: flag
 
 
-def _takes_off(program: ir.Program) -> bool:
-    """Whether a program, or one that it holds, takes something off that is repeated, such as a mean."""
-    repeated = {v for e in program.equations if e.primitive is ir.broadcast_p for v in e.outputs}
+def _negated(program: ir.Program) -> set[ir.Atom]:
+    """Values that a program has multiplied by a negative number, and moved perhaps."""
+    found: set[ir.Atom] = set()
+    for e in program.equations:
+        moved = rearrangement(e) is not None or e.primitive in (ir.mul_p, ir.div_p)
+        if e.primitive is ir.neg_p or (moved and any(a in found or _is_negative(a) for a in e.inputs)):
+            found.update(e.outputs)
+    return found
+
+
+def _is_negative(atom: ir.Atom) -> bool:
+    if not isinstance(atom, ir.Constant) or not ir.is_known(atom) or not ir.is_floating(atom):
+        return False
+    return bool(np.all(np.asarray(atom.value) < 0))
+
+
+def _is_difference(equation: ir.Equation, negated: Set[ir.Atom]) -> bool:
+    """Whether an equation takes one variable off another."""
+    if len(equation.outputs) != 1 or not ir.is_floating(equation.outputs[0]):
+        return False
+    if not all(isinstance(atom, ir.Variable) for atom in equation.inputs):
+        return False
+    adds = equation.primitive in (ir.add_p, ir.add_any_p)
+    return equation.primitive is ir.sub_p or (adds and not negated.isdisjoint(equation.inputs))
+
+
+def _entered(equation: ir.Equation, constants: _Constants) -> _Constants:
+    """The known numbers that the programs of a loop or a branch take as they are."""
+    pairs = [(v, constants.get(a, a)) for entered in ir.entrances(equation) for v, a in entered if v.shape == a.shape]
+    return {v: a for v, a in pairs if isinstance(a, ir.Constant)}
+
+
+def _centred_operand(equation: ir.Equation, constants: _Constants) -> tuple[int, float, int] | None:
+    """Of a product with known numbers that sum to zero over what it contracts: which input is the data, and sizes.
+
+    These are the largest sum of absolute values of the numbers, and how many there are in a sum.
+    """
+    if equation.primitive is not ir.dot_general_p or not ir.is_floating(equation.outputs[0]):
+        return None
+    for i, atom in enumerate(constants.get(a, a) for a in equation.inputs):
+        if isinstance(atom, ir.Constant) and ir.is_known(atom) and isinstance(equation.inputs[1 - i], ir.Variable):
+            numbers = np.asarray(atom.value, np.float64)
+            rounded = max(_CENTRED, float(jnp.finfo(atom.dtype).eps))
+            axes = tuple(equation.params["dimension_numbers"][0][i])
+            sums, sizes = np.abs(numbers.sum(axes)), np.abs(numbers).sum(axes)
+            if axes and sizes.size and sizes.max() > 0 and (sums <= rounded * sizes).all():
+                return 1 - i, float(sizes.max()), math.prod(numbers.shape[a] for a in axes)
+    return None
+
+
+def _summed(equation: ir.Equation) -> int:
+    """How many numbers an equation adds for each element of its output."""
+    if equation.primitive is ir.dot_general_p:
+        axes = equation.params["dimension_numbers"][0][0]
+        return math.prod(equation.inputs[0].shape[a] for a in axes)
+    if equation.primitive in ir.family("reduce_sum", "reduce_window_sum", "cumsum"):
+        return math.prod(equation.inputs[0].shape) // max(math.prod(equation.outputs[0].shape), 1)
+    return equation.length if isinstance(equation, ir.Scan) else 1
+
+
+def _may_cancel(program: ir.Program, constants: _Constants) -> bool:
+    """Whether a program, or one that it holds, takes one variable off another, or multiplies by centred numbers."""
+    negated = _negated(program)
     return any(
-        (e.primitive is ir.sub_p and e.inputs[1] in repeated) or any(map(_takes_off, ir.subprograms(e)))
+        _is_difference(e, negated)
+        or _centred_operand(e, constants) is not None
+        or any(_may_cancel(inner, _entered(e, constants)) for inner in ir.subprograms(e))
         for e in program.equations
     )
 
@@ -122,15 +212,16 @@ def is_zero(x: Any) -> Array:
     return found
 
 
-def _cancels(difference: Array, minuend: Array, terms: int) -> Array:
-    """Whether a difference with the mean of so many numbers is as small as the rounding of the mean."""
+def _cancels(difference: Array, operands: Sequence[Array], terms: int, size: float = 1.0) -> Array:
+    """Whether a difference is as small as the rounding of its operands, each a sum of so many numbers times `size`."""
     dtype = difference.dtype
     wide = drawing_dtype(dtype)
-    limit = float(jnp.finfo(dtype).eps) + _STEPS * math.sqrt(terms) * float(jnp.finfo(wide).eps)
+    limit = 2 * float(jnp.finfo(dtype).eps) + _STEPS * math.sqrt(terms) * float(jnp.finfo(wide).eps)
 
-    def compared(difference: Array, minuend: Array) -> Array:
-        small, large = (jnp.max(jnp.abs(x), initial=0) for x in (difference, minuend))
-        return (small.astype(wide) <= limit * large.astype(wide)) & (large > 0)
+    def compared(difference: Array, *operands: Array) -> Array:
+        small, *sizes = (jnp.max(jnp.abs(x), initial=0).astype(wide) for x in (difference, *operands))
+        large = functools.reduce(jnp.maximum, sizes)
+        return (small <= limit * size * large) & (large > 0)
 
-    found: Array = with_automatic_axes(compared, difference, minuend)
+    found: Array = with_automatic_axes(compared, difference, *operands)
     return found
