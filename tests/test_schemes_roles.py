@@ -263,15 +263,42 @@ def test_decays_that_data_steps_through_keep_their_values():
     np.testing.assert_array_equal(new["a_log"], a_log)
 
 
-def test_decays_of_a_parallel_scan_keep_their_values():
-    def apply_fn(p, x):
-        inputs = jnp.broadcast_to(x @ p["b"], (5, 32, 8))
-        decays = jnp.broadcast_to(jnp.exp(-jnp.exp(p["nu"])), inputs.shape)
-        return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), (decays, inputs))[1]
+def by_halves(decays, inputs, axis=0):
+    return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), (decays, inputs), axis=axis)[1]
 
-    new, rows = drawn({"b": ones(4, 8), "nu": SOME}, apply_fn)
-    assert rows["nu"].init == "kept"
+
+def step_by_step(decays, inputs):
+    return jax.lax.scan(lambda h, x: (x[0] * h + x[1],) * 2, jnp.zeros_like(inputs[0]), (decays, inputs))[1]
+
+
+@pytest.mark.parametrize("recurrence", [by_halves, step_by_step])
+@pytest.mark.parametrize("length", [2, 5])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_decays_that_are_repeated_for_every_step_keep_their_values(recurrence, length, repeated):
+    """What scales the input of the state is none of them."""
+
+    def apply_fn(p, x):
+        inputs = jnp.broadcast_to((x @ p["b"]) * jnp.exp(p["gamma"])[None], (length, 32, 8))
+        decay = jnp.exp(-jnp.exp(p["nu"]))
+        many = jnp.repeat(decay[None], 32 * length, 0).reshape(length, 32, 8)
+        return recurrence(many if repeated else jnp.broadcast_to(decay, inputs.shape), inputs)
+
+    new, rows = drawn({"b": ones(4, 8), "nu": SOME, "gamma": SOME}, apply_fn)
+    assert (rows["nu"].role, rows["gamma"].role) == ("decay", "unknown")
     np.testing.assert_array_equal(new["nu"], SOME)
+
+
+def test_a_stack_of_scales_is_not_a_stack_of_decays():
+    """A loop over layers multiplies what it carries by another slice in each step."""
+
+    def apply_fn(p, x):
+        def layer(x, q):
+            return x * q["scale"][None] + jnp.tanh(x @ q["w"]), None
+
+        return jax.lax.scan(layer, x, p)[0]
+
+    _, rows = drawn({"scale": ones(3, 4), "w": ones(3, 4, 4)}, apply_fn)
+    assert rows["scale"].role != "decay"
 
 
 DECAYED = 6  # steps of a sequence
@@ -309,14 +336,24 @@ def decays_before_a_loop(p, x):
     return jax.lax.scan(lambda h, xs: (xs[0] * h + xs[1],) * 2, jnp.zeros((8, 8)), inputs)[1]
 
 
-@pytest.mark.parametrize("recurrence", [gated_by_sums, forgetting, gated_in_a_loop, decays_before_a_loop])
+def decays_of_a_recurrence_by_halves(p, x):
+    decays = jnp.exp(-jax.nn.softplus(x @ p["step"] + p["bias"][None, None]) * jnp.exp(p["rate"])[None, None])
+    return by_halves(decays, x @ p["in"] + p["other"][None, None], axis=1)
+
+
+@pytest.mark.parametrize(
+    "recurrence",
+    [gated_by_sums, forgetting, gated_in_a_loop, decays_before_a_loop, decays_of_a_recurrence_by_halves],
+)
 def test_what_is_added_to_the_exponent_of_a_decay_keeps_its_value(recurrence):
     old = dict.fromkeys(("bias", "rate", "other"), SOME) | {"step": ones(4, 8), "in": ones(4, 8)}
     new, rows = drawn(old, recurrence, jnp.broadcast_to(X[:8, None], (8, DECAYED, 4)))
     assert (rows["bias"].role, rows["bias"].init) == ("decay", "kept")
     np.testing.assert_array_equal(new["bias"], SOME)
-    if recurrence is forgetting:
+    if recurrence in (forgetting, decays_of_a_recurrence_by_halves):
         assert rows["other"].role == "bias"
+    if recurrence is not forgetting:  # which has no rate
+        assert (rows["rate"].role, rows["rate"].init) == ("decay", "kept")
 
 
 @pytest.mark.parametrize(

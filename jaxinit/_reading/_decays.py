@@ -1,12 +1,14 @@
 """Leaves that decide how fast a state decays: their value is a time scale, and says more than any draw could.
 
-Such a leaf multiplies the state that a loop carries, or is added to what becomes the exponent of a decay: of data times
-a rate, or of data summed up along the sequence, exp(Σ a · softplus(x + b)), as in selective state-space models and
-gated linear attention (Gu and Dao, 2023, arXiv:2312.00752).
+Such a leaf multiplies the state of a recurrence, or is multiplied by or added to what becomes the exponent of a decay:
+of data times a rate, or of data summed up along the sequence, exp(Σ a · softplus(x + b)), as in selective state-space
+models and gated linear attention (Gu and Dao, 2023, arXiv:2312.00752). The recurrence is a loop that carries its state,
+or one by halves, as `associative_scan` writes it out.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from jaxinit import _program as ir
@@ -22,24 +24,54 @@ _MOVES = frozenset(
 
 
 def multiplies_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """The role of a leaf that multiplies the state that a loop carries, by itself or through a function of data."""
+    """The role of a leaf that multiplies the state of a recurrence, by itself or through a function of data."""
     products = evidence.products
     product = products.of(reader.equation)
     if _is_walked(evidence, reader):
         return None
-    if any(products.unmoved_here(x) in evidence.carries for x in product.factors):
-        return LeafRole("decay", "multiplies the state that a loop carries")
-    for equation in (e for x in product.results for e in products.onwards(x)):
-        if _multiplies_carry(evidence, equation):
-            return LeafRole("decay", "multiplies, through a function of data, the state that a loop carries")
+    if _multiplies_carry(evidence, reader.equation):
+        return LeafRole("decay", "multiplies the state of a recurrence")
+    if any(_becomes_decay(evidence, x, _Stage(has_rate=True, is_decay=True)) for x in product.results):
+        return LeafRole("decay", "multiplies, through a function of data, the state of a recurrence")
     return None
 
 
-def _multiplies_carry(evidence: Evidence, equation: ir.Equation) -> bool:
+def _multiplies_carry(evidence: Evidence, equation: ir.Equation, decays: Set[ir.Atom] = frozenset()) -> bool:
+    """Whether an equation multiplies the state of a recurrence, which is none of the values that may be its decays."""
     products = evidence.products
-    return products.multiplies(equation) and any(
-        products.unmoved_here(x) in evidence.carries for x in products.of(equation).factors
-    )
+    if not products.multiplies(equation):
+        return False
+    carried = any(products.unmoved_here(x) in evidence.carries for x in products.of(equation).factors)
+    return carried or _combines(evidence, equation, decays)
+
+
+def _combines(evidence: Evidence, equation: ir.Equation, decays: Set[ir.Atom]) -> bool:
+    """Whether a product of one part of a value is added to another part of it: b₂ + a₂ b₁, as `associative_scan` does.
+
+    That is a recurrence by halves, whose state is all of the value.
+    """
+    products = evidence.products
+    states = [x for x in equation.inputs if evidence.flow.is_data(x) and x not in decays]
+    cuts = [cut for x in states if (cut := _cut(evidence, x)) is not None]
+    if not cuts:
+        return False
+    for atom, following in products.moved(equation.outputs[0]):
+        others = (
+            [x for x in following.inputs if x is not atom] if following.primitive in (ir.add_p, ir.add_any_p) else []
+        )
+        found = [cut for x in others if (cut := _cut(evidence, x)) is not None]
+        if any(a is not b and a.inputs[0] is b.inputs[0] for a in cuts for b in found):
+            return True
+    return False
+
+
+def _cut(evidence: Evidence, atom: ir.Atom) -> ir.Equation | None:
+    """The equation that has cut a value out of another one, whatever has moved it since."""
+    while (maker := evidence.flow.producer.get(atom)) is not None and maker.primitive in _MOVES:
+        if maker.primitive is ir.slice_p:
+            return maker
+        atom = maker.inputs[0]
+    return None
 
 
 def _is_walked(evidence: Evidence, reader: Reader) -> bool:
@@ -48,11 +80,45 @@ def _is_walked(evidence: Evidence, reader: Reader) -> bool:
     while queue:
         atom = queue.pop()
         if atom in evidence.walked:
-            return True
+            return any(_varies(evidence, x, 0, reader.leaf) for x in evidence.flow.sources(atom))
         if atom not in seen and depends_on(evidence.flow, atom, reader.leaf) and atom in evidence.flow.producer:
             seen.add(atom)
             queue.extend(evidence.flow.sources(atom))
     return False
+
+
+def _varies(evidence: Evidence, atom: ir.Atom, dimension: int, leaf: int) -> bool:
+    """Whether a value has other elements of a leaf in other places along a dimension, and not copies of some."""
+    while depends_on(evidence.flow, atom, leaf):
+        maker = evidence.flow.producer.get(atom)
+        if maker is None:
+            return True
+        source = maker.inputs[0]
+        if maker.primitive is ir.broadcast_p:
+            kept = maker.params["broadcast_dimensions"]
+            if dimension not in kept or source.shape[kept.index(dimension)] == 1:
+                return False
+            dimension = kept.index(dimension)
+        elif maker.primitive is ir.transpose_p:
+            dimension = maker.params["permutation"][dimension]
+        elif maker.primitive is ir.reshape_p:
+            first, last = _run(atom.shape, dimension)
+            runs = [_run(source.shape, d) for d in range(len(source.shape))]
+            met = [d for d, (start, stop) in enumerate(runs) if max(first, start) < min(last, stop)]
+            return any(_varies(evidence, source, d, leaf) for d in met)
+        elif maker.primitive in ir.ELEMENTWISE:
+            alike_in_shape = [x for x in maker.inputs if x.shape == atom.shape]
+            return any(_varies(evidence, x, dimension, leaf) for x in alike_in_shape)
+        elif maker.primitive not in ir.IDENTITIES:
+            return True
+        atom = source
+    return False
+
+
+def _run(shape: Sequence[int], dimension: int) -> tuple[int, int]:
+    """How many elements apart neighbours along a dimension lie, and how many the dimension spans."""
+    inner = math.prod(shape[dimension + 1 :])
+    return inner, inner * shape[dimension]
 
 
 class _Stage(NamedTuple):
@@ -71,8 +137,12 @@ class _Stage(NamedTuple):
 
 def paces_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
     """The role of a leaf that is added to what becomes the exponent of a decay."""
-    start = reader.equation.outputs[0]
-    stages: dict[ir.Atom, _Stage] = {start: _Stage()}
+    return LeafRole("decay", _PACES) if _becomes_decay(evidence, reader.equation.outputs[0], _Stage()) else None
+
+
+def _becomes_decay(evidence: Evidence, start: ir.Atom, stage: _Stage) -> bool:
+    """Whether a value, from a stage on, becomes a decay that multiplies a state."""
+    stages: dict[ir.Atom, _Stage] = {start: stage}
     pending: list[tuple[int, int, ir.Equation]] = []
 
     def enter(atom: ir.Atom) -> None:
@@ -89,13 +159,14 @@ def paces_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
         seen.add(following)
         stage = _joined([stages[x] for x in following.inputs if x in stages])
         if following.primitive is ir.exp_p and stage.summed:
-            return LeafRole("decay", _PACES)
-        if stage.is_decay and _multiplies_carry(evidence, following):
-            return LeafRole("decay", _PACES)
+            return True
+        decays = {x for x in following.inputs if x in stages and stages[x].is_decay}
+        if decays and _multiplies_carry(evidence, following, decays):
+            return True
         for atom, after in _next(evidence, following, stages, stage):
             stages[atom] = after
             enter(atom)
-    return None
+    return False
 
 
 def _joined(stages: Sequence[_Stage]) -> _Stage:

@@ -55,7 +55,9 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     others = [reader for reader in readers if not evidence.is_weight(reader)]
     found = [_of_reader(evidence, reader) for reader in others]
     found = [role for role in found if role.name != "statistic"] or found
-    names = {role.name for role in found}
+    # Of a recurrence by halves not every step shows what it is.
+    found = [role for role in found if role.name == "decay"] if _names(found) == {"decay", "unknown"} else found
+    names = _names(found)
     if len(names) == 1 or "state" in names:
         return next(role for role in found if len(names) == 1 or role.name == "state")
     if not names and leaf in evidence.taken_as_data:
@@ -66,6 +68,10 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     if slices:
         return LeafRole("several", "its slices have roles of their own", slices=slices)
     return LeafRole("unknown", f"it is used in several ways: {', '.join(sorted(names))}")
+
+
+def _names(roles: Sequence[LeafRole]) -> set[str]:
+    return {role.name for role in roles}
 
 
 # Rules for a leaf as a whole.
