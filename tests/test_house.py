@@ -1,6 +1,7 @@
 """The house: floors import downwards only, no two files need each other, and rooms are entered by their doors."""
 
 import ast
+import re
 from pathlib import Path
 
 import jaxinit
@@ -117,3 +118,24 @@ def test_rooms_are_entered_by_their_doors():
     entered = [(module, x) for module in MODULES for x in GRAPH[module] if room(x) in DOORS and room(x) != room(module)]
     assert len(entered) > 50
     assert not [pair for pair in entered if pair[1].split(".")[-1] != "__init__" and pair[1].split(".")[-1][0] == "_"]
+
+
+def test_the_map_names_what_there_is():
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    files = [path for line in text.splitlines() for path in in_rooms(re.findall(r"`([\w/.]+)`", line))]
+    assert len(files) > 50
+    assert not [path for path in files if not (PACKAGE / path).exists() and not (PACKAGE.parent / path).exists()]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert not [name for name in rooms if f"**`{name}`**" not in text]
+
+
+def in_rooms(names):
+    """Paths of the files among some names; one without a folder is in the folder of the one before it."""
+    folder = ""
+    for name in names:
+        if not re.search(r"\.pyi?$|/$", name):
+            continue
+        if "/" not in name and not (PACKAGE / name).exists():
+            name = f"{folder}/{name}"
+        folder = name.rpartition("/")[0]
+        yield name

@@ -1,1 +1,1 @@
-"""Modules of residual networks without normalization, for Linen and for NNX."""
+"""Modules of residual networks without normalization, for Linen and for NNX; `_residual.py` is what both share."""

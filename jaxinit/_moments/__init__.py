@@ -1,7 +1,6 @@
 """Moments: how large the numbers of a program are at the start, from its shapes.
 
-In: what was read of a program, what is known of its inputs, and the
-variance that each layer's output is to have. Out:
+In: what was read of a program, what is known of its inputs, and the variance that each layer's output is to have. Out:
 for each layer the second moment of what it is applied to. Nothing is run on data: a value is a handful of its elements,
 drawn a thousand times from the distribution that they have over the weights.
 
