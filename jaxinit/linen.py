@@ -90,7 +90,7 @@ def trace_layers(
       The table of layers.
 
     Raises:
-      TypeError: `module` is no Linen module.
+      TypeError: `module` is not a Linen module.
       ValueError: there is no collection "params", or another one holds shapes.
 
     Example:
@@ -132,7 +132,7 @@ def lsuv(
       The new variables; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `module` is no Linen module.
+      TypeError: `module` is not a Linen module.
       ValueError: as `jaxinit.lsuv`.
 
     Example:
@@ -182,7 +182,7 @@ def initialize(
       The new variables; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `module` is no Linen module.
+      TypeError: `module` is not a Linen module.
       ValueError: as `jaxinit.initialize`.
 
     Example:
@@ -224,7 +224,7 @@ def diagnose(
       The report.
 
     Raises:
-      TypeError: `module` is no Linen module.
+      TypeError: `module` is not a Linen module.
       ValueError: as `jaxinit.diagnose`.
 
     Example:

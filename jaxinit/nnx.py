@@ -35,7 +35,7 @@ class nnx_with_partitioning(Partitioning):
       An initializer that returns a `flax.nnx.VariableMetadata`, which `nnx.Param` takes.
 
     Raises:
-      TypeError: init is no initializer, or names no sequence of names.
+      TypeError: init is not an initializer, or names is not a sequence of names.
 
     Examples:
       >>> import jax
@@ -93,7 +93,7 @@ def trace_layers(
       The table of layers.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,7 +124,7 @@ def lsuv(
       None; the report with `return_report=True`.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
       ValueError: as `jaxinit.lsuv`.
 
     Example:
@@ -171,7 +171,7 @@ def initialize(
       None; the report with `return_report=True`.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
       ValueError: as `jaxinit.initialize`.
 
     Example:
@@ -206,7 +206,7 @@ def diagnose(
       The report.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
       ValueError: as `jaxinit.diagnose`.
 
     Example:

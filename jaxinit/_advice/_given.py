@@ -15,7 +15,7 @@ _ORTHOGONAL = 0.05
 _NEAR = 1.25
 """Gains and scales by up to this factor off those of a start are its."""
 _MOST = 0.8
-"""If so many layers agree with a start, it is the one: draws vary."""
+"""The share of layers that must agree with a start for it to be the one: draws vary."""
 
 
 @functools.lru_cache(maxsize=256)

@@ -33,7 +33,7 @@ from jaxinit._tabular import Tabular
 
 ARCHITECTURES = ("mlp", "cnn", "rnn", "residual", "transformer", "autoencoder", "self_normalizing", "sparse")
 DEEP = 30
-"""From so many plain layers on a random start loses the signal, whatever its variance."""
+"""With this many plain layers or more, random weights lose the signal, whatever their variance."""
 
 _RECTIFIED = {"relu", "leaky_relu"}
 _SATURATING = {"tanh", "sigmoid", "hard_tanh", "hard_sigmoid", "soft_sign"}

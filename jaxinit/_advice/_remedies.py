@@ -14,7 +14,7 @@ from jaxinit._measuring import Measurements, Row
 from jaxinit._numbers import NAMES, critical
 
 DEEP = 30
-"""From so many layers on random kernels of any scale lose the signal, and only some schemes keep it."""
+"""With this many layers or more, random kernels of any scale lose the signal, and only some schemes keep it."""
 LOST = 30.0
 """A change of scale by so much over all layers."""
 MARGIN = 3.0

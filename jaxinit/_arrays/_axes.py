@@ -36,7 +36,7 @@ def canonical_shape(shape: Shape) -> tuple[int, ...]:
     """`shape` as a tuple of Python integers.
 
     Raises:
-      TypeError: it is no sequence of integers.
+      TypeError: it is not a sequence of integers.
       ValueError: an entry is negative.
     """
     if type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape):

@@ -47,7 +47,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     """The dtype of the result: the default float for None, 64 bits only where JAX has them enabled.
 
     Raises:
-      TypeError: it is no dtype, or none of those allowed ("any", "inexact", "real" or "complex").
+      TypeError: it is not a dtype, or none of those allowed ("any", "inexact", "real" or "complex").
     """
     if dtype is None or dtype is float:
         return _default(allowed)

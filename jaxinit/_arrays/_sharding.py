@@ -13,7 +13,7 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
     """`draw(key)`, each device making its own shard.
 
     Raises:
-      TypeError: `out_sharding` is no sharding.
+      TypeError: `out_sharding` is not a sharding.
       ValueError: it is a PartitionSpec, and no mesh is set to which its names could refer.
     """
     if isinstance(out_sharding, NamedSharding):

@@ -19,7 +19,7 @@ def calling(name: str, function: Callable[..., Any], *arguments: str) -> Iterato
       arguments: what each of its arguments stands for.
 
     Raises:
-      TypeError: the function does not take so many arguments.
+      TypeError: the function does not take this number of arguments.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def calling(name: str, function: Callable[..., Any], *arguments: str) -> Iterato
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with so many arguments, as far as it says."""
+    """Whether a function can be called with this number of arguments, as far as its signature tells."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in C, and silent about its arguments

@@ -19,7 +19,7 @@ def check_number(
     """Accept a finite real number, or a real JAX scalar, whose value a trace may hide.
 
     Raises:
-      TypeError: it is no real number.
+      TypeError: it is not a real number.
       ValueError: it is NaN, infinite, or below what makes sense.
     """
     if isinstance(value, jax.Array):
@@ -39,7 +39,7 @@ def check_number(
         fits, kind = value >= 0, "a finite number, zero or more"
     else:
         fits, kind = True, "a finite number"
-    # Integers beyond the floats compare exactly with infinity, and are no weight's scale either.
+    # Integers beyond the floats compare exactly with infinity, and are not the scale of a weight either.
     if not (fits and abs(value) <= sys.float_info.max):
         raise ValueError(f"{name} must be {kind}, got {value}")
 
@@ -62,7 +62,7 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
     """Accept an integer of at least `minimum`.
 
     Raises:
-      TypeError: it is no integer.
+      TypeError: it is not an integer.
       ValueError: it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -154,7 +154,7 @@ def check_values(caller: str, tree: Any, name: str) -> None:
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
                 f"{caller} needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
-                "keep what is no array out of the tree, for instance with equinox.partition"
+                "keep what is not an array out of the tree, for instance with equinox.partition"
             )
 
 

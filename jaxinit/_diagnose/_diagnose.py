@@ -47,8 +47,8 @@ def diagnose(
 
     Raises:
       ValueError: parameters or batch are not finite, the batch is empty, or `lanczos_steps` is negative.
-      TypeError: `apply_fn` or `loss_fn` is no function of two arguments, parameters or batch are shapes without values,
-        or `lanczos_steps` is no integer.
+      TypeError: `apply_fn` or `loss_fn` is not a function of two arguments, parameters or batch are shapes without
+        values, or `lanczos_steps` is not an integer.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -11,7 +11,7 @@ from jaxinit._diagnose._signals import TOTAL, by
 from jaxinit._measuring import TINY, Measurements, alike, counted, reads_out, spans
 
 DEPTHS = 3
-"""At so many depths rows that are alike must lie, for their gradients to vanish or explode."""
+"""At how many depths alike rows must lie for their gradients to vanish or explode."""
 STEEP = 1e4
 """A root mean square of the Jacobian's singular values that no start is meant to have."""
 _UNDERFLOW = 1e-20

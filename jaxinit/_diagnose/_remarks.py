@@ -12,7 +12,7 @@ from jaxinit._measuring import Measurements, counted, ends_branch, gains, reads_
 CLOSED = 1e-3
 """A branch that adds less than this share of what it is added to is closed."""
 _NAMED = 3
-"""So many names are given, then their number."""
+"""How many names are listed before the rest is counted."""
 
 
 def remarks(report: Measurements) -> Iterator[str]:

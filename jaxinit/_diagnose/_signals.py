@@ -10,7 +10,7 @@ from jaxinit._measuring import TINY, Measurements, counted, ends_branch, form, g
 TOTAL = LOST
 """A change of scale by so much over all layers vanishes or explodes."""
 JUMP = 20.0
-"""A layer whose gain is so many times that of its peers stands out."""
+"""A layer stands out if its gain is this many times that of its peers."""
 LARGE = 3.0
 """A gain up to this is none that stands out, nor is one down to its inverse."""
 LARGEST = 1e3
@@ -18,7 +18,7 @@ LARGEST = 1e3
 STILL = 1e-6
 """Outputs that vary by less hardly vary."""
 PEERS = 2
-"""So many layers of one form are a measure for another one of it."""
+"""How many layers of one form it takes to judge another one by."""
 WIDE = 80.0
 """A layer that takes the data itself, which has any size, stands out if its output is larger than this."""
 
@@ -82,7 +82,7 @@ def _lost(report: Measurements) -> list[Finding]:
             start[i] = size, 0
             continue
         first, steps = start[min(ways, key=lambda j: abs(np.log(size / max(scale[j], TINY))))]
-        if steps == 0:  # what an activation with bounds takes away of data of any size was no signal
+        if steps == 0:  # what an activation with bounds takes away of data of any size was not signal
             first = min(first, max(taken[i], TINY))
         start[i] = first, steps + 1
         if steps + 1 < 2:

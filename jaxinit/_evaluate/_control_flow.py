@@ -105,7 +105,7 @@ class ControlFlow:
         touched = self._touched(equation.body)
         walked = [u for u in touched if self._is_walked(u, equation)]
         carried = self._carried([u for u in touched if u not in walked], states, equation.body)
-        # A loop of one step is no factor of a stack, and so no dimension of its states.
+        # A loop of one step is not a factor of a stack, and so not a dimension of its states.
         given = {u: _with_step(states[u]) if equation.length == 1 else states[u] for u in walked if u in states}
         outside = {u: s for u, s in states.items() if u not in carried and u not in given}
         flags = rounding.flags(equation.inputs) if rounding is not None else []

@@ -148,7 +148,7 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
 
 
 def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
-    """So many rows and columns, the entries first on the diagonal and zero after them."""
+    """A matrix of this shape with the entries on its diagonal, and zeros after them."""
     column = _lengthened(entries, rows)[..., None]
     return lax.broadcast_to_rank(jnp.eye(rows, columns, dtype=entries.dtype), column.ndim) * column
 

@@ -114,7 +114,7 @@ class Initializer(Public, abc.ABC):
           An array of this shape and dtype.
 
         Raises:
-          TypeError: the key is no key, the shape is no sequence of integers, or the dtype does not fit.
+          TypeError: the key is not a key, the shape is not a sequence of integers, or the dtype does not fit.
           ValueError: the shape has negative entries, or too few dimensions for this initializer.
         """
         shape = canonical_shape(shape)
@@ -154,7 +154,7 @@ class Initializer(Public, abc.ABC):
           A dictionary of the name and every hyperparameter.
 
         Raises:
-          TypeError: a hyperparameter is no data: a function without a name, or a traced array.
+          TypeError: a hyperparameter is not plain data: a function without a name, or a traced array.
 
         Examples:
           >>> import jaxinit
@@ -195,10 +195,10 @@ def draw_from(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtyp
 
 
 def _is_draw(arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
-    """Whether these are the arguments of a draw: hyperparameters are no keys."""
+    """Whether these are the arguments of a draw: hyperparameters are not keys."""
     if any(map(is_typed_key, arguments)) or not options.keys().isdisjoint(("key", "shape")):
         return True
-    # The numbers of a raw key may be the values of a constant, but what follows these is no shape.
+    # The numbers of a raw key may be the values of a constant, but what follows these is not a shape.
     return len(arguments) > 1 and is_raw_key(arguments[0]) and isinstance(arguments[1], (tuple, list))
 
 
@@ -252,7 +252,7 @@ def _encoded(value: Any, depth: int = 0) -> Any:
     """A hyperparameter, or a whole initializer, as data.
 
     Raises:
-      TypeError: it is no data: a function without a name, or a traced array.
+      TypeError: it is not plain data: a function without a name, or a traced array.
       ValueError: it nests more deeply than `from_config` reads.
     """
     if depth > DEEPEST:

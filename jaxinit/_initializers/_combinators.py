@@ -50,7 +50,7 @@ class scaled(Combinator):
       factor: a finite number; a JAX scalar may be traced.
 
     Raises:
-      TypeError, ValueError: init is no initializer, or factor no finite number.
+      TypeError, ValueError: init is not an initializer, or factor is not a finite number.
 
     Examples:
       >>> import jaxinit
@@ -85,8 +85,8 @@ class blocked(Combinator):
       blocks: how many of equal size, or the sizes one by one (queries, keys and values of grouped-query attention).
 
     Raises:
-      TypeError, ValueError: when made, if init is no initializer or blocks no positive integers; when called, if the
-        blocks do not fill the axis.
+      TypeError, ValueError: when made, if init is not an initializer or blocks are not positive integers; when called,
+        if the blocks do not fill the axis.
 
     Examples:
       >>> import jax

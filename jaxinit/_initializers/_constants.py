@@ -21,7 +21,7 @@ class constant(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError: when made, if the value is no number or numeric array.
+      TypeError: when made, if the value is not a number or numeric array.
       ValueError: when called, if the value does not broadcast to the shape.
 
     Examples:

@@ -82,7 +82,7 @@ def _check_centre(caller: object, shape: tuple[int, ...], centre: str | None) ->
     """
     if centre is None and any(size % 2 == 0 for size in shape[:-2]):
         raise ValueError(
-            f"{caller!r} puts a matrix at the centre tap, which a kernel of even size has not, got {shape}; "
+            f"{caller!r} puts a matrix at the centre tap, and a kernel of even size has two middle taps, got {shape}; "
             "use an odd size, or say centre='lower' or 'upper'"
         )
 

@@ -30,7 +30,7 @@ class normal(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: stddev is no number, negative, infinite or NaN.
+      TypeError, ValueError: stddev is not a number, negative, infinite or NaN.
 
     Examples:
       >>> import jax
@@ -64,7 +64,7 @@ class uniform(Initializer):
       minval: lower end of the interval; a JAX scalar may be traced.
 
     Raises:
-      TypeError, ValueError: an end of the interval is no number, infinite or NaN, or scale is negative.
+      TypeError, ValueError: an end of the interval is not a number, infinite or NaN, or scale is negative.
 
     Examples:
       >>> import jax
@@ -107,7 +107,7 @@ class truncated_normal(Initializer):
       upper: upper bound, in standard deviations.
 
     Raises:
-      TypeError, ValueError: a hyperparameter is no number or not finite, stddev is negative, or lower is not
+      TypeError, ValueError: a hyperparameter is not a number or not finite, stddev is negative, or lower is not
         below upper.
 
     Examples:

@@ -55,7 +55,7 @@ class lstm_bias(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: forget is no finite number, or gates repeat or lack "f"; when called, the gates do
+      TypeError, ValueError: forget is not a finite number, or gates repeat or lack "f"; when called, the gates do
         not divide the last axis.
 
     Examples:
@@ -96,7 +96,7 @@ class chrono(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: T is no number or below 2, or gates repeat or lack "f"; when called, the gates do
+      TypeError, ValueError: T is not a number or below 2, or gates repeat or lack "f"; when called, the gates do
         not divide the last axis.
 
     Examples:

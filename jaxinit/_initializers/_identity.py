@@ -25,7 +25,7 @@ class identity(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: scale is no finite number; when called, on a shape of fewer than two dimensions.
+      TypeError, ValueError: scale is not a finite number; when called, on a shape of fewer than two dimensions.
 
     Examples:
       >>> import jax
@@ -66,7 +66,7 @@ class dirac(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: groups is no positive integer; when called, on a shape without one to three spatial
+      TypeError, ValueError: groups is not a positive integer; when called, on a shape without one to three spatial
         axes, or whose output features the groups do not divide.
 
     Examples:

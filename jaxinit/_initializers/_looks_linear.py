@@ -38,8 +38,8 @@ class looks_linear(Combinator):
       form: "first", "hidden" or "last".
 
     Raises:
-      TypeError, ValueError: when made, on something that is no initializer or form; when called, on an odd number of
-        features on an axis that is to be doubled.
+      TypeError, ValueError: when made, on something that is not an initializer or form; when called, on an odd number
+        of features on an axis that is to be doubled.
 
     Examples:
       >>> import jax

@@ -89,7 +89,7 @@ class orthogonal(_HaarMatrix):
       batch_axis: axis or axes along which independent matrices are stacked.
 
     Raises:
-      TypeError, ValueError: when made, on a scale that is no number or activation; when called, on a shape of fewer
+      TypeError, ValueError: when made, on a scale that is not a number or activation; when called, on a shape of fewer
         than two dimensions, or axes that do not fit it.
 
     Examples:

@@ -43,7 +43,7 @@ class with_partitioning(Partitioning):
       An initializer that returns a `flax.linen.Partitioned`.
 
     Raises:
-      TypeError: init is no initializer, or names no sequence of names.
+      TypeError: init is not an initializer, or names is not a sequence of names.
 
     Examples:
       >>> import jax
@@ -72,7 +72,7 @@ def _canonical_names(names: Any) -> tuple[Any, ...]:
     """Names as nested tuples.
 
     Raises:
-      TypeError: an entry is no name, None, or sequence of names.
+      TypeError: an entry is not a name, None, or sequence of names.
     """
     if isinstance(names, str) or not isinstance(names, (tuple, list)):
         raise TypeError(f"names must be a sequence with one name or None for each axis, got {names!r}")

@@ -30,7 +30,7 @@ class siren(Initializer):
       dtype: default dtype of the result.
 
     Raises:
-      TypeError, ValueError: omega is no positive number; when called, on axes that do not fit the shape.
+      TypeError, ValueError: omega is not a positive number; when called, on axes that do not fit the shape.
 
     Examples:
       >>> import jax

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 
 
 def no_memory(size: int) -> Memory:
-    """Before the first attempt, for so many scales, whose corrections are float32 whatever the weights are."""
+    """Before the first attempt, for this number of scales, whose corrections are float32 whatever the weights are."""
     pairs = jnp.zeros((_MEMORY, size), jnp.float32)
     return Memory(pairs[0], pairs, pairs, jnp.zeros((), jnp.int32))
 

@@ -111,8 +111,8 @@ def lsuv(
       The new parameters, of the same structure and dtypes; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `apply_fn` is no function of two arguments, an option is of the wrong type, or a leaf of the parameters
-        or the batch is no array, or a shape without values.
+      TypeError: `apply_fn` is not a function of two arguments, an option is of the wrong type, or a leaf of the
+        parameters or the batch is not an array, or a shape without values.
       ValueError: an option is unknown, a pattern matches no layer, `where` chooses none, `target` has the wrong length
         or is not positive, or, outside `jit`, the parameters or the batch are not finite.
 

@@ -29,11 +29,11 @@ _SMALLEST_VARIANCE = 1e-36
 """Below it, squares vanish in float32."""
 
 _CONSTANT = 1e-12
-"""A variance of so many times the squared mean is rounding, not signal."""
+"""A variance below this share of the squared mean is rounding, not signal."""
 
 
 class Moments(NamedTuple):
-    """Moments over so many pooled elements (`size`); those of the bias are zero where there is none."""
+    """Moments over `size` pooled elements; those of the bias are zero where there is none."""
 
     size: Array
     mean_u: Array

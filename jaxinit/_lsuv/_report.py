@@ -48,7 +48,7 @@ class LsuvReport(Tabular):
       scale: what the weight was multiplied by.
       attempts: evaluations of the program that the layer took.
       flags: bits, named in `problems`; 0 if all is well.
-      unvisited: (path, reason) of weights that are no layer's: see `jaxinit.trace_layers`.
+      unvisited: (path, reason) of weights that are not of any layer: see `jaxinit.trace_layers`.
     """
 
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})

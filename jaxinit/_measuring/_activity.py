@@ -19,7 +19,7 @@ from jaxinit._typing import Array
 SURE = 0.99
 """With so much confidence a unit that is dead at all samples is dead at others."""
 VECTORS = 64
-"""So many samples are compared with one another."""
+"""How many samples are compared with one another."""
 
 
 class Activity(NamedTuple):

@@ -24,7 +24,7 @@ class Unread:
 
 
 def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
-    """Leaves that are no layer's weight and whose role the program does not show, and layers that are read in part."""
+    """Leaves that belong to no layer and whose role the program does not show, and layers that are read in part."""
     found = {entry.path: entry.reason for entry in layers.unvisited}
     measured = {leaf for weight in traced.analysis.weights for leaf in weight.regions}
     for leaf, role in enumerate(traced.roles):

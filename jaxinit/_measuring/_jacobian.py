@@ -18,9 +18,9 @@ from jaxinit._reading import Traced
 from jaxinit._typing import Array
 
 SHARE = 64
-"""One sample in so many is looked at, and one at least."""
+"""One sample in this many is looked at, and one at least."""
 _FEW = 8
-"""So many numbers may have two values by chance."""
+"""How many numbers may have two values by chance."""
 
 
 _Map = Callable[[list[Array]], list[Array]]
@@ -43,7 +43,7 @@ def spectrum(
 ) -> Spectrum | None:
     """The spectrum at some samples of the batch; None for a function of integers.
 
-    Inputs of two values only, such as masks, are no numbers that could change a little, unless layers take them.
+    Inputs of two values only, such as masks, are not numbers that could change a little, unless layers take them.
     """
     if not any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(batch)):
         return None

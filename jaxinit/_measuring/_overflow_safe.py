@@ -7,7 +7,7 @@ from jaxinit._arrays import drawing_dtype, with_automatic_axes
 from jaxinit._typing import Array
 
 _MOST = 4096
-"""So many numbers are added one after another without loss."""
+"""How many numbers can be added one after another without loss."""
 
 
 def real(x: Array) -> Array:

@@ -21,7 +21,7 @@ _COMPARED = 32
 _SAME = 1e-3
 """Deviations of so much of the size of a weight or gradient are rounding."""
 _LOOKED_AT = {"in": 64, "out": 16}
-"""So many inputs and units are compared, evenly spaced; of all other axes some."""
+"""How many inputs and units are compared, evenly spaced, and how many entries of all other axes."""
 _OTHERS = 4
 
 

@@ -12,7 +12,7 @@ from jaxinit._plots._style import COLORS, GREY, axes_or_new, name_layers
 _MARKERS = "os^DvPX"
 _OUTPUTS, _GRADIENTS = "std of layers' outputs", "root mean square of gradients"
 _MANY = 40
-"""So many layers have a marker each; of more, some have."""
+"""Up to this number of layers each has a marker; with more, evenly spaced ones do."""
 
 
 def signals(report: DiagnoseReport | Mapping[str, DiagnoseReport] | Sequence[DiagnoseReport], ax: Any = None) -> Any:
@@ -29,7 +29,7 @@ def signals(report: DiagnoseReport | Mapping[str, DiagnoseReport] | Sequence[Dia
       The axes.
 
     Raises:
-      TypeError: something is no report.
+      TypeError: something is not a report.
       ValueError: there is no report.
 
     Example:

@@ -1,8 +1,8 @@
 """JAX's primitives: the one file that touches JAX's extension API, which changes between releases.
 
 A primitive is taken by its name from `jax.extend` or `jax.lax`, once, here; everywhere else primitives are compared by
-identity. One that this JAX does not have becomes an `Absent` object, which is no equation's primitive: what would have
-read it stays idle. One that is new in this JAX is in no table, and is opaque.
+identity. One that this JAX does not have becomes an `Absent` object, which is not an equation's primitive: what would
+have read it stays idle. One that is new in this JAX is in no table, and is opaque.
 """
 
 import dataclasses
@@ -215,5 +215,5 @@ def _names(module: Any) -> Iterator[Any]:
             yield getattr(module, name)
 
 
-# All that the extension API or `jax.lax` names, but for solvers, whose matrix is no kernel.
+# All that the extension API or `jax.lax` names, but for solvers, whose matrix is not a kernel.
 NAMED = frozenset({*_names(jexp), *_names(lax), *IDENTITIES, *CONTRACTIONS} - {primitive("triangular_solve")})

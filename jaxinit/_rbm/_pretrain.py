@@ -73,7 +73,7 @@ def rbm_pretrain(
     Raises:
       jaxinit.schemes.MisfitError: the first layer is not dense and followed by a sigmoid; the error says what it is.
       ValueError: an option is out of range, or, outside `jit`, what is fed to the first layer is not in [0, 1].
-      TypeError: `apply_fn` is not callable, `key` is no key, or a leaf of the parameters is no array.
+      TypeError: `apply_fn` is not callable, `key` is not a key, or a leaf of the parameters is not an array.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -151,7 +151,7 @@ def _check_arrays(paths: tuple[str, ...], leaves: tuple[Any, ...]) -> None:
 
 
 def _check_probabilities(name: str, visible: Array) -> None:
-    """Outside of traces, raises for data that are no probabilities."""
+    """Outside of traces, raises for data that are not probabilities."""
     if visible.size == 0:
         raise ValueError(f"rbm_pretrain needs data, but the input of {name} is empty, of shape {visible.shape}")
     if is_traced(visible):

@@ -141,7 +141,7 @@ class _ActivationInputs:
         starts = [set(self.tracks[a]) for a in tracked]
         gone: set[ir.Variable] = set()
         if strange or any(x != starts[0] for x in starts):
-            # One addition: what a stream of many branches is made of, all of them have long let go of.
+            # One addition only: further on, a stream sums many branches, and none of them is what is activated.
             tracked = [a for a in tracked if a not in self.added]
             if equation.primitive not in _ADDITIONS:
                 return

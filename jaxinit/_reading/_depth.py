@@ -1,6 +1,6 @@
 """How deep each layer lies: how many layers data go through before it, and in which tower.
 
-The order of execution is no depth: two towers come one after the other, and of a scanned stack each layer has a row a
+The order of execution is not depth: two towers come one after the other, and of a scanned stack each layer has a row a
 slice. A layer lies one deeper than the deepest layer that its input is computed from. A tower is a layer that is
 computed from none, with all layers that come after it on the deepest way.
 
@@ -19,7 +19,7 @@ from jaxinit._reading._layers import Use, Weight
 from jaxinit._reading._normalizations import normalizations
 
 _KEPT = 4
-"""So many of the layers before a value are remembered, the first and the deepest: a residual stream comes from all."""
+"""How many of the layers before a value are remembered, the first and the deepest: a residual stream comes from all."""
 
 
 class Before(NamedTuple):

@@ -110,7 +110,7 @@ def _is_floating(part: Expression) -> bool:
 
 
 def _spread(count: int) -> list[np.ndarray]:
-    """Points that fill the unit cube of so many dimensions evenly: a grid, or the sequence of Roberts."""
+    """Points that fill the unit cube evenly: a grid, or the sequence of Roberts."""
     steps = np.arange(_POINTS)
     if count == 1:
         return [(steps + 0.5) / _POINTS]

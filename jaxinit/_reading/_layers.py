@@ -225,7 +225,7 @@ class Analysis:
       dependences: what each variable depends on.
       uses: the layers in execution order, by the equation that finishes each.
       weights: the parts of the parameters that are scaled by themselves, in order of first use.
-      opaque: leaves that are no layer's weight though data meets them as one, and why.
+      opaque: leaves that are not the weight of a layer though data meets them as one, and why.
       reads: where else data meets a leaf.
       read_leaves: the leaves that an output depends on.
       as_data: constants, and functions of parameters, that layers take as data.

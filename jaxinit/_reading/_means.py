@@ -11,7 +11,7 @@ _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
 
 
 def division_into_mean(output: ir.Atom, count: int, consumers: _Consumers) -> ir.Equation | None:
-    """The equation that divides a sum of so many terms by their number, if nothing else reads the sum."""
+    """The equation that divides a sum by the number of its terms, if nothing else reads the sum."""
     readers = consumers.get(output, [])
     while len(readers) == 1 and readers[0] is not None and rule_of(readers[0]).rearranges:
         readers = consumers.get(readers[0].outputs[0], [])

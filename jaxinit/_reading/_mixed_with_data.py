@@ -1,7 +1,7 @@
 """Weights that data chooses or multiplies on their way to a layer: `x @ where(data, a, b)`, `x @ (w * mask_of_batch)`.
 
 Such a value depends on data, so no scale of a leaf is the scale of the layer's output for all samples alike, and the
-leaf is no layer's weight. Where its elements lie is followed nevertheless, so that the leaf can be named.
+leaf is not the weight of a layer. Where its elements lie is followed nevertheless, so that the leaf can be named.
 """
 
 from collections.abc import Mapping, Sequence

@@ -114,7 +114,7 @@ def _function(flow: Flow, atom: ir.Atom, leaf: int) -> Callable[[np.ndarray], np
 
 
 def _converts_kind(equation: ir.Equation) -> bool:
-    """Whether a cast drops what is no integer."""
+    """Whether a cast drops what is not an integer."""
     return ir.is_floating(equation.inputs[0]) != ir.is_floating(equation.outputs[0])
 
 

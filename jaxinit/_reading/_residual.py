@@ -5,7 +5,7 @@ another one, the branch, is computed from; or if it has two terms, of which one 
 projection shortcut) and the other has two layers or more. The branch is what lies between: layers through which the
 value goes, and those of other data that only the branch reads. Skip connections within it have branches of their own.
 
-Some sums are no skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
+Some sums are not skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
 not grow; those of a value and its own later steps, added over time; D u beside a recurrence in u, as in state-space
 models, where D is one more path from the input to the output of a block, and no block adds to the input itself; the
 scores of attention with a mask or a bias that blocks before it have read too; and shifts, a y + b, where b adds each of

@@ -28,7 +28,7 @@ FROZEN = frozenset({"buffer", "quantisation scale", "adapter"})
 
 
 def leaf_roles(flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]) -> list[LeafRole]:
-    """The role of every leaf, as far as it is not a layer's weight.
+    """The role of every leaf, as far as it is not the weight of a layer.
 
     Args:
       flow: of the whole program, whose first inputs are the leaves.

@@ -122,8 +122,9 @@ class Layers(Tabular):
 
     Attributes:
       layers: one row a weight, in order of first use.
-      unvisited: weights that are no layer's: in parts of the program that are not read, chosen or multiplied by data,
-        or mixed beyond what a scale could serve; matrices of which the program does not show what they are; and why.
+      unvisited: weights that are not of any layer: in parts of the program that are not read, chosen or multiplied by
+        data, or mixed beyond what a scale could serve; matrices of which the program does not show what they are; and
+        why.
       unused: paths of floating-point leaves on which no output depends.
     """
 

@@ -75,7 +75,7 @@ class Traced:
 
     @functools.cached_property
     def roles(self) -> list[LeafRole]:
-        """What every leaf is to the program, as far as it is not a layer's weight."""
+        """What every leaf is to the program, as far as it is not the weight of a layer."""
         return leaf_roles(self.flow, self.skips, self.shapes)
 
     @functools.cached_property
@@ -98,7 +98,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
-    """Raises for what is no function of parameters and a batch, as modules and their classes are not."""
+    """Raises for what is not a function of parameters and a batch, as modules and their classes are not."""
     kind = type(apply_fn)
     if isinstance(apply_fn, type):
         received = f"the class {apply_fn.__name__}; for a Linen module pass the method `apply` of one that it makes"
@@ -136,7 +136,7 @@ def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -
       `Layers`: a sequence of `Layer` in execution order, with `unvisited` and `unused`; print it for a table.
 
     Raises:
-      TypeError: `apply_fn` is no function of two arguments.
+      TypeError: `apply_fn` is not a function of two arguments.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -62,15 +62,15 @@ def initialize(
     whatever the framework; each independent matrix is drawn by itself. Keys are derived from paths: adding a layer
     changes no other.
 
-    A leaf that is no layer's weight is drawn by its role, which must show in the program: a bias, the scale of a
-    normalised value or of a residual branch, an offset, positions. A leaf of another role, or without evidence for any,
-    keeps its value, and the report says why: running statistics and other state that the function returns, decays of a
-    recurrence, slopes, quantisation scales, what it reads behind `stop_gradient` only, and what it does not read.
+    A leaf that is not the weight of a layer is drawn by its role, which must show in the program: a bias, the scale of
+    a normalised value or of a residual branch, an offset, positions. A leaf of another role, or without evidence for
+    any, keeps its value, and the report says why: running statistics and other state that the function returns, decays
+    of a recurrence, slopes, quantisation scales, what it reads behind `stop_gradient` only, and what it does not read.
 
     Args:
       key: a typed or raw JAX key.
       params: pytree of arrays or `jax.ShapeDtypeStruct`s. Of leaves that are drawn only shapes and dtypes matter; those
-        that are kept must be arrays. So must leaves that are no floating-point numbers.
+        that are kept must be arrays. So must leaves that are not floating-point numbers.
       apply_fn: function of (params, batch), for a Linen module `module.apply`.
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
       scheme: a name ("auto", "torch_default", ...) or a value of `jaxinit.schemes`.
@@ -85,8 +85,8 @@ def initialize(
       The new parameters; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `key` is no key, `apply_fn` no function of two arguments, `scheme` no scheme, or an override no
-        initializer.
+      TypeError: `key` is not a key, `apply_fn` not a function of two arguments, `scheme` not a scheme, or an override
+        not an initializer.
       ValueError: an unknown scheme, a scheme that does not fit the model (the layer that breaks its assumption is
         named), a pattern that matches no leaf, or a leaf that is to be kept but has only a shape.
 

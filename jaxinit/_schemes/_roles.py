@@ -43,8 +43,10 @@ class Model:
       traced: the program.
       layers: the layers in execution order, with their weights.
       matrices: the matrices that are drawn, layer by layer.
-      vectors: index of a leaf → its role, for leaves that are no layer's weight, or not in all of their elements.
-      kept: index of a leaf → its role, for those whose value stays, or that of the elements that are no layer's weight.
+      vectors: index of a leaf → its role, for leaves that are not the weight of a layer, or not in all of their
+        elements.
+      kept: index of a leaf → its role, for those whose value stays, or that of the elements that are not the weight of
+        a layer.
       batch: the data that the program was traced for, or shapes.
       slices: index of a leaf that is kept → those slices of it that are drawn, each by its own role.
     """

@@ -27,7 +27,7 @@ def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) 
       variables: `nnx.as_pure(labels)`.
 
     Raises:
-      TypeError: `apply_fn` is no function of two arguments.
+      TypeError: `apply_fn` is not a function of two arguments.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, optax

@@ -94,7 +94,7 @@ class Scheme(Public):
         return Rule(ones, "the gain of a normalised kernel")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
-        """The rule for leaves that are no layer's weight, and whose role is known."""
+        """The rule for leaves that are not the weight of a layer, and whose role is known."""
         match vector.role:
             case "position" | "token":
                 return Rule(normal(0.02), vector.reason)
@@ -135,7 +135,7 @@ def as_scheme(scheme: Any) -> Scheme:
 
 
 def _remedy(scheme: Any) -> str:
-    """What to do with something that is no scheme, but has its place elsewhere."""
+    """What to do with something that is not a scheme but belongs elsewhere."""
     name = scheme if isinstance(scheme, str) else getattr(scheme, "__name__", None)
     if isinstance(scheme, type) and issubclass(scheme, Scheme):
         return f"; call the class first: {name}()"

@@ -1,4 +1,4 @@
-"""Leaves that are no layer's weight, or slices of them, as schemes draw them."""
+"""Leaves that are not the weight of a layer, or slices of them, as schemes draw them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from jaxinit._reading import KEPT, Block, Layer, LeafRole, Use
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A leaf that is not a layer's weight, or the elements of a bias that belong to one gate of a recurrent cell.
+    """A leaf that is not the weight of a layer, or the elements of a bias that belong to one gate of a recurrent cell.
 
     Attributes:
       path: path of the leaf.

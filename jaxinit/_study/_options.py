@@ -58,7 +58,7 @@ def sample_count(data: Any) -> int:
 
 
 def check_functions(loss_fn: Any, apply_fn: Any, metrics_fn: Any) -> None:
-    """Raises for what is no function."""
+    """Raises for what is not a function."""
     expected = {
         "loss_fn": (loss_fn, "a function of (params, batch) that returns the mean loss of the batch"),
         "apply_fn": (apply_fn, "a function of (params, batch), for a Flax module module.apply, or None for loss_fn"),
@@ -74,7 +74,7 @@ def check_functions(loss_fn: Any, apply_fn: Any, metrics_fn: Any) -> None:
 
 
 def check_arrays(name: str, tree: Any) -> None:
-    """Raises for leaves that are no numbers."""
+    """Raises for leaves that are not numbers."""
     for at, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
             path = "/".join([name, *filter(None, [jax.tree_util.keystr(at, simple=True, separator="/")])])
@@ -119,7 +119,7 @@ def check_path(path: Any) -> None:
 
 
 def check_optimizer(optimizer: Any, rate: float) -> None:
-    """Raises for what is no function of a learning rate, or does not return a transformation."""
+    """Raises for what is not a function of a learning rate, or does not return a transformation."""
     if not callable(optimizer):
         hint = "; it is called with each of learning_rates" if hasattr(optimizer, "update") else ""
         raise TypeError(
@@ -135,7 +135,7 @@ def check_optimizer(optimizer: Any, rate: float) -> None:
 
 
 def check_loss(loss: Any) -> None:
-    """Raises for the shape of a loss that is no scalar."""
+    """Raises for the shape of a loss that is not a scalar."""
     if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(f"loss_fn must return one floating-point number, the mean loss of a batch, got {loss}")
 

@@ -51,7 +51,7 @@ def as_draw(name: str, start: Any, params: Any, program: Callable[[Any, Any], An
       program: function of (params, batch), read for its layers.
 
     Raises:
-      TypeError: it is no start.
+      TypeError: it is not a start.
       ValueError: no scheme has that name.
     """
     if isinstance(start, tuple):
@@ -109,7 +109,7 @@ def _refined(name: str, start: tuple[Any, ...], params: Any, program: Callable[[
 
 
 def _arity(function: Any) -> int | None:
-    """The number of arguments that a function cannot do without; None for what is no function."""
+    """The number of arguments that a function cannot do without; None for what is not a function."""
     if not callable(function):
         return None
     try:

@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
-                raise ValueError("it is no npz, or cut short")
+                raise ValueError("it is not an npz file, or it is cut short")
             file.seek(0)
             with np.load(file, allow_pickle=False) as entries:
                 arrays = {name: entries[name] for name in entries.files}
@@ -58,7 +58,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
             f"{path} is damaged or no study of jaxinit ({error}); give another path, or move the file away"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{path} is no study of jaxinit; give another path, or move the file away")
+        raise ValueError(f"{path} is not a study of jaxinit; give another path, or move the file away")
     if header.get("version") != VERSION:
         raise ValueError(
             f"{path} is a study in format {header.get('version')!r}, and this version of jaxinit reads format "

@@ -78,7 +78,7 @@ def study(
         has them; a function of a key that returns parameters; a method such as `jaxinit.lsuv`, a function of (params,
         apply_fn, batch), here applied to Flax's start; or a tuple (start, method, ...).
       params: parameters of the model, of which only shapes and dtypes matter: a pytree of arrays or
-        `jax.ShapeDtypeStruct`s, or the function of a key that makes them. Leaves that are no floating-point numbers
+        `jax.ShapeDtypeStruct`s, or the function of a key that makes them. Leaves that are not floating-point numbers
         are not trained.
       loss_fn: function of (params, batch) that returns the mean loss of a batch, a scalar.
       data: pytree of arrays with samples along their first axis; a batch has the same structure. Every epoch goes
@@ -112,8 +112,8 @@ def study(
       A `StudyResult`, with table, statistics, `to_dict`, `save` and `load`; `jaxinit.plot` draws it.
 
     Raises:
-      TypeError: something is no start, no optimizer, no key.
-      ValueError: an option is out of range, samples are not equally many in all arrays, the loss is no scalar, or
+      TypeError: a start, the optimizer or the key is something else.
+      ValueError: an option is out of range, samples are not equally many in all arrays, the loss is not a scalar, or
         `path` holds another study, or none.
 
     Example:
