@@ -575,6 +575,28 @@ def test_biases_are_found_however_they_are_added(add, shape):
     assert float(jnp.std(apply_fn(jaxinit.lsuv(params, apply_fn, x), x))) == pytest.approx(1, abs=1e-4)
 
 
+def spelled_out(x, w):
+    return (x[..., None] * w[None]).sum(1)
+
+
+@pytest.mark.parametrize("product", [spelled_out, lambda x, w: (x[:, None] * w.T[None]).sum(2)])
+def test_a_bias_that_is_taken_off_before_a_layer_that_is_spelled_out_is_not_a_mean(product):
+    """The next weight multiplies the difference, as the deviations of a batch normalization would."""
+    params = {"w": struct(3, 8, 8), "b": struct(3, 8)}
+
+    def apply_fn(p, x):
+        for i in range(3):
+            x = product(x, p["w"][i]) - p["b"][i][None]
+        return x
+
+    assert [layer.has_bias for layer in trace_layers(params, apply_fn, struct(4, 8))] == [True] * 3
+
+    def normalized(p, x):
+        return (product(x, p["w"][0]) - p["b"][0][None]) * lax.rsqrt(p["b"][1] + 1e-5)[None]
+
+    assert [layer.has_bias for layer in trace_layers(params, normalized, struct(4, 8))] == [False]
+
+
 def test_a_stack_of_weights_may_be_walked_along_in_python():
     def apply_fn(stack, x):
         for w in stack:

@@ -110,8 +110,22 @@ def _is_centred(
         if rearrangement(reader) is None or reader.inputs[0] is not atom:
             others = [x for x in reader.inputs if x is not atom]
             scales = multiplies(reader) or (reader.primitive is ir.div_p and reader.inputs[0] is atom)
-            return scales and any(math.prod(x.shape) > 1 and not of(x).data for x in others)
+            if not scales or math.prod(reader.outputs[0].shape) != math.prod(atom.shape):
+                return False
+            known = [x for x in others if math.prod(x.shape) > 1 and not of(x).data]
+            return bool(known) and not any(_is_contracted(reader, x, consumers) for x in known)
         (atom,) = reader.outputs
+
+
+def _is_contracted(product: ir.Equation, factor: ir.Atom, consumers: dict[ir.Atom, list[ir.Equation | None]]) -> bool:
+    """Whether a sum runs along dimensions in which a factor of a product element by element has several elements."""
+    return any(
+        reader is not None
+        and reader.primitive is ir.reduce_sum_p
+        and len(factor.shape) == len(product.outputs[0].shape)
+        and any(factor.shape[axis] > 1 for axis in reader.params["axes"])
+        for reader in consumers.get(product.outputs[0], [])
+    )
 
 
 def _negated(biases: tuple[Bias, ...]) -> tuple[Bias, ...]:

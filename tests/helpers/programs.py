@@ -742,6 +742,7 @@ class _Writer:
             return UNCHECKED
         elif name == "constant-vector":
             self.write(f"y = y + np.linspace(-0.9, 0.9, {last}, dtype=np.float32).{row}")
+            self.shift = -0.9 if last == 1 else 0.0
             return UNCHECKED
         return True
 
