@@ -111,3 +111,22 @@ def test_a_mixed_slice_that_is_read_again_in_its_step_is_scaled_there_too():
         y = x @ symmetric(new[i])
         np.testing.assert_allclose(jnp.std(y), 1, rtol=1e-3)
         x = jnp.tanh(y) * jnp.mean(jnp.abs(symmetric(new[i])))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(symmetric, (4, 8, 8)), (circulant, (4, 8))])
+def test_slices_that_a_loop_in_python_mixes_have_one_scale_and_the_report_says_so(make, shape):
+    def apply_fn(w, x):
+        for i in range(4):
+            x = jnp.tanh(x @ make(w[i]))
+        return x
+
+    w = normal(0, *shape)
+    new, report = jaxinit.lsuv(w, apply_fn, X, return_report=True)
+    assert "one scale for all of it" in report.notes[0]
+    np.testing.assert_allclose(new / w, (new / w).reshape(-1)[0], rtol=1e-4)
+    seen = []
+    x = X
+    for i in range(4):
+        seen.append(x @ make(new[i]))
+        x = jnp.tanh(seen[-1])
+    np.testing.assert_allclose(jnp.std(jnp.stack(seen)), 1, rtol=1.1e-2)

@@ -342,3 +342,38 @@ def test_a_layer_whose_output_enters_what_is_not_read_says_so(follow):
     assert layer.note is None
     _, report = jaxinit.initialize(jax.random.key(0), w, lambda w, x: follow(x @ w, opaque), x, return_report=True)
     assert "pure_callback" in report.rows[0].reason
+
+
+JOINED = {
+    "outputs": lambda p, x: (x[..., None] * jnp.concatenate([p["a"], p["b"]], 1)[None]).sum(1),
+    "outputs, inputs last": lambda p, x: (x[:, None] * jnp.concatenate([p["a"].T, p["b"].T])[None]).sum(-1),
+    "einsum and sum": lambda p, x: (
+        jnp.einsum("bd,df->bdf", x, 0.1 * jnp.concatenate([p["a"], p["b"]], 1)).sum(1) + p["bias"][None]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", JOINED)
+def test_weights_that_are_joined_are_scaled_each_by_itself_in_layers_that_are_spelled_out(form):
+    """The first has one output: it is a weight nevertheless."""
+    params = {"a": 7 * normal(0, 8, 1), "b": normal(1, 8, 5), "bias": 0.3 * normal(2, 6)}
+    x = normal(3, 256, 8)
+    layers = jaxinit.trace_layers(params, lambda p, x: jnp.tanh(JOINED[form](p, x)), x)
+    assert [(layer.path, layer.fan_in, layer.fan_out) for layer in layers] == [("a", 8, 1), ("b", 8, 5)]
+    assert [str(layer.activation) for layer in layers] == ["<tanh>"] * 2
+    new = jaxinit.lsuv(params, lambda p, x: jnp.tanh(JOINED[form](p, x)), x, orthonormalize=False)
+    y = JOINED[form](new, x)
+    np.testing.assert_allclose([jnp.std(y[:, :1]), jnp.std(y[:, 1:])], 1, rtol=1e-3)
+
+
+def test_weights_that_are_joined_along_inputs_are_one():
+    params = {"a": 7 * normal(0, 3, 6), "b": normal(1, 5, 6)}
+    x = normal(3, 256, 8)
+
+    def linear(p, x):
+        return (x[..., None] * jnp.concatenate([p["a"], p["b"]])[None]).sum(1)
+
+    (layer,) = jaxinit.trace_layers(params, lambda p, x: jnp.tanh(linear(p, x)), x)
+    assert (set(layer.paths), layer.fan_in) == ({"a", "b"}, 8)
+    new = jaxinit.lsuv(params, lambda p, x: jnp.tanh(linear(p, x)), x, orthonormalize=False)
+    np.testing.assert_allclose(jnp.std(linear(new, x)), 1, rtol=1e-3)

@@ -25,7 +25,7 @@ from jaxinit._reading._layers import Analysis, Component, Entry, Use
 from jaxinit._reading._mixed_slices import MixedSlices
 from jaxinit._reading._mixed_with_data import REASON, leaves_mixed_in, union, weights_among
 from jaxinit._reading._notes import Notes
-from jaxinit._reading._regions import Region, geometry_of_region, regions
+from jaxinit._reading._regions import Region, geometry_of_region, regions, segments_of_region
 from jaxinit._reading._towers import inputs_of_towers
 from jaxinit._reading._weights import Loop, Weights
 
@@ -155,9 +155,8 @@ class _Analyser:
             return [DATA]
         if equation in self.entered:
             entry = self.entered[equation]
-            self.notes.activation_input(
-                equation, arguments, entry.weight, set(self.weights.leaves_of(arguments[entry.weight]))
-            )
+            leaves = {leaf for part in arguments[entry.weight].parts for leaf in self.weights.leaves_of(part)}
+            self.notes.activation_input(equation, arguments, entry.weight, leaves)
             return [DATA]
         if equation not in self.picked and not any(x.degrees or x.mixed_in for x in arguments):
             return rules.apply(equation, arguments)
@@ -263,10 +262,14 @@ class _Analyser:
         if found is None:
             return None
         weight, shape = found
-        value = picked.value if picked else arguments[weight]
-        if value.segments and value.segments.dimension not in shape.out_dims:
-            value = dependence.together(value.parts)
+        value = self.whole_segments(picked.value if picked else arguments[weight], shape)
         return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
+
+    def whole_segments(self, value: Dependence, shape: Geometry) -> Dependence:
+        """A weight, whose segments are weights of their own if they lie along features of its output."""
+        if value.segments is None or value.segments.dimension in shape.out_dims:
+            return value
+        return dependence.together(value.parts)
 
     def region_use(
         self, region: Region, loops: tuple[Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
@@ -282,9 +285,12 @@ class _Analyser:
         else:
             shape, origin = geometry_of_region(region, self.of)
             value = self.of(region.entries[0].atom)
-            leaf = self.weights.leaf_of(value)
-            origins = {} if leaf is None or origin is None else {leaf: origin}
-            value = Dependence(degrees=value.degrees, origins=origins)
+            if value.segments is not None:
+                value = self.whole_segments(segments_of_region(region, self.of), shape)
+            else:
+                leaf = self.weights.leaf_of(value)
+                origins = {} if leaf is None or origin is None else {leaf: origin}
+                value = Dependence(degrees=value.degrees, origins=origins)
         self.layer(region.entries, region.end, shape, value, loops, consumers)
 
     def layer(
@@ -313,8 +319,7 @@ class _Analyser:
                 weight = self.weights.weight(leaves, share, slices, loops, self.notes.recording)
                 fan_out = shape.fan_out
                 if segments and size is not None:
-                    whole = entries[0].atom.shape[segments.dimension]
-                    fan_out = fan_out * size // whole
+                    fan_out = fan_out * size // sum(segments.sizes)
                 components.append(Component(weight, share, fan_out, start, size))
             start += size or 0
         if not components:

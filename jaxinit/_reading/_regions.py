@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._dependence import Dependence
+from jaxinit._reading._dependence import Dependence, Segments
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._layers import Entry
 from jaxinit._reading._means import division_into_mean
@@ -88,7 +88,7 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
     found_all = [
         dataclasses.replace(x, apart=len(x.entries) > 1 and _take_turns(x.entries, producers))
         for x in found_all
-        if not _is_mean_of_scaled(x, of, consumers)
+        if not _is_mean_of_scaled(x, of, consumers) and (len(x.entries) == 1 or of(x.entries[0].atom).segments is None)
     ]
     return found_all
 
@@ -150,13 +150,21 @@ def _entry(equation: ir.Equation, of: _Of) -> tuple[int, _Partial] | None:
     for i, atom in enumerate(equation.inputs):
         value = of(atom)
         other = of(equation.inputs[1 - i])
-        if value.data or not other.data or value.segments is not None or math.prod(atom.shape) <= 1:
+        if value.data or not other.data or math.prod(atom.shape) <= 1:
             continue
-        leaf = next((leaf for leaf in value.degrees if value.degree(leaf) == 1), None)
+        leaf = _carrier(value)
         if leaf is not None:
             rank, entry = len(equation.outputs[0].shape), Entry(equation, i)
             return leaf, _Partial((entry,), (_origin(entry, value, leaf),), {d: d for d in range(rank)})
     return None
+
+
+def _carrier(value: Dependence) -> int | None:
+    """A leaf in proportion to which a value grows; of a concatenation of several, a number that stands for all."""
+    found = [next((leaf for leaf in part.degrees if part.degree(leaf) == 1), None) for part in value.parts]
+    if value.segments is None or None in found:
+        return found[0] if value.segments is None else None
+    return -1 - min(leaf for leaf in found if leaf is not None)
 
 
 def multiplies(equation: ir.Equation) -> bool:
@@ -287,8 +295,8 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
     first = region.entries[0]
     shape = first.equation.outputs[0].shape
     value = of(first.atom)
-    leaf = next(leaf for leaf in value.degrees if value.degree(leaf) == 1)
-    origins = [_origin(e, of(e.atom), leaf) for e in region.entries]
+    leaf = _carrier(value)
+    origins = [None if leaf is None else _origin(e, of(e.atom), leaf) for e in region.entries]
     own = [d for d in range(len(shape)) if _differs(*first, d, of, origins[0])]
     summed = [d for d in own if d in region.summed]
     with_data = [d for d in own if d not in summed and _differs(first.equation, 1 - first.weight, d, of, None)]
@@ -321,6 +329,20 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
         receptive_field=taps,
     )
     return geometry, origins[0] if taps == 1 else _stacked_origin(origins)
+
+
+def segments_of_region(region: Region, of: _Of) -> Dependence:
+    """What a region's weight is a concatenation of, along the dimensions of the product."""
+    (entry,) = region.entries
+    value = of(entry.atom)
+    assert value.segments is not None
+    dimensions, shape = _dimensions(entry.equation, entry.weight), entry.equation.outputs[0].shape
+    along = dimensions[value.segments.dimension]
+    parts = []
+    for part, size in zip(value.parts, value.segments.sizes, strict=True):
+        own = tuple(size if d == along else n for d, n in enumerate(shape))
+        parts.append(part.map(lambda origin, own=own: origin.broadcast(own, list(dimensions.values()))))  # type: ignore[misc]
+    return dataclasses.replace(value, segments=Segments(along, value.segments.sizes, tuple(parts)))
 
 
 def _stacked_origin(origins: Sequence[Origin | None]) -> Origin | None:
