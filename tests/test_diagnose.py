@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import MODELS
+from helpers.architectures import chain
+from helpers.models import MODELS
+from helpers.reports import faults
 from scipy import integrate
 
 import jaxinit
@@ -18,30 +20,7 @@ KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (128, 64))
 
 
-def chain(activation, bias=0.0):
-    """A plain network whose parameters are stacked, so that all tests share its shape of program."""
-
-    def apply_fn(params, x):
-        return (
-            jax.lax.scan(lambda x, p: (activation(x @ p["w"] + p["b"][None]), None), x, params["hidden"])[0]
-            @ params["out"]
-        )
-
-    def init(key, depth=20, init=None, width=64, bias=bias):
-        init = init or jaxinit.variance_scaling(jaxinit.gain(activation) ** 2, "fan_in", "normal")
-        k1, k2, k3 = jax.random.split(key, 3)
-        hidden = jaxinit.blocked(init, 0, depth)(k1, (depth * width, width)).reshape(depth, width, width)
-        biases = bias * jax.random.normal(k3, (depth, width))
-        return {"hidden": {"w": hidden, "b": biases}, "out": jaxinit.lecun_normal()(k2, (width, 10))}
-
-    return init, apply_fn
-
-
 RELU, TANH = chain(jax.nn.relu), chain(jnp.tanh)
-
-
-def faults(report):
-    return {finding.fault: finding.layer for finding in report.findings()}
 
 
 def test_what_is_measured_is_what_a_plain_forward_and_backward_pass_give():

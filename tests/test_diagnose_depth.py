@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_diagnose import TANH, faults
+from helpers.architectures import chain
+from helpers.reports import faults
 
 import jaxinit
 from jaxinit import diagnose
@@ -87,7 +88,7 @@ def test_a_scan_of_scans_and_one_whose_steps_share_their_layer():
 
 
 def test_signals_that_leave_float32_end_the_fit():
-    init, apply_fn = TANH
+    init, apply_fn = chain(jnp.tanh)
     params = init(KEY, depth=60, init=jaxinit.normal(0.01))
     report = diagnose(params, apply_fn, jax.random.normal(KEY, (128, 64)))
     assert np.asarray(report.pre_std)[-1] == 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_diagnose import faults
+from helpers.reports import faults
 
 import jaxinit
 from jaxinit import diagnose

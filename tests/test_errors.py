@@ -119,7 +119,7 @@ WHEN_CALLED = [
     (lambda: jaxinit.delta_orthogonal()(KEY, (3, 3)), ValueError, "one to three spatial axes"),
     (lambda: jaxinit.delta_orthogonal()(KEY, (4, 3, 3)), ValueError, "a kernel of even size has two middle taps"),
     (lambda: jaxinit.delta_orthogonal(groups=2)(KEY, (3, 3, 3)), ValueError, "must divide the output features"),
-    (lambda: jaxinit.scaled_uniform_orthogonal()(KEY, (2, 3, 3)), ValueError, "a kernel of even size has two middle taps"),
+    (lambda: jaxinit.scaled_uniform_orthogonal()(KEY, (2, 3, 3)), ValueError, "of even size has two middle taps"),
     (lambda: jaxinit.looks_linear()(KEY, (4, 5)), ValueError, "must be even: got 4 inputs and 5 outputs"),
     (lambda: jaxinit.orthonormalize(jnp.ones(3)), ValueError, "mean nothing"),
     (lambda: jaxinit.orthonormalize(jnp.ones((3, 3), int)), TypeError, "expects a floating or complex weight"),

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models import MODELS
 from jax import lax
-from models import MODELS
 
 import jaxinit
 import jaxinit.linen

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import MODELS
+from helpers.models import MODELS
 
 import jaxinit
 from jaxinit._lsuv._passes import Problem, measured

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.models import MODELS, TOKENS, VECTORS, LinenMlp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from models import MODELS, TOKENS, VECTORS, LinenMlp
 
 import jaxinit
 import jaxinit.linen

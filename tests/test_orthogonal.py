@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_structured import _convolve
+from helpers.architectures import convolve
 
 import jaxinit
 
@@ -66,7 +66,7 @@ def test_unitary(key):
 def test_delta_orthogonal_keeps_the_norm_of_every_image(spatial, groups, key):
     kernel = jaxinit.delta_orthogonal(groups=groups)(key, (*spatial, 4 // groups, 8))
     x = jax.random.normal(key, (2, *(5,) * len(spatial), 4))
-    y = _convolve(x, kernel, groups)
+    y = convolve(x, kernel, groups)
     norms = [jnp.sqrt(jnp.sum(z**2, axis=tuple(range(1, z.ndim)))) for z in (x, y)]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
 
@@ -84,7 +84,7 @@ def test_even_kernels_take_the_tap_that_is_named(key):
     assert np.argwhere(np.abs(lower).max((2, 3)) > 0).tolist() == [[1, 0]]
     assert np.argwhere(np.abs(upper).max((2, 3)) > 0).tolist() == [[2, 1]]
     x = jax.random.normal(key, (1, 6, 6, 3))
-    np.testing.assert_allclose(_convolve(x, lower), x @ lower[1, 0], atol=1e-6)
+    np.testing.assert_allclose(convolve(x, lower), x @ lower[1, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (16, 16), (3, 3, 8, 24)])
@@ -134,8 +134,8 @@ def test_looks_linear_for_concatenated_relu_and_convolutions(key):
 
     def net(x):
         for kernel in kernels[:-1]:
-            x = jax.nn.relu(_convolve(x, kernel))
-        return _convolve(x, kernels[-1])
+            x = jax.nn.relu(convolve(x, kernel))
+        return convolve(x, kernels[-1])
 
     assert _linear_error(net, (2, 6, 6, 4), key) < 1e-5
 

@@ -6,9 +6,9 @@ import pytest
 
 matplotlib.use("Agg")
 
+from helpers.studies import planted
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
-from test_study import planted
 
 from jaxinit import plot
 from jaxinit._plots._style import COLORS

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import promotion
-from published import STARTS, Draws, dense, tokens, vectors
-from test_diagnose import faults
+from helpers.published import STARTS, Draws, dense, tokens, vectors
+from helpers.reports import faults
 
 from jaxinit import diagnose
 from jaxinit._reading import layers_of, trace

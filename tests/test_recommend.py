@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import MODELS
-from test_schemes_models import encoder_decoder, residual, run_cell, struct
+from helpers.architectures import encoder_decoder, residual, run_cell, struct
+from helpers.models import MODELS
 
 import jaxinit
 from jaxinit import recommend, schemes

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models import MODELS, VECTORS
 from jax.sharding import NamedSharding, PartitionSpec
-from models import MODELS, VECTORS
 from scipy import stats
 
 import jaxinit

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models import MODELS
-from test_structure import encoder_decoder, equinox_lstm, run_cell, struct
+from helpers.architectures import encoder_decoder, equinox_lstm, residual, run_cell, struct
+from helpers.models import MODELS
 
 import jaxinit
 from jaxinit import initialize, schemes
@@ -152,23 +152,6 @@ def test_mimetic_refuses_projections_of_different_widths():
 
     with pytest.raises(schemes.MisfitError, match=r"of \['q', 'k'\] one pair"):
         initialize(KEY, params, apply_fn, (struct(2, 5, 8), struct(2, 7, 6)), "mimetic")
-
-
-def residual(blocks, *, alpha=False, omega=False, width=64):
-    """Branches of two layers; their multipliers α or those of the skip connections ω are parameters."""
-    block = {"a": struct(width, width), "b": struct(width, width)}
-    block |= {"alpha": struct()} if alpha else {}
-    block |= {"omega": struct(width)} if omega else {}
-
-    def apply_fn(params, x):
-        for p in params:
-            branch = jax.nn.relu(x @ p["a"]) @ p["b"]
-            x = (p["omega"][None] if omega else 1.0) * x + p.get("alpha", 1.0) * branch
-            if omega:
-                x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))
-        return x
-
-    return [block] * blocks, apply_fn, jax.random.normal(KEY, (256, width))
 
 
 @pytest.mark.parametrize("scheme", ["skip_init", "rezero"])

@@ -2,13 +2,13 @@
 
 import contextlib
 
-import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import MODELS
+from helpers.architectures import attend, encoder_decoder, equinox_lstm, run_cell, struct
+from helpers.models import MODELS
 
 from jaxinit import recommend, trace_layers
 from jaxinit._reading import _residual
@@ -20,18 +20,10 @@ from jaxinit.schemes import looks_linear
 KEY = jax.random.key(0)
 
 
-def struct(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
 def weights(params, apply_fn, batch):
     """Path and blocks of every weight that has some."""
     traced = trace(params, apply_fn, batch)
     return {traced.paths[weight.leaf]: blocks for weight, blocks in traced.structure.weights.items()}
-
-
-def attend(q, k, v):
-    return jax.nn.dot_product_attention(q, k, v)
 
 
 def rotated(x):
@@ -114,47 +106,6 @@ def test_products_without_a_softmax_are_no_attention():
     assert all(x.role is None for x in trace_layers({n: struct(8, 8) for n in "qkv"}, apply_fn, struct(2, 5, 8)))
 
 
-def encoder_decoder(blocks=3, d=8, stacked=False):
-    """Two stacks without normalization; the decoder attends to the encoder's output in every block."""
-
-    def sublayer(p, x, memory):
-        q, k, v = x @ p["q"], memory @ p["k"], memory @ p["v"]
-        return x + attend(*(z.reshape(2, -1, 2, d // 2) for z in (q, k, v))).reshape(x.shape) @ p["o"]
-
-    def encode(x, p):
-        x = sublayer(p["self"], x, x)
-        return x + jax.nn.relu(x @ p["up"]) @ p["down"], None
-
-    def apply_fn(params, batch):
-        source, target = params["embed"][batch[0]], params["embed"][batch[1]]
-
-        def decode(x, p):
-            x = sublayer(p["cross"], sublayer(p["self"], x, x), memory)
-            return x + jax.nn.relu(x @ p["up"]) @ p["down"], None
-
-        if stacked:
-            memory = jax.lax.scan(encode, source, params["encoder"])[0]
-            return jax.lax.scan(decode, target, params["decoder"])[0] @ params["out"]
-        memory = source
-        for p in params["encoder"]:
-            memory = encode(memory, p)[0]
-        for p in params["decoder"]:
-            target = decode(target, p)[0]
-        return target @ params["out"]
-
-    lead = (blocks,) if stacked else ()
-    attention = {n: struct(*lead, d, d) for n in "qkvo"}
-    block = {"self": attention, "up": struct(*lead, d, 4 * d), "down": struct(*lead, 4 * d, d)}
-    decoder = {**block, "cross": attention}
-    params = {
-        "embed": struct(20, d),
-        "encoder": block if stacked else [block] * blocks,
-        "decoder": decoder if stacked else [decoder] * blocks,
-        "out": struct(d, 20),
-    }
-    return params, apply_fn, (jnp.zeros((2, 5), int), jnp.zeros((2, 4), int))
-
-
 @pytest.mark.parametrize("stacked", [False, True])
 def test_encoder_and_decoder_are_told_apart_by_cross_attention(stacked):
     traced = trace(*encoder_decoder(stacked=stacked))
@@ -162,11 +113,6 @@ def test_encoder_and_decoder_are_told_apart_by_cross_attention(stacked):
     inside = {traced.paths[u.leaf] for u in traced.analysis.weights if u.uses[0] in structure.encoder}
     assert inside == {p for p in traced.paths if p.startswith("encoder")} | {"embed"}
     assert sum(a.cross for a in structure.attentions) == (1 if stacked else 3)
-
-
-def run_cell(cell):
-    module, x = nn.RNN(cell), jnp.ones((2, 5, 3))
-    return jax.eval_shape(module.init, KEY, x), module.apply, x
 
 
 @pytest.mark.parametrize("cell", [nn.LSTMCell(7), nn.OptimizedLSTMCell(7)])
@@ -260,17 +206,6 @@ def test_the_output_of_attention_in_a_deep_model_is_that_of_its_own_block():
     layers = trace_layers({"in": struct(8, 8), "blocks": [block] * 3}, apply_fn, struct(2, 5, 8))
     roles = {"q": "query", "k": "key", "v": "value"}
     assert {x.path: x.role for x in layers} == {x.path: roles.get(x.path.split("/")[-1]) for x in layers}
-
-
-def equinox_lstm():
-    cell = eqx.nn.LSTMCell(3, 7, key=KEY)
-    params, static = eqx.partition(cell, eqx.is_array)
-
-    def apply_fn(params, xs):
-        cell = eqx.combine(params, static)
-        return jax.lax.scan(lambda state, x: (cell(x, state), None), (jnp.zeros(7), jnp.zeros(7)), xs)[0]
-
-    return params, apply_fn, jnp.ones((5, 3))
 
 
 def test_fused_gates_are_columns_and_fused_states_are_rows():

@@ -4,18 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.architectures import convolve
 from scipy import linalg, special, stats
 
 import jaxinit
-
-NHWC = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-
-
-def _convolve(x, kernel, groups=1):
-    rank = kernel.ndim - 2
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1,) * rank, "SAME", dimension_numbers=NHWC[rank], feature_group_count=groups
-    )
 
 
 def test_identity(key):
@@ -30,14 +22,14 @@ def test_identity(key):
 def test_dirac_returns_the_input(spatial, groups, key):
     x = jax.random.normal(key, (2, *(6,) * len(spatial), 4))
     kernel = jaxinit.dirac(groups)(key, (*spatial, 4 // groups, 4))
-    np.testing.assert_array_equal(_convolve(x, kernel, groups), x)
+    np.testing.assert_array_equal(convolve(x, kernel, groups), x)
 
 
 def test_dirac_with_more_or_fewer_outputs(key):
     x = jax.random.normal(key, (1, 5, 4))
-    wide = _convolve(x, jaxinit.dirac()(key, (3, 4, 6)))
+    wide = convolve(x, jaxinit.dirac()(key, (3, 4, 6)))
     np.testing.assert_array_equal(wide, jnp.pad(x, ((0, 0), (0, 0), (0, 2))))
-    np.testing.assert_array_equal(_convolve(x, jaxinit.dirac()(key, (3, 4, 3))), x[..., :3])
+    np.testing.assert_array_equal(convolve(x, jaxinit.dirac()(key, (3, 4, 3))), x[..., :3])
 
 
 @pytest.mark.parametrize(

@@ -9,68 +9,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.studies import (
+    DATA,
+    FEATURES,
+    KEY,
+    PARAMS,
+    WIDTH,
+    N,
+    X,
+    apply_fn,
+    fresh,
+    loss_fn,
+    momentum,
+    planted,
+    study,
+    usual,
+)
 
 import jaxinit
 from jaxinit import schemes
 from jaxinit._study import _programs
 from jaxinit._study._programs import segment
-from jaxinit._study._records import Plan, Records, as_stored, from_stored
-from jaxinit._study._result import result_of
+from jaxinit._study._records import as_stored, from_stored
 from jaxinit._study._starts import as_draw
 from jaxinit._study._train import START, own_key
-
-N, FEATURES, WIDTH = 70, 4, 6
-KEY = jax.random.key(3)
-X = jax.random.normal(jax.random.key(1), (N, FEATURES))
-DATA = (X, jnp.sin(X[:, :1]))
-PARAMS = {
-    "a": jnp.zeros((FEATURES, WIDTH)),
-    "b": jnp.full((WIDTH,), 7.0),
-    "c": jnp.zeros((WIDTH, 1)),
-    "order": jnp.arange(FEATURES)[::-1],
-}
-
-
-def apply_fn(params, batch):
-    return jax.nn.relu(batch[0][:, params["order"]] @ params["a"] + params["b"][None]) @ params["c"]
-
-
-def loss_fn(params, batch):
-    return jnp.mean((apply_fn(params, batch) - batch[1]) ** 2)
-
-
-def fresh(key):
-    keys = jax.random.split(key)
-    a, c = (jax.random.normal(k, PARAMS[n].shape) / 2 for k, n in zip(keys, "ac", strict=True))
-    return PARAMS | {"a": a, "b": jnp.zeros(WIDTH), "c": c}
-
-
-def momentum(rate):
-    return optax.sgd(rate, momentum=0.9)
-
-
-def metrics_fn(params, data):
-    return {"a": params["a"], "error": loss_fn(params, data)}
-
-
-def study(starts, **options):
-    """A small study on one device."""
-    defaults = {
-        "optimizer": momentum,
-        "learning_rates": [0.1, 0.01],
-        "steps": 9,
-        "batch_size": 32,
-        "key": KEY,
-        "devices": jax.devices()[:1],
-        "progress": False,
-    }
-    return jaxinit.study(starts, PARAMS, loss_fn, DATA, **(defaults | options))
-
-
-@functools.cache
-def usual():
-    """The study that several tests look at."""
-    return study({"fresh": fresh, "again": fresh}, seeds=7, metrics_fn=metrics_fn, metric="loss")
 
 
 def test_a_study_trains_as_a_loop_does():
@@ -247,19 +209,6 @@ def test_diverged_runs_are_counted_and_compared_as_the_worst():
     for text in (str(result), result._repr_html_()):
         assert "100%" in text
         assert "best" in text
-
-
-def planted(final, *, maximize=True, losses=None, **options):
-    """A result made of numbers: final metrics of shape starts × rates × seeds."""
-    final = np.asarray(final, np.float32)
-    starts, rates, seeds = final.shape
-    records = Records(
-        Plan(tuple(10.0**i for i in range(rates)), 4, {}, {}), [f"s{i}" for i in range(starts)], range(seeds)
-    )
-    for i, start in enumerate(records.starts):
-        curve = np.ones((seeds, rates, 4), np.float32) if losses is None else losses[i].swapaxes(0, 1)
-        records.enter(start, range(seeds), curve, {}, {"score": final[i].T})
-    return result_of(records, metric="score", maximize=maximize, diverged_above=None, settings={}, **options)
 
 
 def test_no_seed_has_a_say_in_its_own_rate():

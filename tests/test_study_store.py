@@ -6,7 +6,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
-from test_study import fresh, metrics_fn, planted, study, usual
+from helpers.studies import fresh, metrics_fn, planted, study, usual
 
 from jaxinit import StudyResult
 from jaxinit._study import _programs, _run, _store
@@ -172,9 +172,9 @@ def test_foreign_files_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", header=np.array([{}], object))
     np.savez(tmp_path / "json.npz", header=np.frombuffer(b'{"format": "something"}', np.uint8))
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="no study of jaxinit"):
+        with pytest.raises(ValueError, match="not a study of jaxinit"):
             StudyResult.load(path)
-        with pytest.raises(ValueError, match="no study of jaxinit"):
+        with pytest.raises(ValueError, match="not a study of jaxinit"):
             study([fresh], path=path)
     with pytest.raises(FileNotFoundError):
         StudyResult.load(tmp_path / "nowhere.npz")

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.table import IDS, INITIALIZERS
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from table import IDS, INITIALIZERS
 
 import jaxinit
 

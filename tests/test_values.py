@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from table import IDS, INITIALIZERS
+from helpers.table import IDS, INITIALIZERS
 
 import jaxinit
 

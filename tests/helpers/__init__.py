@@ -1,1 +1,1 @@
-"""What property tests share: random programs with what is known of them, and an interpreter that measures them."""
+"""What tests share: models of several frameworks, random programs, published starts, an interpreter that measures."""
