@@ -142,7 +142,7 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
 def test_a_file_cut_short_is_refused(saved, share):
     _, path = saved
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"study.npz is damaged or no study of jaxinit .*move the file away"):
+    with pytest.raises(ValueError, match=r"study.npz is damaged, or not a study of jaxinit .*move the file away"):
         StudyResult.load(path)
 
 

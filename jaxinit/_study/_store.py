@@ -55,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         raise
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is damaged or no study of jaxinit ({error}); give another path, or move the file away"
+            f"{path} is damaged, or not a study of jaxinit ({error}); give another path, or move the file away"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not a study of jaxinit; give another path, or move the file away")
