@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -1108,7 +1109,7 @@ def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reaso
     for _ in range(2):  # the second call traces nothing
         with pytest.warns(UserWarning, match=f"lsuv leaves all parameters as they are: .*{reason}"):
             new = lsuv(params, apply_fn, VECTORS)
-    jax.tree.map(np.testing.assert_array_equal, new, params)
+    chex.assert_trees_all_equal(new, params)
 
 
 def normalized(x):
@@ -1309,15 +1310,10 @@ def test_lowers_for_accelerators(platform, method):
 
 
 def test_a_second_call_compiles_nothing():
-    traces = []
-
-    def apply_fn(p, x):
-        traces.append(1)
-        return tanh_net(p, x)
-
+    chex.clear_trace_counter()
+    apply_fn = chex.assert_max_traces(lambda p, x: tanh_net(p, x), n=1)
     for seed in range(3):
         lsuv([jax.random.normal(jax.random.key(seed), (12, 12))], apply_fn, VECTORS)
-    assert len(traces) == 1
 
 
 def test_statistics_are_in_float32_whatever_the_dtype_of_the_program():

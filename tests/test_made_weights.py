@@ -1,5 +1,6 @@
 """Weights that a program makes of leaves or of data: `initialize` means the weight that meets the data."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +158,7 @@ def test_the_scales_of_integers_stay(form):
     new, report = jaxinit.initialize(
         jax.random.key(0), params, lambda p, x: jnp.tanh(x @ make(p["q"], p["s"])), x, return_report=True
     )
-    jax.tree.map(np.testing.assert_array_equal, new, params)
+    chex.assert_trees_all_equal(new, params)
     assert {row.path: row.role for row in report.rows}["s"] == "quantisation scale"
 
 

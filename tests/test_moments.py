@@ -1,5 +1,6 @@
 """`auto` gives every pre-activation unit variance: measured on data, layer by layer, by running the program."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -267,7 +268,7 @@ def test_a_batch_of_one_number_counts_as_shapes(constant):
         return nn.relu(x @ p["a"]) @ p["b"]
 
     given = jaxinit.initialize(KEY, params, apply_fn, jnp.full((8, 16), constant))
-    jax.tree.map(np.testing.assert_array_equal, given, jaxinit.initialize(KEY, params, apply_fn, shape(8, 16)))
+    chex.assert_trees_all_equal(given, jaxinit.initialize(KEY, params, apply_fn, shape(8, 16)))
 
 
 def test_the_second_moment_of_the_batch_counts():

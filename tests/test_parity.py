@@ -2,6 +2,7 @@
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +65,7 @@ def test_bits_are_those_of_jax_under_jit_and_vmap(make_key):
         return jax.jit(lambda keys: (draw(keys[0]), jax.vmap(draw)(keys)))
 
     keys = jax.vmap(make_key)(jnp.arange(4))
-    jax.tree.map(np.testing.assert_array_equal, program(0)(keys), program(1)(keys))
+    chex.assert_trees_all_equal(program(0)(keys), program(1)(keys))
 
 
 @pytest.mark.parametrize(("ours", "jaxs"), PAIRS, ids=IDS)

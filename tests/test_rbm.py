@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import chex
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -272,7 +273,7 @@ def test_every_framework_looks_the_same(framework):
     new, report = rbm_pretrain(KEY, params, apply_fn, 16 * DATA, steps=STEPS, return_report=True)
     assert [path.removesuffix("/value") for path in report.paths] == paths
     assert jax.tree.structure(new) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, params, before)
+    chex.assert_trees_all_equal(params, before)
     assert all(after < before for before, after in zip(report.before, report.after, strict=True))
 
 

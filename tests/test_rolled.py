@@ -1,5 +1,6 @@
 """Recurrences that a loop in Python writes out are read as the scans that they are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +129,7 @@ def test_lsuv_of_a_loop_in_python_is_that_of_the_scan(name):
     wanted, of_scan = jaxinit.lsuv(params, scanned(cell, start, True), x, return_report=True)
     assert report.notes == of_scan.notes
     assert any("state of a recurrence" in note for note in report.notes)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), new, wanted)
+    chex.assert_trees_all_close(new, wanted, rtol=1e-4, atol=1e-5)
     for after, other in zip(report.after, of_scan.after, strict=True):
         np.testing.assert_allclose(after, other, rtol=1e-4)
 
