@@ -1210,6 +1210,39 @@ def test_rounding_is_not_scaled_in_other_dtypes(name, dtype, x64):
     assert float(jnp.std(apply_fn(new, x).astype(jnp.float32))) == pytest.approx(1, abs=2e-2)
 
 
+def noise(shape):
+    return 0.7 * jax.random.normal(KEYS[1], shape)
+
+
+NOISY = {
+    "last": lambda y, p: y + p["b"][None] + noise(y.shape),
+    "first": lambda y, p: y + noise(y.shape) + p["b"][None],
+    "taken off": lambda y, p: p["b"][None] - (noise(y.shape) - y),
+    "rearranged": lambda y, p: ((y + noise(y.shape)).reshape(-1, 3, 4) + p["b"].reshape(1, 3, 4)).reshape(y.shape),
+    "learned": lambda y, p: y + p["size"][None] * noise(y.shape) + p["b"][None],
+    "in a loop": lambda y, p: lax.scan(lambda y, b: (y + b[None], None), y + noise(y.shape), p["b"][None])[0],
+}
+
+
+@pytest.mark.parametrize("form", NOISY)
+def test_noise_is_no_part_of_what_is_measured_wherever_it_is_added(form):
+    params = {"w": 3 * square_weights(1)[0], "b": jnp.linspace(-1, 1, 12), "size": jnp.full(12, 2.0)}
+
+    def apply_fn(p, x):
+        return jnp.tanh(NOISY[form](x @ p["w"], p))
+
+    new, report = lsuv(params, apply_fn, VECTORS, return_report=True, verify=True)
+    bias = 0 * new["b"] if form == "in a loop" else new["b"]
+    assert float(jnp.std(VECTORS @ new["w"] + bias[None])) == pytest.approx(1, abs=1e-3)
+    assert report.problems() == {}
+    rows = jaxinit.initialize(KEYS[0], params, apply_fn, VECTORS, return_report=True)[1].rows
+    if form == "learned":
+        assert {row.path: row.init for row in rows}["size"] == "kept"
+    if form not in ("in a loop", "rearranged"):  # whose bias has no entry for each unit of the product
+        new = lsuv(params, apply_fn, VECTORS, center=True)
+        np.testing.assert_allclose(jnp.mean(VECTORS @ new["w"] + new["b"][None], 0), 0, atol=1e-5)
+
+
 def test_a_batch_of_one_sample_gives_finite_parameters():
     new, report = lsuv(square_weights(2), tanh_net, VECTORS[:1], return_report=True)
     assert all(bool(jnp.all(jnp.isfinite(w))) for w in new)

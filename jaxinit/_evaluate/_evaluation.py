@@ -238,13 +238,13 @@ class Evaluation:
         rounding: Rounding | None,
     ) -> Array:
         operands, added = arguments[: len(equation.inputs)], arguments[len(equation.inputs) :]
-        bias = None
+        bias = noise = None
         if use.biases:
             u = self._without_bias(equation, operands)
-            bias = self._bias(use, added, jnp.shape(u), states)
+            bias, noise = (self._bias(use, added, jnp.shape(u), states, is_noise) for is_noise in (False, True))
         else:
             (u,) = self._bound(equation, operands, states)
-        answer = rounding.known.get(use.data) if rounding is not None else None
+        answer = rounding.known.get(use.data) if rounding is not None and noise is None else None
         if rounding is not None and answer is not None:
             rounding.known[equation.outputs[0]] = rounding.through(answer, bias)
         outputs = []
@@ -263,7 +263,8 @@ class Evaluation:
             outputs.append(output)
         if use.segment_dim is not None and start < u.shape[use.segment_dim]:
             outputs.append(_segment(u, bias, use.segment_dim, start, u.shape[use.segment_dim]))
-        return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=use.segment_dim)
+        output = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=use.segment_dim)
+        return output if noise is None else output + noise
 
     def _without_bias(self, equation: ir.Equation, arguments: Sequence[Array]) -> Array:
         """The other term of a sum or difference with a bias."""
@@ -271,11 +272,15 @@ class Evaluation:
         i, u = next((i, x) for i, x in enumerate(arguments) if equation.inputs[i] is not bias)
         return -u if i == 1 and equation.primitive is ir.sub_p else u
 
-    def _bias(self, use: Use, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State]) -> Array:
-        """The sum of a use's biases, scaled; of size 1 along each dimension in which it does not vary."""
-        repeated = [axis for axis in range(len(shape)) if axis not in use.bias_dims]
+    def _bias(
+        self, use: Use, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State], is_noise: bool
+    ) -> Array | None:
+        """The sum of a use's biases, or of the noise among them, scaled; of size 1 where a bias does not vary."""
+        repeated = [axis for axis in range(len(shape)) if axis not in use.bias_dims and not is_noise]
         total = None
         for bias, value in zip(use.biases, values, strict=True):
+            if bias.is_noise != is_noise:
+                continue
             term = self._scaling.applied(value, self.analysis.of(bias.value), states)
             for move in bias.moves:
                 (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *_constants(move))
@@ -285,7 +290,6 @@ class Evaluation:
             term = with_automatic_axes(functools.partial(_once, repeated), term)
             term = term if bias.sign == 1 else -term
             total = term if total is None else total + term
-        assert total is not None
         return total
 
     def weight_use(self, use: Use, component: Component, rank: int, is_rounding: Array | None = None) -> WeightUse:

@@ -65,7 +65,7 @@ def _bias_leaves(traced: Traced, weight: Weight) -> list[tuple[int, Origin, int]
     found = []
     for bias in use.biases:
         dependence = traced.analysis.of(bias.value)
-        if bias.moves or len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
+        if bias.is_noise or bias.moves or len(dependence.origins) != 1 or list(dependence.degrees.values()) != [1]:
             continue
         ((leaf, origin),) = dependence.origins.items()
         sign = _sign(traced, bias.value)

@@ -53,6 +53,7 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
         walk.notes.reads,
         walk.notes.read_leaves,
         as_data,
+        frozenset(walk.noise),
     )
 
 

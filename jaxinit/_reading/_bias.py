@@ -67,13 +67,15 @@ def finish_of(
             bias, dims = added
             if following.primitive is ir.sub_p and following.inputs[0] is not value:
                 sign, biases = -sign, _negated(biases)
-            biases, varying = (*biases, bias), varying | dims
+            is_noise = bias.value in noise
+            biases = (*biases, bias._replace(is_noise=is_noise))
+            varying = varying if is_noise else varying | dims
             dimensions = _dimensions(origin, equation.outputs[0].shape)
             if segmented is not None and shape.placed[segmented] not in dimensions:
                 return end
             # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance;
             # noise that comes last does belong to it, with its moments.
-            if bias.is_parameter or (dims and bias.value not in noise):
+            if bias.is_parameter or (dims and not is_noise):
                 end = End(following, biases, varying, dimensions, sign)
         elif following.primitive is ir.neg_p:
             sign, biases = -sign, _negated(biases)

@@ -136,6 +136,7 @@ class Bias(NamedTuple):
       is_parameter: whether any leaf has a say in the value.
       sign: with which it enters the output of the layer, 1 or -1.
       moves: what rearranges the sum on its way to the output of the layer, in order.
+      is_noise: whether it is made of random numbers, which are not part of what is measured.
     """
 
     value: ir.Atom
@@ -143,6 +144,7 @@ class Bias(NamedTuple):
     is_parameter: bool = True
     sign: int = 1
     moves: tuple[ir.Equation, ...] = ()
+    is_noise: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -158,7 +160,7 @@ class Use:
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
         is the output of the operation, rearranged and with either sign, plus the biases.
       biases: what is added to the output before anything else happens to it, in order.
-      bias_dims: the dimensions of that output along which their sum varies.
+      bias_dims: the dimensions of that output along which their sum varies, but for noise.
       placed: dimension of the weight → dimension of the output of `finish`.
       segment_dim: the dimension of that output along which the parts lie.
       sign: with which the operation's output enters that of `finish`.
@@ -229,6 +231,7 @@ class Analysis:
       reads: where else data meets a leaf.
       read_leaves: the leaves that an output depends on.
       as_data: constants, and functions of parameters, that layers take as data.
+      noise: values that depend on random numbers, and on no data.
     """
 
     program: ir.Program
@@ -239,6 +242,7 @@ class Analysis:
     reads: list[Read]
     read_leaves: set[int]
     as_data: frozenset[ir.Atom] = frozenset()
+    noise: frozenset[ir.Atom] = frozenset()
 
     def of(self, atom: ir.Atom) -> Dependence:
         """What a value depends on."""

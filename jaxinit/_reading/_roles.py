@@ -110,7 +110,7 @@ def _of_reader(evidence: Evidence, reader: Reader) -> LeafRole:
     if evidence.products.multiplies(reader.equation):
         rules: tuple[_Rule, ...] = (_variance, _slope, _scale, multiplies_state, _factor)
     elif reader.equation.primitive in ir.ADDITIONS:
-        rules = (_mean, paces_state, _bias, _offset)
+        rules = (_mean, paces_state, _noise, _bias, _offset)
     else:
         rules = (_quantised, _kernel, _token)
     found = (rule(evidence, reader) for rule in rules)
@@ -203,6 +203,14 @@ def _slope(evidence: Evidence, reader: Reader) -> LeafRole | None:
 def _factor(evidence: Evidence, reader: Reader) -> LeafRole:
     what = "multiplies data" if reader.degree in (1, -1) else "multiplies data through a function of it"
     return LeafRole("unknown", f"{what} that is neither normalised nor a residual branch")
+
+
+def _noise(evidence: Evidence, reader: Reader) -> LeafRole | None:
+    """What multiplies random numbers that are added, as the learned noise of a layer."""
+    terms = [x for x in _terms(evidence, reader.atom) if depends_on(evidence.flow, x, reader.leaf)]
+    if any(x in evidence.analysis.noise for x in terms):
+        return LeafRole("unknown", "multiplies random numbers that are added to data")
+    return None
 
 
 def _bias(evidence: Evidence, reader: Reader) -> LeafRole | None:
