@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 import jaxinit
-from jaxinit._schemes._scheme import SCHEMES
-from jaxinit._study._demo import DEPTH, demo
+from jaxinit._schemes import SCHEMES
+from jaxinit._study.demo import DEPTH, demo
 
 _BEGIN = """\
 Begin with

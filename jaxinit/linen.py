@@ -9,10 +9,10 @@ from flax import linen as nn
 
 from jaxinit import _diagnose, _lsuv, _reading, _schemes
 from jaxinit._checks import shown
-from jaxinit._modules._linen import FixupResidual as FixupResidual
-from jaxinit._modules._linen import ScalarBias as ScalarBias
-from jaxinit._modules._linen import ScalarMultiplier as ScalarMultiplier
-from jaxinit._modules._linen import ScaledResidual as ScaledResidual
+from jaxinit._modules.linen import FixupResidual as FixupResidual
+from jaxinit._modules.linen import ScalarBias as ScalarBias
+from jaxinit._modules.linen import ScalarMultiplier as ScalarMultiplier
+from jaxinit._modules.linen import ScaledResidual as ScaledResidual
 
 
 @dataclasses.dataclass(frozen=True)

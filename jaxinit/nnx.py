@@ -10,12 +10,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxinit import _diagnose, _lsuv, _reading, _schemes
-from jaxinit._initializers._base import initializer
-from jaxinit._initializers._partitioning import Partitioning
-from jaxinit._modules._nnx import FixupResidual as FixupResidual
-from jaxinit._modules._nnx import ScalarBias as ScalarBias
-from jaxinit._modules._nnx import ScalarMultiplier as ScalarMultiplier
-from jaxinit._modules._nnx import ScaledResidual as ScaledResidual
+from jaxinit._initializers import Partitioning, initializer
+from jaxinit._modules.nnx import FixupResidual as FixupResidual
+from jaxinit._modules.nnx import ScalarBias as ScalarBias
+from jaxinit._modules.nnx import ScalarMultiplier as ScalarMultiplier
+from jaxinit._modules.nnx import ScaledResidual as ScaledResidual
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 

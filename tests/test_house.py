@@ -25,19 +25,7 @@ FLOORS = (
     ("_modules", "_plots"),
     ("haar", "linen", "nnx", "plot", "schemes", "__main__", "__init__"),
 )
-DOORS = (
-    "_checks",
-    "_arrays",
-    "_numbers",
-    "_haar",
-    "_program",
-    "_pieces",
-    "_reading",
-    "_evaluate",
-    "_moments",
-    "_measuring",
-    "_advice",
-)
+DOORS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 """Rooms of which those outside use what the `__init__` exports, and files without an underscore; nothing else."""
 
 

@@ -11,7 +11,7 @@ import pytest
 import jaxinit
 from jaxinit import schemes
 from jaxinit.__main__ import main
-from jaxinit._study import _demo
+from jaxinit._study import demo
 
 
 def test_everything_is_listed_with_a_line(capsys):
@@ -40,11 +40,11 @@ def test_unknown_commands_are_refused(capsys):
 
 
 def test_the_demonstration_is_well_formed():
-    params, data = _demo.params(), _demo.spirals()
-    assert jax.eval_shape(_demo.loss_fn, params, data).shape == ()
-    assert jax.eval_shape(_demo.accuracy, params, data).shape == ()
-    layers = jaxinit.trace_layers(params, _demo.loss_fn, data)
-    assert [(layer.path, layer.stacked) for layer in layers] == [("in", 1), ("hidden", _demo.DEPTH), ("out", 1)]
+    params, data = demo.params(), demo.spirals()
+    assert jax.eval_shape(demo.loss_fn, params, data).shape == ()
+    assert jax.eval_shape(demo.accuracy, params, data).shape == ()
+    layers = jaxinit.trace_layers(params, demo.loss_fn, data)
+    assert [(layer.path, layer.stacked) for layer in layers] == [("in", 1), ("hidden", demo.DEPTH), ("out", 1)]
 
 
 @pytest.mark.slow

@@ -19,16 +19,21 @@ from jaxinit._initializers import (
 )
 from jaxinit._numbers import NAMES, Activation, activation_function, canonical_activation, critical, gain
 from jaxinit._reading import normalizations, part_of, trace
-from jaxinit._schemes import initialize
-from jaxinit._schemes._auto import auto
-from jaxinit._schemes._looks_linear import looks_linear
-from jaxinit._schemes._recurrent import irnn, recurrent
-from jaxinit._schemes._requirements import MisfitError
-from jaxinit._schemes._residual_schemes import fixup, gpt2
-from jaxinit._schemes._roles import Model, roles
-from jaxinit._schemes._scheme import Scheme
-from jaxinit._schemes._signal import orthogonal_critical
-from jaxinit._schemes._transformers import t_fixup
+from jaxinit._schemes import (
+    MisfitError,
+    Model,
+    Scheme,
+    auto,
+    fixup,
+    gpt2,
+    initialize,
+    irnn,
+    looks_linear,
+    orthogonal_critical,
+    recurrent,
+    roles,
+    t_fixup,
+)
 from jaxinit._tabular import Tabular
 
 ARCHITECTURES = ("mlp", "cnn", "rnn", "residual", "transformer", "autoencoder", "self_normalizing", "sparse")

@@ -5,7 +5,10 @@ shardings, equality, printing) stands in `_base.py`; a subclass in a file of its
 them, and draws. `_config.py` turns values into data and back, `_draws.py` holds draws in the order of JAX's own.
 """
 
+from jaxinit._initializers._base import INITIALIZERS as INITIALIZERS
 from jaxinit._initializers._base import Initializer as Initializer
+from jaxinit._initializers._base import draw_from as draw_from
+from jaxinit._initializers._base import initializer as initializer
 from jaxinit._initializers._combinators import blocked as blocked
 from jaxinit._initializers._combinators import scaled as scaled
 from jaxinit._initializers._config import from_config as from_config
@@ -27,10 +30,12 @@ from jaxinit._initializers._identity import identity as identity
 from jaxinit._initializers._looks_linear import looks_linear as looks_linear
 from jaxinit._initializers._orthogonal import orthogonal as orthogonal
 from jaxinit._initializers._orthogonal import unitary as unitary
+from jaxinit._initializers._partitioning import Partitioning as Partitioning
 from jaxinit._initializers._partitioning import with_partitioning as with_partitioning
 from jaxinit._initializers._random_walk import random_walk as random_walk
 from jaxinit._initializers._siren import siren as siren
 from jaxinit._initializers._sparse import sparse as sparse
+from jaxinit._initializers._variance_scaling import VarianceScaling as VarianceScaling
 from jaxinit._initializers._variance_scaling import variance_scaling as variance_scaling
 from jaxinit._initializers._variance_scaling_members import glorot_normal as glorot_normal
 from jaxinit._initializers._variance_scaling_members import glorot_uniform as glorot_uniform

@@ -3,9 +3,7 @@
 import dataclasses
 
 from jaxinit._reading import Layers, Traced
-from jaxinit._schemes._looks_linear import looks_linear
-from jaxinit._schemes._requirements import MisfitError
-from jaxinit._schemes._roles import roles
+from jaxinit._schemes import MisfitError, looks_linear, roles
 
 _UNKNOWN = ("unknown", "unread")
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxinit._plots._style import COLORS, GREY, STYLES, axes_or_new
-from jaxinit._study import _statistics
-from jaxinit._study._metrics import LOSS
+from jaxinit._study import LOSS, interval
 
 if TYPE_CHECKING:
     from jaxinit._study import StudyResult
@@ -52,7 +51,7 @@ def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = Tru
     top = 1.5 * abs(min(_EXTREME, float(np.median(smooth[..., 0], axis=1).min()))) or 1.0
     smooth = np.minimum(smooth, top)
     for i, (start, values) in enumerate(zip(result.starts, smooth, strict=True)):
-        line(ax, i, centres, values.mean(axis=0), _statistics.interval(values, resamples=999), label=start)
+        line(ax, i, centres, values.mean(axis=0), interval(values, resamples=999), label=start)
     low, high = float(smooth.min()), float(smooth.max())
     margin = 0.03 * (high - min(low, 0.0))
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, steps))
@@ -116,12 +115,12 @@ def outcomes(result: "StudyResult", ax: Any = None) -> Any:
     return finished(ax, legend=False)
 
 
-def line(ax: Any, index: int, x: Any, y: Any, interval: tuple[Any, Any] | None = None, **options: Any) -> None:
-    """The line of the entry at some place in a list, with an interval around it if it has one."""
+def line(ax: Any, index: int, x: Any, y: Any, band: tuple[Any, Any] | None = None, **options: Any) -> None:
+    """The line of the entry of some number in a list, with a band around it if it has one."""
     color, style = COLORS[index % len(COLORS)], STYLES[(index + index // len(COLORS)) % len(STYLES)]
     ax.plot(x, y, color=color, linestyle=style, linewidth=1.6, **options)
-    if interval is not None and np.isfinite(interval).all():
-        ax.fill_between(x, *interval, color=color, alpha=0.15, linewidth=0)
+    if band is not None and np.isfinite(band).all():
+        ax.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
 
 
 def finished(ax: Any, legend: bool) -> Any:

@@ -183,14 +183,6 @@ IDENTITIES_OF_MANY: dict[Any, tuple[str, ...]] = {
 }
 """Those that take any number of operands, and their parameters with an entry for each."""
 
-LINEAR = family("reduce_sum", "cumsum", "real", "imag", "conj", "fft", "reduce_window_sum", "dynamic_slice") | family(
-    "gather", "tile"
-)
-"""Linear in the first operand, elements mixed or moved."""
-
-POSITIVELY_HOMOGENEOUS = family("reduce_max", "reduce_min", "cummax", "cummin", "sort", "abs")
-"""f(s·x) = s·f(x) for s > 0, but not linear."""
-
 SCALE_FREE = family("sign", "eq", "ne", "lt", "le", "gt", "ge", "argmax", "argmin", "is_finite", "atan2")
 """Unchanged when all operands are multiplied by the same s > 0."""
 

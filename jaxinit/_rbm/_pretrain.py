@@ -17,9 +17,7 @@ from jaxinit._rbm._contrastive_divergence import trained
 from jaxinit._rbm._report import RbmReport
 from jaxinit._rbm._stack import stack_of
 from jaxinit._reading import trace
-from jaxinit._schemes._draw import key_for
-from jaxinit._schemes._requirements import MisfitError
-from jaxinit._schemes._roles import roles
+from jaxinit._schemes import MisfitError, key_for, roles
 from jaxinit._typing import Array, Scalar
 
 

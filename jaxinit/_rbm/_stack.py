@@ -9,7 +9,7 @@ from jaxinit import _program as ir
 from jaxinit._evaluate import value_of
 from jaxinit._rbm._leaf_array import LeafArray, leaf_array_of
 from jaxinit._reading import Analysis, Layer, Use, Weight, rule_of
-from jaxinit._schemes._roles import Model
+from jaxinit._schemes import Model
 from jaxinit._typing import Array
 
 

@@ -7,20 +7,38 @@ role, the draw and the reason of each leaf. What no evidence gives a role keeps 
 `register` makes known by its name; what it requires of a model stands in `_requirements.py`. `_roles.py`,
 `_matrices.py` and `_vectors.py` say what a rule is asked about, `_incoming.py` what a layer takes, `_drawing.py` and
 `_draw.py` draw, and `_made_weights.py` sees to weights that the program makes of a leaf.
-
-All modules are imported here, because a scheme is known by its name once its module is.
 """
 
-from jaxinit._schemes import _admin as _admin
-from jaxinit._schemes import _auto as _auto
-from jaxinit._schemes import _defaults as _defaults
-from jaxinit._schemes import _looks_linear as _looks_linear
-from jaxinit._schemes import _mimetic as _mimetic
-from jaxinit._schemes import _mup as _mup
-from jaxinit._schemes import _recurrent as _recurrent
-from jaxinit._schemes import _residual_schemes as _residual_schemes
-from jaxinit._schemes import _signal as _signal
-from jaxinit._schemes import _transformers as _transformers
+from jaxinit._schemes._admin import admin as admin
+from jaxinit._schemes._auto import auto as auto
+from jaxinit._schemes._coordinates import CoordinateReport as CoordinateReport
+from jaxinit._schemes._coordinates import coordinate_check as coordinate_check
+from jaxinit._schemes._defaults import flax_default as flax_default
+from jaxinit._schemes._defaults import keras_default as keras_default
+from jaxinit._schemes._defaults import torch_default as torch_default
+from jaxinit._schemes._draw import key_for as key_for
 from jaxinit._schemes._initialize import InitializeReport as InitializeReport
 from jaxinit._schemes._initialize import initialize as initialize
+from jaxinit._schemes._looks_linear import looks_linear as looks_linear
+from jaxinit._schemes._mimetic import mimetic as mimetic
+from jaxinit._schemes._mup import mup as mup
+from jaxinit._schemes._recurrent import irnn as irnn
+from jaxinit._schemes._recurrent import recurrent as recurrent
+from jaxinit._schemes._requirements import MisfitError as MisfitError
+from jaxinit._schemes._residual_schemes import fixup as fixup
+from jaxinit._schemes._residual_schemes import gpt2 as gpt2
+from jaxinit._schemes._residual_schemes import rezero as rezero
+from jaxinit._schemes._residual_schemes import skip_init as skip_init
+from jaxinit._schemes._roles import Model as Model
+from jaxinit._schemes._roles import roles as roles
 from jaxinit._schemes._scalar_labels import scalar_labels as scalar_labels
+from jaxinit._schemes._scheme import SCHEMES as SCHEMES
+from jaxinit._schemes._scheme import Rule as Rule
+from jaxinit._schemes._scheme import Scheme as Scheme
+from jaxinit._schemes._scheme import register as register
+from jaxinit._schemes._signal import orthogonal_critical as orthogonal_critical
+from jaxinit._schemes._signal import random_walk as random_walk
+from jaxinit._schemes._signal import sparse as sparse
+from jaxinit._schemes._transformers import deepnorm as deepnorm
+from jaxinit._schemes._transformers import deepnorm_constants as deepnorm_constants
+from jaxinit._schemes._transformers import t_fixup as t_fixup

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._initializers import scaled
-from jaxinit._initializers._base import draw_from
-from jaxinit._initializers._variance_scaling import VarianceScaling
+from jaxinit._initializers import VarianceScaling, draw_from, scaled
 from jaxinit._reading import Layer
 from jaxinit._schemes._made_weights import drawn_mixed
 from jaxinit._schemes._roles import Matrix, matrix_fan_in

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import calling, check_initializer, check_patterns, first_match, shown
-from jaxinit._initializers import Initializer, constant, scaled
-from jaxinit._initializers._base import draw_from
+from jaxinit._initializers import Initializer, constant, draw_from, scaled
 from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, part_name, with_part
 from jaxinit._schemes._draw import Draw, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected

@@ -12,11 +12,10 @@ import numpy as np
 from jaxinit._moments import Incoming, Samples, constant, mean_square, normal_samples, of_array, propagate
 from jaxinit._program import is_traced
 from jaxinit._reading import Layer, LeafRole, Traced, Use
+from jaxinit._schemes._vectors import POSITIONS
 
 _OWN = (0.5, 2.0)
 """A number between these that multiplies an activation's argument belongs to the activation."""
-_POSITIONS = 0.02
-"""The standard deviation of positions and tokens."""
 
 
 def argument_factor(layer: Layer) -> float:
@@ -72,7 +71,7 @@ def _leaf(
         role, start = starts[index]
         if role == "embedding":
             return normal_samples(shape, 1.0)
-        return normal_samples(shape, _POSITIONS) if role in ("position", "token") else constant(start or 0.0, shape)
+        return normal_samples(shape, POSITIONS) if role in ("position", "token") else constant(start or 0.0, shape)
     if index not in kept:
         return None
     known = _known(leaf)

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._arrays import drawing_dtype
-from jaxinit._initializers._base import draw_from
-from jaxinit._initializers._variance_scaling import VarianceScaling
+from jaxinit._initializers import VarianceScaling, draw_from
 from jaxinit._reading import Layer, Weight, is_made, part_of, spread_over_leaf, weights_made, with_part
 from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._typing import Array

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from jaxinit._checks import shown
-from jaxinit._initializers import Initializer, constant, lecun_normal, normal, ones, zeros
-from jaxinit._initializers._base import INITIALIZERS
+from jaxinit._initializers import INITIALIZERS, Initializer, constant, lecun_normal, normal, ones, zeros
 from jaxinit._public import Public
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector
+from jaxinit._schemes._vectors import POSITIONS
 from jaxinit._typing import Array
 
 
@@ -97,7 +97,7 @@ class Scheme(Public):
         """The rule for leaves that are not the weight of a layer, and whose role is known."""
         match vector.role:
             case "position" | "token":
-                return Rule(normal(0.02), vector.reason)
+                return Rule(normal(POSITIONS), vector.reason)
             case "embedding":
                 return Rule(normal(1.0), f"{vector.reason}: rows of unit variance")
             case "kernel":

@@ -9,6 +9,9 @@ import numpy as np
 
 from jaxinit._reading import KEPT, Block, Layer, LeafRole, Use
 
+POSITIONS = 0.02
+"""The standard deviation of positions and tokens."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Vector:

@@ -7,5 +7,7 @@ and continued. `_options.py` checks what the user chose and `_starts.py` turns e
 `_comparisons.py` applies them to starts, `_table.py` prints.
 """
 
+from jaxinit._study._metrics import LOSS as LOSS
 from jaxinit._study._result import StudyResult as StudyResult
+from jaxinit._study._statistics import interval as interval
 from jaxinit._study._study import study as study

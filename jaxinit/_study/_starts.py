@@ -14,8 +14,7 @@ import jax
 
 from jaxinit._initializers import Initializer
 from jaxinit._reading import Layer
-from jaxinit._schemes import initialize
-from jaxinit._schemes._scheme import SCHEMES, Scheme
+from jaxinit._schemes import SCHEMES, Scheme, initialize
 from jaxinit._typing import Array
 
 Draw: TypeAlias = Callable[[Array, Any], Any]

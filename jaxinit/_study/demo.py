@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._initializers import normal
-from jaxinit._schemes._defaults import torch_default
-from jaxinit._schemes._signal import orthogonal_critical
+from jaxinit._schemes import orthogonal_critical, torch_default
 from jaxinit._study._result import StudyResult
 from jaxinit._study._study import study
 from jaxinit._typing import Array
