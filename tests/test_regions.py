@@ -377,3 +377,26 @@ def test_weights_that_are_joined_along_inputs_are_one():
     assert (set(layer.paths), layer.fan_in) == ({"a", "b"}, 8)
     new = jaxinit.lsuv(params, lambda p, x: jnp.tanh(linear(p, x)), x, orthonormalize=False)
     np.testing.assert_allclose(jnp.std(linear(new, x)), 1, rtol=1e-3)
+
+
+ONE_INPUT = {
+    "product and sum": lambda w, x: (x[..., None] * w[None]).sum(1),
+    "inputs last": lambda w, x: (x[:, None] * w.T[None]).sum(-1),
+}
+
+
+@pytest.mark.parametrize("form", ONE_INPUT)
+def test_a_layer_of_one_input_that_is_spelled_out_is_one(form):
+    w, x = 7 * normal(0, 1, 6), normal(1, 256, 1)
+    (layer,) = jaxinit.trace_layers(w, lambda w, x: jnp.tanh(ONE_INPUT[form](w, x)), x)
+    assert (layer.kind, layer.fan_in, layer.fan_out) == ("dense", 1, 6)
+    new = jaxinit.lsuv(w, lambda w, x: jnp.tanh(ONE_INPUT[form](w, x)), x)
+    np.testing.assert_allclose(jnp.std(ONE_INPUT[form](new, x)), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pool", [jnp.mean, jnp.sum])
+def test_a_scale_of_what_is_pooled_over_one_position_is_not_a_layer(pool):
+    layers = jaxinit.trace_layers(
+        normal(0, 8), lambda w, x: jnp.tanh(pool(x[:, None] * w[None, None], axis=1)), normal(1, 16, 8)
+    )
+    assert len(layers) == 0

@@ -8,7 +8,7 @@ A product that goes on as it is scales data, and is not a layer; nor is one that
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxinit import _program as ir
@@ -214,7 +214,7 @@ def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _O
         axes = set(equation.params["axes"])
         left = {d: p - sum(a < p for a in axes) for d, p in one.dimensions.items() if p not in axes}
         summed = frozenset(d for d, p in one.dimensions.items() if p in axes)
-        varied = any(_varies(one, d, of) for d in summed)
+        varied = any(_varies(one, d, of) for d in summed) or _has_one_input(one, summed, of)
         end = equation if varied else one.end
         return dataclasses.replace(one, dimensions=left, summed=one.summed | summed, end=end)
     if rule.elementwise:
@@ -248,6 +248,16 @@ def _varies(partial: _Partial, dimension: int, of: _Of) -> bool:
     """Whether the weight has elements of its own along a dimension of the product."""
     entry = partial.entries[0]
     return _differs(entry.equation, entry.weight, dimension, of, partial.origins[0])
+
+
+def _has_one_input(partial: _Partial, summed: Iterable[int], of: _Of) -> bool:
+    """Whether a sum runs over the one input of a layer, of whose outputs the weight makes a dimension."""
+    (equation, operand), (origin, *_) = partial.entries[0], partial.origins
+    shape = equation.outputs[0].shape
+    if any(shape[d] > 1 for d in summed):
+        return False
+    made = [d for d, n in enumerate(shape) if n > 1 and not _differs(equation, 1 - operand, d, of, None)]
+    return any(_differs(equation, operand, d, of, origin) for d in made)
 
 
 def _differs(equation: ir.Equation, operand: int, dimension: int, of: _Of, origin: Origin | None) -> bool:
@@ -314,7 +324,7 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
         return geometry, _stacked_origin(origins)
     taps = len(region.entries)
     kind = (
-        "depthwise" if off and not summed and not free else "dense" if len(summed) == 1 and len(free) <= 1 else "einsum"
+        "depthwise" if off and not summed and not free else "dense" if len(summed) <= 1 and len(free) <= 1 else "einsum"
     )
     if kind == "dense" and (with_data or off):
         kind = "einsum"
