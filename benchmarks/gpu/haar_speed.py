@@ -18,7 +18,7 @@ from gpu import law
 from gpu.record import Record, Row
 from gpu.turns import Contender, jitted, medians
 from jaxinit import haar
-from jaxinit._haar import _gaussians, _reflectors, _sampler
+from jaxinit._haar import _gaussians, _reflectors, _sampler, _scanned, _unrolled
 
 Rows = Iterator[tuple[str, Callable[[], Row]]]
 Shape = tuple[int, ...]
@@ -42,17 +42,31 @@ SHAPES: tuple[Shape, ...] = (
 )
 REHEARSAL: tuple[Shape, ...] = ((6, 24, 24), (40, 40), (20, 8, 8), (48, 20), (20, 48), (3, 60, 12))
 """The most valuable first: time may run out."""
+DEFAULT_SHAPES: tuple[Shape, ...] = (
+    (1024, 1024),
+    (2048, 2048),
+    (512, 512),
+    (1000, 16, 16),
+    (1000, 8, 8),
+    (4096, 512),
+    (512, 4096),
+    (32, 2048, 128),
+    (16, 512, 512),
+    (256, 128, 128),
+    (4096, 4096),
+)
+"""Those whose first call is compared."""
 
 WIDTHS: tuple[tuple[Shape, tuple[int, ...]], ...] = (
+    ((1024, 1024), (64, 256)),
     ((1024, 64, 64), (8, 32, 64)),
-    ((1024, 1024), (64, 256, 512)),
-    ((4096, 32, 32), (16, 32)),
-    ((1000, 16, 16), (16,)),
-    ((256, 128, 128), (16, 64, 128)),
     ((2048, 2048), (128, 512)),
-    ((4096, 512), (64, 256)),
+    ((4096, 32, 32), (8, 32)),
+    ((256, 128, 128), (16, 64)),
+    ((512, 512), (64, 256)),
+    ((32, 2048, 128), (32, 64)),
     ((16, 512, 512), (64, 256)),
-    ((32, 2048, 128), (16, 32, 64)),
+    ((4096, 512), (64, 256)),
     ((4096, 4096), (128, 512)),
 )
 REHEARSAL_WIDTHS: tuple[tuple[Shape, tuple[int, ...]], ...] = (((6, 24, 24), (8, 24)), ((40, 40), (20,)))
@@ -96,7 +110,7 @@ def _samplers(shape: Shape) -> dict[str, Sampler]:
     return found
 
 
-def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row:
+def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler], options: dict[str, Any] | None = None) -> Row:
     contenders: dict[str, Contender] = {}
     found: dict[str, Row] = {}
     for name, sampler in samplers.items():
@@ -105,7 +119,7 @@ def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row
             found[name] = {"skipped": "the section's time was spent"}
             continue
         try:
-            contenders[name], result, found[name] = jitted(sampler, jax.random.key(1))
+            contenders[name], result, found[name] = jitted(sampler, jax.random.key(1), options=options)
         except Exception as error:  # one contender that fails, say for want of memory, leaves the others
             found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             continue
@@ -117,18 +131,65 @@ def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row
     return {"auto": _sampler.method_for(shape[:-2], min(shape[-2:])), "contenders": found}
 
 
+def by_default(record: Record, rehearse: bool) -> Rows:
+    """What users call, against `jax.random`: the first call above all."""
+    for shape in REHEARSAL if rehearse else DEFAULT_SHAPES:
+        *batch, n, m = shape
+        samplers = {
+            "jax.random": lambda key, n=n, m=m, batch=batch: jax.random.orthogonal(key, n, tuple(batch), m=m),
+            "auto": lambda key, shape=shape: haar.orthogonal(key, shape),
+        }
+        yield name_of(shape), functools.partial(_over_jax, record, shape, samplers)
+
+
+def _over_jax(record: Record, shape: Shape, samplers: dict[str, Sampler]) -> Row:
+    row = _compared(record, shape, samplers)
+    ours, theirs = (row["contenders"][name] for name in ("auto", "jax.random"))
+    if "ms" in ours and "ms" in theirs:
+        ours |= {"over": ours["ms"] / theirs["ms"], "first_over": ours["first_s"] / theirs["first_s"]}
+    return row
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "not tuned": {"xla_gpu_autotune_level": 0},
+    "without Triton": {"xla_gpu_enable_triton_gemm": False},
+    "as it is": {},
+}
+
+
+def compiling(record: Record, rehearse: bool) -> Rows:
+    """Panels written out, as on a CPU; and what of the first call is XLA's choice of kernels for products.
+
+    XLA remembers its choices, hence a shape for each contender, all of about one size.
+    """
+    shape = (40, 40) if rehearse else (512, 512)
+    yield f"{name_of(shape)}, unrolled", functools.partial(_compared, record, shape, {"unrolled": _unrolled_of(shape)})
+    for size, (name, options) in zip((36, 40, 44) if rehearse else (640, 768, 896), OPTIONS.items(), strict=True):
+        shape = (size, size)
+        samplers = {name: functools.partial(haar.orthogonal, shape=shape)}
+        yield f"{name_of(shape)}, {name}", functools.partial(_compared, record, shape, samplers, options)
+
+
+def _unrolled_of(shape: Shape) -> Sampler:
+    *batch, n, m = shape
+
+    def sampler(key: jax.Array) -> jax.Array:
+        with mock.patch.object(_reflectors, "frame", _unrolled.frame):
+            return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
+
+    return sampler
+
+
 def tuning(record: Record, rehearse: bool) -> Rows:
-    """Panel widths, the inverse of U, and products by the tensor cores in several passes."""
-    yield "inverse of U", functools.partial(_inverses, record, (24, 24) if rehearse else (1024, 1024))
-    yield "products", functools.partial(_products, record, (24, 24) if rehearse else (2048, 2048))
+    """Panel widths, and products by the tensor cores in several passes."""
     for shape, widths in REHEARSAL_WIDTHS if rehearse else WIDTHS:
         samplers = {f"width {width}": _of_width(shape, width) for width in (_usual_width(shape), *widths)}
         yield f"widths, {name_of(shape)}", functools.partial(_compared, record, shape, samplers)
-    yield "inverse of U in a batch", functools.partial(_inverses, record, (6, 24, 24) if rehearse else (1024, 64, 64))
+    yield "products", functools.partial(_products, record, (24, 24) if rehearse else (2048, 2048))
 
 
 def few_columns(record: Record, rehearse: bool) -> Rows:
-    """The unrolled method beyond the columns for which "auto" takes it. Compiling may take long, so this comes last."""
+    """The two layouts of few columns, beyond those for which "auto" takes "small"."""
     for shape in ((8, 18, 18),) if rehearse else ((4096, 24, 24), (4096, 32, 32)):
         samplers = {
             method: functools.partial(haar.orthogonal, shape=shape, method=method) for method in ("reflectors", "small")
@@ -137,29 +198,17 @@ def few_columns(record: Record, rehearse: bool) -> Rows:
 
 
 def _usual_width(shape: Shape) -> int:
-    return _reflectors.panel_width(shape[:-2], max(shape[-2:]), min(shape[-2:]))
+    return _scanned.panel_width(math.prod(shape[:-2]), max(shape[-2:]), min(shape[-2:]))
 
 
 def _of_width(shape: Shape, width: int) -> Sampler:
     *batch, n, m = shape
 
     def sampler(key: jax.Array) -> jax.Array:
-        with mock.patch.object(_reflectors, "panel_width", return_value=width):
+        with mock.patch.object(_scanned, "panel_width", return_value=width):
             return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
     return sampler
-
-
-def _inverses(record: Record, shape: Shape) -> Row:
-    """The sampler with other ways to invert its triangles: by doubling, and by a triangular solve of the library."""
-    *batch, n, m = shape
-
-    def sampler(key: jax.Array, inverse: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        with mock.patch.object(_reflectors, "inverse", inverse):
-            return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
-
-    inverses = {"loop": _reflectors.inverse, "doubling": _inverse_by_doubling, "solve": _inverse_by_solving}
-    return _compared(record, shape, {name: functools.partial(sampler, inverse=way) for name, way in inverses.items()})
 
 
 def _products(record: Record, shape: Shape) -> Row:
@@ -168,10 +217,10 @@ def _products(record: Record, shape: Shape) -> Row:
 
     def sampler(key: jax.Array, precision: Any) -> jax.Array:
         def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-            small = min(*a.shape[-2:], b.shape[-1]) <= _reflectors.BLOCK  # those of the inverse
-            return jnp.matmul(a, b, precision="highest" if small else precision)
+            square = a.shape[-2] == a.shape[-1] == b.shape[-1]  # those of the inverse
+            return jnp.matmul(a, b, precision="highest" if square else precision)
 
-        with mock.patch.object(_reflectors, "matmul", matmul):
+        with mock.patch.object(_scanned, "matmul", matmul):
             return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
     algorithms = ("TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9")
@@ -179,30 +228,3 @@ def _products(record: Record, shape: Shape) -> Row:
     precisions = {name: getattr(lax.DotAlgorithmPreset, name, name) for name in algorithms}
     precisions = {"highest": lax.Precision.HIGHEST, **precisions}
     return _compared(record, shape, {k: functools.partial(sampler, precision=p) for k, p in precisions.items()})
-
-
-def _inverse_by_doubling(upper: jax.Array) -> jax.Array:
-    """[A B; 0 C]⁻¹ = [A⁻¹, −A⁻¹ B C⁻¹; 0, C⁻¹], all blocks of a size at once: log₂(w / 8) steps of two products."""
-    width, size = upper.shape[-1], _reflectors.BLOCK
-    count = 2 ** math.ceil(math.log2(max(1, -(-width // size))))
-    upper = _reflectors.pad_with_identity(upper, count * size)
-
-    def blocks(size: int, places: list[tuple[int, int]]) -> jax.Array:
-        cut = [upper[..., i * size : (i + 1) * size, j * size : (j + 1) * size] for i, j in places]
-        return jnp.stack(cut, axis=-3)
-
-    found = _reflectors._inverse_of_block(blocks(size, [(i, i) for i in range(count)]))
-    while count > 1:
-        count //= 2
-        a, c = found[..., 0::2, :, :], found[..., 1::2, :, :]
-        b = blocks(size, [(2 * i, 2 * i + 1) for i in range(count)])
-        corner = -_reflectors.matmul(_reflectors.matmul(a, b), c)
-        top = jnp.concatenate([a, corner], axis=-1)
-        found = jnp.concatenate([top, jnp.concatenate([jnp.zeros_like(b), c], axis=-1)], axis=-2)
-        size *= 2
-    return found[..., 0, :width, :width]
-
-
-def _inverse_by_solving(upper: jax.Array) -> jax.Array:
-    one = jnp.broadcast_to(jnp.eye(upper.shape[-1], dtype=upper.dtype), upper.shape)
-    return lax.linalg.triangular_solve(upper, one, left_side=True, lower=False)

@@ -59,9 +59,9 @@ def large(rehearse: bool) -> dict[str, Callable[[], Model]]:
     features = (8, 16) if rehearse else (64, 128, 256, 256)
     images = (4, 16, 16, 3) if rehearse else (256, 128, 128, 3)
     return {
-        "transformer, scanned": lambda: _model(Transformer(True, width), tokens()),
         "MLP": lambda: _model(Mlp(depth, units), _normal(samples, units)),
         "CNN": lambda: _model(Cnn(features), _normal(*images)),
+        "transformer, scanned": lambda: _model(Transformer(True, width), tokens()),
         "transformer, unrolled": lambda: _model(Transformer(False, width), tokens()),
     }
 

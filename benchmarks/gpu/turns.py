@@ -52,8 +52,10 @@ def medians(contenders: Mapping[str, Contender], seconds: float) -> dict[str, Ro
     return found
 
 
-def jitted(function: Callable[..., Any], *arguments: Any) -> tuple[Contender, Any, Row]:
+def jitted(
+    function: Callable[..., Any], *arguments: Any, options: Mapping[str, Any] | None = None
+) -> tuple[Contender, Any, Row]:
     """A jitted function ready to be timed, what its first call gave, and what that call took."""
-    program = jax.jit(function)
+    program = jax.jit(function, compiler_options=dict(options) if options else None)
     result, row = first_call(lambda: program(*arguments))
     return Contender(lambda: program(*arguments)), result, row

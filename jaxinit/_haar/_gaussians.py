@@ -14,6 +14,7 @@ are independent standard normals.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -53,6 +54,14 @@ def draw(key: Array, batch: tuple[int, ...], layout: list[Panel], tall: bool, dt
         else:
             panels.append(jnp.triu(pairs[index % 2][..., : panel.width, start:end]))
     return panels
+
+
+def trapezoid(panels: Sequence[Array], tall: bool) -> Array:
+    """The vectors of all panels as the rows of one (*batch, k, N) matrix, zero before its diagonal."""
+    rows = [panel.mT for panel in panels] if tall else list(panels)
+    length = rows[0].shape[-1]
+    whole = [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(length - x.shape[-1], 0)]) for x in rows]
+    return jnp.concatenate(whole, axis=-2) if len(whole) > 1 else whole[0]
 
 
 def with_determinant_one(panels: list[Array]) -> list[Array]:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from jaxinit._arrays import drawing_dtype, layout, with_automatic_axes
 from jaxinit._haar._gaussians import cut
-from jaxinit._haar._reflectors import fewest_panels_width, frame, identity, matmul
+from jaxinit._haar._reflectors import fewest_panels_width, frame
+from jaxinit._haar._unrolled import identity, matmul
 from jaxinit._typing import Array, Axis
 
 

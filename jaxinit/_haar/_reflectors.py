@@ -1,34 +1,26 @@
-"""Haar matrices by Stewart's reflectors in panels: the orthonormal factor of a trapezoid, by products alone.
+"""Haar matrices by Stewart's reflectors: which Gaussians a key gives, and how a platform multiplies them out.
 
-Stewart (1980): the sign-corrected product of the Householder reflectors of independent Gaussian vectors of
-lengths N, N − 1, ... is exactly Haar. The UT transform (Puglisi 1992; Joffrain et al. 2006) turns a product
-of reflectors into I − V U⁻¹ Vᴴ, where U is the strictly upper part of VᴴV plus half its diagonal.
-
-The formulas are those of wide matrices, with vectors as rows, and of the transpose of tall ones. On CPU, XLA's
-products of many small matrices are fast as A B and A Bᵀ, and several times slower as Aᵀ B, which wide ones avoid.
-
-Upper triangular matrices are inverted by products, too. The blocks of 8 × 8 on the diagonal are D(I + M) with M
-strictly upper triangular, so M⁸ = 0 and (I + M)⁻¹ = (I − M)(I + M²)(I + M⁴). They are joined from left to right in a
-loop: with T the inverse of what stands left of a block column [B; C], the inverse with that column is
-[T, −T B C⁻¹; 0, C⁻¹].
+Stewart (1980): the sign-corrected product of the Householder reflectors of independent Gaussian vectors of lengths N,
+N − 1, ... is exactly Haar. The numbers of a key follow from where its Gaussians go; the product is the same, up to
+rounding, in whatever panels it is taken. On CPU these are the panels that were drawn, `_unrolled`; elsewhere they have
+one shape, `_scanned`, because each new shape takes long to compile there.
 """
 
 import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._haar._gaussians import cut, draw, with_determinant_one
+from jaxinit._haar import _scanned, _unrolled
+from jaxinit._haar._gaussians import cut, draw, trapezoid, with_determinant_one
 from jaxinit._typing import Array, DTypeLike
 
 PANEL_WIDTHS = ((64, 16), (256, 64), (1024, 128), (math.inf, 256))
-"""(most columns, panel width); the first row that fits counts. Too wide a panel spends its time on the
-inverse of U, too narrow a one on thin products; and each panel adds to the time of compiling."""
+"""(most columns, panel width); the first row that fits counts. Too wide a panel spends a CPU's time on the inverse of
+U, too narrow a one on thin products; and each panel adds to the time of compiling. On every platform they decide which
+Gaussian goes where, so a change of them changes the numbers of a key."""
 BATCHED_WIDTHS = ((32, 8), (64, 16), (128, 32), (1024, 128), (math.inf, 256))
 """The same for batches, whose products are made one matrix after another: thin ones cost them less."""
-BLOCK = 8
-"""Columns a step of the loop has. Blocks of 16 would lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
 
 
 def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
@@ -39,7 +31,7 @@ def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike,
 
 
 def panel_width(batch: tuple[int, ...], rows: int, columns: int) -> int:
-    """Columns a panel of the "reflectors" method has, for matrices of rows ≥ columns."""
+    """Columns a panel is drawn with, for matrices of rows ≥ columns."""
     square_batch = math.prod(batch) > 1 and rows < 4 * columns
     return next(width for most, width in (BATCHED_WIDTHS if square_batch else PANEL_WIDTHS) if columns <= most)
 
@@ -60,161 +52,15 @@ def frame(panels: Sequence[Array], tall: bool) -> Array:
     transpose of that if tall; all panels but the last are equally wide. The tall matrix is the factor Q of a QR
     decomposition whose R has a positive diagonal, so no sign is left to correct. A zero vector stands for no
     reflection.
-
-    With x a vector, d its first entry, ν = ‖x‖ and φ the sign or phase of d, the reflector of v = x + φν e₁
-    takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
-    width = min(panels[0].shape[-2:])
-    # All panels at once, a narrower last one filled up with zero vectors.
-    grams = jnp.stack([_padded(_products(x, tall), width) for x in panels])
-    tops = jnp.stack([_padded(_top(x, tall), width) for x in panels])
-    # Not the diagonals of these products: XLA's CPU library adds thousands of squares one after the other.
-    axis = -2 if tall else -1
-    squares = jnp.stack([_lengthened(jnp.sum(jnp.real(x * x.conj()), axis=axis), width) for x in panels])
-    shifts, phases, uppers = _ut_transform(grams, tops, squares)
-    inverses = inverse(uppers)
 
-    q = None
-    for b in reversed(range(len(panels))):
-        w = min(panels[b].shape[-2:])
-        q = _reflect(panels[b], shifts[b, ..., :w], phases[b, ..., :w], inverses[b, ..., :w, :w], q, tall)
-    assert q is not None
+    def unrolled(*panels: Array) -> Array:
+        return _unrolled.frame(panels, tall)
+
+    def scanned(*panels: Array) -> Array:
+        q = _scanned.frame(trapezoid(panels, tall))
+        return q.mT if tall else q
+
+    # The platform stays open until the program is lowered, and then only its own branch remains.
+    q: Array = lax.platform_dependent(*panels, cpu=unrolled, default=scanned)
     return q
-
-
-def phase_of(d: Array, norm: Array) -> Array:
-    """d / |d|, +1 where d = 0, and −1 where the whole vector is zero, so that its row of the result is e₁."""
-    if jnp.issubdtype(d.dtype, jnp.complexfloating):
-        magnitude = jnp.abs(d)
-        safe = jnp.where(magnitude > 0, magnitude, 1).astype(d.dtype)
-        phase = jnp.where(magnitude > 0, d / safe, 1)
-    else:
-        phase = jnp.where(d < 0, -1, 1).astype(d.dtype)
-    return jnp.where(norm > 0, phase, -1)
-
-
-def _ut_transform(gram: Array, top: Array, squares: Array) -> tuple[Array, Array, Array]:
-    """φν, φ and U of panels, from their vectors' products with one another, first w entries, and squared norms."""
-    norm = jnp.sqrt(squares)
-    d = diagonal(top)
-    phase = phase_of(d, norm)
-    shift = phase * norm.astype(d.dtype)
-    # VᴴV from XᴴX without another pass over the panel: V differs from X on the diagonal only.
-    strict = jnp.triu(gram + top.conj() * shift[..., None, :], 1)
-    half = jnp.where(squares > 0, squares + jnp.abs(d) * norm, 1).astype(d.dtype)
-    upper = strict + identity(gram, d.dtype) * half[..., None, :]
-    return shift, phase, upper
-
-
-def _products(x: Array, tall: bool) -> Array:
-    """XᴴX, with the vectors of a panel as the columns of X."""
-    return matmul(x.conj().mT, x) if tall else matmul(x.conj(), x.mT)
-
-
-def _top(x: Array, tall: bool) -> Array:
-    """The first w entries of each vector, one vector a row."""
-    width = min(x.shape[-2:])
-    square = x[..., :width, :width]
-    return square.mT if tall else square
-
-
-def _padded(matrix: Array, width: int) -> Array:
-    margins = [(0, 0)] * (matrix.ndim - 2) + [(0, width - matrix.shape[-1])] * 2
-    return jnp.pad(matrix, margins)
-
-
-def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Array | None, tall: bool) -> Array:
-    """[−φ 0; 0 Q] (I − V̄ U⁻ᵀ Vᵀ), where V has the vectors x + φν e₁ as its columns; if tall its transpose."""
-    width = shift.shape[-1]
-    v = panel + _diagonal_matrix(shift, panel.shape[-2], panel.shape[-1])
-    top = v[..., :width, :width].conj()
-    if tall:
-        product = top.mT * phase[..., None, :]
-        if q is not None:
-            product = jnp.concatenate([product, -matmul(v[..., width:, :].conj().mT, q)], axis=-1)
-        reflected = matmul(v, matmul(u_inverse, product))
-    else:
-        product = phase[..., None] * top.mT
-        if q is None:
-            # The barrier keeps XLA from taking the transpose for an operand Aᵀ of the next product.
-            product = lax.optimization_barrier(product)
-        else:
-            product = jnp.concatenate([product, -matmul(q, v[..., width:].conj().mT)], axis=-2)
-        reflected = matmul(matmul(product, u_inverse.mT), v)
-    border = _diagonal_matrix(-phase, *reflected.shape[-2:])
-    if q is None:
-        return reflected + border
-    return reflected + (border + jnp.pad(q, [(0, 0)] * (q.ndim - 2) + [(width, 0)] * 2))
-
-
-def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
-    """A matrix of this shape with the entries on its diagonal, and zeros after them."""
-    column = _lengthened(entries, rows)[..., None]
-    return lax.broadcast_to_rank(jnp.eye(rows, columns, dtype=entries.dtype), column.ndim) * column
-
-
-def _lengthened(vector: Array, length: int) -> Array:
-    return jnp.pad(vector, [(0, 0)] * (vector.ndim - 1) + [(0, length - vector.shape[-1])])
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """a @ b in full precision: TF32 or bf16 passes would ruin orthogonality."""
-    product: Array = jnp.matmul(a, b, precision="highest")
-    return product
-
-
-def diagonal(matrix: Array) -> Array:
-    """The diagonals of square matrices. jnp.diagonal is a gather, which XLA's CPU fusion repeats in every reader."""
-    return jnp.sum(jnp.where(identity(matrix, bool), matrix, 0), axis=-1)
-
-
-def identity(like: Array, dtype: DTypeLike) -> Array:
-    """The identity of the size of square matrices, with axes of size one for those of the batch."""
-    return lax.broadcast_to_rank(jnp.eye(like.shape[-1], dtype=dtype), like.ndim)
-
-
-def inverse(upper: Array) -> Array:
-    """The inverse of (..., w, w) upper triangular matrices with a nonzero diagonal."""
-    *batch, width, _ = upper.shape
-    if width <= BLOCK:
-        return _inverse_of_block(upper)
-    count = -(-width // BLOCK)
-    upper = pad_with_identity(upper, count * BLOCK)
-    # (..., count, 8, 8): the blocks of the diagonal, by a sum, for a gather would be slow.
-    squares = upper.reshape(*batch, count, BLOCK, count, BLOCK)
-    on_diagonal = lax.broadcast_to_rank(jnp.eye(count, dtype=bool)[:, None, :, None], squares.ndim)
-    inverses = _inverse_of_block(jnp.sum(jnp.where(on_diagonal, squares, 0), axis=-2))
-    start = jnp.where(on_diagonal, inverses[..., None, :], 0).reshape(upper.shape)
-    inverses = jnp.moveaxis(inverses, -3, 0)
-    row = lax.broadcast_to_rank(jnp.arange(count * BLOCK)[:, None], upper.ndim)
-
-    def join(block: Array, whole: Array) -> Array:
-        column = lax.dynamic_slice_in_dim(upper, block * BLOCK, BLOCK, axis=-1)
-        above = jnp.where(row < block * BLOCK, -column, 0)
-        corner = matmul(matmul(whole, above), lax.dynamic_index_in_dim(inverses, block, keepdims=False))
-        filled = lax.dynamic_slice_in_dim(whole, block * BLOCK, BLOCK, axis=-1) + corner
-        return lax.dynamic_update_slice_in_dim(whole, filled, block * BLOCK, axis=-1)
-
-    whole: Array = lax.fori_loop(1, count, join, start)
-    return whole[..., :width, :width]
-
-
-def pad_with_identity(matrix: Array, size: int) -> Array:
-    """(..., w, w) to (..., size, size) by an identity block in the lower right corner."""
-    width = matrix.shape[-1]
-    if width == size:
-        return matrix
-    margins = [(0, 0)] * (matrix.ndim - 2) + [(0, size - width)] * 2
-    corner = jnp.diag((jnp.arange(size) >= width).astype(matrix.dtype))
-    return jnp.pad(matrix, margins) + lax.broadcast_to_rank(corner, matrix.ndim)
-
-
-def _inverse_of_block(upper: Array) -> Array:
-    one = identity(upper, upper.dtype)
-    pivots = diagonal(upper)
-    m = jnp.triu(upper, 1) / pivots[..., :, None]
-    m2 = matmul(m, m)
-    m4 = matmul(m2, m2)
-    product: Array = matmul(matmul(one - m, one + m2), one + m4)
-    product = product / pivots[..., None, :]
-    return product

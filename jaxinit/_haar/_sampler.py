@@ -1,8 +1,9 @@
 """The public samplers: arguments checked, a method chosen, the result cast and placed.
 
-A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows. "auto" depends
-on the shape alone, so a key gives the same matrix, up to rounding, on every platform; its figures are those of
-`benchmarks/haar.py`, kept in `benchmarks/results/`.
+A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows. It fixes which
+Gaussian goes where, and "auto" depends on the shape alone, so a key gives the same matrix, up to rounding, on every
+platform; how the Gaussians are multiplied out is the platform's choice. The figures of "auto" are those of
+`benchmarks/haar.py` on CPUs, kept in `benchmarks/results/`.
 
 "qr" is the reference that the other methods are tested against. A QR routine is free to choose the signs of R's
 diagonal, and LAPACK's choice makes Q not Haar; multiplying the columns of Q by the phases of that diagonal makes the
@@ -19,14 +20,15 @@ import numpy as np
 
 from jaxinit._arrays import canonical_shape, drawing_dtype, output_dtype, random, sharded
 from jaxinit._checks import check_key, check_rank
-from jaxinit._haar import _reflectors, _small
+from jaxinit._haar import _reflectors, _small, _unrolled
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 Method: TypeAlias = Literal["auto", "reflectors", "small", "qr"]
 
 SMALL_COLUMNS = 16
 SMALL_BATCH = 8
-"""From this many matrices of at most 16 columns on, "small" beats the panels."""
+"""From this many matrices of at most 16 columns on, "small" beats the panels on CPU. As a method fixes the numbers of a
+key, a change of these changes them on every platform."""
 
 
 def orthogonal(
@@ -44,7 +46,9 @@ def orthogonal(
     distribution that all rotations leave unchanged. Every matrix of the batch is independent.
 
     For a shape, dtype and method, a key gives the same numbers (up to rounding) on every platform, under
-    `jit` and under `vmap`: which method `"auto"` stands for depends on the shape alone.
+    `jit` and under `vmap`: the method fixes how they are drawn, and which one `"auto"` stands for depends on
+    the shape alone. Platforms differ in how they multiply: a CPU in panels that shrink, or reflector by
+    reflector for `"small"`; a GPU or TPU in panels of one shape, because it compiles each new shape for long.
 
     Args:
       key: a typed or raw JAX key.
@@ -52,8 +56,8 @@ def orthogonal(
       dtype: real floating dtype, default JAX's default float. Dtypes of less than 32 bits are sampled in
         float32 and rounded.
       method: `"reflectors"` (Householder reflectors of Gaussian vectors in panels, products only),
-        `"small"` (the same, unrolled, for batches of matrices with few columns), `"qr"` (QR of a Gaussian
-        matrix, sign-corrected; the only one that calls LAPACK or cuSOLVER), or `"auto"`.
+        `"small"` (the same, drawn with the batch last, for batches of matrices with few columns), `"qr"`
+        (QR of a Gaussian matrix, sign-corrected; the only one that calls LAPACK or cuSOLVER), or `"auto"`.
       out_sharding: the sharding of the result, as for `jax.random.normal`; a `NamedSharding` or
         `PartitionSpec` with automatic mesh axes is honoured too.
 
@@ -216,7 +220,7 @@ def _by_qr(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike,
     gaussian = random.normal(key, (*batch, max(n, m), min(n, m)), dtype)
     q, r = jnp.linalg.qr(gaussian)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
-    q = q * _reflectors.phase_of(diagonal, jnp.ones_like(diagonal, dtype=diagonal.real.dtype))[..., None, :]
+    q = q * _unrolled.phase_of(diagonal, jnp.ones_like(diagonal, dtype=diagonal.real.dtype))[..., None, :]
     if special:
         sign = jnp.sign(jnp.linalg.det(q))
         q = q.at[..., -1].multiply(sign[..., None])
