@@ -348,6 +348,47 @@ def test_towers_on_constants_are_layers(form):
     np.testing.assert_allclose(jnp.std(tower(new, x)), 1, rtol=1e-3)
 
 
+TABLE = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4)
+
+
+def bent_in_a_scan(p, x):
+    h = TABLE @ p["first"]
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x + (jnp.tanh(h) @ w)[None]), None), x, p["stack"])[0]
+
+
+def bent_step_by_step(p, x):
+    h = jnp.stack([TABLE @ p["first"]] * 3)
+    step = (h, p["stack"])
+    return jax.lax.scan(lambda x, hw: (jnp.tanh(x + (jnp.tanh(hw[0].T).T @ hw[1])[None]), None), x, step)[0]
+
+
+def bent_in_a_branch(p, x):
+    h = TABLE @ p["first"]
+    return jax.lax.cond(jnp.sum(x) > -1e9, lambda x: x + (jax.nn.relu(h) @ p["stack"][0])[None], lambda x: x, x)
+
+
+def bent_in_a_loop(p, x):
+    h = TABLE @ p["first"]
+    return jax.lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x + (jax.jit(jnp.tanh)(h) @ p["stack"][i])[None]), x)
+
+
+@pytest.mark.parametrize("apply_fn", [bent_in_a_scan, bent_step_by_step, bent_in_a_branch, bent_in_a_loop])
+def test_the_nonlinearity_of_a_tower_may_lie_in_a_loop(apply_fn):
+    x, params = normal(0, 32, 10, 8), {"first": 4 * normal(1, 4, 6), "stack": normal(2, 3, 6, 8)}
+    assert jaxinit.trace_layers(params, apply_fn, x)["first"].fan_in == 4
+    new = jaxinit.lsuv(params, apply_fn, x)
+    np.testing.assert_allclose(jnp.std(TABLE @ new["first"]), 1, rtol=1e-3)
+
+
+def test_a_basis_times_coefficients_is_a_weight_of_the_loop_that_takes_it():
+    def apply_fn(p, x):
+        w = TABLE[:8] @ p["first"]
+        return jax.lax.scan(lambda x, v: (jnp.tanh(x @ w @ v), None), x, p["stack"])[0]
+
+    x, params = normal(0, 32, 8), {"first": 4 * normal(1, 4, 6), "stack": normal(2, 3, 6, 8)}
+    assert jaxinit.trace_layers(params, apply_fn, x)["first"].fan_in == 8
+
+
 def test_arrays_of_keyword_arguments_are_data_of_towers():
     def model(params, x, *, grid):
         h = jnp.sin(30 * (grid @ params["t"]))

@@ -76,6 +76,8 @@ def _goes_on_as_data(
     while queue:
         atom, origin = queue.pop()
         for equation in around.consumers.get(atom, []):
+            if equation is not None and ir.subprograms(equation) and _bends_inside(equation, atom):
+                return True
             if equation is None or len(equation.outputs) != 1 or equation.primitive in _OF_NORMS:
                 continue
             meets = origin is not None and _meets(equation, atom, origin, features)
@@ -100,6 +102,34 @@ def _goes_on_as_data(
                 move = rule.move(equation)
                 stays = rule.elementwise and output.shape == atom.shape
                 queue.append((output, origin if stays else origin and move and move(origin)))
+    return False
+
+
+def _bends_inside(equation: ir.Equation, value: ir.Atom) -> bool:
+    """Whether a loop or a branch takes a value through a nonlinearity one by one, rearranged and scaled at most."""
+    for inner, entered in zip(ir.subprograms(equation), ir.entrances(equation), strict=False):
+        body = equation.body if isinstance(equation, ir.While) else inner
+        readers = body.readers
+        queue = [v for v, outside in entered if outside is value]
+        seen = set(queue)
+        while queue:
+            atom = queue.pop()
+            for reader in readers.get(atom, []):
+                if reader is None:
+                    continue
+                if ir.subprograms(reader):
+                    if _bends_inside(reader, atom):
+                        return True
+                    continue
+                alone = not any(isinstance(x, ir.Variable) for x in reader.inputs if x is not atom)
+                rule = rule_of(reader)
+                if not alone or len(reader.outputs) != 1 or reader.primitive in _OF_NORMS:
+                    continue
+                if rule.elementwise and not rule.linear:
+                    return True
+                if (rule.elementwise or rule.rearranges) and reader.outputs[0] not in seen:
+                    seen.add(reader.outputs[0])
+                    queue.append(reader.outputs[0])
     return False
 
 
