@@ -85,6 +85,8 @@ def measure(record, rehearse, only, share):
         ("haar, few columns", 10, haar_speed.few_columns(record, rehearse)),
     )
     known = {name: (seconds * share, rows) for name, seconds, rows in sections}
+    if unknown := [name for name in only if name not in known]:
+        sys.exit(f"no sections {unknown}; there are {list(known)}")
     for name, seconds in (only or dict.fromkeys(known)).items():
         usual, rows = known[name]
         record.section(name, usual if seconds is None else seconds, rows)
