@@ -53,7 +53,7 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
             if options:
                 raise TypeError(f"{make.__name__} takes its arguments by position")
             parts = [_weak_part(x) for x in arguments]
-            key = tuple(x if part is None else part[0] for part, x in zip(parts, arguments, strict=True))
+            key = _Key(tuple(x if part is None else part[0] for part, x in zip(parts, arguments, strict=True)))
             found = entries.get(key)
             if found is None:
                 result = make(*arguments, **options)
@@ -69,6 +69,21 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
         return kept
 
     return decorate
+
+
+class _Key:
+    """Arguments, hashed once: an entry may go last of all, when its arguments do not hash any more."""
+
+    __slots__ = ("hash", "parts")
+
+    def __init__(self, parts: tuple[Any, ...]):
+        self.parts, self.hash = parts, hash(parts)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Key) and self.hash == other.hash and self.parts == other.parts)
 
 
 def forgotten_by_clear(cached: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -101,7 +116,8 @@ def _weak_part(x: Any) -> tuple[Any, Any] | None:
     """
     holder, function = (x.__self__, x.__func__) if isinstance(x, types.MethodType) else (x, None)
     kind: Any = type(x)
-    by_identity = function is not None or kind.__hash__ is object.__hash__
+    # Arrays of JAX do not change.
+    by_identity = function is not None or kind.__hash__ is object.__hash__ or isinstance(x, jax.Array)
     if not by_identity or not getattr(type(holder), "__weakrefoffset__", 0):
         return None
     return (id(holder), function), holder

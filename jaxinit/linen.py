@@ -122,8 +122,7 @@ def lsuv(
       module: a Linen module.
       variables: its variables; collections other than weights come back as they are.
       batch: the module's first argument.
-      rngs: random keys by name, as for `module.apply`. With them, or with collections beside "params", every call
-        compiles anew.
+      rngs: random keys by name, as for `module.apply`.
       mutable: collections that the call changes, as for `module.apply`; the changes are thrown away.
       kwargs: further keyword arguments of the module, such as {"train": True}.
       options: of `jaxinit.lsuv`, such as `target` and `return_report`.

@@ -138,6 +138,16 @@ def test_arrays_that_lie_elsewhere_stay_there(kind):
     assert in_pieces(jnp.tanh)(x).sharding == jax.jit(jnp.tanh)(x).sharding
 
 
+def test_what_a_function_closes_over_may_lie_elsewhere():
+    matrix = jax.device_put(MATRICES[0], jax.devices()[1])
+
+    def function(x):
+        return jnp.tanh(x @ matrix)
+
+    assert plan_of(function, X) is None
+    assert_same(in_pieces(function)(X), jax.jit(function)(X))
+
+
 @pytest.mark.parametrize("setting", ["jax_disable_jit", "jax_debug_nans"])
 def test_where_one_looks_for_faults_a_program_stays_one(setting):
     jax.config.update(setting, True)

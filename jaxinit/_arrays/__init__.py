@@ -17,5 +17,6 @@ from jaxinit._arrays._eager import outside_traces as outside_traces
 from jaxinit._arrays._sharding import sharded as sharded
 from jaxinit._arrays._sharding import with_automatic_axes as with_automatic_axes
 from jaxinit._arrays._threefry import first_words as first_words
+from jaxinit._arrays._threefry import folded_in as folded_in
 from jaxinit._arrays._threefry import stored as stored
 from jaxinit._arrays._threefry import threefry2x32 as threefry2x32

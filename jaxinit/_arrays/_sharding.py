@@ -1,11 +1,15 @@
 """Draws that are born sharded, and arithmetic that knows nothing of meshes, whether axes are explicit or automatic."""
 
+import dataclasses
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh
 
+from jaxinit._caches import kept_with_functions
 from jaxinit._typing import Array
 
 
@@ -29,7 +33,40 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
         raise TypeError(f"out_sharding must be a NamedSharding or a PartitionSpec, got {out_sharding!r}")
     if mesh.explicit_axes:
         return auto_axes(draw, axes=mesh.explicit_axes, out_sharding=out_sharding)(key)
-    return jax.jit(draw, out_shardings=out_sharding)(key)
+    try:
+        program = _program(*_by_value(draw), out_sharding)
+    except TypeError:  # something has no value to compare by
+        program = jax.jit(draw, out_shardings=out_sharding)
+    drawn: Array = program(key)
+    return drawn
+
+
+@kept_with_functions(64)
+def _program(owner: Any, function: Callable[..., Array], options: Any, out_sharding: Any) -> Callable[[Any], Array]:
+    """The compiled draw of an initializer, which equal ones share."""
+    own = () if owner is None else (owner,)
+    return jax.jit(functools.partial(function, *own, **dict(options)), out_shardings=out_sharding)
+
+
+def _by_value(draw: Any) -> tuple[Any, Any, Any]:
+    """Whose method a draw is, the method, and its options.
+
+    Raises:
+      TypeError: it is no function with options, or holds functions of a user, which no cache may keep alive.
+    """
+    if not isinstance(draw, functools.partial) or draw.args:
+        raise TypeError
+    owner, function = getattr(draw.func, "__self__", None), getattr(draw.func, "__func__", draw.func)
+    if _holds_functions(owner):
+        raise TypeError
+    return owner, function, tuple(sorted(draw.keywords.items()))
+
+
+def _holds_functions(x: Any) -> bool:
+    if isinstance(x, types.FunctionType | types.MethodType | functools.partial):
+        return True
+    inner = x if isinstance(x, tuple) else vars(x).values() if dataclasses.is_dataclass(x) else ()
+    return any(map(_holds_functions, inner))
 
 
 def with_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Any = None) -> Any:

@@ -39,6 +39,13 @@ def first_words(key_words: np.ndarray, count: int, bits: int) -> np.ndarray:
     return _joined(x, y) if bits == 64 else x ^ y
 
 
+def folded_in(key_words: np.ndarray, number: int) -> np.ndarray:
+    """The words of `jax.random.fold_in(key, number)`, computed by NumPy."""
+    subkeys = _subkeys(key_words[:, None])
+    x, y = _rounds(subkeys, subkeys[0], np.array([number], np.uint32) + subkeys[1])
+    return np.concatenate([x, y])
+
+
 def _subkeys(key_words: Any) -> tuple[Any, Any, Any]:
     first, second = key_words[0], key_words[1]
     return first, second, first ^ second ^ _PARITY

@@ -118,10 +118,19 @@ def _has_words_of_jax(bits: int) -> bool:
     def compare() -> bool:
         with jax.enable_x64(bits == 64), jax.threefry_partitionable(True):  # type: ignore[no-untyped-call]
             key = jax.random.key(0x0123456789ABCDEF if bits == 64 else 0x01234567, impl="threefry2x32")
-            theirs = np.asarray(jax.random.bits(key, (count,), np.dtype(f"uint{bits}")))
+            draw = jax.jit(lambda key: jax.random.bits(key, (count,), np.dtype(f"uint{bits}")))
+            theirs = np.asarray(draw(key))
             return np.array_equal(first_words(np.asarray(jax.random.key_data(key)), count, bits), theirs)
 
     return outside_traces(compare)
+
+
+def words_of(key: Array) -> Array | None:
+    """The two words of a typed or raw key from which NumPy makes the words that JAX makes; None of other keys."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = jax.random.key_data(key) if typed else key
+    kind = str(jax.random.key_impl(key)) if typed else getattr(jax.config, "jax_default_prng_impl")  # noqa: B009
+    return words if kind == "threefry2x32" and words.shape == (2,) and _has_words_of_jax(32) else None
 
 
 def _is_wide_inexact(dtype: np.dtype[Any]) -> bool:

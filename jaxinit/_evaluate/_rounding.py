@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
+from jaxinit._pieces import hosted
 from jaxinit._reading import Analysis, rearrangement, rule_of
 from jaxinit._typing import Array
 
@@ -208,20 +209,26 @@ def _may_cancel(program: ir.Program, constants: _Constants) -> bool:
 
 def is_zero(x: Any) -> Array:
     """Whether all elements are zero."""
-    found: Array = with_automatic_axes(lambda x: jnp.all(x == 0), jnp.asarray(x))
+    found: Array = with_automatic_axes(_all_zero, jnp.asarray(x))
     return found
+
+
+@hosted()
+def _all_zero(x: Array) -> Array:
+    return jnp.all(x == 0)
 
 
 def _cancels(difference: Array, operands: Sequence[Array], terms: int, size: float = 1.0) -> Array:
     """Whether a difference is as small as the rounding of its operands, each a sum of so many numbers times `size`."""
+    found: Array = with_automatic_axes(functools.partial(_compared, terms, size), difference, *operands)
+    return found
+
+
+@hosted(static_argnums=(0, 1))
+def _compared(terms: int, size: float, difference: Array, *operands: Array) -> Array:
     dtype = difference.dtype
     wide = drawing_dtype(dtype)
     limit = 2 * float(jnp.finfo(dtype).eps) + _STEPS * math.sqrt(terms) * float(jnp.finfo(wide).eps)
-
-    def compared(difference: Array, *operands: Array) -> Array:
-        small, *sizes = (jnp.max(jnp.abs(x), initial=0).astype(wide) for x in (difference, *operands))
-        large = functools.reduce(jnp.maximum, sizes)
-        return (small <= limit * size * large) & (large > 0)
-
-    found: Array = with_automatic_axes(compared, difference, *operands)
-    return found
+    small, *sizes = (jnp.max(jnp.abs(x), initial=0).astype(wide) for x in (difference, *operands))
+    large = functools.reduce(jnp.maximum, sizes)
+    return (small <= limit * size * large) & (large > 0)

@@ -9,6 +9,7 @@ multiplies them out; `_small` is for few columns in large batches; `_gaussians` 
 """
 
 from jaxinit._haar._concrete import converted as converted
+from jaxinit._haar._concrete import product as product
 from jaxinit._haar._orthonormalize import orthonormal_or_zero as orthonormal_or_zero
 from jaxinit._haar._orthonormalize import orthonormalize as orthonormalize
 from jaxinit._haar._sampler import orthogonal as orthogonal

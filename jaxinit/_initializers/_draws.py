@@ -10,6 +10,7 @@ inversion, from the two halves of the key.
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -38,12 +39,26 @@ def _scale_goes_first() -> bool:
     """Whether JAX's `normal` initializer multiplies the scale by √2 before the draws."""
     shape, dtype = (64,), np.dtype(np.float32)
 
-    def compare() -> bool:
-        key = jax.random.key(0)
-        theirs = jax.nn.initializers.normal(0.3)(key, shape, dtype)
-        return bool((theirs == _scale_first(key, shape, dtype, dtype.type(0.3))).all())
+    def read() -> bool:
+        jaxpr = jax.make_jaxpr(lambda key: jax.nn.initializers.normal(0.3)(key, shape, dtype))(jax.random.key(0))
+        names = list(_names(jaxpr.jaxpr))
+        if "erf_inv" not in names:  # another way of drawing: the numbers tell
+            key = jax.random.key(0)
+            theirs = jax.nn.initializers.normal(0.3)(key, shape, dtype)
+            return bool((theirs == _scale_first(key, shape, dtype, dtype.type(0.3))).all())
+        return names[names.index("erf_inv") :].count("mul") == 1
 
-    return outside_traces(compare)
+    return outside_traces(read)
+
+
+def _names(jaxpr: Any) -> Iterator[str]:
+    """The names of the primitives of a program, calls inlined."""
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        if inner is None:
+            yield eqn.primitive.name
+        else:
+            yield from _names(getattr(inner, "jaxpr", inner))
 
 
 def uniform_on_disk(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

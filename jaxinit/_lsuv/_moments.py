@@ -48,7 +48,7 @@ def wide(x: Array) -> Array:
     return x.astype(drawing_dtype(x.dtype))
 
 
-@hosted(static_argnums=(2,))
+@hosted(static_argnums=(2,), jitted=True)
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     """Moments of u over these axes, and of a bias that has size 1 where it does not vary."""
     # First along the axes in which the bias is the same, then over the sums of each channel, which are few. In as few
@@ -136,19 +136,19 @@ def merged(a: Moments, b: Moments) -> Moments:
     )
 
 
-@hosted()
+@hosted(jitted=True)
 def scaled(m: Moments, s: Array) -> Moments:
     """Moments of s·u and b."""
     return m._replace(mean_u=jnp.asarray(s, m.mean_u.dtype) * m.mean_u, var_u=s * s * m.var_u, cov=s * m.cov)
 
 
-@hosted()
+@hosted(jitted=True)
 def std(m: Moments) -> Array:
     """Standard deviation of u + b."""
     return jnp.sqrt(jnp.maximum(m.var_u + 2 * m.cov + m.var_b, 0))
 
 
-@hosted()
+@hosted(jitted=True)
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 where there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target

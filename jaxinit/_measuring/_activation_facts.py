@@ -6,6 +6,7 @@ by sqrt(E[f'(z)²] / E[f(z)²]) a layer: 1 for ReLU, 1.09 for tanh, 0.39 for the
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxinit._arrays import outside_traces
 from jaxinit._caches import forgotten_by_clear
+from jaxinit._pieces import evaluated
 from jaxinit._reading import TracedActivation
 
 FLAT = 0.05
@@ -50,12 +52,11 @@ def curve(activation: TracedActivation | None) -> Curve | None:
         return None
     points = np.linspace(-6, 6, 2401, dtype=np.float32)
 
-    def along() -> tuple[np.ndarray, np.ndarray]:
-        x = jnp.asarray(points)
-        values, slopes = jax.jvp(activation, (x,), (jnp.ones_like(x),))
-        return np.asarray(values, np.float64), np.abs(np.asarray(slopes, np.float64))
+    def along(x: Any) -> Any:
+        return jax.jvp(activation, (x,), (jnp.ones_like(x),))
 
-    values, slopes = outside_traces(along)
+    values, slopes = outside_traces(lambda: evaluated(along, points))
+    values, slopes = np.asarray(values, np.float64), np.abs(np.asarray(slopes, np.float64))
     steepest = float(slopes.max())
     if not (np.isfinite(steepest) and steepest > 0):
         return None

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from scipy.special import stdtrit
 
-from jaxinit._measuring._activation_facts import FLAT, curve
+from jaxinit._measuring._activation_facts import FLAT, Curve, curve
 from jaxinit._measuring._overflow_safe import divisor, real, spread, totals
+from jaxinit._pieces import hosted
 from jaxinit._reading import ActivationInput, TracedActivation
 from jaxinit._typing import Array
 
@@ -61,8 +62,16 @@ def no_activity() -> Activity:
 
 def activity(activation_input: ActivationInput, weighs: bool, value: Array) -> Activity:
     """What is measured at one meeting; of an activation that weighs other data, changes count as factors."""
-    z = real(lax.stop_gradient(activation_input.of(value)))
-    known, samples = curve(activation_input.activation), activation_input.samples
+    z = lax.stop_gradient(activation_input.of(value))
+    known = curve(activation_input.activation)
+    return _measured(z, known, weighs, activation_input.samples, activation_input.features)
+
+
+@hosted(static_argnums=(1, 2, 3, 4))
+def _measured(
+    value: Array, known: Curve | None, weighs: bool, samples: tuple[int, ...], features: tuple[int, ...]
+) -> Activity:
+    z = real(value)
     dead, surely, saturated = [jnp.zeros((), jnp.float32)] * 3
     if known is None:
         post = z
@@ -86,7 +95,7 @@ def activity(activation_input: ActivationInput, weighs: bool, value: Array) -> A
         dead,
         surely,
         saturated,
-        *_between_samples(post, divisor(size), samples, activation_input.features),
+        *_between_samples(post, divisor(size), samples, features),
     )
     weight = float(z.size)
     return Activity(jnp.float32(weight), *(weight * x.astype(jnp.float32) for x in values))

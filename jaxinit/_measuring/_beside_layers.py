@@ -14,6 +14,7 @@ from jaxinit._measuring._activation_facts import is_factor
 from jaxinit._measuring._activity import activity
 from jaxinit._measuring._overflow_safe import real, size_of
 from jaxinit._measuring._probe import ProbeState
+from jaxinit._pieces import hosted
 from jaxinit._reading import ActivationInput, Attention, Onwards, Traced, Weight
 from jaxinit._typing import Array
 
@@ -75,7 +76,8 @@ def _at_input(weights: Sequence[Weight]) -> Watch:
 
 def _at_branch(weights: Sequence[Weight], column: int) -> Watch:
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
-        entry = jnp.zeros(2, jnp.float32).at[column].set(size_of(value) ** 2)
+        size, nothing = size_of(value) ** 2, jnp.zeros((), jnp.float32)
+        entry = jnp.stack([nothing, size] if column else [size, nothing])
         return {
             weight: states[weight]._replace(branch=states[weight].branch + entry) for weight in dict.fromkeys(weights)
         }
@@ -99,15 +101,17 @@ def _at_activation(activation_inputs: Sequence[ActivationInput], onwards: Onward
     return watch
 
 
+@hosted(static_argnums=(1,))
+def _largest(probabilities: Array, over: tuple[int, ...]) -> Array:
+    return jnp.mean(jnp.max(real(probabilities), over)).astype(jnp.float32)
+
+
 def _at_attention(attention: Attention, weights: Sequence[Weight]) -> Watch:
     uses = {block.use for block in (*attention.query, *attention.key)}
     concerned = [weight for weight in weights if not uses.isdisjoint(weight.uses)]
 
-    def largest(probabilities: Array) -> Array:
-        return jnp.mean(jnp.max(real(probabilities), attention.summed)).astype(jnp.float32)
-
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
-        peak = with_automatic_axes(largest, lax.stop_gradient(value))
+        peak = with_automatic_axes(lambda x: _largest(x, tuple(attention.summed)), lax.stop_gradient(value))
         entry = jnp.stack([peak, jnp.ones((), jnp.float32)])
         return {weight: states[weight]._replace(attention=states[weight].attention + entry) for weight in concerned}
 

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import with_automatic_axes
+from jaxinit._pieces import are_made as pieces_are_made
+from jaxinit._pieces import computed, hosted
 from jaxinit._reading import Traced
 from jaxinit._typing import Array
 
@@ -87,12 +90,14 @@ def spectrum(
 def _is_mask(x: Any) -> Array:
     """Whether several numbers have two values only."""
 
-    def of(x: Array) -> Array:
-        low, high = jnp.min(x), jnp.max(x)
-        return jnp.all((x == low) | (x == high)) & (low < high)
-
     x = jnp.asarray(x)
-    return with_automatic_axes(of, x) if x.size > _FEW else jnp.zeros((), bool)
+    return with_automatic_axes(_has_two_values, x) if x.size > _FEW else jnp.zeros((), bool)
+
+
+@hosted()
+def _has_two_values(x: Array) -> Array:
+    low, high = jnp.min(x), jnp.max(x)
+    return jnp.all((x == low) | (x == high)) & (low < high)
 
 
 def _counted(inputs: list[Array], masks: Sequence[Array], taken: Sequence[bool]) -> Array:
@@ -116,24 +121,39 @@ def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, 
 def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
     """Rayleigh's quotient of the start, and the Ritz values of a symmetric operator in ascending order."""
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(carry: tuple[Array, Array], i: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, v = carry
-        basis = basis.at[i].set(v)
-        w = operator(v)
-        alpha = v @ w
-        for _ in range(2):  # once leaves rounding of the size of what is left
-            w = w - basis.T @ (basis @ w)
-        beta = jnp.linalg.norm(w)
-        following = jnp.where(beta > 1e-6 * jnp.abs(alpha), w / jnp.where(beta > 0, beta, 1), 0)
-        return (basis, following), (alpha, jnp.where(beta > 1e-6 * jnp.abs(alpha), beta, 0))
+        basis, following, alpha, beta = _taken_in(basis, v, operator(v), jnp.asarray(i))
+        return (basis, following), (alpha, beta)
 
     begin = (jnp.zeros((steps, start.size), jnp.float32), start)
-    _, (alphas, betas) = jax.lax.scan(step, begin, jnp.arange(steps))
+    if pieces_are_made():
+        carry, made = begin, []
+        for i in range(steps):
+            carry, pair = step(carry, i)
+            made.append(pair)
+        alphas, betas = (jnp.stack(x) for x in zip(*made, strict=True))
+    else:
+        _, (alphas, betas) = jax.lax.scan(step, begin, jnp.arange(steps))
     matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
     # Once the space is exhausted what follows is zero, and no eigenvalue.
     used = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.where(betas[:-1] > 0, 1.0, 0.0)]))
     matrix = matrix + jnp.diag(jnp.where(used > 0, 0, alphas[0]))
-    return alphas[0], jnp.linalg.eigvalsh(matrix)
+    (values,) = computed(lambda x: [jnp.linalg.eigvalsh(x)], lambda x: [np.linalg.eigvalsh(x)], [matrix], like=[alphas])
+    return alphas[0], values
+
+
+@hosted()
+def _taken_in(basis: Array, v: Array, w: Array, i: Array) -> tuple[Array, Array, Array, Array]:
+    """The basis with v as row i, and what its product with the operator adds: its direction, alpha and beta."""
+    basis = jnp.where(jnp.arange(len(basis))[:, None] == i, v[None], basis)
+    alpha = jnp.sum(v * w)
+    for _ in range(2):  # once leaves rounding of the size of what is left
+        w = w - basis.T @ (basis @ w)
+    beta = jnp.sqrt(jnp.sum(w * w))
+    grows = beta > 1e-6 * jnp.abs(alpha)
+    following = jnp.where(grows, w / jnp.where(beta > 0, beta, 1), 0)
+    return basis, following, alpha, jnp.where(grows, beta, 0)
 
 
 def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:

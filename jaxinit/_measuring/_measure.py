@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxinit import _program as ir
 from jaxinit._arrays import with_automatic_axes
@@ -18,6 +19,7 @@ from jaxinit._measuring._overflow_safe import rms
 from jaxinit._measuring._probe import ProbeState, empty, probe
 from jaxinit._measuring._rows import all_rows
 from jaxinit._measuring._units import equal_units, leaning, variety
+from jaxinit._pieces import hosted
 from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
 from jaxinit._typing import Array
 
@@ -106,7 +108,7 @@ def _passes(
         else:
             with calling("loss_fn", loss_fn, "output", "batch"):
                 loss = loss_fn(output, batch)
-        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(y)) for y in outputs if _is_inexact(y)]))
+        finite = jnp.all(jnp.array([_all_finite(lax.stop_gradient(y)) for y in outputs if _is_inexact(y)]))
         return _number(loss), (states, finite)
 
     chosen, probes = [leaves[i] for i in floating], {weight: state.probe for weight, state in begin.items()}
@@ -118,6 +120,11 @@ def _passes(
     for i, gradient in zip(floating, of_leaves, strict=True):
         by_leaf[i] = gradient
     return states, (of_probes, by_leaf), finite
+
+
+@hosted()
+def _all_finite(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x))
 
 
 def _is_inexact(x: Any) -> bool:

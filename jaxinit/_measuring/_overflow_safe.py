@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
+from jaxinit._pieces import hosted
 from jaxinit._typing import Array
 
 _MOST = 4096
@@ -16,6 +17,7 @@ def real(x: Array) -> Array:
     return x.astype(drawing_dtype(x.dtype))
 
 
+@hosted(static_argnums=(1,))
 def rms(x: Array, axes: tuple[int, ...]) -> Array:
     """The root mean square along some axes."""
     x = real(x)
@@ -29,6 +31,7 @@ def size_of(value: Array) -> Array:
     return size
 
 
+@hosted()
 def mean_and_std(x: Array) -> tuple[Array, Array]:
     """Over all elements."""
     mean, size = totals([x / x.size, jnp.abs(x) / x.size])

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._reading import View, Weight, in_order_of_leaf, part_of, view
+from jaxinit._pieces import hosted
+from jaxinit._reading import Factor, View, Weight, in_order_of_leaf, part_of, view
 from jaxinit._typing import Array
 
 _COMPARED = 32
@@ -33,10 +34,15 @@ def variety(leaf: Array, weight: Weight) -> tuple[Array, Array] | None:
     axes = view(weight)
     if axes is None:
         return None
-    x = _some(part_of(leaf, weight).reshape(axes.shape), axes)
+    return _variety(part_of(leaf, weight), axes, weight.stack)
+
+
+@hosted(static_argnums=(1, 2))
+def _variety(part: Array, axes: View, stack: tuple[Factor, ...]) -> tuple[Array, Array]:
+    x = _some(part.reshape(axes.shape), axes)
     rest = tuple(d for d in range(x.ndim) if d not in axes.stack_axes)
-    order = sorted(weight.stack, key=lambda f: (f.axis, -f.stride))
-    turned = [order.index(f) for f in weight.stack]
+    order = sorted(stack, key=lambda f: (f.axis, -f.stride))
+    turned = [order.index(f) for f in stack]
 
     def off_first(along: Sequence[int]) -> Array:
         first = x
@@ -55,7 +61,7 @@ def variety(leaf: Array, weight: Weight) -> tuple[Array, Array] | None:
         if all(x.shape[d] == 1 for d in along):
             return jnp.ones(peak.size, jnp.float32)
         share = jnp.transpose(found / jnp.where(peak > 0, peak, 1), turned)
-        return in_order_of_leaf(share, weight.stack).reshape(-1).astype(jnp.float32)
+        return in_order_of_leaf(share, stack).reshape(-1).astype(jnp.float32)
 
     return of_size(found[0], axes.out_axes), of_size(found[1], axes.in_axes)
 
@@ -94,16 +100,22 @@ def leaning(leaf: Array, weight: Weight) -> Array | None:
     axes = view(weight)
     if axes is None or axes.batch_axes:
         return None
-    x = part_of(leaf, weight).reshape(axes.shape)
+    return _leaning(part_of(leaf, weight), axes, weight.stack)
+
+
+@hosted(static_argnums=(1, 2))
+def _leaning(part: Array, axes: View, stack: tuple[Factor, ...]) -> Array:
+    x = part.reshape(axes.shape)
     inside = [d for d in range(x.ndim) if d not in axes.stack_axes and d not in axes.out_axes]
     sizes = [math.prod(x.shape[d] for d in along) for along in (inside, axes.out_axes)]
     x = jnp.transpose(x, (*axes.stack_axes, *inside, *axes.out_axes)).reshape(-1, *sizes).astype(jnp.float32)
     x = x[:, :, :_COMPARED] if sizes[0] >= sizes[1] else jnp.swapaxes(x[:, :_COMPARED], 1, 2)
     x = x / jnp.maximum(jnp.max(jnp.abs(x), (1, 2), keepdims=True), 1e-37)
     gram = jnp.abs(jnp.swapaxes(x, 1, 2) @ x)
-    square = jnp.mean(jnp.diagonal(gram, axis1=1, axis2=2), -1)
-    off = jnp.max(jnp.where(jnp.eye(gram.shape[-1], dtype=bool), 0, gram), (1, 2))
+    own = jnp.eye(gram.shape[-1], dtype=bool)[None]
+    square = jnp.sum(jnp.where(own, gram, 0), (1, 2)) / gram.shape[-1]
+    off = jnp.max(jnp.where(own, 0, gram), (1, 2))
     share = off / jnp.where(square > 0, square, 1)
-    order = sorted(weight.stack, key=lambda f: (f.axis, -f.stride))
-    share = jnp.transpose(share.reshape([f.size for f in order]), [order.index(f) for f in weight.stack])
-    return in_order_of_leaf(share, weight.stack).reshape(-1)
+    order = sorted(stack, key=lambda f: (f.axis, -f.stride))
+    share = jnp.transpose(share.reshape([f.size for f in order]), [order.index(f) for f in stack])
+    return in_order_of_leaf(share, stack).reshape(-1)

@@ -11,9 +11,11 @@ That is for arrays that are there, on one CPU device; where anything is unusual 
 and runs. Nothing here knows what a layer is.
 """
 
+from jaxinit._pieces._hosted import are_made as are_made
 from jaxinit._pieces._hosted import computed as computed
 from jaxinit._pieces._hosted import hosted as hosted
 from jaxinit._pieces._run import Plan as Plan
+from jaxinit._pieces._run import evaluated as evaluated
 from jaxinit._pieces._run import in_pieces as in_pieces
 from jaxinit._pieces._run import kind_of as kind_of
 from jaxinit._pieces._run import plan_of as plan_of

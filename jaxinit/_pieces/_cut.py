@@ -1,22 +1,24 @@
-"""How a program is cut: into what NumPy computes at once, and pieces that are compiled.
+"""How a program is cut: into what NumPy computes, and pieces that are compiled.
 
-Equations are put off until something needs them, so that a piece begins where its first value is used and equal layers
-become equal pieces wherever they stand. A call that is marked for NumPy needs its arguments, and so does the end of the
-program. What is put off until then is cut after each product, and pieces that always follow one another are joined
-again: each piece that is compiled costs some ten milliseconds, however small it is.
+Calls that are marked for NumPy divide a program into levels: what they take is of one level, what is computed from what
+they give of the next. Within a level equations are put off until a product, a loop or such a call takes them, so that a
+piece begins where its first value is used, and equal layers become equal pieces wherever they stand. Pieces that always
+follow one another are joined again: each that is compiled costs some ten milliseconds, however small it is.
 """
 
 import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._pieces._hosted import is_hosted
 from jaxinit._pieces._keys import Keys
-from jaxinit._pieces._numpy import Compute, computation, is_small, program_computation
+from jaxinit._pieces._numpy import Compute, as_numpy, computation, is_small, program_computation
 
 _SMALL = 4096
 """So many numbers are cheaper computed by NumPy than compiled for."""
@@ -25,16 +27,31 @@ _LARGE = 1 << 23
 
 _ENDS = frozenset({*ir.CONTRACTIONS, ir.scan_p, ir.while_p, ir.cond_p, ir.remat_p})
 """What a piece ends with."""
+_LOOKS = frozenset({ir.reshape_p, ir.squeeze_p, ir.transpose_p, ir.slice_p, ir.broadcast_p})
+"""What copies nothing in NumPy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hosted:
-    """Equations that NumPy computes."""
+    """An equation that NumPy computes."""
 
     compute: Compute
-    several: bool
-    inputs: tuple[ir.Atom, ...]
-    outputs: tuple[ir.Variable, ...]
+    equation: ir.Equation
+
+    @property
+    def several(self) -> bool:
+        """Whether it gives a list of results."""
+        return self.equation.primitive is ir.jit_p or self.equation.primitive.multiple_results
+
+    @property
+    def inputs(self) -> tuple[ir.Atom, ...]:
+        """What it takes."""
+        return self.equation.inputs
+
+    @property
+    def outputs(self) -> tuple[ir.Variable, ...]:
+        """What it gives."""
+        return self.equation.outputs
 
 
 @dataclasses.dataclass(eq=False)
@@ -49,47 +66,68 @@ class Piece:
 
 def cut(program: ir.Program) -> list[Hosted | Piece]:
     """The steps of a program, in the order in which they run."""
+    return list(_Cutter(program).steps())
+
+
+def whole_piece(program: ir.Program) -> Piece:
+    """A program as one piece, whose first inputs are those of the program."""
+    equations = tuple(_alive(program))
+    made = {v for e in equations for v in e.outputs}
+    own = {*made, *program.inputs}
+    taken = (a for e in equations for a in e.inputs if a not in own and not _is_written_in(e, a))
+    inputs = (*program.inputs, *dict.fromkeys(taken))
+    outputs = tuple(dict.fromkeys(a for a in program.outputs if isinstance(a, ir.Variable) and a in made))
+    return Piece(equations, inputs, outputs, _full(equations, inputs, outputs))
+
+
+def _full(equations: Sequence[ir.Equation], inputs: Sequence[ir.Atom], outputs: Sequence[ir.Variable]) -> Any:
     keys = Keys()
-    steps = _joined(program, _Cutter(program).steps, keys)
-    full: dict[Hashable, Hashable] = {}
-    for step in steps:
-        if isinstance(step, Piece) and step.key is not None:
-            if step.key not in full:
-                full[step.key] = keys.full(step.key)
-            step.key = full[step.key]
-    return steps
+    short = keys.short(equations, inputs, outputs)
+    return None if short is None else keys.full(short)
 
 
 class _Cutter:
     def __init__(self, program: ir.Program):
-        self.steps: list[Hosted | Piece] = []
+        self.program = program
+        self.equations = _alive(program)
+        self.numbers = {equation: i for i, equation in enumerate(self.equations)}
+        self.makers: dict[ir.Atom, ir.Equation] = {v: e for e in self.equations for v in e.outputs}
+        self.readers: dict[ir.Atom, list[ir.Equation | None]] = {}
+        for equation in self.equations:
+            for atom in dict.fromkeys(equation.inputs):
+                self.readers.setdefault(atom, []).append(equation)
+        for atom in program.outputs:
+            self.readers.setdefault(atom, []).append(None)
         self._computations: dict[int, Compute | None] = {}
-        self.makers: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
-        self.numbers = program.numbers
-        self.waiting: set[ir.Equation] = set()
-        self.there: set[ir.Atom] = set(program.inputs)
-        for equation in _alive(program):
-            hosted = self._hosted(equation)
-            if hosted is None:
-                self.waiting.add(equation)
-                continue
-            self._need(equation.inputs)
-            self.steps.append(hosted)
-            self.there.update(equation.outputs)
-        self._need(program.outputs)
+        self.hosted = self._hosted()
+        self.waiting = {e for e in self.equations if e not in self.hosted}
+        self.keys = Keys()
 
-    def _hosted(self, equation: ir.Equation) -> Hosted | None:
-        several = equation.primitive.multiple_results
-        if equation.primitive in (ir.jit_p, ir.hosted_p):
-            compute = self._marked(equation)
-            return None if compute is None else Hosted(compute, True, equation.inputs, equation.outputs)
-        if not all(isinstance(a, ir.Constant) or a in self.there for a in equation.inputs):
-            return None
-        compute = computation(equation) if is_small(equation, _SMALL) else None
-        return None if compute is None else Hosted(compute, several, equation.inputs, equation.outputs)
+    # What NumPy computes.
+
+    def _hosted(self) -> dict[ir.Equation, Compute]:
+        """The equations that NumPy computes: those marked, some that it need not copy for, and those of few numbers."""
+        found: dict[ir.Equation, Compute] = {}
+        for equation in reversed(self.equations):
+            compute = None
+            if equation.primitive in (ir.jit_p, ir.hosted_p):
+                compute = self._marked(equation)
+            elif self._is_read_in(found, equation) and (equation.primitive in _LOOKS or is_small(equation, _SMALL)):
+                compute = computation(equation)
+            if compute is not None:
+                found[equation] = compute
+        for equation in self.equations:
+            makers = [self.makers.get(a) for a in equation.inputs]
+            if equation not in found and is_small(equation, _SMALL) and all(e is None or e in found for e in makers):
+                compute = computation(equation)
+                if compute is not None:
+                    found[equation] = compute
+        return found
+
+    def _is_read_in(self, found: dict[ir.Equation, Compute], equation: ir.Equation) -> bool:
+        return all(reader in found for v in equation.outputs for reader in self.readers.get(v, ()))
 
     def _marked(self, equation: ir.Equation) -> Compute | None:
-        """How NumPy computes a call that is marked, if it does."""
         if sum(math.prod(a.shape) for a in equation.inputs) > _LARGE:
             return None
         if equation.primitive is ir.hosted_p:
@@ -102,14 +140,85 @@ class _Cutter:
             self._computations[id(jaxpr)] = program_computation(ir.flat_program(jaxpr))
         return self._computations[id(jaxpr)]
 
-    def _need(self, atoms: Iterable[ir.Atom]) -> None:
-        """Pieces for what these values are computed from, as far as it waits."""
-        needed = self._waiting_for(atoms)
-        for equation in [e for e in needed if e.primitive in _ENDS]:
-            if equation in self.waiting:
-                self._emit([*self._waiting_for(equation.inputs), equation])
-        for group in _components([e for e in needed if e in self.waiting]):
-            self._emit(group)
+    # Steps.
+
+    def steps(self) -> Iterator[Hosted | Piece]:
+        """All steps in order; what NumPy computes as soon as it can be, so that values need not be kept."""
+        missing = {e: sum(a in self.makers for a in dict.fromkeys(e.inputs)) for e in self.hosted}
+        full: dict[Hashable, Hashable] = {}
+
+        def ready(made: Iterable[ir.Atom]) -> Iterator[Hosted]:
+            stack = list(made)[::-1]
+            while stack:
+                for reader in self.readers.get(stack.pop(), ()):
+                    if reader is not None and reader in missing:
+                        missing[reader] -= 1
+                        if not missing[reader]:
+                            yield Hosted(self.hosted[reader], reader)
+                            stack.extend(reversed(reader.outputs))
+
+        first = [e for e in self.equations if missing.get(e) == 0]
+        for equation in first:
+            yield Hosted(self.hosted[equation], equation)
+            yield from ready(equation.outputs)
+        for targets in self._levels():
+            pieces = [piece for group in self._apart(targets) for piece in self._pieces(group)]
+            for piece in self._joined(pieces):
+                if piece.key is not None:
+                    if piece.key not in full:
+                        full[piece.key] = self.keys.full(piece.key)
+                    piece.key = full[piece.key]
+                yield piece
+                yield from ready(piece.outputs)
+
+    def _levels(self) -> list[list[ir.Equation | ir.Atom]]:
+        """For each level what it must compute, in order: equations that end a piece, and values that are taken."""
+        after: dict[ir.Atom, int] = {}
+        targets: dict[int, list[ir.Equation | ir.Atom]] = {}
+        for equation in self.equations:
+            made = [a for a in equation.inputs if a in self.makers]
+            level = max((after[a] for a in made), default=0)
+            if equation in self.hosted:
+                for a in made:
+                    if self.makers[a] not in self.hosted:
+                        targets.setdefault(after[a], []).append(a)
+                        level = max(level, after[a] + 1)
+            elif equation.primitive in _ENDS:
+                targets.setdefault(level, []).append(equation)
+            after.update(dict.fromkeys(equation.outputs, level))
+        last = max([*targets, *after.values()], default=0)
+        targets.setdefault(last, []).extend(a for a in self.program.outputs if a in self.makers)
+        return [targets[level] for level in sorted(targets)]
+
+    def _apart(self, targets: Sequence[ir.Equation | ir.Atom]) -> list[list[ir.Equation | ir.Atom]]:
+        """Targets that have nothing waiting in common, apart, so that the pieces of each follow one another."""
+        ends = [self.makers[t] if not isinstance(t, ir.Equation) else t for t in targets]
+        waiting = self._waiting_for(v for e in ends if e in self.waiting for v in e.outputs)
+        home = {e: i for i, group in enumerate(_components(waiting)) for e in group}
+        groups: dict[int, list[ir.Equation | ir.Atom]] = {}
+        for target, end in zip(targets, ends, strict=True):
+            groups.setdefault(home.get(end, -1), []).append(target)
+        return list(groups.values())
+
+    def _pieces(self, targets: Sequence[ir.Equation | ir.Atom]) -> Iterator[Piece]:
+        left: list[ir.Atom] = []
+        for target in targets:
+            if not isinstance(target, ir.Equation):
+                maker = self.makers[target]
+                if maker not in self.waiting:
+                    continue
+                if not self._is_of_program(target):
+                    yield self._piece(self._waiting_for([target]))
+                else:
+                    left.append(target)
+            elif target in self.waiting:
+                yield self._piece([*self._waiting_for(target.inputs), target])
+        for group in _components(self._waiting_for(left)):
+            yield self._piece(group)
+
+    def _is_of_program(self, atom: ir.Atom) -> bool:
+        """Whether nothing but the program itself gives a value on."""
+        return all(reader is None for reader in self.readers[atom])
 
     def _waiting_for(self, atoms: Iterable[ir.Atom]) -> list[ir.Equation]:
         found: set[ir.Equation] = set()
@@ -121,11 +230,35 @@ class _Cutter:
                 stack.extend(equation.inputs)
         return sorted(found, key=self.numbers.__getitem__)
 
-    def _emit(self, equations: Sequence[ir.Equation]) -> None:
-        self.steps.append(Piece(tuple(equations)))
+    def _piece(self, equations: Sequence[ir.Equation]) -> Piece:
+        """A piece with its ends, and a key among those of this program."""
         self.waiting.difference_update(equations)
-        for equation in equations:
-            self.there.update(equation.outputs)
+        inside = set(equations)
+        made = [v for e in equations for v in e.outputs]
+        own = set(made)
+        taken = (a for e in equations for a in e.inputs if a not in own and not _is_written_in(e, a))
+        inputs = tuple(dict.fromkeys(taken))
+        outputs = tuple(v for v in made if any(r is None or r not in inside for r in self.readers.get(v, ())))
+        return Piece(tuple(equations), inputs, outputs, self.keys.short(equations, inputs, outputs))
+
+    def _joined(self, pieces: list[Piece]) -> list[Piece]:
+        """Pieces that always follow one another made one, as long as there are any."""
+        while True:
+            names: list[Any] = [p.key or id(p) for p in pieces]
+            counts, pairs = Counter(names), Counter(itertools.pairwise(names))
+            joined: list[Piece] = []
+            i = 0
+            while i < len(pieces):
+                together = i + 1 < len(pieces) and names[i] != names[i + 1]
+                if together and counts[names[i]] == counts[names[i + 1]] == pairs[names[i], names[i + 1]]:
+                    joined.append(self._piece((*pieces[i].equations, *pieces[i + 1].equations)))
+                    i += 2
+                else:
+                    joined.append(pieces[i])
+                    i += 1
+            if len(joined) == len(pieces):
+                return joined
+            pieces = joined
 
 
 def _alive(program: ir.Program) -> list[ir.Equation]:
@@ -154,48 +287,12 @@ def _components(equations: Sequence[ir.Equation]) -> list[list[ir.Equation]]:
     return [sorted(group, key=order.__getitem__) for _, group in sorted(groups.items())]
 
 
-def _with_ends(program: ir.Program, steps: Sequence[Hosted | Piece], keys: Keys) -> None:
-    """Gives pieces inputs, the outputs that later steps take, and keys among those of the program."""
-    used: set[ir.Atom] = set(program.outputs)
-    for step in reversed(steps):
-        if isinstance(step, Piece):
-            made = [v for e in step.equations for v in e.outputs]
-            inside = set(made)
-            taken = (a for e in step.equations for a in e.inputs if a not in inside and not is_literal(a))
-            step.inputs = tuple(dict.fromkeys(taken))
-            step.outputs = tuple(v for v in made if v in used)
-            step.key = keys.short(step.equations, step.inputs, step.outputs)
-        used.update(step.inputs)
+def _is_written_in(equation: ir.Equation, atom: ir.Atom) -> bool:
+    """Whether a constant is written into a piece; arrays that a function closes over are inputs.
 
-
-def is_literal(atom: ir.Atom) -> TypeGuard[ir.Constant]:
-    """Constants of one number are written into a piece; arrays that a function closes over are its inputs."""
-    return isinstance(atom, ir.Constant) and not atom.shape and not ir.is_key(atom)
-
-
-def _joined(program: ir.Program, steps: list[Hosted | Piece], keys: Keys) -> list[Hosted | Piece]:
-    """Pieces that always follow one another made one, as long as there are any."""
-    while True:
-        _with_ends(program, steps, keys)
-        names: list[Any] = [(s.key or id(s)) if isinstance(s, Piece) else None for s in steps]
-        counts = Counter(names)
-        pairs = Counter(itertools.pairwise(names))
-        joined: list[Hosted | Piece] = []
-        i = 0
-        while i < len(steps):
-            step = steps[i]
-            if i + 1 < len(steps) and isinstance(step, Piece) and _always(names[i], names[i + 1], counts, pairs):
-                following = steps[i + 1]
-                assert isinstance(following, Piece)
-                joined.append(Piece((*step.equations, *following.equations)))
-                i += 2
-            else:
-                joined.append(step)
-                i += 1
-        if len(joined) == len(steps):
-            return joined
-        steps = joined
-
-
-def _always(a: Any, b: Any, counts: Counter[Any], pairs: Counter[Any]) -> bool:
-    return a is not None and b is not None and a != b and counts[a] == counts[b] == pairs[a, b]
+    So are numbers by which a program multiplies, since layers that are else alike may be scaled each by its own.
+    """
+    if not isinstance(atom, ir.Constant) or atom.shape or ir.is_key(atom):
+        return False
+    scales = equation.primitive is ir.mul_p and isinstance(atom.value, np.ndarray | np.floating | float)
+    return not scales or float(abs(as_numpy(atom))) in (0.0, 0.5, 1.0, 2.0)

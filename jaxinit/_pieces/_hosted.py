@@ -25,8 +25,15 @@ _names: set[str] = set()
 _in_pieces = contextvars.ContextVar("in_pieces", default=False)
 
 
-def hosted(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """A decorator: the function, jitted, and known by a name of its own."""
+def hosted(
+    *, static_argnums: tuple[int, ...] = (), jitted: bool = False
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """A decorator: the function, where a program runs piece by piece jitted under a name of its own.
+
+    Args:
+      static_argnums: as those of `jax.jit`.
+      jitted: jitted everywhere, since it is traced many times for equal shapes.
+    """
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         name = f"hosted_{next(_numbers)}_{function.__name__}"
@@ -37,8 +44,13 @@ def hosted(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[_P, _T
 
         named.__name__ = named.__qualname__ = name
         _names.add(name)
-        jitted: Callable[_P, _T] = jax.jit(named, static_argnums=static_argnums)
-        return jitted
+        in_one: Callable[_P, _T] = jax.jit(named, static_argnums=static_argnums)
+
+        @functools.wraps(function)
+        def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+            return in_one(*arguments, **options) if jitted or _in_pieces.get() else function(*arguments, **options)
+
+        return call
 
     return decorate
 
@@ -61,6 +73,11 @@ def computed(
     computation = ir.Computation(by_jax, by_numpy, shapes)
     found: list[Any] = ir.hosted_p.bind(*arguments, computation=computation)
     return found
+
+
+def are_made() -> bool:
+    """Whether what is being traced will run piece by piece, so that equal steps are better written out than looped."""
+    return _in_pieces.get()
 
 
 @contextlib.contextmanager

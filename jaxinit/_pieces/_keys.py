@@ -15,8 +15,37 @@ _IRRELEVANT = frozenset({"name", "debug_info", "debug_infos", "jvp_jaxpr_fun", "
 """Parameters that do not change what is computed once derivatives have been taken."""
 
 
+_ONCE = frozenset({"PRNGImpl", "Mesh", "UnspecifiedValue"})
+"""Classes of JAX of which no two objects are equal: kinds of random keys, meshes, shardings that are left open."""
+
+
+_CONTEXT = (
+    "compute_type",
+    "threefry_partitionable",
+    "cur_abstract_mesh",
+    "cur_layout_mode",
+    "no_collectives",
+    "remove_size_one_mesh_axis",
+    "xla_metadata",
+)
+"""What surrounds an equation, and changes what it is compiled to."""
+
+
 class NotComparable(Exception):
     """Something has no value to compare by."""
+
+
+class _Same:
+    """An object that is equal to itself alone."""
+
+    def __init__(self, x: Any):
+        self.x = x
+
+    def __hash__(self) -> int:
+        return id(self.x)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.x is other.x
 
 
 class Keys:
@@ -26,7 +55,7 @@ class Keys:
         self._numbers: dict[Hashable, int] = {}
         self._known: list[Hashable] = []
         self._of: dict[ir.Equation, int] = {}
-        self._contexts: dict[int, Hashable] = {}
+        self._jaxprs: dict[int, Hashable] = {}
 
     def short(
         self, equations: Sequence[ir.Equation], inputs: Sequence[ir.Atom], outputs: Sequence[ir.Variable]
@@ -48,80 +77,85 @@ class Keys:
         """A key for comparison with pieces of all programs."""
         first, parts, outputs = short
         equations = tuple((self._known[number], taken) for number, taken in parts[first:])
-        return tuple((shape, str(dtype)) for shape, dtype in parts[:first]), equations, outputs
+        return parts[:first], equations, outputs
 
     def _number(self, equation: ir.Equation) -> int:
         if equation not in self._of:
-            context = equation.context
-            if id(context) not in self._contexts:
-                self._contexts[id(context)] = repr(context)
-            made = tuple((v.shape, str(v.dtype)) for v in equation.outputs)
-            signature = equation.primitive, _params(equation.params), made, self._contexts[id(context)]
+            made = tuple((v.shape, v.dtype) for v in equation.outputs)
+            signature = equation.primitive, self._params(equation.params), made, _context(equation.context)
             if signature not in self._numbers:
                 self._numbers[signature] = len(self._known)
                 self._known.append(signature)
             self._of[equation] = self._numbers[signature]
         return self._of[equation]
 
+    def _params(self, params: dict[str, Any]) -> Hashable:
+        # A reduction holds its function beside the program of it.
+        skipped = {*_IRRELEVANT, "computation"} if "jaxpr" in params else _IRRELEVANT
+        return tuple((name, self._value(x)) for name, x in sorted(params.items()) if name not in skipped)
+
+    def _value(self, x: Any) -> Hashable:
+        if x is None or isinstance(x, (bool, int, float, str, np.dtype)):
+            return type(x), x
+        if isinstance(x, ir.JAXPRS):
+            if id(x) not in self._jaxprs:  # calls for equal shapes hold the same, and the equations hold it
+                self._jaxprs[id(x)] = self._jaxpr(x)
+            return self._jaxprs[id(x)]
+        if type(x).__name__ in _ONCE:
+            return _Same(x)
+        if isinstance(x, (tuple, list)):
+            return type(x), tuple(map(self._value, x))
+        if isinstance(x, dict):
+            return tuple((self._value(k), self._value(v)) for k, v in x.items())
+        if isinstance(x, np.ndarray):
+            return x.dtype.str, x.shape, x.tobytes()
+        by_identity: Any = type(x).__hash__
+        if by_identity is object.__hash__ and not isinstance(x, type):
+            raise NotComparable
+        hash(x)
+        return type(x), x
+
+    def _jaxpr(self, closed: Any) -> Hashable:
+        """A program among the parameters of an equation, as of a loop."""
+        jaxpr = getattr(closed, "jaxpr", closed)
+        numbers: dict[Any, int] = {}
+
+        def number(v: Any) -> Any:
+            if isinstance(v, ir.Literal):
+                return _constant(ir.Constant(v.val))
+            return numbers.setdefault(v, len(numbers))
+
+        def made(v: Any) -> Any:
+            return number(v), getattr(v.aval, "shape", None), getattr(v.aval, "dtype", None)
+
+        inputs = tuple(made(v) for v in (*jaxpr.constvars, *jaxpr.invars))
+        consts = tuple(_known(x) for x in getattr(closed, "consts", ()))
+        equations = tuple(
+            (
+                eqn.primitive,
+                self._params(eqn.params),
+                tuple(number(v) for v in eqn.invars),
+                tuple(made(v) for v in eqn.outvars),
+                _context(eqn.ctx),
+            )
+            for eqn in jaxpr.eqns
+        )
+        return inputs, consts, equations, tuple(number(v) for v in jaxpr.outvars)
+
 
 def _constant(atom: ir.Atom) -> Hashable:
     assert isinstance(atom, ir.Constant)
     value = np.asarray(atom.value)
-    return type(atom.value), value.dtype.str, value.shape, value.tobytes()
+    return isinstance(atom.value, (bool, int, float, complex)), value.dtype.str, value.shape, value.tobytes()
 
 
 def _context(context: Any) -> Hashable:
-    return repr(context)
-
-
-def _params(params: dict[str, Any]) -> Hashable:
-    return tuple((name, _value(x)) for name, x in sorted(params.items()) if name not in _IRRELEVANT)
-
-
-def _value(x: Any) -> Hashable:
-    if x is None or isinstance(x, (bool, int, float, str, np.dtype)):
-        return type(x), x
-    if isinstance(x, ir.JAXPRS):
-        return _jaxpr(x)
-    if isinstance(x, (tuple, list)):
-        return type(x), tuple(map(_value, x))
-    if isinstance(x, dict):
-        return tuple((_value(k), _value(v)) for k, v in x.items())
-    if isinstance(x, np.ndarray):
-        return x.dtype.str, x.shape, x.tobytes()
-    by_identity: Any = type(x).__hash__
-    if by_identity is object.__hash__ and not isinstance(x, type):
-        raise NotComparable
+    found = tuple(getattr(context, name, None) for name in _CONTEXT)
     try:
-        hash(x)
+        hash(found)
     except TypeError:
-        raise NotComparable from None
-    return type(x), x
-
-
-def _jaxpr(closed: Any) -> Hashable:
-    """A program among the parameters of an equation, as of a loop."""
-    jaxpr = getattr(closed, "jaxpr", closed)
-    numbers: dict[Any, int] = {}
-
-    def number(v: Any) -> Any:
-        if isinstance(v, ir.Literal):
-            return _constant(ir.Constant(v.val))
-        return numbers.setdefault(v, len(numbers))
-
-    inputs = tuple((number(v), str(v.aval)) for v in (*jaxpr.constvars, *jaxpr.invars))
-    consts = tuple(_known(x) for x in getattr(closed, "consts", ()))
-    equations = tuple(
-        (
-            eqn.primitive,
-            _params(eqn.params),
-            tuple(number(v) for v in eqn.invars),
-            tuple((number(v), str(v.aval)) for v in eqn.outvars),
-            _context(eqn.ctx),
-        )
-        for eqn in jaxpr.eqns
-    )
-    return inputs, consts, equations, tuple(number(v) for v in jaxpr.outvars)
+        return repr(found)
+    return found
 
 
 def _known(x: Any) -> Hashable:

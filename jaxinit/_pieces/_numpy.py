@@ -10,8 +10,10 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from jaxinit import _program as ir
+from jaxinit._haar import product
 
 Compute: TypeAlias = Callable[..., Any]
 """The output of an equation, for its inputs; or a list of them, for several."""
@@ -114,6 +116,12 @@ _FLOATING: dict[str, Any] = {
     "exp2": np.exp2,
     "tanh": np.tanh,
     "floor": np.floor,
+    "erf": lambda x: special.erf(x).astype(x.dtype),
+    "erfc": lambda x: special.erfc(x).astype(x.dtype),
+    "erf_inv": lambda x: special.erfinv(x).astype(x.dtype),
+    "logistic": lambda x: (1 / (1 + np.exp(-x))).astype(x.dtype),
+    "cos": np.cos,
+    "sin": np.sin,
     "ceil": np.ceil,
     "atan2": np.arctan2,
 }
@@ -239,6 +247,15 @@ def _concatenate(equation: ir.Equation) -> Compute:
     return lambda *parts: np.concatenate(parts, axis=equation.params["dimension"])
 
 
+@_rule("pad")
+def _pad(equation: ir.Equation) -> Compute | None:
+    config = equation.params["padding_config"]
+    if any(low < 0 or high < 0 or inside for low, high, inside in config):
+        return None
+    margins = [(low, high) for low, high, _ in config]
+    return lambda x, value: np.pad(x, margins, constant_values=value)
+
+
 @_rule("split")
 def _split(equation: ir.Equation) -> Compute:
     ends = np.cumsum(equation.params["sizes"])[:-1]
@@ -301,21 +318,32 @@ _rule("reduce_or")(lambda e: _reduction(np.any, e) if e.inputs[0].dtype == np.bo
 
 @_rule("reduce")
 def _reduce(equation: ir.Equation) -> Compute | None:
-    """Sums of several arrays, written as one reduction."""
+    """Sums, or maxima, of several arrays, written as one reduction."""
     body = ir.flat_program(equation.params["jaxpr"])
     count = len(equation.inputs) // 2
-    sums = [(e.inputs[0], e.inputs[1]) for e in body.equations if e.primitive is ir.add_p]
+    primitives = {e.primitive for e in body.equations}
+    pairs = [(e.inputs[0], e.inputs[1]) for e in body.equations]
     wanted = list(zip(body.inputs[:count], body.inputs[count:], strict=True))
-    zero = all(isinstance(a, ir.Constant) and not np.any(as_numpy(a)) for a in equation.inputs[count:])
-    if len(body.equations) != count or sums != wanted or list(body.outputs) != [e.outputs[0] for e in body.equations]:
+    if pairs != wanted or list(body.outputs) != [e.outputs[0] for e in body.equations]:
         return None
     axes = tuple(equation.params["dimensions"])
 
     def run(*operands: Any) -> list[Any]:
-        found = [_sum(x, axes, x.dtype) for x in operands[:count]]
-        return found if zero else [x + start for x, start in zip(found, operands[count:], strict=True)]
+        if primitives == {ir.add_p}:
+            return [_sum(x, axes, x.dtype) + start for x, start in zip(operands[:count], operands[count:], strict=True)]
+        return [
+            np.max(x, axis=axes, initial=start) for x, start in zip(operands[:count], operands[count:], strict=True)
+        ]
+
+    if primitives not in ({ir.add_p}, {ir.max_p}):
+        return None
 
     return run
+
+
+@_rule("optimization_barrier")
+def _optimization_barrier(_: ir.Equation) -> Compute:
+    return lambda *values: list(values)
 
 
 @_rule("sort")
@@ -330,6 +358,12 @@ def _sort(equation: ir.Equation) -> Compute | None:
 def _cumsum(equation: ir.Equation) -> Compute | None:
     axis, dtype = equation.params["axis"], equation.outputs[0].dtype
     return None if equation.params["reverse"] else lambda x: np.cumsum(x, axis=axis, dtype=dtype)
+
+
+@_rule("cumprod")
+def _cumprod(equation: ir.Equation) -> Compute | None:
+    axis, dtype = equation.params["axis"], equation.outputs[0].dtype
+    return None if equation.params["reverse"] else lambda x: np.cumprod(x, axis=axis, dtype=dtype)
 
 
 # Products.
@@ -354,7 +388,7 @@ def _dot_general(equation: ir.Equation) -> Compute | None:
     def run(x: Any, y: Any) -> Any:
         x = np.transpose(x, left_order).reshape([*batch, rows, terms])
         y = np.transpose(y, right_order).reshape([*batch, terms, columns])
-        return np.matmul(x, y).reshape(shape)
+        return (np.matmul(x, y) if batch else product(x, y)).reshape(shape)
 
     return run
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._caches import forget_with
-from jaxinit._pieces._cut import Hosted, Piece, cut, is_literal
+from jaxinit._pieces._cut import Hosted, Piece, cut, whole_piece
 from jaxinit._pieces._hosted import is_hosted, tracing_for_pieces
-from jaxinit._pieces._numpy import as_numpy
+from jaxinit._pieces._numpy import as_numpy, program_computation
 
 _KEPT = 512
 """Compiled pieces that are kept, the last used."""
@@ -44,13 +44,15 @@ _UNUSUAL = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tr
 def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, jitted; its first call is faster where it can be run piece by piece."""
     whole = jax.jit(function)
+    shared = _Shared(function)
     plans: OrderedDict[Hashable, Plan | None] = OrderedDict()
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
         key = kind_of(arguments)
         if key is None:
-            return whole(*arguments)
+            program = shared.program(arguments)
+            return whole(*arguments) if program is None else program(arguments)
         if key not in plans:
             plans[key] = plan_of(function, *arguments)
             while len(plans) > _PLANS:
@@ -59,6 +61,52 @@ def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
         return whole(*arguments) if plan is None else plan.run(*arguments)
 
     return run
+
+
+class _Shared:
+    """A function as one program, which functions that are traced to equal equations share."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.known: OrderedDict[Hashable, Callable[[Any], Any] | None] = OrderedDict()
+
+    def program(self, arguments: Any) -> Callable[[Any], Any] | None:
+        """The program for arguments of this kind; nothing in a trace, or where one looks for faults."""
+        leaves, structure = jax.tree.flatten(arguments)
+        unusual = any(getattr(jax.config, name, False) for name in _UNUSUAL)
+        if unusual or any(ir.is_traced(x) for x in leaves) or not ir.is_outside():
+            return None
+        meshes = tuple(x.sharding if isinstance(x, jax.Array) else None for x in leaves)
+        key = structure, tuple(map(_kind, leaves)), meshes, _settings(), jax.sharding.get_abstract_mesh()
+        if key not in self.known:
+            self.known[key] = self._made(arguments)
+            while len(self.known) > _PLANS:
+                self.known.popitem(last=False)
+        return self.known[key]
+
+    def _made(self, arguments: Any) -> Callable[[Any], Any] | None:
+        traced = ir.flat(lambda *arguments: self.function(*arguments), *arguments, placed=True)
+        if traced is None:
+            return None
+        program, structure = traced
+        piece = whole_piece(program)
+        if piece.key is None or any(a.value.committed for a in _arrays_in(program)):
+            return None
+        constants = [a for a in (*piece.inputs, *program.outputs) if isinstance(a, ir.Constant)]
+        taken: list[ir.Atom] = [*program.inputs, *dict.fromkeys(constants)]
+        numbers: dict[ir.Atom, int] = {a: i for i, a in enumerate((*piece.outputs, *taken))}
+        given, wanted = [taken.index(a) for a in piece.inputs], [numbers[a] for a in program.outputs]
+        compute = _function(piece)
+
+        def whole(*values: Any) -> list[Any]:
+            known = [*compute(*(values[i] for i in given)), *values]
+            return [known[i] for i in wanted]
+
+        key = "one program", piece.key, len(taken), tuple(given), tuple(wanted), _settings()
+        with _lock:
+            run = _pieces[key] = _pieces.get(key) or jax.jit(whole)
+        own = [_constant(a) for a in taken[len(program.inputs) :]]
+        return lambda arguments: jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments), *own))
 
 
 def kind_of(arguments: Any) -> Hashable | None:
@@ -79,7 +127,37 @@ def plan_of(function: Callable[..., Any], *arguments: Any) -> "Plan | None":
     with tracing_for_pieces():
         # By a function of its own, since JAX keeps the traces of a function.
         traced = ir.flat(lambda *arguments: function(*arguments), *arguments, keep=is_hosted)
-    return None if traced is None else Plan(traced[0], cut(traced[0]), traced[1], device)
+    if traced is None or not all(_is_on(device, a.value) for a in _arrays_in(traced[0])):
+        return None
+    return Plan(traced[0], cut(traced[0]), traced[1], device)
+
+
+def _arrays_in(program: ir.Program) -> list[ir.Constant]:
+    """The arrays that a program closes over."""
+    atoms = (*(a for e in program.equations for a in e.inputs), *program.outputs)
+    return [a for a in dict.fromkeys(atoms) if isinstance(a, ir.Constant) and isinstance(a.value, jax.Array)]
+
+
+def _is_on(device: Any, leaf: Any) -> bool:
+    """Whether an array is there, on this device alone; what is no array of JAX will be."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    there = not leaf.is_deleted() and isinstance(leaf.sharding, jax.sharding.SingleDeviceSharding)
+    return there and leaf.devices() == {device}
+
+
+def evaluated(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments) of NumPy arrays, now: by NumPy if it computes all of it, else as it is."""
+    try:
+        # Not the function itself: JAX asks what it is traced from for its name, which may be found by evaluating it.
+        traced = ir.flat(lambda *values: function(*values), *arguments)
+    except jax.errors.JAXTypeError:  # a function that needs its numbers
+        traced = None
+    compute = None if traced is None else program_computation(traced[0])
+    if traced is None or compute is None:
+        return function(*map(jnp.asarray, arguments))
+    with np.errstate(all="ignore"):
+        return jax.tree.unflatten(traced[1], compute(*jax.tree.leaves(arguments)))
 
 
 def _settings() -> Hashable:
@@ -103,15 +181,7 @@ def _device(leaves: Sequence[Any]) -> Any:
     device = default or jax.local_devices()[0]
     if device.platform != "cpu":
         return None
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array) and (leaf.is_deleted() or not isinstance(leaf.sharding, _ONE)):
-            return None
-        if isinstance(leaf, jax.Array) and leaf.devices() != {device}:
-            return None
-    return device
-
-
-_ONE = jax.sharding.SingleDeviceSharding
+    return device if all(_is_on(device, leaf) for leaf in leaves) else None
 
 
 @dataclasses.dataclass
@@ -188,14 +258,15 @@ class Plan:
         return values
 
 
-def _constant(atom: ir.Constant) -> Any:
+def _constant(atom: ir.Atom) -> Any:
+    assert isinstance(atom, ir.Constant)
     return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)
 
 
 # Compiled pieces.
 
 _lock = threading.Lock()
-_pieces: OrderedDict[Hashable, "_Compiled"] = OrderedDict()
+_pieces: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 forget_with(_pieces.clear)
 
 
@@ -235,14 +306,23 @@ def _compiled(pieces: Iterable[Piece], device: Any) -> dict[Piece, Callable[...,
     return found
 
 
+def _number(atom: ir.Atom) -> Any:
+    assert isinstance(atom, ir.Constant)
+    return atom.value
+
+
 def _lowered(piece: Piece) -> Any:
+    return jax.jit(_function(piece)).lower(*map(ir.shape_of, piece.inputs))
+
+
+def _function(piece: Piece) -> Callable[..., list[Any]]:
     equations, inputs, outputs = piece.equations, piece.inputs, piece.outputs
 
     def run(*values: Any) -> list[Any]:
         environment: dict[ir.Atom, Any] = dict(zip(inputs, values, strict=True))
         for equation in equations:
-            taken = [a.value if is_literal(a) else environment[a] for a in equation.inputs]
+            taken = [environment[a] if a in environment else _number(a) for a in equation.inputs]
             environment.update(zip(equation.outputs, equation.bind(*taken), strict=True))
         return [environment[v] for v in outputs]
 
-    return jax.jit(run).lower(*map(ir.shape_of, inputs))
+    return run

@@ -28,19 +28,20 @@ def _jaxpr(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def flat(
-    function: Callable[..., Any], *arguments: Any, keep: Callable[[Any], bool] = lambda _: False
+    function: Callable[..., Any], *arguments: Any, keep: Callable[[Any], bool] = lambda _: False, placed: bool = False
 ) -> tuple[Program, Any] | None:
     """The program of a function as equations alone, ready to be bound again, and the structure of its results.
 
     Calls are inlined but those of jitted functions whose names are to be kept, and of what is recomputed; loops and
-    branches stay equations that are not read. Nothing, if the program has effects, whose order counts, says where its
-    values are, or gives results of weak types.
+    branches stay equations that are not read. Nothing, if the program has effects, whose order counts, gives results of
+    weak types, or, unless `placed`, says where its values are.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     program = flat_program(closed, keep)
     if any(x.weak_type for x in jax.tree.leaves(shapes)):
         return None
-    if getattr(closed, "jaxpr", closed).effects or any(e.primitive in primitives.PLACES for e in program.equations):
+    places = any(e.primitive in primitives.PLACES for e in program.equations)
+    if getattr(closed, "jaxpr", closed).effects or (places and not placed):
         return None
     return program, jax.tree.structure(shapes)
 
@@ -71,6 +72,10 @@ def _flatten(
 
     for eqn in jaxpr.eqns:
         inputs = tuple(read(v) for v in eqn.invars)
+        nowhere = eqn.primitive is primitives.device_put_p and not any(eqn.params["devices"])
+        if nowhere or eqn.primitive is primitives.stop_gradient_p:  # derivatives have been taken
+            environment.update(zip(eqn.outvars, inputs, strict=True))
+            continue
         named = eqn.primitive is primitives.jit_p and keep(eqn.params["name"])
         if eqn.primitive in primitives.CALLS and not named and eqn.primitive is not primitives.remat_p:
             inner = eqn.params[primitives.CALLS[eqn.primitive]]

@@ -16,6 +16,7 @@ from jaxinit import _program as ir
 from jaxinit._caches import forgotten_by_clear
 from jaxinit._numbers import NAMES, activation_function
 from jaxinit._numbers import evaluate as evaluate_exactly
+from jaxinit._pieces import evaluated
 from jaxinit._reading import _expressions as expressions
 from jaxinit._reading._expressions import ARGUMENT, Bits, Expression, Number, Parameter, Step
 from jaxinit._reading._factors import Factors, factors
@@ -148,7 +149,7 @@ class TracedActivation:
         """The standard deviation of the function of standard normal numbers, where it only multiplies and adds."""
         assert self._result.degree == 1
         known = self._factors
-        at_ends = evaluate_exactly(lambda z: (self._values(z),), np.array([0.0, 1.0]))[0]
+        at_ends = evaluate_exactly(lambda z: (evaluated(self._values, np.asarray(z)),), np.array([0.0, 1.0]))[0]
         added, slope = at_ends[:, 0], at_ends[:, 1] - at_ends[:, 0]
         mean = known.weights @ added
         return float(np.sqrt(known.weights @ (slope**2 + (added - mean) ** 2)))
@@ -211,7 +212,7 @@ def _samples(function: Any) -> np.ndarray | None:
     """A function at these points; None if real numbers do not go through it."""
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(evaluate_exactly(lambda x: (function(x),), _points())[0])
+            return np.asarray(evaluate_exactly(lambda x: (evaluated(function, np.asarray(x)),), _points())[0])
     except (TypeError, ValueError, NotImplementedError):  # primitives that real numbers do not go through
         return None
 

@@ -4,13 +4,15 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import folded_in
 from jaxinit._initializers import VarianceScaling, draw_from, scaled
+from jaxinit._pieces import computed
 from jaxinit._reading import Layer
 from jaxinit._schemes._made_weights import drawn_mixed
 from jaxinit._schemes._roles import Matrix, matrix_fan_in
@@ -27,9 +29,24 @@ class Draw:
     is_rule: bool = True
 
 
-def key_for(key: Array, path: str) -> Array:
+class KeyWords(NamedTuple):
+    """A key as its words, from which NumPy makes those of other keys; and whether the keys are typed ones."""
+
+    words: Array
+    typed: bool
+
+
+def key_for(key: Array | KeyWords, path: str) -> Array:
     """A key of the leaf's own: other leaves come and go without changing it."""
-    return jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+    number = np.uint32(zlib.crc32(path.encode()))
+    if not isinstance(key, KeyWords):
+        return jax.random.fold_in(key, number)
+
+    def by_jax(words: Array) -> list[Array]:
+        return [jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), number))]
+
+    (words,) = computed(by_jax, lambda words: [folded_in(words, int(number))], [key.words], like=[key.words])
+    return jax.random.wrap_key_data(words, impl="threefry2x32") if key.typed else words
 
 
 def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxinit._checks import calling, check_initializer, check_patterns, first_match, shown
 from jaxinit._initializers import Initializer, constant, draw_from, scaled
 from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, part_name, with_part
-from jaxinit._schemes._draw import Draw, draw_weight, key_for
+from jaxinit._schemes._draw import Draw, KeyWords, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
@@ -63,12 +63,20 @@ class Drawn:
     reason: str
 
 
+def _is_of_package(init: Any) -> bool:
+    """Whether nothing but this package draws; initializers may hold others."""
+    if not isinstance(init, Initializer):
+        return False
+    return all(_is_of_package(x) for x in vars(init).values() if callable(x) and not isinstance(x, type))
+
+
 class Drawing:
     """Draws leaf after leaf, and keeps the rows of the report."""
 
-    def __init__(self, key: Array, scheme: Scheme, model: Model, overrides: Overrides):
+    def __init__(self, key: Array | KeyWords, scheme: Scheme, model: Model, overrides: Overrides):
         self.key, self.scheme, self.model, self.overrides = key, scheme, model, overrides
         self.rows: list[Drawn] = []
+        self.is_of_package = True
         self.weights: dict[int, list[tuple[Layer, Weight, tuple[Matrix, ...]]]] = {}
         for (layer, weight), matrices in zip(model.layers, model.matrices, strict=True):
             for leaf in filter(weight.is_alike, weight.regions):
@@ -119,6 +127,7 @@ class Drawing:
         if override is not None:
             whole = dataclasses.replace(matrices[0], layer=layer, rows=None, columns=None)
             self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
+            self.is_of_package &= _is_of_package(override)
             return draw_weight([Draw(override, key_for(self.key, layer.name), whole, is_rule=False)], layer, dtype)
         draws = []
         for matrix in matrices:
@@ -129,6 +138,7 @@ class Drawing:
             role = f"{layer.kind}, {matrix.role}" if matrix.role else layer.kind
             self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
             draws.append(Draw(init, key_for(self.key, shared or name), matrix))
+        self.is_of_package &= all(_is_of_package(draw.init) for draw in draws)
         return draw_weight(draws, layer, dtype)
 
     def corrected(self, leaves: list[Any]) -> list[Any]:
@@ -166,6 +176,7 @@ class Drawing:
 
     def _drawn(self, vector: Vector, rule: Rule, dtype: Any) -> Array:
         self.rows.append(Drawn(vector.path, vector.role, vector.shape, repr(rule.init), rule.reason))
+        self.is_of_package &= _is_of_package(rule.init)
         return draw_from(rule.init, key_for(self.key, rule.shared or vector.path), vector.shape, dtype)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from jaxinit._checks import check_choice, check_key
 from jaxinit._program import is_traced
 from jaxinit._reading import other_factors, trace
-from jaxinit._schemes._drawing import Drawing, Drawn, Overrides, check_overrides, overridden
+from jaxinit._schemes._drawing import Drawn, Overrides, check_overrides, overridden
+from jaxinit._schemes._prepared import Start, drawn
 from jaxinit._schemes._roles import Model, Vector, roles
 from jaxinit._schemes._scheme import Scheme, as_scheme
 from jaxinit._tabular import Tabular, add_path_column
@@ -104,23 +105,26 @@ def initialize(
     key = check_key("initialize(key, params, apply_fn, batch)", key)
     check_choice("unread", unread, ("keep", "draw"))
     chosen = as_scheme(scheme)
-    model = roles(trace(params, apply_fn, batch), chosen.fused, batch)
-    chosen.check(model)
-    traced = model.traced
-    check_overrides(overrides, traced.paths)
-    _check_products(model, overrides)
-    if unread == "draw":
+    leaves, rows = drawn(_read, key, params, apply_fn, batch, Start(chosen, overrides, unread))
+    old, structure = jax.tree.flatten(params)
+    result = jax.tree.unflatten(structure, [_placed(new, x) for new, x in zip(leaves, old, strict=True)])
+    return (result, InitializeReport(repr(chosen), rows)) if return_report else result
+
+
+def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
+    """The program, and what becomes of each leaf.
+
+    Raises:
+      ValueError: see `initialize`.
+    """
+    model = roles(trace(params, apply_fn, batch), start.scheme.fused, batch)
+    start.scheme.check(model)
+    check_overrides(start.overrides, model.traced.paths)
+    _check_products(model, start.overrides)
+    if start.unread == "draw":
         model = _with_unread(model)
-    _check_kept(model, overrides)
-    draw = Drawing(key, chosen, model, overrides)
-    leaves = draw.corrected([draw.leaf(i, old) for i, old in enumerate(traced.leaves)])
-    if chosen.measures:
-        for i, (new, reason) in chosen.finish(leaves, batch, model).items():
-            leaves[i] = new
-            draw.rows = [dataclasses.replace(r, reason=reason) if r.path == traced.paths[i] else r for r in draw.rows]
-    placed = [_placed(new, old) for new, old in zip(leaves, traced.leaves, strict=True)]
-    result = jax.tree.unflatten(jax.tree.structure(params), placed)
-    return (result, InitializeReport(repr(chosen), tuple(draw.rows))) if return_report else result
+    _check_kept(model, start.overrides)
+    return model
 
 
 def _check_products(model: Model, overrides: Overrides) -> None:
