@@ -288,3 +288,57 @@ def test_values_that_overflow_or_are_undefined_count_as_unknown(spoil):
     new, report = jaxinit.initialize(KEY, params, apply_fn, shape(8, 16), return_report=True)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(new))
     assert "unknown" in {row.path: row.reason for row in report.rows}["b"]
+
+
+def mean_of_squares(x, axis=-1):
+    """The variance as Flax's normalizations compute it."""
+    return jnp.mean(jnp.square(x), axis, keepdims=True) - jnp.square(jnp.mean(x, axis, keepdims=True))
+
+
+def by_products(x, axis=-1):
+    count = x.shape[axis]
+    return jnp.maximum(0.0, jnp.sum(x * x, axis) * (1 / count) - (jnp.sum(x, axis) / count) ** 2)[..., None]
+
+
+@pytest.mark.parametrize("variance", [mean_of_squares, by_products])
+@pytest.mark.parametrize("features", [4, 8, 16])
+def test_a_normalization_of_few_features_gives_unit_mean_square(variance, features):
+    def apply_fn(p, x):
+        x = x @ p["in"]
+        x = x - jnp.mean(x, -1, keepdims=True)
+        return x * lax.rsqrt(variance(x + 0.5) + 1e-6) @ p["out"]
+
+    params = {"in": shape(6, features), "out": shape(features, 4096)}
+    for batch in (normal(2, 3, 24, 6), shape(3, 24, 6)):
+        drawn = jaxinit.initialize(KEY, params, apply_fn, batch)["out"]
+        # 16,384 numbers or more: their variance is known to 2% at most of draws.
+        assert features * float(jnp.var(drawn)) == pytest.approx(1, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm, lambda: nn.BatchNorm(use_running_average=False)], ids=["layer", "batch"]
+)
+def test_normalizations_of_flax_over_few_numbers(norm):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4096, name="out")(norm()(nn.Dense(8)(x)))
+
+    x = normal(4, 6, 5)
+    params = Net().init(KEY, x)
+    drawn = jaxinit.initialize(KEY, params, lambda p, x: Net().apply(p, x, mutable=["batch_stats"])[0], x)
+    assert 8 * float(jnp.var(drawn["params"]["out"]["kernel"])) == pytest.approx(1, rel=0.15)
+
+
+def test_a_step_size_that_is_kept_makes_what_a_layer_gives_smaller():
+    def states(p, x):
+        step = jnp.exp(p["log_step"])
+        driven = x @ (p["b"] * step[None])
+        return lax.scan(lambda h, u: (jnp.exp(-step)[None] * h + u,) * 2, jnp.zeros_like(driven[0]), driven)[1]
+
+    params = {"b": jnp.ones((64, 256)), "c": jnp.ones((256, 256)), "log_step": jnp.full(256, -1.0)}
+    x = normal(5, 40, 16, 64)
+    drawn = jaxinit.initialize(KEY, params, lambda p, x: states(p, x) @ p["c"], x)
+    np.testing.assert_array_equal(drawn["log_step"], params["log_step"])
+    output = states(drawn, x) @ drawn["c"]
+    assert float(jnp.mean(output[8:] ** 2)) == pytest.approx(1, rel=0.25)

@@ -27,6 +27,7 @@ from jaxinit._moments._samples import (
 )
 from jaxinit._moments._softmax import normalized_by_sum, softmax
 from jaxinit._moments._streams import COUNT, Streams
+from jaxinit._moments._variances import variance, variances
 from jaxinit._reading import Analysis, Use, rule_of
 from jaxinit._typing import Array
 
@@ -104,7 +105,7 @@ class _Propagation:
         """The outputs of a program."""
         given = dict(zip(program.inputs, inputs, strict=True))
         values: dict[ir.Atom, Samples] = {v: x for v, x in given.items() if isinstance(x, Samples)}
-        divisions, masks = normalized_by_sum(program), Masks()
+        divisions, spreads, masks = normalized_by_sum(program), variances(program), Masks()
 
         def read(atom: ir.Atom) -> Samples:
             if isinstance(atom, ir.Constant):
@@ -126,6 +127,10 @@ class _Propagation:
             elif equation in divisions and taken[0].marks:
                 counts = masks.counts(equation.inputs[0], divisions[equation])
                 found = [softmax(self.streams, taken[0], divisions[equation], counts)]
+            elif equation in spreads:
+                elements, total, axes = spreads[equation]
+                both, rank = (read(elements), read(total.outputs[0])), len(equation.outputs[0].shape)
+                found = [variance(self.streams, *both, axes, rank)]
             else:
                 found = self._outputs(equation, taken, values)
             for variable, x in zip(equation.outputs, found, strict=True):

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinit._moments import Incoming, Samples, constant, mean_square, normal_samples, of_array, propagate
 from jaxinit._program import is_traced
-from jaxinit._reading import Layer, LeafRole, Traced, Use
+from jaxinit._reading import Layer, LeafRole, Traced, Use, Weight, weights_made
 from jaxinit._schemes._vectors import POSITIONS
 
 _OWN = (0.5, 2.0)
@@ -47,19 +47,43 @@ def incoming(
       slices: index of a leaf → its numbers, for those of which slices have roles of their own.
     """
     leaf_of = {use: weight.leaf for weight in traced.analysis.weights for use in weight.uses}
+    shares = {use: share for weight in traced.analysis.weights for use, share in _shares(traced, weight, kept)}
 
     def variance(use: Use, met: Incoming) -> float:
         leaf = leaf_of.get(use)
         known = _known(traced.leaves[leaf]) if leaf is not None and leaf in kept else None
         if known is not None and known.size:
             return mean_square(known) * use.geometry.fan_in * met.second_moment
-        return wanted(layer_of[use]) if use in layer_of else 1.0
+        return wanted(layer_of[use]) * shares.get(use, 1.0) if use in layer_of else 1.0
 
     leaves = [
         functools.partial(of_array, slices[i]) if i in slices else functools.partial(_leaf, i, leaf, starts, kept)
         for i, leaf in enumerate(traced.leaves)
     ]
     return propagate(traced.analysis, leaves, jax.tree.leaves(batch), variance)
+
+
+def _shares(traced: Traced, weight: Weight, kept: Mapping[int, LeafRole]) -> Iterator[tuple[Use, float]]:
+    """For the uses of a weight that leaves which are kept multiply, as step sizes do: by how much, in variance.
+
+    The weight is drawn as if they did not, since they are meant to.
+    """
+    others = [i for i in weight.first_component.dependence.degrees if i not in weight.regions]
+    if not any(i in kept for i in others) or any(i in kept for i in weight.regions):
+        return
+    leaves = list(traced.leaves)
+    for i in weight.regions:
+        draws = np.random.default_rng(i).standard_normal(traced.shapes[i])
+        leaves[i] = jnp.asarray(draws, np.dtype(leaves[i].dtype))
+    if any(_known(leaves[i]) is None for i in others):
+        return
+    made = weights_made(traced.analysis, weight, leaves)
+    if made is None:
+        return
+    size = mean_square(np.stack([np.asarray(x) for weights in made for x in weights]))
+    parts = 2 if np.iscomplexobj(made[0][0]) and not np.iscomplexobj(leaves[weight.leaf]) else 1
+    if np.isfinite(size):
+        yield from ((use, size / parts) for use in weight.uses)
 
 
 def _leaf(
