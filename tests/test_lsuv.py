@@ -1366,3 +1366,23 @@ def test_the_report_is_data_text_and_html():
     assert len(report) == 2
     assert "before" in str(report)
     assert "<pre>" in report._repr_html_()
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, lambda x: x])
+def test_one_scan_after_another_is_taken_after_it(activation):
+    """Stacks of one length in two loops do not take turns, as those in one loop do."""
+
+    def apply_fn(p, x):
+        x = lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, p["first"])[0]
+        return lax.scan(lambda x, w: (activation(x @ w), None), x, p["second"])[0]
+
+    params = {name: jax.random.normal(k, (3, 12, 12)) for name, k in zip(("first", "second"), KEYS, strict=False)}
+    new, report = lsuv(params, apply_fn, VECTORS, method="scan", return_report=True)
+    assert report.problems() == {}
+    x = VECTORS
+    for w in new["first"]:
+        assert float(jnp.std(x @ w)) == pytest.approx(1, abs=1.1e-2)
+        x = jnp.sin(x @ w)
+    for w in new["second"]:
+        assert float(jnp.std(x @ w)) == pytest.approx(1, abs=1.1e-2)
+        x = activation(x @ w)

@@ -6,13 +6,14 @@ Each takes the flat inputs of a traced program and returns the state of every we
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxinit import _program as ir
 from jaxinit._evaluate import Evaluation
 from jaxinit._lsuv._acceleration import accelerated, no_memory
 from jaxinit._lsuv._centre import Centre
@@ -193,7 +194,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
             scale=jnp.ones_like(state.scale),
             limits=bounded[weight].limits if weight in bounded else None,
         )
-    groups, count = _groups(weights)
+    groups, count = _groups(problem, weights)
 
     def layer(carry: Any, group: Array) -> Any:
         masks = {u: _aligned(groups[u] == group, start[u].scale) for u in weights}
@@ -240,21 +241,35 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
     return states, attempts
 
 
-def _groups(weights: Sequence[Weight]) -> tuple[dict[Weight, Array], int]:
+def _groups(problem: Problem, weights: Sequence[Weight]) -> tuple[dict[Weight, Array], int]:
     """The number of each layer in execution order: one for a weight, or one for each of its slices in a scan."""
     numbers: dict[Weight, Array] = {}
+    scans = dict(_scans_around(problem.analysis.program, ()))
     count, i = 0, 0
     while i < len(weights):
         size = stacked_size(weights[i])
         together = [weights[i]]
         # Weights that one scan walks along take turns, slice by slice.
-        while size > 1 and i + len(together) < len(weights) and stacked_size(weights[i + len(together)]) == size:
-            together.append(weights[i + len(together)])
+        for following in weights[i + 1 :]:
+            one = scans[following.uses[0].finish] == scans[weights[i].uses[0].finish]
+            if size == 1 or stacked_size(following) != size or not one:
+                break
+            together.append(following)
         for j, weight in enumerate(together):
             numbers[weight] = jnp.asarray(count + j + len(together) * weight.order)
         count += size * len(together)
         i += len(together)
     return numbers, count
+
+
+def _scans_around(
+    program: ir.Program, around: tuple[ir.Scan, ...]
+) -> Iterator[tuple[ir.Equation, tuple[ir.Scan, ...]]]:
+    """Every equation of a program, with the scans in whose bodies it is."""
+    for equation in program.equations:
+        yield equation, around
+        for inner in ir.subprograms(equation):
+            yield from _scans_around(inner, (*around, equation) if isinstance(equation, ir.Scan) else around)
 
 
 def _aligned(mask: Array, like: Array) -> Array:

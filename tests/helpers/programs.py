@@ -529,7 +529,9 @@ class _Writer:
                 # Where the outputs of experts become features of one vector, they are heads.
                 names += ["experts-vmap", "experts-einsum"] if rank == 2 else []
                 names += ["contract-two", "tensordot"] if rank >= 3 else []
-                names += ["batched", "conv1d", "shifted-sum"] if rank == 3 else []
+                names += ["batched", "conv1d"] if rank == 3 else []
+                # Taps that are one number each are not weights.
+                names += ["shifted-sum"] if rank == 3 and last > 1 else []
                 names += ["conv2d"] if rank == 4 else []
         if self.focus & IMAGES and "conv2d" in names and "layer: conv2d" not in self.features:
             self.features.add("layer: conv2d")
