@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxinit import haar, orthonormalize
+from jaxinit._arrays import _eager
 from jaxinit._haar import _scanned
 
 KEY = jax.random.key(0)
@@ -75,3 +76,25 @@ def test_a_gpu_meets_few_shapes_of_products(shape):
     )(KEY)
     products = re.findall(r"stablehlo\.dot_general .* : (\(tensor.*?\) -> tensor<\S*)", program.mlir_module())
     assert 0 < len(set(products)) <= 5
+
+
+def test_called_alone_products_are_not_tuned_and_within_a_program_they_are_its_own(monkeypatch):
+    monkeypatch.setattr(_eager, "_TUNED", {"cpu"})  # this platform takes the option, and has no use for it
+    options = []
+    monkeypatch.setattr(jax, "jit", lambda f, _jit=jax.jit, **kwargs: _recorded(_jit(f, **kwargs), kwargs, options))
+    draw = _eager.jitted_alone(lambda key: jax.random.normal(key, (3,)))
+    wanted = draw(KEY)
+    assert options == [_eager._WITHOUT_TUNING]
+    for within in (jax.jit(lambda _: draw(KEY))(0), jax.vmap(draw)(KEY[None])[0], jax.jit(draw)(KEY)):
+        np.testing.assert_allclose(within, wanted, rtol=1e-6)
+    assert options[1:].count(_eager._WITHOUT_TUNING) == 0
+
+
+def _recorded(call, kwargs, options):
+    """A jitted function that notes the compiler's options whenever it is called."""
+
+    def noted(*args):
+        options.append(kwargs.get("compiler_options"))
+        return call(*args)
+
+    return noted

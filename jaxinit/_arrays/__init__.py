@@ -13,6 +13,7 @@ from jaxinit._arrays._dtypes import canonical_dtype as canonical_dtype
 from jaxinit._arrays._dtypes import drawing_dtype as drawing_dtype
 from jaxinit._arrays._dtypes import output_dtype as output_dtype
 from jaxinit._arrays._dtypes import round_to as round_to
+from jaxinit._arrays._eager import jitted_alone as jitted_alone
 from jaxinit._arrays._eager import outside_traces as outside_traces
 from jaxinit._arrays._sharding import sharded as sharded
 from jaxinit._arrays._sharding import with_automatic_axes as with_automatic_axes

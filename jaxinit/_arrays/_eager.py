@@ -1,15 +1,23 @@
-"""Computing with concrete numbers in the midst of a trace.
+"""Computing with concrete numbers in the midst of a trace, and compiling what is called outside of every trace.
 
 A gain is a number even where an initializer is called under `jit` or `vmap`. `jax.ensure_compile_time_eval` does not
 help there: under `vmap` it still turns functions with a custom derivative, such as `jax.nn.relu`, into tracers. A
 thread starts outside of every trace.
 """
 
+import functools
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_WITHOUT_TUNING = {"xla_gpu_enable_triton_gemm": False}
+"""On an H200 XLA takes two seconds to tune its Triton kernels for a shape of product, and saves microseconds a call."""
 
 
 def outside_traces(compute: Callable[[], _T]) -> _T:
@@ -29,3 +37,31 @@ def outside_traces(compute: Callable[[], _T]) -> _T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+_TUNED = {"gpu"}
+"""The platforms whose products XLA tunes."""
+
+
+def jitted_alone(function: _F, **options: Any) -> _F:
+    """`jax.jit` of a function that is called once or twice: on a GPU products are not tuned where it is called alone.
+
+    Within another program the compiler's options are that program's.
+    """
+    within, alone = jax.jit(function, **options), jax.jit(function, compiler_options=_WITHOUT_TUNING, **options)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (alone if _is_alone_on_gpu(args, kwargs) else within)(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _is_alone_on_gpu(*arguments: Any) -> bool:
+    arrays = [x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array)]
+    try:
+        # Under `jit` a new array is a tracer, whatever the arguments are, and a tracer lies nowhere.
+        platforms = {device.platform for x in (*arrays, jnp.zeros(())) for device in x.devices()}
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return platforms == _TUNED

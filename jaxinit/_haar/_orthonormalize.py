@@ -7,10 +7,9 @@ algorithm (1980), so a Gaussian weight becomes exactly Haar; one that is orthono
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxinit._arrays import drawing_dtype, layout, with_automatic_axes
+from jaxinit._arrays import drawing_dtype, jitted_alone, layout, with_automatic_axes
 from jaxinit._haar._gaussians import cut
 from jaxinit._haar._reflectors import fewest_panels_width, frame
 from jaxinit._haar._unrolled import identity, matmul
@@ -66,7 +65,7 @@ def orthonormal_or_zero(w: Array, in_axis: Axis, out_axis: Axis, batch_axis: Axi
     return orthonormal
 
 
-@functools.partial(jax.jit, static_argnames=("out_axes", "batch_axes", "zeros_stay"))
+@functools.partial(jitted_alone, static_argnames=("out_axes", "batch_axes", "zeros_stay"))
 def _orthonormalized(w: Array, *, out_axes: tuple[int, ...], batch_axes: tuple[int, ...], zeros_stay: bool) -> Array:
     convert = functools.partial(_converted, out_axes=out_axes, batch_axes=batch_axes, zeros_stay=zeros_stay)
     result: Array = with_automatic_axes(convert, w, like=w)

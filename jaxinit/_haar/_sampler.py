@@ -14,11 +14,10 @@ import functools
 import math
 from typing import Any, Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._arrays import canonical_shape, drawing_dtype, output_dtype, random, sharded
+from jaxinit._arrays import canonical_shape, drawing_dtype, jitted_alone, output_dtype, random, sharded
 from jaxinit._checks import check_key, check_rank
 from jaxinit._haar import _reflectors, _small, _unrolled
 from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
@@ -185,7 +184,7 @@ def _sample(
     return draw(key) if out_sharding is None else sharded(draw, key, out_sharding)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "dtype", "method", "special"))
+@functools.partial(jitted_alone, static_argnames=("shape", "dtype", "method", "special"))
 def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype[Any], method: str, special: bool) -> Array:
     if math.prod(shape) == 0:
         return jnp.zeros(shape, dtype)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _program as ir
+from jaxinit._arrays import jitted_alone
 from jaxinit._caches import forget_with
 from jaxinit._pieces._cut import Hosted, Piece, cut, whole_piece
 from jaxinit._pieces._hosted import is_hosted, tracing_for_pieces
@@ -104,7 +105,7 @@ class _Shared:
 
         key = "one program", piece.key, len(taken), tuple(given), tuple(wanted), _settings()
         with _lock:
-            run = _pieces[key] = _pieces.get(key) or jax.jit(whole)
+            run = _pieces[key] = _pieces.get(key) or jitted_alone(whole)
         own = [_constant(a) for a in taken[len(program.inputs) :]]
         return lambda arguments: jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments), *own))
 
