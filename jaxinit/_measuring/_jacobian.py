@@ -168,23 +168,25 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *jnp.shape(x)[1:]), jnp.result_type(x)), batch)
 
     try:
-        two, three = (ir.traced_program(apply_fn, params, resized(samples)) for samples in (2, 3))
+        # The program for the samples looked at is needed anyway, and JAX traces it once; that for one has no such axis.
+        fewer = max(some, 2)
+        less, more = (ir.traced_program(apply_fn, params, resized(samples)) for samples in (fewer, fewer + 1))
         outputs = [y.shape[:1] for y in jax.tree.leaves(jax.eval_shape(apply_fn, params, resized(some)))]
     except Exception:  # whatever a function raises that was written for this batch alone
         return batch
-    if set(outputs) != {(some,)} or _samples_meet(two, three):
+    if set(outputs) != {(some,)} or _samples_meet(less, more):
         return batch
     return with_automatic_axes(lambda batch: jax.tree.map(lambda x: x[:some], batch), batch)
 
 
-def _samples_meet(two: ir.Program, three: ir.Program) -> bool:
+def _samples_meet(less: ir.Program, more: ir.Program) -> bool:
     """Whether a function makes one of several samples: some step has their number in its inputs, and not in its output.
 
     Or has it once in its inputs and twice in its output, as the products of all samples with one another. The number
-    is what differs between the programs for two and for three samples.
+    is what differs between the programs for so many samples and for one more.
     """
-    pairs = list(zip(ir.equations_of(two), ir.equations_of(three), strict=False))
-    lengths = {sum(1 for _ in ir.equations_of(program)) for program in (two, three)}
+    pairs = list(zip(ir.equations_of(less), ir.equations_of(more), strict=False))
+    lengths = {sum(1 for _ in ir.equations_of(program)) for program in (less, more)}
     if len(lengths) > 1 or any(a.primitive is not b.primitive for a, b in pairs):
         return True
 
@@ -193,7 +195,7 @@ def _samples_meet(two: ir.Program, three: ir.Program) -> bool:
         return max((sum(m != n for m, n in zip(x.shape, y.shape, strict=True)) for x, y in shapes), default=0)
 
     steps = [(most(a.inputs, b.inputs), most(a.outputs, b.outputs)) for a, b in pairs if not ir.subprograms(a)]
-    ends = most(two.outputs, three.outputs)
+    ends = most(less.outputs, more.outputs)
     return ends > 1 or any(given and given != made for given, made in steps)
 
 

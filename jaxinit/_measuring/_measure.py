@@ -1,6 +1,7 @@
 """One pass forward and one back over the traced program, measuring at every layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,11 +46,11 @@ def measured(
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
     columns: dict[str, list[Array]] = {}
     for weight in layers:
-        own = _columns(states[weight]) | {"weight_norm": _norm(_slices(traced.leaves[weight.leaf], weight))}
-        own["leaning"] = _leaning(traced.leaves[weight.leaf], weight)
+        leaf = traced.leaves[weight.leaf]
+        own = {"weight_norm": _norm(_slices(leaf, weight)), "leaning": _leaning(leaf, weight)}
         if gradients is not None:
-            own |= _gradient_columns(weight, *gradients, own["weight_norm"])
-            own |= _varieties(weight, traced.leaves[weight.leaf], gradients[1][weight.leaf])
+            own["gradient_norm"] = _norm(_slices(gradients[1][weight.leaf], weight))
+            own |= _varieties(weight, leaf, gradients[1][weight.leaf])
         for name, values in own.items():
             columns.setdefault(name, []).append(values.reshape(-1))
     found = None
@@ -57,6 +58,12 @@ def measured(
         # The batch may have been drawn from the same key, and random signs that are its signs are not random.
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps, taken(traced))
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
+    weights = list(layers)
+    if weights:
+        joined |= _columns(jax.tree.map(lambda *parts: _rows(parts, weights), *(states[weight] for weight in weights)))
+        if gradients is not None:
+            of_probes = _rows([gradients[0][weight] for weight in weights], weights)
+            joined |= _gradient_columns(of_probes, joined["gradient_norm"], joined["weight_norm"])
     for name in (*_columns(empty()), "weight_norm", "leaning"):
         joined.setdefault(name, jnp.zeros(0, jnp.float32))
     for name in ("gradient_std", "gradient_norm", "update_ratio", "gradient_samples"):
@@ -197,17 +204,25 @@ def _leaning(value: Any, weight: Weight) -> Array:
     return jnp.ones(stacked_size(weight), jnp.float32) if found is None else found
 
 
-def _gradient_columns(
-    weight: Weight, of_probes: Mapping[Weight, Array], by_leaf: Sequence[Array | None], weight_norm: Array
-) -> dict[str, Array]:
-    total, uses, samples = jnp.moveaxis(of_probes[weight], -1, 0)
-    gradient_norm = _norm(_slices(by_leaf[weight.leaf], weight))
+def _gradient_columns(of_probes: Array, gradient_norm: Array, weight_norm: Array) -> dict[str, Array]:
+    total, uses, samples = jnp.moveaxis(of_probes, -1, 0)
     return {
         "gradient_std": total / jnp.maximum(uses, 1),
         "gradient_samples": samples,
-        "gradient_norm": gradient_norm,
         "update_ratio": gradient_norm / jnp.where(weight_norm > 0, weight_norm, 1),
     }
+
+
+def _rows(parts: Sequence[Array], weights: Sequence[Weight]) -> Array:
+    """What is known of weights, slice after slice, along one axis; those without slices are taken together."""
+    found: list[Array] = []
+    pairs = zip(parts, weights, strict=True)
+    for is_stack, group in itertools.groupby(pairs, key=lambda pair: bool(pair[1].stack)):
+        if is_stack:
+            found += [x.reshape(-1, *x.shape[len(weight.stack) :]) for x, weight in group]
+        else:
+            found.append(jnp.stack([x for x, _ in group]))
+    return found[0] if len(found) == 1 else jnp.concatenate(found)
 
 
 def _slices(leaf: Any, weight: Weight) -> Array:
