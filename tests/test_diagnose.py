@@ -549,3 +549,24 @@ def test_checkpoint_changes_nothing_that_is_measured(blocks):
     assert [row.name for row in found.rows] == [row.name for row in expected.rows]
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("paced", [True, False])
+def test_a_weight_that_a_step_size_multiplies_may_be_small(paced):
+    """As in state-space models; without the step size the same weight is a planted fault."""
+
+    def apply_fn(params, x):
+        x = jnp.tanh(x @ params["in"])
+        step = jnp.exp(params["log_step"])
+        driven = x @ (params["b"] * (step if paced else 0.01 * jnp.ones_like(step))[None])
+        states = jax.lax.scan(lambda h, u: (jnp.exp(-step)[None] * h + u,) * 2, jnp.zeros_like(driven[0]), driven)[1]
+        y = states @ params["c"]
+        y = y * jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True))
+        return jnp.tanh(y @ params["up"]) @ params["out"]
+
+    keys = dict(zip(["in", "b", "c", "up", "out"], jax.random.split(KEY, 5), strict=True))
+    params = {name: jax.random.normal(key, (48, 48)) / 48**0.5 for name, key in keys.items()}
+    params["log_step"] = jnp.full(48, jnp.log(0.01))
+    report = diagnose(params, apply_fn, jax.random.normal(KEY, (20, 32, 48)))
+    assert report.rows[1].paced == paced
+    assert faults(report).get("outlier") == (None if paced else "b")

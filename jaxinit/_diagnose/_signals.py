@@ -33,8 +33,8 @@ def signals(report: Measurements) -> list[Finding]:
 def outliers(report: Measurements) -> list[Finding]:
     """The layer that stands out most by its gain, the size of what it gives over that of what it takes.
 
-    A readout, what weighs other data, one of two layers of the same data whose sum goes on, and the last layer of a
-    branch may start as small as they like, unless other branches tell otherwise.
+    A readout, what weighs other data or is multiplied by step sizes, one of two layers of the same data whose sum goes
+    on, and the last layer of a branch may start as small as they like, unless other branches tell otherwise.
     """
     found, scale = gains(report), np.asarray(report.product_size, float)
     some = np.flatnonzero(np.isfinite(found))
@@ -50,7 +50,8 @@ def outliers(report: Measurements) -> list[Finding]:
         own = [j for j in by_form.get(form(row), []) if j != i and not reads_out(row)]
         peers = own if len(own) >= PEERS else [j for j in inner if j != i] or [j for j in some.tolist() if j != i]
         ratio = found[i] / float(np.exp(np.median(np.log(found[peers]))))
-        on_purpose = reads_out(row) or row.weighs or row.beside or (ends_branch(row) and len(own) < PEERS)
+        apart = row.weighs or row.beside or row.paced
+        on_purpose = reads_out(row) or apart or (ends_branch(row) and len(own) < PEERS)
         first = not row.before and row.kind != "embed"
         large = ratio > JUMP and found[i] > LARGE and not (first and scale[i] < WIDE)
         small = ratio < 1 / JUMP and found[i] < 1 / LARGE and not on_purpose and not (first and scale[i] > 1 / WIDE)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxinit._measuring._activation_facts import curve
-from jaxinit._reading import ActivationInput, Block, Depth, Layer, Traced, Weight, slice_indices
+from jaxinit._reading import KEPT, ActivationInput, Block, Depth, Layer, Traced, Weight, slice_indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Row:
       beside: whether its output is added to that of another layer of the same data, as noise to a mean.
       aside: whether only branches take what it gives, and the layers beside it: what conditions them.
       numbers: how many numbers the layer gives for this batch, in one use.
+      paced: whether leaves that are not drawn multiply its weight, as step sizes and decays do.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Row:
     weighs: bool = False
     beside: bool = False
     aside: bool = False
+    paced: bool = False
 
 
 def first_rows(weights: Sequence[Weight]) -> dict[Weight, int]:
@@ -144,6 +146,7 @@ def rows(weight: Weight, layer: Layer, traced: Traced, starts: Mapping[Weight, i
             numbers,
             all(c is not None and c.positive and traced.onwards.weighs(m.value) for m, c in met),
             _is_beside(weight, traced),
+            paced=_is_paced(weight, traced),
         )
         for at, depth in zip(slice_indices(weight), traced.depths[weight], strict=True)
     ]
@@ -155,6 +158,11 @@ def _is_beside(weight: Weight, traced: Traced) -> bool:
         return False
     others = [other for other in traced.analysis.uses.values() if other.data is use.data and other is not use]
     return any(added(other.finish.outputs[0]) for other in others)
+
+
+def _is_paced(weight: Weight, traced: Traced) -> bool:
+    others = weight.first_component.dependence.degrees.keys() - weight.regions.keys()
+    return any(traced.roles[leaf].name in KEPT for leaf in others)
 
 
 def decays(activation_inputs: Sequence[ActivationInput], traced: Traced) -> bool:
