@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from jaxinit import _program as ir
 from jaxinit._haar import product
@@ -79,6 +78,12 @@ def _rule(*names: str) -> Callable[[Callable[[ir.Equation], Compute | None]], No
     return register
 
 
+def _special(name: str, x: Any) -> Any:
+    from scipy import special  # here, since few programs need it
+
+    return getattr(special, name)(x).astype(x.dtype)
+
+
 # Elementwise, the same for all numbers: NumPy's function as it is. Those that are not rounded correctly everywhere, as
 # `exp`, are for floats of 32 bits and more alone.
 
@@ -116,9 +121,9 @@ _FLOATING: dict[str, Any] = {
     "exp2": np.exp2,
     "tanh": np.tanh,
     "floor": np.floor,
-    "erf": lambda x: special.erf(x).astype(x.dtype),
-    "erfc": lambda x: special.erfc(x).astype(x.dtype),
-    "erf_inv": lambda x: special.erfinv(x).astype(x.dtype),
+    "erf": functools.partial(_special, "erf"),
+    "erfc": functools.partial(_special, "erfc"),
+    "erf_inv": functools.partial(_special, "erfinv"),
     "logistic": lambda x: (1 / (1 + np.exp(-x))).astype(x.dtype),
     "cos": np.cos,
     "sin": np.sin,
