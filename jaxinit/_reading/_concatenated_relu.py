@@ -42,7 +42,8 @@ def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
                 ]
                 known[equation.outputs[0]] = tuple(equation.bind(*branch)[0] for branch in branches)
         pairs = [values for values in known.values() if len(values) == 2]
-        positive, negative = jnp.maximum(points, 0), jnp.maximum(-points, 0)
+        there = np.asarray(_POINTS, points.dtype)
+        positive, negative = np.maximum(there, 0), np.maximum(-there, 0)
         return any(
             np.array_equal(a, x) and np.array_equal(b, y)
             for a, b in pairs
