@@ -1,9 +1,11 @@
-"""Checks of hyperparameters: what was expected, what came, what to do."""
+"""Checks of hyperparameters, keys and calls of a user's functions: what was expected, what came, what to do."""
 
+import contextlib
+import inspect
 import math
 import numbers
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -197,3 +199,70 @@ def _all_finite(x: Any) -> bool:
 @jax.jit
 def _all_finite_on_device(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x))
+
+
+def is_typed_key(x: Any) -> bool:
+    """Whether it is a typed key (`jax.random.key`), or an array of them."""
+    return isinstance(x, jax.Array) and bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+
+
+def is_raw_key(x: Any) -> bool:
+    """Whether it may be a raw key (`jax.random.PRNGKey`), the numbers of one."""
+    return isinstance(x, (jax.Array, np.ndarray)) and x.dtype == np.uint32 and x.ndim == 1 and x.size > 1
+
+
+def check_key(caller: object, key: Any, place: str = "as its first argument") -> Array:
+    """`key`, if it is one typed or raw key.
+
+    Raises:
+      TypeError: it is something else: a seed, an array of keys, None.
+    """
+    if is_typed_key(key):
+        if key.ndim == 0:
+            return key
+        raise TypeError(
+            f"{caller} takes one key, got an array of keys of shape {key.shape}; use jax.vmap over the keys"
+        )
+    if is_raw_key(key):
+        return jnp.asarray(key)
+    raise TypeError(f"{caller} takes a key such as jax.random.key(0) {place}, got {shown(key)}")
+
+
+@contextlib.contextmanager
+def calling(name: str, function: Callable[..., Any], *arguments: str) -> Iterator[None]:
+    """Adds to an error how a function was called. The function is judged by its signature after a failure only: what
+    a decorator left of the signature may say less than the function can do.
+
+    Args:
+      name: what the user gave the function as.
+      function: the function.
+      arguments: what each of its arguments stands for.
+
+    Raises:
+      TypeError: the function does not take this number of arguments.
+    """
+    try:
+        yield
+    except Exception as error:
+        listed = ", ".join(arguments)
+        if isinstance(error, TypeError) and not _takes(function, len(arguments)):
+            own = getattr(function, "__name__", type(function).__name__)
+            raise TypeError(
+                f"{name} must be a function of ({listed}), got {own}{inspect.signature(function)!s:.80}; wrap it: "
+                f"lambda {listed}: ..."
+            ) from error
+        error.add_note(f"in the call {name}({listed}), with {shown(function)}")
+        raise
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with this number of arguments, as far as its signature tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, and silent about its arguments
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True

@@ -5,8 +5,8 @@ row, and rows of what tracing knows of each layer. Nothing is judged here.
 
 `_measure.py` runs the program once forwards and once back. What is measured at a layer stands in `_probe.py`, beside
 layers in `_beside_layers.py`, at activations in `_activity.py`, of the Jacobian in `_jacobian.py`, of units in
-`_units.py`. `_rows.py` holds what tracing knows of a layer, `_coverage.py` what was not read, and `_alike.py` decides
-which rows may be compared.
+`_units.py`. `_rows.py` holds what tracing knows of a layer, `_measurements.py` what was measured and what was not
+read, and `_alike.py` decides which rows may be compared.
 """
 
 from jaxinit._measuring._alike import TINY as TINY

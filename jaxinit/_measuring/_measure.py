@@ -13,9 +13,8 @@ from jaxinit._arrays import with_automatic_axes
 from jaxinit._checks import calling
 from jaxinit._evaluate import measure, stacked
 from jaxinit._measuring._beside_layers import watches
-from jaxinit._measuring._coverage import fitting, unread
 from jaxinit._measuring._jacobian import spectrum, taken
-from jaxinit._measuring._measurements import Measurements
+from jaxinit._measuring._measurements import Measurements, fitting, unread
 from jaxinit._measuring._overflow_safe import rms
 from jaxinit._measuring._probe import ProbeState, empty, probe
 from jaxinit._measuring._rows import all_rows

@@ -19,7 +19,6 @@ from jaxinit._schemes._defaults import torch_default as torch_default
 from jaxinit._schemes._draw import key_for as key_for
 from jaxinit._schemes._initialize import InitializeReport as InitializeReport
 from jaxinit._schemes._initialize import initialize as initialize
-from jaxinit._schemes._looks_linear import looks_linear as looks_linear
 from jaxinit._schemes._mimetic import mimetic as mimetic
 from jaxinit._schemes._mup import mup as mup
 from jaxinit._schemes._recurrent import irnn as irnn
@@ -36,6 +35,7 @@ from jaxinit._schemes._scheme import SCHEMES as SCHEMES
 from jaxinit._schemes._scheme import Rule as Rule
 from jaxinit._schemes._scheme import Scheme as Scheme
 from jaxinit._schemes._scheme import register as register
+from jaxinit._schemes._signal import looks_linear as looks_linear
 from jaxinit._schemes._signal import orthogonal_critical as orthogonal_critical
 from jaxinit._schemes._signal import random_walk as random_walk
 from jaxinit._schemes._signal import sparse as sparse

@@ -1,10 +1,14 @@
-"""Sums, maxima and sorts along dimensions, and linear maps that mix elements, such as Fourier transforms."""
+"""Sums, maxima and sorts along dimensions, products that contract some, and linear maps such as Fourier transforms.
+
+Which dimension of a weight does what in a product or a convolution is told by `_geometry`.
+"""
 
 from collections.abc import Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence, inhomogeneous
 from jaxinit._reading._one_hot import NONE, Pattern
+from jaxinit._reading._rules._arithmetic import product
 from jaxinit._reading._rules._rule import PrimitiveRule, is_free, register, scale_free
 
 
@@ -36,3 +40,10 @@ register(
     PrimitiveRule(_extreme, pattern=_no_pattern), *ir.family("reduce_max", "reduce_min", "cummax", "cummin", "sort")
 )
 register(PrimitiveRule(_free, pattern=_no_pattern), *ir.family("argmax", "argmin"))
+
+
+def _product(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inhomogeneous(inputs) if any(x.segments is not None for x in inputs) else product(inputs, None)
+
+
+register(PrimitiveRule(_product, linear="each", pattern=lambda *_: NONE), ir.dot_general_p, ir.conv_p)
