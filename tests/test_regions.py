@@ -400,3 +400,19 @@ def test_a_scale_of_what_is_pooled_over_one_position_is_not_a_layer(pool):
         normal(0, 8), lambda w, x: jnp.tanh(pool(x[:, None] * w[None, None], axis=1)), normal(1, 16, 8)
     )
     assert len(layers) == 0
+
+
+def test_spelled_out_layers_follow_one_another_without_an_activation():
+    def apply_fn(p, x):
+        x = jnp.sum(x[..., None] * p["first"][None], -2)
+        x = jnp.sum(x[..., None] * p["second"][None], -2) * p["gain"][None]
+        return jnp.sum(x[..., None] * p["third"][None], -2)
+
+    params = {"first": jnp.ones((4, 3)), "second": jnp.ones((3, 5)), "gain": jnp.ones(5), "third": jnp.ones((5, 2))}
+    layers = jaxinit.trace_layers(params, apply_fn, jnp.ones((7, 4)))
+    assert [(layer.path, layer.fan_in, layer.fan_out) for layer in layers] == [
+        ("first", 4, 3),
+        ("second", 3, 5),
+        ("third", 5, 2),
+    ]
+    assert layers.unvisited == ()

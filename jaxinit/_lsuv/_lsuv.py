@@ -45,6 +45,7 @@ from jaxinit._reading import (
     other_factors,
     scale_factors,
     trace,
+    unvisited,
     view,
     weight_name,
 )
@@ -318,5 +319,5 @@ def _report(
         scale=tuple(s.scale for s in found),
         attempts=tuple(jnp.asarray(attempts[weight]) for weight in weights),
         flags=tuple(s.flags for s in found),
-        unvisited=tuple(dict.fromkeys((traced.paths[leaf], reason) for leaf, reason in traced.analysis.opaque)),
+        unvisited=tuple((entry.path, entry.reason) for entry in unvisited(traced)),
     )

@@ -45,6 +45,7 @@ from jaxinit._reading._trace import Traced as Traced
 from jaxinit._reading._trace import layers_of as layers_of
 from jaxinit._reading._trace import trace as trace
 from jaxinit._reading._trace import trace_layers as trace_layers
+from jaxinit._reading._trace import unvisited as unvisited
 from jaxinit._reading._trace import weight_growth as weight_growth
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 from jaxinit._reading._views import View as View

@@ -75,7 +75,10 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
         entry = _entry(equation, of)
         found = {} if entry is None else {entry[0]: entry[1]}
         for leaf in dict.fromkeys(leaf for x in carried for leaf in x):
-            after = _followed(equation, [x.get(leaf) for x in carried], of)
+            own = [x.get(leaf) for x in carried]
+            if entry is not None and all(x is None or x.end is not None for x in own):
+                continue  # what a layer gives is the data of the next one
+            after = _followed(equation, own, of)
             if after is not None and leaf not in found:
                 found[leaf] = after
                 followed.update(

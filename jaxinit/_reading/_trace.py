@@ -157,15 +157,27 @@ def layers_of(traced: Traced) -> Layers:
     members = memberships(traced.skips)
     home = _homes(analysis.program)
     rows = tuple(_row(traced, weight, members, home) for weight in analysis.weights)
-    opaque = dict.fromkeys(analysis.opaque)
-    floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else True for leaf in traced.leaves]
     used = analysis.read_leaves.union(*(weight.regions for weight in analysis.weights))
-    unused = tuple(path for i, path in enumerate(traced.paths) if floating[i] and i not in used)
-    known = {leaf for leaf, _ in opaque}.union(*(weight.regions for weight in analysis.weights))
-    matrices = [i for i in sorted(used - known) if floating[i] and sum(n > 1 for n in traced.shapes[i]) > 1]
-    unknown = [(i, traced.roles[i].reason) for i in matrices if traced.roles[i].name == "unknown"]
-    unvisited = tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in (*opaque, *unknown))
-    return Layers(rows, unvisited, unused)
+    unused = tuple(path for i, path in enumerate(traced.paths) if _is_floating(traced.leaves[i]) and i not in used)
+    return Layers(rows, unvisited(traced), unused)
+
+
+def unvisited(traced: Traced) -> tuple[Unvisited, ...]:
+    """The weights that do not belong to any layer, and matrices of which the program does not show what they are."""
+    opaque = dict.fromkeys(traced.analysis.opaque)
+    layers = {leaf for weight in traced.analysis.weights for leaf in weight.regions}
+    known = {leaf for leaf, _ in opaque} | layers
+    unknown = [
+        (i, traced.roles[i].reason)
+        for i in sorted(traced.analysis.read_leaves - known)
+        if _is_floating(traced.leaves[i]) and sum(n > 1 for n in traced.shapes[i]) > 1
+    ]
+    named = [(i, reason) for i, reason in unknown if traced.roles[i].name == "unknown"]
+    return tuple(Unvisited(traced.paths[leaf], reason) for leaf, reason in (*opaque, *named))
+
+
+def _is_floating(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact)) if hasattr(leaf, "dtype") else True
 
 
 def _row(traced: Traced, weight: Weight, members: dict[Use, Membership], home: dict[ir.Equation, ir.Program]) -> Layer:
