@@ -14,7 +14,7 @@ FLOORS = (
     ("_typing", "_version", "_public", "_caches", "_tabular", "_checks", "_arrays", "_numbers"),
     ("_initializers", "_haar"),
     ("_program",),
-    ("_pieces",),
+    ("_stages",),
     ("_reading",),
     ("_moments",),
     ("_evaluate",),

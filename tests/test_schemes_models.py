@@ -379,9 +379,9 @@ def test_rules_of_the_user():
 
     @dataclasses.dataclass(frozen=True)
     class _wide_queries(schemes.auto):
-        def weight(self, piece, model):
-            rule = super().weight(piece, model)
-            return schemes.Rule(jaxinit.scaled(rule.init, 3.0), "mine") if piece.role == "query" else rule
+        def weight(self, matrix, model):
+            rule = super().weight(matrix, model)
+            return schemes.Rule(jaxinit.scaled(rule.init, 3.0), "mine") if matrix.role == "query" else rule
 
     query, key, _ = jnp.split(drawn(*fused(), _wide_queries())["qkv"], 3, axis=1)
     assert std(query) == pytest.approx(3 * std(key), rel=0.1)

@@ -12,7 +12,7 @@ from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_integer, check_key, check_values
 from jaxinit._diagnose._report import DiagnoseReport
 from jaxinit._measuring import Loss, measured
-from jaxinit._pieces import in_pieces
+from jaxinit._stages import in_stages
 from jaxinit._typing import Array
 
 
@@ -89,14 +89,14 @@ def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., 
     try:
         return _cached(apply_fn, loss_fn, lanczos_steps)
     except TypeError:  # something unhashable: no cache, same result
-        return in_pieces(functools.partial(_report, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
+        return in_stages(functools.partial(_report, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
 
 
 @kept_with_functions(16)
 def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:
     function, loss = weakly(apply_fn), weakly(loss_fn)
 
-    @in_pieces
+    @in_stages
     def run(params: Any, batch: Any, key: Array) -> DiagnoseReport:
         return _report(params, batch, key, apply_fn=function(), loss_fn=loss(), lanczos_steps=lanczos_steps)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
-from jaxinit._pieces import hosted
 from jaxinit._reading import Analysis, rearrangement, rule_of
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 Answer: TypeAlias = Callable[[], Array]

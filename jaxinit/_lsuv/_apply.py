@@ -13,7 +13,6 @@ from jaxinit._haar import converted, orthonormal_or_zero
 from jaxinit._lsuv._centre import output_dims
 from jaxinit._lsuv._limits import is_narrow
 from jaxinit._lsuv._passes import Problem, States
-from jaxinit._pieces import computed, hosted
 from jaxinit._reading import (
     FOREIGN,
     Weight,
@@ -25,6 +24,7 @@ from jaxinit._reading import (
     view,
     with_part,
 )
+from jaxinit._stages import computed, hosted
 from jaxinit._typing import Array
 
 

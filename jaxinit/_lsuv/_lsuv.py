@@ -35,7 +35,6 @@ from jaxinit._lsuv._options import (
 from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
 from jaxinit._lsuv._report import LsuvReport
 from jaxinit._lsuv._visitor import ScaleState
-from jaxinit._pieces import in_pieces
 from jaxinit._program import is_traced
 from jaxinit._reading import (
     Factor,
@@ -49,6 +48,7 @@ from jaxinit._reading import (
     view,
     weight_name,
 )
+from jaxinit._stages import in_stages
 from jaxinit._typing import Array
 
 
@@ -182,14 +182,14 @@ def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable
     try:
         return _cached(apply_fn, options.where, dataclasses.replace(options, where=None))
     except TypeError:  # something unhashable: no cache, same result
-        return in_pieces(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
+        return in_stages(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
 
 
 @kept_with_functions(16)
 def _cached(apply_fn: Callable[[Any, Any], Any], where: Any, others: Options) -> Callable[..., Any]:
     function, selection = weakly(apply_fn), weakly(where)
 
-    @in_pieces
+    @in_stages
     def run(params: Any, batch: Any, targets: Any) -> tuple[Any, LsuvReport]:
         options = dataclasses.replace(others, where=selection())
         return _lsuv(params, batch, targets, apply_fn=function(), options=options)

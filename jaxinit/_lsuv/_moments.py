@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxinit._arrays import drawing_dtype
-from jaxinit._pieces import hosted
+from jaxinit._stages import hosted
 from jaxinit._typing import Array, DTypeLike
 
 DEAD = 1

@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxinit._arrays import outside_traces
 from jaxinit._caches import forgotten_by_clear
-from jaxinit._pieces import evaluated
 from jaxinit._reading import TracedActivation
+from jaxinit._stages import evaluated
 
 FLAT = 0.05
 """A slope below so much of the largest one counts as none."""

@@ -13,8 +13,8 @@ from scipy.special import stdtrit
 
 from jaxinit._measuring._activation_facts import FLAT, Curve, curve
 from jaxinit._measuring._overflow_safe import divisor, real, spread, totals
-from jaxinit._pieces import hosted
 from jaxinit._reading import ActivationInput, TracedActivation
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 SURE = 0.99

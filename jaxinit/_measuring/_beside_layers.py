@@ -14,8 +14,8 @@ from jaxinit._measuring._activation_facts import is_factor
 from jaxinit._measuring._activity import activity
 from jaxinit._measuring._overflow_safe import real, size_of
 from jaxinit._measuring._probe import ProbeState
-from jaxinit._pieces import hosted
 from jaxinit._reading import ActivationInput, Attention, Onwards, Traced, Weight
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import with_automatic_axes
-from jaxinit._pieces import are_made as pieces_are_made
-from jaxinit._pieces import computed, hosted
 from jaxinit._reading import Traced
+from jaxinit._stages import are_made as stages_are_made
+from jaxinit._stages import computed, hosted
 from jaxinit._typing import Array
 
 SHARE = 64
@@ -127,7 +127,7 @@ def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tu
         return (basis, following), (alpha, beta)
 
     begin = (jnp.zeros((steps, start.size), jnp.float32), start)
-    if pieces_are_made():
+    if stages_are_made():
         carry, made = begin, []
         for i in range(steps):
             carry, pair = step(carry, i)

@@ -19,8 +19,8 @@ from jaxinit._measuring._overflow_safe import rms
 from jaxinit._measuring._probe import ProbeState, empty, probe
 from jaxinit._measuring._rows import all_rows
 from jaxinit._measuring._units import equal_units, leaning, variety
-from jaxinit._pieces import hosted
 from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 _APART = 0x6A61786E

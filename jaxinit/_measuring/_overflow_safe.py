@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxinit._arrays import drawing_dtype, with_automatic_axes
-from jaxinit._pieces import hosted
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 _MOST = 4096

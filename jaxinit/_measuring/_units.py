@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxinit._pieces import hosted
 from jaxinit._reading import Factor, View, Weight, in_order_of_leaf, part_of, view
+from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 _COMPARED = 32

@@ -16,10 +16,10 @@ from jaxinit import _program as ir
 from jaxinit._caches import forgotten_by_clear
 from jaxinit._numbers import NAMES, activation_function
 from jaxinit._numbers import evaluate as evaluate_exactly
-from jaxinit._pieces import evaluated
 from jaxinit._reading import _expressions as expressions
 from jaxinit._reading._expressions import ARGUMENT, Bits, Expression, Number, Parameter, Step
 from jaxinit._reading._factors import Factors, factors
+from jaxinit._stages import evaluated
 from jaxinit._typing import Array
 
 _COMMON = ("linear", "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu")

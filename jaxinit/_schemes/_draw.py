@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxinit._arrays import folded_in
 from jaxinit._initializers import VarianceScaling, draw_from, scaled
-from jaxinit._pieces import computed
 from jaxinit._reading import Layer
 from jaxinit._schemes._made_weights import drawn_mixed
 from jaxinit._schemes._roles import Matrix, matrix_fan_in
+from jaxinit._stages import computed
 from jaxinit._typing import Array
 
 

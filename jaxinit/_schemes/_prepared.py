@@ -1,4 +1,4 @@
-"""Drawing piece by piece (see `_pieces`): draws of equal shape and kind share one program.
+"""Drawing stage by stage (see `_stages`): draws of equal shape and kind share one program.
 
 What is read of a model does not depend on the key, so that a second call, with another key, draws at once: programs and
 the rows of the report are kept with the function, the leaves and the batch that they are for. Where an initializer is
@@ -14,12 +14,12 @@ import jax
 from jaxinit._arrays import random
 from jaxinit._caches import kept_with_functions
 from jaxinit._checks import is_typed_key
-from jaxinit._pieces import Plan, kind_of, plan_of
 from jaxinit._program import is_traced
 from jaxinit._schemes._draw import KeyWords
 from jaxinit._schemes._drawing import Drawing, Drawn, Overrides
 from jaxinit._schemes._roles import Model
 from jaxinit._schemes._scheme import Scheme
+from jaxinit._stages import Plan, kind_of, plan_of
 from jaxinit._typing import Array
 
 

@@ -1,7 +1,7 @@
-"""When two pieces are one program: equal equations with equal parameters, on arrays of equal shapes, wired alike.
+"""When two stages are one program: equal equations with equal parameters, on arrays of equal shapes, wired alike.
 
 A key compares by value. What has none that could be compared, such as a function among the parameters of a callback,
-gives no key, and the piece is compiled for its program alone.
+gives no key, and the stage is compiled for its program alone.
 """
 
 from collections.abc import Hashable, Sequence
@@ -49,7 +49,7 @@ class _Same:
 
 
 class Keys:
-    """Keys of the pieces of one program."""
+    """Keys of the stages of one program."""
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
@@ -60,7 +60,7 @@ class Keys:
     def short(
         self, equations: Sequence[ir.Equation], inputs: Sequence[ir.Atom], outputs: Sequence[ir.Variable]
     ) -> Hashable | None:
-        """A key for comparison with other pieces of this program; None if a piece has none."""
+        """A key for comparison with other stages of this program; None if a stage has none."""
         numbers: dict[ir.Atom, int] = {atom: i for i, atom in enumerate(inputs)}
         parts: list[Any] = [(atom.shape, atom.dtype) for atom in inputs]
         try:
@@ -74,7 +74,7 @@ class Keys:
         return len(inputs), tuple(parts), tuple(numbers[v] for v in outputs)
 
     def full(self, short: Any) -> Hashable:
-        """A key for comparison with pieces of all programs."""
+        """A key for comparison with stages of all programs."""
         first, parts, outputs = short
         equations = tuple((self._known[number], taken) for number, taken in parts[first:])
         return parts[:first], equations, outputs

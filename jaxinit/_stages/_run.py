@@ -1,4 +1,4 @@
-"""Compiling pieces, each once, and running a program by them."""
+"""Compiling stages, each once, and running a program by them."""
 
 import concurrent.futures
 import dataclasses
@@ -16,12 +16,12 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._arrays import jitted_alone
 from jaxinit._caches import forget_with
-from jaxinit._pieces._cut import Hosted, Piece, cut, whole_piece
-from jaxinit._pieces._hosted import is_hosted, tracing_for_pieces
-from jaxinit._pieces._numpy import as_numpy, program_computation
+from jaxinit._stages._cut import Hosted, Stage, cut, whole_stage
+from jaxinit._stages._hosted import is_hosted, tracing_for_stages
+from jaxinit._stages._numpy import as_numpy, program_computation
 
 _KEPT = 512
-"""Compiled pieces that are kept, the last used."""
+"""Compiled stages that are kept, the last used."""
 
 _PLANS = 8
 """Kinds of arguments for which a function keeps its plan."""
@@ -42,8 +42,8 @@ _UNUSUAL = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tr
 """With these on, a program stays one."""
 
 
-def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, jitted; its first call is faster where it can be run piece by piece."""
+def in_stages(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, jitted; its first call is faster where it can be run stage by stage."""
     whole = jax.jit(function)
     shared = _Shared(function)
     plans: OrderedDict[Hashable, Plan | None] = OrderedDict()
@@ -90,22 +90,22 @@ class _Shared:
         if traced is None:
             return None
         program, structure = traced
-        piece = whole_piece(program)
-        if piece.key is None or any(a.value.committed for a in _arrays_in(program)):
+        stage = whole_stage(program)
+        if stage.key is None or any(a.value.committed for a in _arrays_in(program)):
             return None
-        constants = [a for a in (*piece.inputs, *program.outputs) if isinstance(a, ir.Constant)]
+        constants = [a for a in (*stage.inputs, *program.outputs) if isinstance(a, ir.Constant)]
         taken: list[ir.Atom] = [*program.inputs, *dict.fromkeys(constants)]
-        numbers: dict[ir.Atom, int] = {a: i for i, a in enumerate((*piece.outputs, *taken))}
-        given, wanted = [taken.index(a) for a in piece.inputs], [numbers[a] for a in program.outputs]
-        compute = _function(piece)
+        numbers: dict[ir.Atom, int] = {a: i for i, a in enumerate((*stage.outputs, *taken))}
+        given, wanted = [taken.index(a) for a in stage.inputs], [numbers[a] for a in program.outputs]
+        compute = _function(stage)
 
         def whole(*values: Any) -> list[Any]:
             known = [*compute(*(values[i] for i in given)), *values]
             return [known[i] for i in wanted]
 
-        key = "one program", piece.key, len(taken), tuple(given), tuple(wanted), _settings()
+        key = "one program", stage.key, len(taken), tuple(given), tuple(wanted), _settings()
         with _lock:
-            run = _pieces[key] = _pieces.get(key) or jitted_alone(whole)
+            run = _stages[key] = _stages.get(key) or jitted_alone(whole)
         own = [_constant(a) for a in taken[len(program.inputs) :]]
         return lambda arguments: jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments), *own))
 
@@ -125,7 +125,7 @@ def plan_of(function: Callable[..., Any], *arguments: Any) -> "Plan | None":
     device = _device(jax.tree.leaves(arguments))
     if device is None:
         return None
-    with tracing_for_pieces():
+    with tracing_for_stages():
         # By a function of its own, since JAX keeps the traces of a function.
         traced = ir.flat(lambda *arguments: function(*arguments), *arguments, keep=is_hosted)
     if traced is None or not all(_is_on(device, a.value) for a in _arrays_in(traced[0])):
@@ -200,7 +200,7 @@ class _Step:
 class Plan:
     """A program ready to run."""
 
-    def __init__(self, program: ir.Program, steps: Sequence[Hosted | Piece], structure: Any, device: Any):
+    def __init__(self, program: ir.Program, steps: Sequence[Hosted | Stage], structure: Any, device: Any):
         self.structure, self.device = structure, device
         numbers: dict[ir.Atom, int] = {}
         self._values: list[Any] = []
@@ -212,10 +212,10 @@ class Plan:
             return numbers[atom]
 
         self.inputs = [slot(atom) for atom in program.inputs]
-        pieces = _compiled([s for s in steps if isinstance(s, Piece)], device)
+        stages = _compiled([s for s in steps if isinstance(s, Stage)], device)
         self.steps: list[_Step] = []
         for step in steps:
-            run = step.compute if isinstance(step, Hosted) else pieces[step]
+            run = step.compute if isinstance(step, Hosted) else stages[step]
             inputs, outputs = [slot(a) for a in step.inputs], [slot(v) for v in step.outputs]
             several = step.several if isinstance(step, Hosted) else True
             self.steps.append(_Step(run, isinstance(step, Hosted), several, inputs, outputs, []))
@@ -264,15 +264,15 @@ def _constant(atom: ir.Atom) -> Any:
     return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)
 
 
-# Compiled pieces.
+# Compiled stages.
 
 _lock = threading.Lock()
-_pieces: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
-forget_with(_pieces.clear)
+_stages: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+forget_with(_stages.clear)
 
 
 class _Compiled:
-    """A piece that is being compiled, by another thread."""
+    """A stage that is being compiled, by another thread."""
 
     def __init__(self, future: "concurrent.futures.Future[Any]"):
         self._future: Any = future
@@ -284,24 +284,24 @@ class _Compiled:
         return self._run(*arguments)
 
 
-def _compiled(pieces: Iterable[Piece], device: Any) -> dict[Piece, Callable[..., Any]]:
-    """Compiles the pieces that have not been, several at a time: XLA compiles outside of Python's lock."""
-    found: dict[Piece, Callable[..., Any]] = {}
+def _compiled(stages: Iterable[Stage], device: Any) -> dict[Stage, Callable[..., Any]]:
+    """Compiles the stages that have not been, several at a time: XLA compiles outside of Python's lock."""
+    found: dict[Stage, Callable[..., Any]] = {}
     pool = None
     about = device, _settings()
-    for piece in pieces:
-        key = None if piece.key is None else (piece.key, about)
-        known = _pieces.get(key) if key is not None else None
+    for stage in stages:
+        key = None if stage.key is None else (stage.key, about)
+        known = _stages.get(key) if key is not None else None
         if known is None:
             if pool is None:
                 pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-            known = _Compiled(pool.submit(_lowered(piece).compile))
+            known = _Compiled(pool.submit(_lowered(stage).compile))
             if key is not None:
                 with _lock:
-                    _pieces[key] = known
-                    while len(_pieces) > _KEPT:
-                        _pieces.popitem(last=False)
-        found[piece] = known
+                    _stages[key] = known
+                    while len(_stages) > _KEPT:
+                        _stages.popitem(last=False)
+        found[stage] = known
     if pool is not None:
         pool.shutdown(wait=False)
     return found
@@ -312,12 +312,12 @@ def _number(atom: ir.Atom) -> Any:
     return atom.value
 
 
-def _lowered(piece: Piece) -> Any:
-    return jax.jit(_function(piece)).lower(*map(ir.shape_of, piece.inputs))
+def _lowered(stage: Stage) -> Any:
+    return jax.jit(_function(stage)).lower(*map(ir.shape_of, stage.inputs))
 
 
-def _function(piece: Piece) -> Callable[..., list[Any]]:
-    equations, inputs, outputs = piece.equations, piece.inputs, piece.outputs
+def _function(stage: Stage) -> Callable[..., list[Any]]:
+    equations, inputs, outputs = stage.equations, stage.inputs, stage.outputs
 
     def run(*values: Any) -> list[Any]:
         environment: dict[ir.Atom, Any] = dict(zip(inputs, values, strict=True))

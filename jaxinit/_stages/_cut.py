@@ -1,8 +1,8 @@
-"""How a program is cut: into what NumPy computes, and pieces that are compiled.
+"""How a program is cut: into what NumPy computes, and stages that are compiled.
 
 Calls that are marked for NumPy divide a program into levels: what they take is of one level, what is computed from what
 they give of the next. Within a level equations are put off until a product, a loop or such a call takes them, so that a
-piece begins where its first value is used, and equal layers become equal pieces wherever they stand. Pieces that always
+stage begins where its first value is used, and equal layers become equal stages wherever they stand. Stages that always
 follow one another are joined again: each that is compiled costs some ten milliseconds, however small it is.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._pieces._hosted import is_hosted
-from jaxinit._pieces._keys import Keys
-from jaxinit._pieces._numpy import Compute, as_numpy, computation, is_small, program_computation
+from jaxinit._stages._hosted import is_hosted
+from jaxinit._stages._keys import Keys
+from jaxinit._stages._numpy import Compute, as_numpy, computation, is_small, program_computation
 
 _SMALL = 4096
 """So many numbers are cheaper computed by NumPy than compiled for."""
@@ -26,7 +26,7 @@ _LARGE = 1 << 23
 """From so many numbers on what is marked for NumPy is compiled nevertheless."""
 
 _ENDS = frozenset({*ir.CONTRACTIONS, ir.scan_p, ir.while_p, ir.cond_p, ir.remat_p})
-"""What a piece ends with."""
+"""What a stage ends with."""
 _LOOKS = frozenset({ir.reshape_p, ir.squeeze_p, ir.transpose_p, ir.slice_p, ir.broadcast_p})
 """What copies nothing in NumPy."""
 
@@ -55,7 +55,7 @@ class Hosted:
 
 
 @dataclasses.dataclass(eq=False)
-class Piece:
+class Stage:
     """Equations that are compiled together; `inputs` in the order in which they are first used."""
 
     equations: tuple[ir.Equation, ...]
@@ -64,20 +64,20 @@ class Piece:
     key: Hashable | None = None
 
 
-def cut(program: ir.Program) -> list[Hosted | Piece]:
+def cut(program: ir.Program) -> list[Hosted | Stage]:
     """The steps of a program, in the order in which they run."""
     return list(_Cutter(program).steps())
 
 
-def whole_piece(program: ir.Program) -> Piece:
-    """A program as one piece, whose first inputs are those of the program."""
+def whole_stage(program: ir.Program) -> Stage:
+    """A program as one stage, whose first inputs are those of the program."""
     equations = tuple(_alive(program))
     made = {v for e in equations for v in e.outputs}
     own = {*made, *program.inputs}
     taken = (a for e in equations for a in e.inputs if a not in own and not _is_written_in(e, a))
     inputs = (*program.inputs, *dict.fromkeys(taken))
     outputs = tuple(dict.fromkeys(a for a in program.outputs if isinstance(a, ir.Variable) and a in made))
-    return Piece(equations, inputs, outputs, _full(equations, inputs, outputs))
+    return Stage(equations, inputs, outputs, _full(equations, inputs, outputs))
 
 
 def _full(equations: Sequence[ir.Equation], inputs: Sequence[ir.Atom], outputs: Sequence[ir.Variable]) -> Any:
@@ -142,7 +142,7 @@ class _Cutter:
 
     # Steps.
 
-    def steps(self) -> Iterator[Hosted | Piece]:
+    def steps(self) -> Iterator[Hosted | Stage]:
         """All steps in order; what NumPy computes as soon as it can be, so that values need not be kept."""
         missing = {e: sum(a in self.makers for a in dict.fromkeys(e.inputs)) for e in self.hosted}
         full: dict[Hashable, Hashable] = {}
@@ -162,17 +162,17 @@ class _Cutter:
             yield Hosted(self.hosted[equation], equation)
             yield from ready(equation.outputs)
         for targets in self._levels():
-            pieces = [piece for group in self._apart(targets) for piece in self._pieces(group)]
-            for piece in self._joined(pieces):
-                if piece.key is not None:
-                    if piece.key not in full:
-                        full[piece.key] = self.keys.full(piece.key)
-                    piece.key = full[piece.key]
-                yield piece
-                yield from ready(piece.outputs)
+            stages = [stage for group in self._apart(targets) for stage in self._stages(group)]
+            for stage in self._joined(stages):
+                if stage.key is not None:
+                    if stage.key not in full:
+                        full[stage.key] = self.keys.full(stage.key)
+                    stage.key = full[stage.key]
+                yield stage
+                yield from ready(stage.outputs)
 
     def _levels(self) -> list[list[ir.Equation | ir.Atom]]:
-        """For each level what it must compute, in order: equations that end a piece, and values that are taken."""
+        """For each level what it must compute, in order: equations that end a stage, and values that are taken."""
         after: dict[ir.Atom, int] = {}
         targets: dict[int, list[ir.Equation | ir.Atom]] = {}
         for equation in self.equations:
@@ -191,7 +191,7 @@ class _Cutter:
         return [targets[level] for level in sorted(targets)]
 
     def _apart(self, targets: Sequence[ir.Equation | ir.Atom]) -> list[list[ir.Equation | ir.Atom]]:
-        """Targets that have nothing waiting in common, apart, so that the pieces of each follow one another."""
+        """Targets that have nothing waiting in common, apart, so that the stages of each follow one another."""
         ends = [self.makers[t] if not isinstance(t, ir.Equation) else t for t in targets]
         waiting = self._waiting_for(v for e in ends if e in self.waiting for v in e.outputs)
         home = {e: i for i, group in enumerate(_components(waiting)) for e in group}
@@ -200,7 +200,7 @@ class _Cutter:
             groups.setdefault(home.get(end, -1), []).append(target)
         return list(groups.values())
 
-    def _pieces(self, targets: Sequence[ir.Equation | ir.Atom]) -> Iterator[Piece]:
+    def _stages(self, targets: Sequence[ir.Equation | ir.Atom]) -> Iterator[Stage]:
         left: list[ir.Atom] = []
         for target in targets:
             if not isinstance(target, ir.Equation):
@@ -208,13 +208,13 @@ class _Cutter:
                 if maker not in self.waiting:
                     continue
                 if not self._is_of_program(target):
-                    yield self._piece(self._waiting_for([target]))
+                    yield self._stage(self._waiting_for([target]))
                 else:
                     left.append(target)
             elif target in self.waiting:
-                yield self._piece([*self._waiting_for(target.inputs), target])
+                yield self._stage([*self._waiting_for(target.inputs), target])
         for group in _components(self._waiting_for(left)):
-            yield self._piece(group)
+            yield self._stage(group)
 
     def _is_of_program(self, atom: ir.Atom) -> bool:
         """Whether nothing but the program itself gives a value on."""
@@ -230,8 +230,8 @@ class _Cutter:
                 stack.extend(equation.inputs)
         return sorted(found, key=self.numbers.__getitem__)
 
-    def _piece(self, equations: Sequence[ir.Equation]) -> Piece:
-        """A piece with its ends, and a key among those of this program."""
+    def _stage(self, equations: Sequence[ir.Equation]) -> Stage:
+        """A stage with its ends, and a key among those of this program."""
         self.waiting.difference_update(equations)
         inside = set(equations)
         made = [v for e in equations for v in e.outputs]
@@ -239,26 +239,26 @@ class _Cutter:
         taken = (a for e in equations for a in e.inputs if a not in own and not _is_written_in(e, a))
         inputs = tuple(dict.fromkeys(taken))
         outputs = tuple(v for v in made if any(r is None or r not in inside for r in self.readers.get(v, ())))
-        return Piece(tuple(equations), inputs, outputs, self.keys.short(equations, inputs, outputs))
+        return Stage(tuple(equations), inputs, outputs, self.keys.short(equations, inputs, outputs))
 
-    def _joined(self, pieces: list[Piece]) -> list[Piece]:
-        """Pieces that always follow one another made one, as long as there are any."""
+    def _joined(self, stages: list[Stage]) -> list[Stage]:
+        """Stages that always follow one another made one, as long as there are any."""
         while True:
-            names: list[Any] = [p.key or id(p) for p in pieces]
+            names: list[Any] = [p.key or id(p) for p in stages]
             counts, pairs = Counter(names), Counter(itertools.pairwise(names))
-            joined: list[Piece] = []
+            joined: list[Stage] = []
             i = 0
-            while i < len(pieces):
-                together = i + 1 < len(pieces) and names[i] != names[i + 1]
+            while i < len(stages):
+                together = i + 1 < len(stages) and names[i] != names[i + 1]
                 if together and counts[names[i]] == counts[names[i + 1]] == pairs[names[i], names[i + 1]]:
-                    joined.append(self._piece((*pieces[i].equations, *pieces[i + 1].equations)))
+                    joined.append(self._stage((*stages[i].equations, *stages[i + 1].equations)))
                     i += 2
                 else:
-                    joined.append(pieces[i])
+                    joined.append(stages[i])
                     i += 1
-            if len(joined) == len(pieces):
+            if len(joined) == len(stages):
                 return joined
-            pieces = joined
+            stages = joined
 
 
 def _alive(program: ir.Program) -> list[ir.Equation]:
@@ -288,7 +288,7 @@ def _components(equations: Sequence[ir.Equation]) -> list[list[ir.Equation]]:
 
 
 def _is_written_in(equation: ir.Equation, atom: ir.Atom) -> bool:
-    """Whether a constant is written into a piece; arrays that a function closes over are inputs.
+    """Whether a constant is written into a stage; arrays that a function closes over are inputs.
 
     So are numbers by which a program multiplies, since layers that are else alike may be scaled each by its own.
     """

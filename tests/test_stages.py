@@ -1,4 +1,4 @@
-"""Programs run piece by piece give what they give as one, and compile each distinct piece once."""
+"""Programs run stage by stage give what they give as one, and compile each distinct stage once."""
 
 import functools
 
@@ -13,9 +13,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
 from jaxinit import _program as ir
-from jaxinit._pieces import in_pieces, kind_of, plan_of
-from jaxinit._pieces._cut import Piece, cut
-from jaxinit._pieces._numpy import computation
+from jaxinit._stages import in_stages, kind_of, plan_of
+from jaxinit._stages._cut import Stage, cut
+from jaxinit._stages._numpy import computation
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (16, 12))
@@ -59,8 +59,8 @@ def assert_same(found, wanted, **tolerances):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_program_in_pieces_gives_what_it_gives_as_one(function):
-    assert_same(in_pieces(function)(MATRICES, X), jax.jit(function)(MATRICES, X), rtol=2e-5, atol=2e-6)
+def test_a_program_in_stages_gives_what_it_gives_as_one(function):
+    assert_same(in_stages(function)(MATRICES, X), jax.jit(function)(MATRICES, X), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -69,7 +69,7 @@ def test_so_do_its_derivatives(function):
         return jnp.mean(jax.tree.leaves(function(params, x))[0] ** 2)
 
     derivative = jax.grad(loss) if function is not branching else jax.jacfwd(loss)
-    assert_same(in_pieces(derivative)(MATRICES, X), jax.jit(derivative)(MATRICES, X), rtol=2e-4, atol=2e-6)
+    assert_same(in_stages(derivative)(MATRICES, X), jax.jit(derivative)(MATRICES, X), rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("depth", [4, 10])
@@ -77,28 +77,28 @@ def test_equal_layers_are_compiled_once(depth):
     jax.clear_caches()
     jaxinit.clear_caches()
     with compilations() as count:
-        in_pieces(mlp)(MATRICES[:depth], X)
+        in_stages(mlp)(MATRICES[:depth], X)
     assert len(count) <= 3  # the first layer, those after it, the last tanh
 
 
 def test_another_function_with_the_same_equations_compiles_nothing():
-    wanted = in_pieces(mlp)(MATRICES, X)
+    wanted = in_stages(mlp)(MATRICES, X)
     with compilations() as count:
-        found = in_pieces(lambda params, x: mlp(params, x))(MATRICES, X)
-        in_pieces(lambda params, x: mlp(params[:7], x))(MATRICES, X)
+        found = in_stages(lambda params, x: mlp(params, x))(MATRICES, X)
+        in_stages(lambda params, x: mlp(params[:7], x))(MATRICES, X)
     assert not count
     assert_same(found, wanted)
 
 
-def test_numbers_in_a_program_tell_pieces_apart():
+def test_numbers_in_a_program_tell_stages_apart():
     for slope in (0.5, 2.0, 0.5):
-        found = in_pieces(lambda x, slope=slope: jnp.tanh(slope * x @ MATRICES[0]))(X)
+        found = in_stages(lambda x, slope=slope: jnp.tanh(slope * x @ MATRICES[0]))(X)
         np.testing.assert_allclose(found, jnp.tanh(slope * X @ MATRICES[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_an_array_that_a_function_closes_over_is_not_part_of_a_piece():
+def test_an_array_that_a_function_closes_over_is_not_part_of_a_stage():
     for constant in MATRICES[:3]:
-        found = in_pieces(lambda x, constant=constant: jnp.tanh(x @ constant))(X)
+        found = in_stages(lambda x, constant=constant: jnp.tanh(x @ constant))(X)
         np.testing.assert_allclose(found, jnp.tanh(X @ constant), rtol=1e-5, atol=1e-6)
 
 
@@ -135,7 +135,7 @@ UNUSUAL = {
 def test_arrays_that_lie_elsewhere_stay_there(kind):
     x = UNUSUAL[kind]()
     assert kind_of((x,)) is None
-    assert in_pieces(jnp.tanh)(x).sharding == jax.jit(jnp.tanh)(x).sharding
+    assert in_stages(jnp.tanh)(x).sharding == jax.jit(jnp.tanh)(x).sharding
 
 
 def test_what_a_function_closes_over_may_lie_elsewhere():
@@ -145,7 +145,7 @@ def test_what_a_function_closes_over_may_lie_elsewhere():
         return jnp.tanh(x @ matrix)
 
     assert plan_of(function, X) is None
-    assert_same(in_pieces(function)(X), jax.jit(function)(X))
+    assert_same(in_stages(function)(X), jax.jit(function)(X))
 
 
 @pytest.mark.parametrize("setting", ["jax_disable_jit", "jax_debug_nans"])
@@ -155,7 +155,7 @@ def test_where_one_looks_for_faults_a_program_stays_one(setting):
         assert kind_of((X,)) is None
         if setting == "jax_debug_nans":
             with pytest.raises(FloatingPointError):
-                in_pieces(lambda x: jnp.log(x - x) - jnp.log(x - x))(X)
+                in_stages(lambda x: jnp.log(x - x) - jnp.log(x - x))(X)
     finally:
         jax.config.update(setting, False)
 
@@ -168,20 +168,20 @@ def test_effects_keep_their_order(capsys):
         return x
 
     assert plan_of(talking, X) is None
-    in_pieces(talking)(X)
+    in_stages(talking)(X)
     jax.effects_barrier()
     assert capsys.readouterr().out == "False\n" * 3
 
 
 def test_it_can_be_transformed_and_called_in_a_trace():
-    run = in_pieces(mlp)
+    run = in_stages(mlp)
     many = jnp.stack([X, 2 * X])
     wanted = jax.vmap(functools.partial(mlp, MATRICES))(many)
     np.testing.assert_allclose(jax.vmap(functools.partial(run, MATRICES))(many), wanted, atol=1e-6)
 
     @jax.jit
     def closing_over_a_tracer(scale):
-        return in_pieces(lambda x: jnp.tanh(x * scale))(X)
+        return in_stages(lambda x: jnp.tanh(x * scale))(X)
 
     np.testing.assert_allclose(closing_over_a_tracer(2.0), jnp.tanh(2 * X), atol=1e-6)
     gradient = jax.grad(lambda params: jnp.sum(run(params, X)))(MATRICES)
@@ -190,14 +190,14 @@ def test_it_can_be_transformed_and_called_in_a_trace():
 
 def test_committed_arrays_give_committed_ones():
     x = jax.device_put(X, jax.devices()[0])
-    assert_same(in_pieces(mlp)(MATRICES, x), jax.jit(mlp)(MATRICES, x), rtol=1e-5, atol=1e-6)
+    assert_same(in_stages(mlp)(MATRICES, x), jax.jit(mlp)(MATRICES, x), rtol=1e-5, atol=1e-6)
 
 
 def test_settings_that_change_a_program_change_its_plan():
     def exact(x):
         return x.astype(jnp.float64).sum() if jax.config.jax_enable_x64 else x.sum()
 
-    run = in_pieces(exact)
+    run = in_stages(exact)
     assert run(X).dtype == np.float32
     with jax.enable_x64(True):
         assert run(X).dtype == np.float64
@@ -294,7 +294,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_lsuv_in_pieces_gives_what_it_gives_as_one(net, name):
+def test_lsuv_in_stages_gives_what_it_gives_as_one(net, name):
     params, tokens = net
 
     def lsuv(params, tokens):
@@ -319,8 +319,8 @@ def test_a_deep_net_compiles_no_more_than_a_shallow_one():
     assert counts[0] == counts[1] <= 3
 
 
-def test_pieces_have_keys():
-    """A piece without a key would be compiled again for each program."""
+def test_stages_have_keys():
+    """A stage without a key would be compiled again for each program."""
     for function in FUNCTIONS:
         program, _ = ir.flat(function, MATRICES, X)
-        assert all(step.key is not None for step in cut(program) if isinstance(step, Piece))
+        assert all(step.key is not None for step in cut(program) if isinstance(step, Stage))

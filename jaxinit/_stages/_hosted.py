@@ -1,8 +1,8 @@
-"""What NumPy computes where a program runs piece by piece.
+"""What NumPy computes where a program runs stage by stage.
 
 A statistic of a layer's output is a handful of passes over an array, and compiling it takes longer than a hundred of
-them. So what measures is marked here. Marked functions are jitted functions like others; but where a program runs piece
-by piece their calls are found by name, and their equations computed by NumPy. Some have a version of their own for
+them. So what measures is marked here. Marked functions are jitted functions like others; but where a program runs stage
+by stage their calls are found by name, and their equations computed by NumPy. Some have a version of their own for
 NumPy, and are not even traced then.
 """
 
@@ -22,13 +22,13 @@ _T = TypeVar("_T")
 
 _numbers = itertools.count()
 _names: set[str] = set()
-_in_pieces = contextvars.ContextVar("in_pieces", default=False)
+_in_stages = contextvars.ContextVar("in_stages", default=False)
 
 
 def hosted(
     *, static_argnums: tuple[int, ...] = (), jitted: bool = False
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """A decorator: the function, where a program runs piece by piece jitted under a name of its own.
+    """A decorator: the function, where a program runs stage by stage jitted under a name of its own.
 
     Args:
       static_argnums: as those of `jax.jit`.
@@ -48,7 +48,7 @@ def hosted(
 
         @functools.wraps(function)
         def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
-            return in_one(*arguments, **options) if jitted or _in_pieces.get() else function(*arguments, **options)
+            return in_one(*arguments, **options) if jitted or _in_stages.get() else function(*arguments, **options)
 
         return call
 
@@ -66,8 +66,8 @@ def computed(
     arguments: Sequence[Any],
     like: Sequence[Any],
 ) -> list[Any]:
-    """by_jax(*arguments), results of the shapes and dtypes of `like`; by NumPy where a program runs piece by piece."""
-    if not _in_pieces.get():
+    """by_jax(*arguments), results of the shapes and dtypes of `like`; by NumPy where a program runs stage by stage."""
+    if not _in_stages.get():
         return list(by_jax(*arguments))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)
     computation = ir.Computation(by_jax, by_numpy, shapes)
@@ -76,15 +76,15 @@ def computed(
 
 
 def are_made() -> bool:
-    """Whether what is being traced will run piece by piece, so that equal steps are better written out than looped."""
-    return _in_pieces.get()
+    """Whether what is being traced will run stage by stage, so that equal steps are better written out than looped."""
+    return _in_stages.get()
 
 
 @contextlib.contextmanager
-def tracing_for_pieces() -> Iterator[None]:
-    """While a program is traced that will run piece by piece."""
-    token = _in_pieces.set(True)
+def tracing_for_stages() -> Iterator[None]:
+    """While a program is traced that will run stage by stage."""
+    token = _in_stages.set(True)
     try:
         yield
     finally:
-        _in_pieces.reset(token)
+        _in_stages.reset(token)
