@@ -342,3 +342,15 @@ def test_a_step_size_that_is_kept_makes_what_a_layer_gives_smaller():
     np.testing.assert_array_equal(drawn["log_step"], params["log_step"])
     output = states(drawn, x) @ drawn["c"]
     assert float(jnp.mean(output[8:] ** 2)) == pytest.approx(1, rel=0.25)
+
+
+def test_what_leaves_a_stack_behind_an_activation_has_unit_variance():
+    """One variance serves all slices, of which the first alone takes what an activation gives."""
+
+    def apply_fn(p, x):
+        x = jax.nn.relu(x @ p["in"])
+        return lax.scan(lambda x, w: (x @ w, None), x, p["stack"])[0]
+
+    params, x = {"in": shape(64, 256), "stack": shape(3, 256, 256)}, normal(6, 128, 64)
+    outputs = [apply_fn(jaxinit.initialize(jax.random.key(i), params, apply_fn, x), x) for i in range(4)]
+    assert float(np.mean([jnp.mean(y**2) for y in outputs])) == pytest.approx(1, rel=0.15)

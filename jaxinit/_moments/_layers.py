@@ -45,10 +45,14 @@ class Incoming:
         return Incoming(second, max(variance, 0.0), data.known and math.isfinite(second))
 
     @staticmethod
-    def mean(uses: "Sequence[Incoming]") -> "Incoming":
-        """Over several uses."""
-        second, variance = (float(np.mean([getattr(x, k) for x in uses])) for k in ("second_moment", "variance"))
-        return Incoming(second, variance, all(x.known for x in uses))
+    def mean(uses: "Sequence[Incoming]", stacked: bool = False) -> "Incoming":
+        """Over several uses; those of a stack multiply, so of these it is the geometric mean."""
+        found = []
+        for name in ("second_moment", "variance"):
+            values = np.array([getattr(x, name) for x in uses])
+            multiplied = stacked and bool(np.all(values > 0))
+            found.append(float(np.exp(np.mean(np.log(values))) if multiplied else np.mean(values)))
+        return Incoming(found[0], found[1], all(x.known for x in uses))
 
 
 def output(streams: Streams, use: Use, data: Samples, variance: float) -> Samples:

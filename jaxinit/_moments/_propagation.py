@@ -60,7 +60,10 @@ def propagate(
     inputs += [functools.partial(walk.data, v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
     with np.errstate(all="ignore"):
         walk.run(program, inputs)
-    return {use: Incoming.mean(found) for use, found in walk.incoming.items()}
+    return {
+        use: Incoming.mean(found, stacked=any(component.weight.stack for component in use.components))
+        for use, found in walk.incoming.items()
+    }
 
 
 class _Propagation:
