@@ -60,8 +60,9 @@ def jitted_alone(function: _F, **options: Any) -> _F:
 def _is_alone_on_gpu(*arguments: Any) -> bool:
     arrays = [x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array)]
     try:
+        if {device.platform for x in arrays for device in x.devices()} - _TUNED:
+            return False
         # Under `jit` a new array is a tracer, whatever the arguments are, and a tracer lies nowhere.
-        platforms = {device.platform for x in (*arrays, jnp.zeros(())) for device in x.devices()}
+        return {device.platform for device in jnp.zeros(()).devices()} == _TUNED
     except jax.errors.ConcretizationTypeError:
         return False
-    return platforms == _TUNED

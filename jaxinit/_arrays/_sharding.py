@@ -52,7 +52,7 @@ def _by_value(draw: Any) -> tuple[Any, Any, Any]:
     """Whose method a draw is, the method, and its options.
 
     Raises:
-      TypeError: it is no function with options, or holds functions of a user, which no cache may keep alive.
+      TypeError: it is not a function with options, or it holds functions of a user, which no cache may keep alive.
     """
     if not isinstance(draw, functools.partial) or draw.args:
         raise TypeError

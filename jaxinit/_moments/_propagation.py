@@ -67,7 +67,7 @@ def propagate(
 
 
 class _Propagation:
-    """One walk; `uses` has what each layer was applied to so far."""
+    """One walk; `incoming` has what each layer was applied to so far."""
 
     def __init__(self, analysis: Analysis, variance: Variance):
         self.analysis, self.variance = analysis, variance

@@ -7,8 +7,8 @@ computed instead, the mean square of the elements around their mean.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxinit import _program as ir
 from jaxinit._moments._samples import Samples, aligned
 from jaxinit._moments._streams import Streams
 from jaxinit._moments._sums import summed
+from jaxinit._reading import divides_by
 
 _MOVED = (ir.broadcast_p, ir.reshape_p, ir.squeeze_p, *ir.IDENTITIES)
 
@@ -49,9 +50,9 @@ def variances(program: ir.Program) -> dict[ir.Equation, Variance]:
     return found
 
 
-def _source(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom, through: object = _MOVED) -> ir.Atom:
+def _source(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom, through: Container[Any] = _MOVED) -> ir.Atom:
     """A value before it is cast, and moved where that is asked for."""
-    while atom in made and made[atom].primitive in through:  # type: ignore[operator]
+    while atom in made and made[atom].primitive in through:
         atom = made[atom].inputs[0]
     return atom
 
@@ -69,21 +70,13 @@ def _squared(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom) -> ir.Atom | No
 
 def _mean(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom) -> ir.Equation | None:
     """The sum that is divided by the number of its terms to make a value."""
-    equation = made.get(_source(made, atom))
-    if equation is None or equation.primitive not in (ir.div_p, ir.mul_p):
+    division = made.get(_source(made, atom))
+    totals = [] if division is None else [made.get(_source(made, a)) for a in division.inputs]
+    total = next((e for e in totals if e is not None and e.primitive is ir.reduce_sum_p), None)
+    if division is None or total is None:
         return None
-    inputs = equation.inputs if equation.primitive is ir.div_p else sorted(equation.inputs, key=_is_number)
-    total, by = made.get(_source(made, inputs[0])), inputs[1]
-    if total is None or total.primitive is not ir.reduce_sum_p or not _is_number(by):
-        return None
-    assert isinstance(by, ir.Constant)
     count = math.prod(total.inputs[0].shape[a] for a in total.params["axes"])
-    wanted = count if equation.primitive is ir.div_p else 1 / count
-    return total if math.isclose(float(by.value), wanted, rel_tol=1e-4) else None
-
-
-def _is_number(atom: ir.Atom) -> bool:
-    return isinstance(atom, ir.Constant) and np.ndim(atom.value) == 0
+    return total if divides_by(division, count) else None
 
 
 def variance(streams: Streams, elements: Samples, total: Samples, axes: tuple[int, ...], rank: int) -> Samples:

@@ -16,10 +16,11 @@ def division_into_mean(output: ir.Atom, count: int, consumers: _Consumers) -> ir
     while len(readers) == 1 and readers[0] is not None and rule_of(readers[0]).rearranges:
         readers = consumers.get(readers[0].outputs[0], [])
     reader = readers[0] if len(readers) == 1 else None
-    return reader if reader is not None and _divides_by(reader, count) else None
+    return reader if reader is not None and divides_by(reader, count) else None
 
 
-def _divides_by(equation: ir.Equation, count: int) -> bool:
+def divides_by(equation: ir.Equation, count: int) -> bool:
+    """Whether an equation divides a value by this number, or multiplies it by the inverse."""
     numbers = [x.value for x in equation.inputs if isinstance(x, ir.Constant) and not x.shape and ir.is_known(x)]
     if len(numbers) != 1 or equation.primitive not in (ir.div_p, ir.mul_p):
         return False

@@ -62,7 +62,7 @@ def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:
 
 
 def _function(flow: Flow, atom: ir.Atom, leaf: int) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A value as a function of the elements of one leaf; None if it is no such function."""
+    """A value as a function of the elements of one leaf; None if it is not one."""
     steps: list[ir.Equation] = []
     seen: set[ir.Atom] = set()
     moved: dict[ir.Atom, ir.Atom] = {}

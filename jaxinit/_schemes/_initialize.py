@@ -72,7 +72,8 @@ def initialize(
       key: a typed or raw JAX key.
       params: pytree of arrays or `jax.ShapeDtypeStruct`s. Of leaves that are drawn only shapes and dtypes matter; those
         that are kept must be arrays. So must leaves that are not floating-point numbers.
-      apply_fn: function of (params, batch), for a Linen module `module.apply`.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`. It is read once for arguments that are
+        the same, as `jax.jit` traces it once: what it closes over is that of the first call.
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
       scheme: a name ("auto", "torch_default", ...) or a value of `jaxinit.schemes`.
       overrides: other initializers for some leaves: a mapping from path patterns, as in `fnmatch`, to initializers, the

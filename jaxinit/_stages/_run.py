@@ -140,7 +140,7 @@ def _arrays_in(program: ir.Program) -> list[ir.Constant]:
 
 
 def _is_on(device: Any, leaf: Any) -> bool:
-    """Whether an array is there, on this device alone; what is no array of JAX will be."""
+    """Whether an array is there, on this device alone; what is not an array of JAX will be."""
     if not isinstance(leaf, jax.Array):
         return True
     there = not leaf.is_deleted() and isinstance(leaf.sharding, jax.sharding.SingleDeviceSharding)

@@ -43,7 +43,7 @@ def chosen_metric(shapes: Mapping[str, Any], metric: str | None, maximize: bool 
     """The name of the metric to compare by, and whether larger is better.
 
     Raises:
-      ValueError: there is no such metric, it is no single number, or it is not clear which is meant.
+      ValueError: there is no such metric, it is not a single number, or it is not clear which is meant.
     """
     scalars = [name for name, shape in shapes.items() if shape.shape == ()]
     if metric is None:
