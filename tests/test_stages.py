@@ -1,6 +1,7 @@
 """Programs run stage by stage give what they give as one, and compile each distinct stage once."""
 
 import functools
+from collections import OrderedDict
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
 from jaxinit import _program as ir
-from jaxinit._stages import in_stages, kind_of, plan_of
+from jaxinit._stages import _compiled, in_stages, kind_of, plan_of
 from jaxinit._stages._cut import Stage, cut
 from jaxinit._stages._numpy import computation
 
@@ -324,3 +325,13 @@ def test_stages_have_keys():
     for function in FUNCTIONS:
         program, _ = ir.flat(function, MATRICES, X)
         assert all(step.key is not None for step in cut(program) if isinstance(step, Stage))
+
+
+def test_the_programs_that_were_used_last_are_kept(monkeypatch):
+    monkeypatch.setattr(_compiled, "_KEPT", 2)
+    monkeypatch.setattr(_compiled, "_programs", OrderedDict())
+    made = []
+    for name in "abacb":
+        program = _compiled.kept(name, lambda name=name: made.append(name) or name.upper)
+        assert program() == name.upper()
+    assert made == ["a", "b", "c", "b"]

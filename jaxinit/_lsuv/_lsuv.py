@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_flag, check_values
 from jaxinit._lsuv._apply import with_orthonormal, with_scales
+from jaxinit._lsuv._attempts import layer_by_layer, refined
 from jaxinit._lsuv._centre import centres
 from jaxinit._lsuv._limits import limits_of
 from jaxinit._lsuv._moments import NOT_REPRODUCIBLE
@@ -32,7 +33,7 @@ from jaxinit._lsuv._options import (
     selected_weights,
     weight_targets,
 )
-from jaxinit._lsuv._passes import Problem, States, fused, layer_by_layer, measured, refined
+from jaxinit._lsuv._passes import Problem, States, fused, measured
 from jaxinit._lsuv._report import LsuvReport
 from jaxinit._lsuv._visitor import ScaleState
 from jaxinit._program import is_traced

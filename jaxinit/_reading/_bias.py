@@ -9,7 +9,7 @@ from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._layers import Bias
 from jaxinit._reading._origin import FOREIGN, Origin
-from jaxinit._reading._regions import multiplies
+from jaxinit._reading._partials import multiplies
 from jaxinit._reading._rules import Move, rearrangement
 
 

@@ -6,7 +6,7 @@ from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._layers import Read, Use
 from jaxinit._reading._mixed_slices import MixedSlices
-from jaxinit._reading._regions import is_outer
+from jaxinit._reading._partials import is_outer
 from jaxinit._reading._weights import UNSCALABLE
 
 _JOINED = "data multiplies it joined with others, element by element"

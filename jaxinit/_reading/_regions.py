@@ -8,7 +8,7 @@ A product that goes on as it is scales data, and is not a layer; nor is one that
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from jaxinit import _program as ir
@@ -16,10 +16,20 @@ from jaxinit._reading._dependence import Dependence, Segments
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._layers import Entry
 from jaxinit._reading._means import division_into_mean
-from jaxinit._reading._origin import FOREIGN, Factor, Origin, overlap
+from jaxinit._reading._origin import Factor, Origin, overlap
+from jaxinit._reading._partials import (
+    Of,
+    Partial,
+    carried_on,
+    carrier,
+    differs,
+    entry_of,
+    kept_dimensions,
+    multiplies,
+    origin_of,
+)
 from jaxinit._reading._rules import Move, cuts, rule_of
 
-_Of: TypeAlias = Callable[[ir.Atom], Dependence]
 _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
 
 
@@ -44,21 +54,10 @@ class Region:
     apart: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class _Partial:
-    """A value that is linear in a leaf by these entries; `end` made it a sum over its elements, None if nothing did."""
-
-    entries: tuple[Entry, ...]
-    origins: tuple[Origin | None, ...]
-    dimensions: Mapping[int, int]
-    summed: frozenset[int] = frozenset()
-    end: ir.Equation | None = None
+_Found: TypeAlias = dict[ir.Atom, dict[int, Partial]]
 
 
-_Found: TypeAlias = dict[ir.Atom, dict[int, _Partial]]
-
-
-def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) -> list[Region]:
+def regions(equations: Sequence[ir.Equation], of: Of, consumers: _Consumers) -> list[Region]:
     """The regions among equations that meet data, in order of their ends.
 
     Args:
@@ -72,13 +71,13 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
         if not multiplies(equation) and partials.keys().isdisjoint(equation.inputs):
             continue
         carried = [partials.get(atom, {}) for atom in equation.inputs]
-        entry = _entry(equation, of)
+        entry = entry_of(equation, of)
         found = {} if entry is None else {entry[0]: entry[1]}
         for leaf in dict.fromkeys(leaf for x in carried for leaf in x):
             own = [x.get(leaf) for x in carried]
             if entry is not None and all(x is None or x.end is not None for x in own):
                 continue  # what a layer gives is the data of the next one
-            after = _followed(equation, own, of)
+            after = carried_on(equation, own, of)
             if after is not None and leaf not in found:
                 found[leaf] = after
                 followed.update(
@@ -96,7 +95,7 @@ def regions(equations: Sequence[ir.Equation], of: _Of, consumers: _Consumers) ->
     return found_all
 
 
-def _is_mean_of_scaled(region: Region, of: _Of, consumers: _Consumers) -> bool:
+def _is_mean_of_scaled(region: Region, of: Of, consumers: _Consumers) -> bool:
     """Whether data are scaled, feature by feature, and what is summed is divided by its number.
 
     A weight without features of its own whose products are averaged is the scale of what is pooled.
@@ -146,138 +145,12 @@ def _rearranged_from(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) ->
     return found
 
 
-def _entry(equation: ir.Equation, of: _Of) -> tuple[int, _Partial] | None:
-    """A product of data with a weight that contracts nothing."""
-    if not multiplies(equation):
-        return None
-    for i, atom in enumerate(equation.inputs):
-        value = of(atom)
-        other = of(equation.inputs[1 - i])
-        if value.data or not other.data or math.prod(atom.shape) <= 1:
-            continue
-        leaf = _carrier(value)
-        if leaf is not None:
-            rank, entry = len(equation.outputs[0].shape), Entry(equation, i)
-            return leaf, _Partial((entry,), (_origin(entry, value, leaf),), {d: d for d in range(rank)})
-    return None
-
-
-def _carrier(value: Dependence) -> int | None:
-    """A leaf in proportion to which a value grows; of a concatenation of several, a number that stands for all."""
-    found = [next((leaf for leaf in part.degrees if part.degree(leaf) == 1), None) for part in value.parts]
-    if value.segments is None or None in found:
-        return found[0] if value.segments is None else None
-    return -1 - min(leaf for leaf in found if leaf is not None)
-
-
-def multiplies(equation: ir.Equation) -> bool:
-    """Whether an equation multiplies element by element, as a product that contracts nothing does, too."""
-    return equation.primitive is ir.mul_p or is_outer(equation)
-
-
-def is_outer(equation: ir.Equation) -> bool:
-    """Whether an equation is a product of two values that contracts no dimension."""
-    return equation.primitive is ir.dot_general_p and not equation.params["dimension_numbers"][0][0]
-
-
-def _dimensions(equation: ir.Equation, operand: int) -> dict[int, int]:
-    """Dimension of an operand of a product → dimension of the product."""
-    rank = len(equation.inputs[operand].shape)
-    if equation.primitive is not ir.dot_general_p:
-        return {d: d for d in range(rank)}
-    (_, batched) = equation.params["dimension_numbers"]
-    own = batched[operand]
-    free = [d for d in range(rank) if d not in own]
-    first = len(own) + (len(equation.inputs[0].shape) - len(batched[0]) if operand == 1 else 0)
-    return {d: i for i, d in enumerate(own)} | {d: first + i for i, d in enumerate(free)}
-
-
-def _origin(entry: Entry, value: Dependence, leaf: int) -> Origin | None:
-    """Where the elements of a product's weight come from, along the dimensions of the product."""
-    origin, dimensions = value.origins.get(leaf), _dimensions(entry.equation, entry.weight)
-    shape = entry.equation.outputs[0].shape
-    return None if origin is None else origin.broadcast(shape, [dimensions[d] for d in range(len(dimensions))])
-
-
-def _followed(equation: ir.Equation, operands: Sequence[_Partial | None], of: _Of) -> _Partial | None:
-    """What becomes of values that are linear in one leaf; None where the output is not, or by more than these."""
-    rule = rule_of(equation)
-    carriers = [x for x in operands if x is not None]
-    others = [atom for atom, x in zip(equation.inputs, operands, strict=True) if x is None]
-    if len(equation.outputs) != 1 or not rule.is_linear_in([x is not None for x in operands]):
-        return None
-    if rule.linear == "each" and (any(of(atom).data for atom in others) or not rule.elementwise):
-        return None
-    if rule.linear in ("all", "cases") and any(not of(a).zero for a in others[rule.linear == "cases" :]):
-        return None
-    if len(carriers) > 1:
-        return _joined(equation, carriers) if rule.elementwise and rule.linear == "all" else None
-    (one,) = carriers
-    if equation.primitive is ir.reduce_sum_p:
-        axes = set(equation.params["axes"])
-        left = {d: p - sum(a < p for a in axes) for d, p in one.dimensions.items() if p not in axes}
-        summed = frozenset(d for d, p in one.dimensions.items() if p in axes)
-        varied = any(_varies(one, d, of) for d in summed) or _has_one_input(one, summed, of)
-        end = equation if varied else one.end
-        return dataclasses.replace(one, dimensions=left, summed=one.summed | summed, end=end)
-    if rule.elementwise:
-        return one
-    if not rule.rearranges:
-        return None
-    moved = rule.dimensions(equation)
-    return dataclasses.replace(one, dimensions={d: moved[p] for d, p in one.dimensions.items() if p in moved})
-
-
-def _joined(equation: ir.Equation, carriers: Sequence[_Partial]) -> _Partial | None:
-    """A sum of products with different parts of a leaf."""
-    if sum(x.end is None for x in carriers) == 0:
-        return None  # layers of their own
-    first = carriers[0]
-    if any(x.dimensions != first.dimensions or x.summed != first.summed for x in carriers):
-        return None
-    origins = tuple(o for x in carriers for o in x.origins)
-    known = [o for o in origins if o is not None]
-    apart = len(known) == len(origins) and len({(o.region, o.stack) for o in known}) == len(origins)
-    if not apart:
-        return dataclasses.replace(
-            first, entries=tuple(e for x in carriers for e in x.entries), origins=origins, end=None
-        )
-    return dataclasses.replace(
-        first, entries=tuple(e for x in carriers for e in x.entries), origins=origins, end=equation
-    )
-
-
-def _varies(partial: _Partial, dimension: int, of: _Of) -> bool:
-    """Whether the weight has elements of its own along a dimension of the product."""
-    entry = partial.entries[0]
-    return _differs(entry.equation, entry.weight, dimension, of, partial.origins[0])
-
-
-def _has_one_input(partial: _Partial, summed: Iterable[int], of: _Of) -> bool:
-    """Whether a sum runs over the one input of a layer, of whose outputs the weight makes a dimension."""
-    (equation, operand), (origin, *_) = partial.entries[0], partial.origins
-    shape = equation.outputs[0].shape
-    if any(shape[d] > 1 for d in summed):
-        return False
-    made = [d for d, n in enumerate(shape) if n > 1 and not _differs(equation, 1 - operand, d, of, None)]
-    return any(_differs(equation, operand, d, of, origin) for d in made)
-
-
-def _differs(equation: ir.Equation, operand: int, dimension: int, of: _Of, origin: Origin | None) -> bool:
-    """Whether an operand of a product differs along a dimension of the product, as far as it is known."""
-    if origin is not None:
-        return any(f.axis != FOREIGN for f in origin.dims[dimension])
-    own = next((d for d, kept in _dimensions(equation, operand).items() if kept == dimension), None)
-    atom = equation.inputs[operand]
-    return own is not None and atom.shape[own] > 1 and own not in of(atom).pattern.repeats
-
-
 def _spelled_out(
     partials: _Found, followed: set[tuple[ir.Atom, int, ir.Equation]], consumers: _Consumers
 ) -> list[Region]:
     """The regions of sums that go on no further, none of whose products is used otherwise."""
     used: dict[Entry, int] = {}
-    ends: dict[ir.Equation, _Partial] = {}
+    ends: dict[ir.Equation, Partial] = {}
     spoiled: set[Entry] = set()
     for atom, by_leaf in partials.items():
         for leaf, partial in by_leaf.items():
@@ -300,7 +173,7 @@ def _spelled_out(
     return result
 
 
-def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None]:
+def geometry_of_region(region: Region, of: Of) -> tuple[Geometry, Origin | None]:
     """The roles of the dimensions of a region's weight, and where in its leaf its elements lie.
 
     The weight is seen in the shape of a product, with one more dimension in front if there are several products.
@@ -308,11 +181,11 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
     first = region.entries[0]
     shape = first.equation.outputs[0].shape
     value = of(first.atom)
-    leaf = _carrier(value)
-    origins = [None if leaf is None else _origin(e, of(e.atom), leaf) for e in region.entries]
-    own = [d for d in range(len(shape)) if _differs(*first, d, of, origins[0])]
+    leaf = carrier(value)
+    origins = [None if leaf is None else origin_of(e, of(e.atom), leaf) for e in region.entries]
+    own = [d for d in range(len(shape)) if differs(*first, d, of, origins[0])]
     summed = [d for d in own if d in region.summed]
-    with_data = [d for d in own if d not in summed and _differs(first.equation, 1 - first.weight, d, of, None)]
+    with_data = [d for d in own if d not in summed and differs(first.equation, 1 - first.weight, d, of, None)]
     free = [d for d in own if d not in summed and d not in with_data]
     off = int(len(region.entries) > 1)
     n_in, n_out = (math.prod(shape[d] for d in dims) for dims in (summed, free))
@@ -344,12 +217,12 @@ def geometry_of_region(region: Region, of: _Of) -> tuple[Geometry, Origin | None
     return geometry, origins[0] if taps == 1 else _stacked_origin(origins)
 
 
-def segments_of_region(region: Region, of: _Of) -> Dependence:
+def segments_of_region(region: Region, of: Of) -> Dependence:
     """What a region's weight is a concatenation of, along the dimensions of the product."""
     (entry,) = region.entries
     value = of(entry.atom)
     assert value.segments is not None
-    dimensions, shape = _dimensions(entry.equation, entry.weight), entry.equation.outputs[0].shape
+    dimensions, shape = kept_dimensions(entry.equation, entry.weight), entry.equation.outputs[0].shape
     along = dimensions[value.segments.dimension]
     parts = []
     for part, size in zip(value.parts, value.segments.sizes, strict=True):

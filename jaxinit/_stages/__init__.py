@@ -1,14 +1,14 @@
 """Programs run stage by stage: equal stages are compiled once, and what measures is computed by NumPy.
 
 In: a function of pytrees of arrays. Out: a function that gives the same, to rounding, and whose first call waits for
-less. A program of a hundred equal layers is compiled as the few layers that differ; what `hosted` marks, and
-arithmetic with a few numbers, is not compiled at all. Stages are known by their equations, shapes and wiring, so that
-another function that is traced to the same equations compiles nothing.
+less. A program of a hundred equal layers is compiled as the few layers that differ; what `hosted` marks, and arithmetic
+with a few numbers, is not compiled at all. Stages are known by their equations, shapes and wiring, so that another
+function that is traced to the same equations compiles nothing.
 
 That is for arrays that are there, on one CPU device; where anything is unusual the program stays one.
 
-`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_numpy.py` what NumPy computes, `_run.py` compiles
-and runs. Nothing here knows what a layer is.
+`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_numpy.py` what NumPy computes, `_compiled.py`
+compiles and `_run.py` runs. Nothing here knows what a layer is.
 """
 
 from jaxinit._stages._hosted import are_made as are_made

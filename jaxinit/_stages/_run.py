@@ -1,12 +1,9 @@
-"""Compiling stages, each once, and running a program by them."""
+"""Running a program stage by stage, or as one that equal functions share."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -15,28 +12,14 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import jitted_alone
-from jaxinit._caches import forget_with
+from jaxinit._stages._compiled import compiled, function_of, kept, settings
 from jaxinit._stages._cut import Hosted, Stage, cut, whole_stage
 from jaxinit._stages._hosted import is_hosted, tracing_for_stages
 from jaxinit._stages._numpy import as_numpy, program_computation
 
-_KEPT = 512
-"""Compiled stages that are kept, the last used."""
-
 _PLANS = 8
 """Kinds of arguments for which a function keeps its plan."""
 
-_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_threefry_partitionable",
-    "jax_default_prng_impl",
-    "jax_numpy_dtype_promotion",
-    "jax_numpy_rank_promotion",
-    "jax_random_seed_offset",
-    "jax_softmax_custom_jvp",
-)
-"""What changes the program that JAX traces a function to."""
 
 _UNUSUAL = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks")
 """With these on, a program stays one."""
@@ -78,7 +61,7 @@ class _Shared:
         if unusual or any(ir.is_traced(x) for x in leaves) or not ir.is_outside():
             return None
         meshes = tuple(x.sharding if isinstance(x, jax.Array) else None for x in leaves)
-        key = structure, tuple(map(_kind, leaves)), meshes, _settings(), jax.sharding.get_abstract_mesh()
+        key = structure, tuple(map(_kind, leaves)), meshes, settings(), jax.sharding.get_abstract_mesh()
         if key not in self.known:
             self.known[key] = self._made(arguments)
             while len(self.known) > _PLANS:
@@ -97,15 +80,14 @@ class _Shared:
         taken: list[ir.Atom] = [*program.inputs, *dict.fromkeys(constants)]
         numbers: dict[ir.Atom, int] = {a: i for i, a in enumerate((*stage.outputs, *taken))}
         given, wanted = [taken.index(a) for a in stage.inputs], [numbers[a] for a in program.outputs]
-        compute = _function(stage)
+        compute = function_of(stage)
 
         def whole(*values: Any) -> list[Any]:
             known = [*compute(*(values[i] for i in given)), *values]
             return [known[i] for i in wanted]
 
-        key = "one program", stage.key, len(taken), tuple(given), tuple(wanted), _settings()
-        with _lock:
-            run = _stages[key] = _stages.get(key) or jitted_alone(whole)
+        key = "one program", stage.key, len(taken), tuple(given), tuple(wanted), settings()
+        run = kept(key, lambda: jitted_alone(whole))
         own = [_constant(a) for a in taken[len(program.inputs) :]]
         return lambda arguments: jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments), *own))
 
@@ -114,7 +96,7 @@ def kind_of(arguments: Any) -> Hashable | None:
     """What a plan depends on; nothing for arguments whose program had better stay one."""
     leaves, structure = jax.tree.flatten(arguments)
     device = _device(leaves)
-    return None if device is None else (structure, tuple(map(_kind, leaves)), _settings(), device)
+    return None if device is None else (structure, tuple(map(_kind, leaves)), settings(), device)
 
 
 def plan_of(function: Callable[..., Any], *arguments: Any) -> "Plan | None":
@@ -159,10 +141,6 @@ def evaluated(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*map(jnp.asarray, arguments))
     with np.errstate(all="ignore"):
         return jax.tree.unflatten(traced[1], compute(*jax.tree.leaves(arguments)))
-
-
-def _settings() -> Hashable:
-    return tuple(str(getattr(jax.config, name, None)) for name in _SETTINGS)
 
 
 def _kind(leaf: Any) -> Hashable:
@@ -212,7 +190,7 @@ class Plan:
             return numbers[atom]
 
         self.inputs = [slot(atom) for atom in program.inputs]
-        stages = _compiled([s for s in steps if isinstance(s, Stage)], device)
+        stages = compiled([s for s in steps if isinstance(s, Stage)], device)
         self.steps: list[_Step] = []
         for step in steps:
             run = step.compute if isinstance(step, Hosted) else stages[step]
@@ -262,68 +240,3 @@ class Plan:
 def _constant(atom: ir.Atom) -> Any:
     assert isinstance(atom, ir.Constant)
     return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)
-
-
-# Compiled stages.
-
-_lock = threading.Lock()
-_stages: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
-forget_with(_stages.clear)
-
-
-class _Compiled:
-    """A stage that is being compiled, by another thread."""
-
-    def __init__(self, future: "concurrent.futures.Future[Any]"):
-        self._future: Any = future
-        self._run: Any = None
-
-    def __call__(self, *arguments: Any) -> Any:
-        if self._run is None:
-            self._run, self._future = self._future.result(), None
-        return self._run(*arguments)
-
-
-def _compiled(stages: Iterable[Stage], device: Any) -> dict[Stage, Callable[..., Any]]:
-    """Compiles the stages that have not been, several at a time: XLA compiles outside of Python's lock."""
-    found: dict[Stage, Callable[..., Any]] = {}
-    pool = None
-    about = device, _settings()
-    for stage in stages:
-        key = None if stage.key is None else (stage.key, about)
-        known = _stages.get(key) if key is not None else None
-        if known is None:
-            if pool is None:
-                pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-            known = _Compiled(pool.submit(_lowered(stage).compile))
-            if key is not None:
-                with _lock:
-                    _stages[key] = known
-                    while len(_stages) > _KEPT:
-                        _stages.popitem(last=False)
-        found[stage] = known
-    if pool is not None:
-        pool.shutdown(wait=False)
-    return found
-
-
-def _number(atom: ir.Atom) -> Any:
-    assert isinstance(atom, ir.Constant)
-    return atom.value
-
-
-def _lowered(stage: Stage) -> Any:
-    return jax.jit(_function(stage)).lower(*map(ir.shape_of, stage.inputs))
-
-
-def _function(stage: Stage) -> Callable[..., list[Any]]:
-    equations, inputs, outputs = stage.equations, stage.inputs, stage.outputs
-
-    def run(*values: Any) -> list[Any]:
-        environment: dict[ir.Atom, Any] = dict(zip(inputs, values, strict=True))
-        for equation in equations:
-            taken = [environment[a] if a in environment else _number(a) for a in equation.inputs]
-            environment.update(zip(equation.outputs, equation.bind(*taken), strict=True))
-        return [environment[v] for v in outputs]
-
-    return run
