@@ -22,7 +22,7 @@ FLOORS = (
     ("_measuring",),
     ("_advice",),
     ("_diagnose", "_study"),
-    ("_modules", "_plots"),
+    ("_flax", "_plots"),
     ("haar", "linen", "nnx", "plot", "schemes", "__main__", "__init__"),
 )
 DOORS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}

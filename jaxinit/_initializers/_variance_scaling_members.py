@@ -1,6 +1,10 @@
-"""Glorot (Xavier), He (Kaiming) and LeCun: variance scaling with a fixed scale, mode and distribution."""
+"""Glorot (Xavier), He (Kaiming) and LeCun: variance scaling with a fixed scale, mode and distribution.
+
+What their docstrings have in common is written once, and put in front of each reference.
+"""
 
 import dataclasses
+from typing import TypeVar
 
 from jaxinit._initializers._base import INITIALIZERS, initializer
 from jaxinit._initializers._variance_scaling import VarianceScaling
@@ -20,26 +24,39 @@ class _Member(VarianceScaling):
     lhs_dilation: Axis = dataclasses.field(default=1, kw_only=True)
 
 
+_IN_COMMON = """Args:
+      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
+        `variance_scaling`, of which this is the case ({scale}, "{mode}", "{distribution}").
+
+    Raises:
+      TypeError, ValueError: as `variance_scaling`.
+
+    Examples:
+      >>> import jax
+      >>> import jaxinit
+      >>> jaxinit.{name}()(jax.random.key(0), (3, 3, 16, 32)).shape
+      (3, 3, 16, 32)
+
+    Reference:"""
+
+_M = TypeVar("_M", bound=type[_Member])
+
+
+def _described(member: _M) -> _M:
+    """A member with the sections that are alike for all of them, between its formula and its reference."""
+    case = {"scale": member.scale, "mode": member.mode, "distribution": member.distribution}
+    member.__doc__ = (member.__doc__ or "").replace("Reference:", _IN_COMMON.format(name=member.__name__, **case))
+    return member
+
+
 @initializer
+@_described
 class glorot_uniform(_Member):
     r"""Glorot's uniform weights, also called Xavier's: for tanh and sigmoid.
 
     .. math::
         w \sim U(-a, a), \qquad a = \sqrt{\frac{6}{\text{fan\_in} + \text{fan\_out}}}
 
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (1.0, "fan_avg", "uniform").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.glorot_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
-
     Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
     """
 
@@ -49,25 +66,13 @@ class glorot_uniform(_Member):
 
 
 @initializer
+@_described
 class glorot_normal(_Member):
     r"""Glorot's weights from a normal truncated at two standard deviations: for tanh and sigmoid.
 
     .. math::
         \operatorname{Var} w = \frac{2}{\text{fan\_in} + \text{fan\_out}}
 
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (1.0, "fan_avg", "truncated_normal").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.glorot_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
-
     Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward networks, 2010.
     """
 
@@ -77,24 +82,12 @@ class glorot_normal(_Member):
 
 
 @initializer
+@_described
 class lecun_uniform(_Member):
     r"""LeCun's uniform weights: for linear layers and SELU.
 
     .. math::
         w \sim U\left(-\sqrt{3 / \text{fan\_in}},\; \sqrt{3 / \text{fan\_in}}\right)
-
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (1.0, "fan_in", "uniform").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.lecun_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
 
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
     """
@@ -105,24 +98,12 @@ class lecun_uniform(_Member):
 
 
 @initializer
+@_described
 class lecun_normal(_Member):
     r"""LeCun's weights from a normal truncated at two standard deviations: for linear layers and SELU.
 
     .. math::
         \operatorname{Var} w = \frac{1}{\text{fan\_in}}
-
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (1.0, "fan_in", "truncated_normal").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.lecun_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
 
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998; Klambauer et al., 2017 (arXiv:1706.02515).
     """
@@ -133,24 +114,12 @@ class lecun_normal(_Member):
 
 
 @initializer
+@_described
 class he_uniform(_Member):
     r"""He's uniform weights, also called Kaiming's: for ReLU and its kin.
 
     .. math::
         w \sim U\left(-\sqrt{6 / \text{fan\_in}},\; \sqrt{6 / \text{fan\_in}}\right)
-
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (2.0, "fan_in", "uniform").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.he_uniform()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
 
     Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
     """
@@ -161,24 +130,12 @@ class he_uniform(_Member):
 
 
 @initializer
+@_described
 class he_normal(_Member):
     r"""He's weights from a normal truncated at two standard deviations: for ReLU and its kin.
 
     .. math::
         \operatorname{Var} w = \frac{2}{\text{fan\_in}}
-
-    Args:
-      in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case (2.0, "fan_in", "truncated_normal").
-
-    Raises:
-      TypeError, ValueError: as `variance_scaling`.
-
-    Examples:
-      >>> import jax
-      >>> import jaxinit
-      >>> jaxinit.he_normal()(jax.random.key(0), (3, 3, 16, 32)).shape
-      (3, 3, 16, 32)
 
     Reference: He, Zhang, Ren & Sun, 2015 (arXiv:1502.01852).
     """

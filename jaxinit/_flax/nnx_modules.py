@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxinit._modules._residual import (
+from jaxinit._flax._residual import (
     add_branch,
     add_scalar,
     check_fixup,
@@ -20,16 +20,13 @@ from jaxinit._typing import Array
 class ScalarBias(nnx.Module):
     """Adds one learned scalar, which starts at 0, to all of its input.
 
-    Args:
-      param_dtype: dtype in which the scalar is stored; the output has the dtype of the input.
+    Arguments and reference are those of `jaxinit.linen.ScalarBias`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxinit.nnx
       >>> jaxinit.nnx.ScalarBias()(jnp.ones(3))
       Array([1., 1., 1.], dtype=float32)
-
-    Reference: Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321).
     """
 
     def __init__(self, *, param_dtype: Any = jnp.float32) -> None:
@@ -43,17 +40,13 @@ class ScalarBias(nnx.Module):
 class ScalarMultiplier(nnx.Module):
     """Multiplies all of its input by one learned scalar.
 
-    Args:
-      initial: where the scalar starts.
-      param_dtype: dtype in which the scalar is stored; the output has the dtype of the input.
+    Arguments and reference are those of `jaxinit.linen.ScalarMultiplier`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxinit.nnx
       >>> jaxinit.nnx.ScalarMultiplier()(jnp.ones(3))
       Array([1., 1., 1.], dtype=float32)
-
-    Reference: Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321).
     """
 
     def __init__(self, initial: float = 1.0, *, param_dtype: Any = jnp.float32) -> None:
@@ -65,25 +58,9 @@ class ScalarMultiplier(nnx.Module):
 
 
 class FixupResidual(nnx.Module):
-    r"""A residual branch with scalar biases and a scalar multiplier in place of normalization.
+    """A residual branch with scalar biases and a scalar multiplier in place of normalization.
 
-    .. math:: y = s(x) + \alpha \, W_m(f(\cdots f(W_1(x + a_1) + b_1) + a_2 \cdots) + a_m) + c
-
-    for layers W and an activation f: a scalar bias (0 at the start) before every layer and every activation, one
-    multiplier α (1) after the last layer, and one bias after that. A shortcut s reads x + a_1, as the first layer does.
-    `jaxinit.initialize` with `jaxinit.schemes.fixup()` gives the layers the start that belongs to it, and
-    `jaxinit.scalar_labels` finds the scalars, which learn at a tenth of the rate.
-
-    Args:
-      layers: two layers or more, without biases of their own.
-      activation: the function between them.
-      shortcut: a module for the skip connection where the branch changes the shape; x itself by default.
-      activate_sum: whether the activation follows the addition too, as in the networks of the paper.
-      param_dtype: dtype in which the scalars are stored.
-
-    Raises:
-      TypeError: a layer or the activation is not callable.
-      ValueError: fewer than two layers, or a branch whose shape is not that of its skip connection.
+    Formula, arguments, errors and reference are those of `jaxinit.linen.FixupResidual`; `layers` are NNX modules here.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -100,8 +77,6 @@ class FixupResidual(nnx.Module):
       >>> nnx.update(block, params)
       >>> bool(jnp.all(block(x) == x))      # the last layer of the branch is zero
       True
-
-    Reference: Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321).
     """
 
     def __init__(
@@ -131,22 +106,9 @@ class FixupResidual(nnx.Module):
 
 
 class ScaledResidual(nnx.Module):
-    r"""A residual branch multiplied by one learned scalar: SkipInit, ReZero.
+    """A residual branch multiplied by one learned scalar: SkipInit, ReZero.
 
-    .. math:: y = s(x) + \alpha F(x), \qquad \alpha = 0 \text{ at the start}
-
-    with the identity for s by default. De and Smith call it SkipInit, Bachlechner et al. ReZero. The scalar is
-    `multiplier/scale`; to `jaxinit.initialize` it is one that multiplies data and becomes 1, unless
-    `overrides={"*multiplier/scale*": jaxinit.zeros}` says otherwise.
-
-    Args:
-      branch: F.
-      alpha: where α starts.
-      shortcut: s, a module for the skip connection where the branch changes the shape.
-      param_dtype: dtype in which the scalar is stored.
-
-    Raises:
-      ValueError: a branch whose shape is not that of its skip connection.
+    Formula, arguments, errors and reference are those of `jaxinit.linen.ScaledResidual`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -155,8 +117,6 @@ class ScaledResidual(nnx.Module):
       >>> block = jaxinit.nnx.ScaledResidual(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))
       >>> block(jnp.ones(3))
       Array([1., 1., 1.], dtype=float32)
-
-    Reference: De & Smith, 2020 (arXiv:2002.10444); Bachlechner et al., 2020 (arXiv:2003.04887).
     """
 
     def __init__(

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxinit._flax._residual import add_branch, add_scalar, check_fixup, fixup_residual, multiply_scalar
 from jaxinit._initializers import constant, zeros
-from jaxinit._modules._residual import add_branch, add_scalar, check_fixup, fixup_residual, multiply_scalar
 from jaxinit._typing import Array
 
 
