@@ -57,6 +57,7 @@ from ._numbers import einsum_fans as einsum_fans
 from ._numbers import fans as fans
 from ._numbers import gain as gain
 from ._numbers import lecun_tanh as lecun_tanh
+from ._public import __version__ as __version__
 from ._rbm import RbmReport as RbmReport
 from ._rbm import rbm_pretrain as rbm_pretrain
 from ._reading import Layer as Layer
@@ -67,4 +68,3 @@ from ._schemes import initialize as initialize
 from ._schemes import scalar_labels as scalar_labels
 from ._study import StudyResult as StudyResult
 from ._study import study as study
-from ._version import __version__ as __version__

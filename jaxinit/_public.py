@@ -1,4 +1,4 @@
-"""Pickles that name public paths, such as `jaxinit.he_normal`, never the file in which a class stands.
+"""The version, and pickles that name public paths, such as `jaxinit.he_normal`, never the file of a class.
 
 So files can move and old pickles still load. Of this package's private names, pickles hold that of `restored` alone,
 which therefore stays here.
@@ -6,6 +6,8 @@ which therefore stays here.
 
 import pkgutil
 from typing import Any, ClassVar
+
+__version__ = "0.1.0"
 
 
 class Public:

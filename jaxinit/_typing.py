@@ -1,7 +1,7 @@
 """The types that signatures in this package speak of."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -24,3 +24,17 @@ Scalar: TypeAlias = float | jax.Array
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 """Where the result shall live; None leaves it to JAX."""
+
+
+class Split(NamedTuple):
+    """A model as parameters and a function of them; a tuple, so that it unpacks.
+
+    Attributes:
+      params: the pytree of its parameters.
+      apply_fn: the model as a function of parameters and a batch.
+      restore: makes of new parameters what the framework keeps: variables for Linen; for NNX the model, in place.
+    """
+
+    params: Any
+    apply_fn: Callable[[Any, Any], Any]
+    restore: Callable[[Any], Any]

@@ -9,4 +9,4 @@ from jaxinit._flax.linen_modules import FixupResidual as FixupResidual
 from jaxinit._flax.linen_modules import ScalarBias as ScalarBias
 from jaxinit._flax.linen_modules import ScalarMultiplier as ScalarMultiplier
 from jaxinit._flax.linen_modules import ScaledResidual as ScaledResidual
-from jaxinit._flax.split import Split as Split
+from jaxinit._typing import Split as Split

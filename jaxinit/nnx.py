@@ -14,4 +14,4 @@ from jaxinit._flax.nnx_modules import ScalarMultiplier as ScalarMultiplier
 from jaxinit._flax.nnx_modules import ScaledResidual as ScaledResidual
 from jaxinit._flax.nnx_partitioning import nnx_with_partitioning as nnx_with_partitioning
 from jaxinit._flax.nnx_partitioning import with_partitioning as with_partitioning
-from jaxinit._flax.split import Split as Split
+from jaxinit._typing import Split as Split

@@ -11,7 +11,7 @@ MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts): p for 
 
 # From the ground up; whatever is named nowhere lies on the ground floor.
 FLOORS = (
-    ("_typing", "_version", "_public", "_caches", "_tabular", "_checks", "_arrays", "_numbers"),
+    ("_typing", "_public", "_caches", "_tabular", "_checks", "_arrays", "_numbers"),
     ("_initializers", "_haar"),
     ("_program",),
     ("_stages",),

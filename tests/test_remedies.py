@@ -8,7 +8,7 @@ import pytest
 
 import jaxinit
 from jaxinit import diagnose
-from jaxinit._advice._given import given
+from jaxinit._advice._remedies import given
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (64, 32))

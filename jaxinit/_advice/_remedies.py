@@ -3,14 +3,17 @@
 A start can give each layer any scale, so it mends signals; but where an activation f keeps them, at E[f(z)²] times the
 variance of the weights = 1, gradients change by the factor sqrt(E[f'(z)²] / E[f(z)²]) a layer. Where that is below 1 a
 start can only trade vanishing gradients for saturation, and no call is named.
+
+No remedy names the start that a model was given, as far as its weights and what they do show it: orthogonal weights
+show in their Gram matrix, and a scheme in what every layer gives.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxinit._advice._given import given
-from jaxinit._measuring import Measurements, Row
+from jaxinit._measuring import Measurements, Row, counted, gains
 from jaxinit._numbers import NAMES, critical
 
 DEEP = 30
@@ -19,6 +22,12 @@ LOST = 30.0
 """A change of scale by so much over all layers."""
 MARGIN = 3.0
 """So far from lost must gradients be at the best of starts, for one to be named: draws vary."""
+_ORTHOGONAL = 0.05
+"""Units whose products are up to this share of their squares are orthogonal, in half precision too."""
+_NEAR = 1.25
+"""Gains and scales by up to this factor off those of a start are its."""
+_MOST = 0.8
+"""The share of layers that must agree with a start for it to be the one: draws vary."""
 LSUV = "jaxinit.lsuv(params, apply_fn, batch)"
 
 
@@ -143,3 +152,32 @@ def _is_critical(chain: Sequence[Row]) -> bool:
     except ValueError:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=256)
+def _critical_gain(activation: str) -> float | None:
+    try:
+        return float(critical(activation)[0]) if activation in NAMES else None
+    except ValueError:
+        return None
+
+
+def given(report: Measurements) -> frozenset[str]:
+    """The names of the starts that most layers agree with."""
+    rows, found = report.rows, gains(report)
+    some = [i for i in np.flatnonzero(counted(report)).tolist() if np.isfinite(found[i]) and not rows[i].last]
+    if len(some) < 2:
+        return frozenset()
+
+    def near(wanted: list[float | None], seen: list[float]) -> bool:
+        agree = [w is not None and 1 / _NEAR < s / w < _NEAR for w, s in zip(wanted, seen, strict=True)]
+        return float(np.mean(agree)) >= _MOST
+
+    names = set()
+    seen = [float(found[i]) for i in some]
+    orthogonal = all(float(np.asarray(report.leaning)[i]) < _ORTHOGONAL for i in some)
+    if orthogonal and near([_critical_gain(rows[i].activation or "linear") for i in some], seen):
+        names.add("orthogonal_critical")
+    if near([1.0] * len(some), [float(np.asarray(report.pre_std)[i]) for i in some]):
+        names.update(("auto", "lsuv"))  # each brings all outputs to unit variance, and neither would change them
+    return frozenset(names)

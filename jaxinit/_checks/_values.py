@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import math
 import numbers
 import sys
 from collections.abc import Callable, Iterator
@@ -139,38 +138,6 @@ def check_no_module(caller: str, value: Any, name: str) -> None:
             raise TypeError(f"{caller} needs {name}, got a {type(value).__name__} module; {remedy}")
 
 
-def check_values(caller: str, tree: Any, name: str) -> None:
-    """Accept a pytree of arrays and numbers.
-
-    Raises:
-      TypeError: a leaf is a shape without values, or something else.
-    """
-    check_no_module(caller, tree, name)
-    for at, leaf in _named_leaves(tree, name):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise TypeError(
-                f"{caller} computes with values, but {at} is a ShapeDtypeStruct, a shape without any; make arrays of "
-                "them, parameters with jaxinit.initialize for instance, or compile for the shapes with "
-                "jax.jit(...).lower(...)"
-            )
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            raise TypeError(
-                f"{caller} needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
-                "keep what is not an array out of the tree, for instance with equinox.partition"
-            )
-
-
-def check_finite(caller: str, tree: Any, name: str) -> None:
-    """Names the first leaf that holds an infinity or a NaN."""
-    for at, leaf in _named_leaves(tree, name):
-        dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
-            raise ValueError(
-                f"{caller} needs finite {name}, but {at} of shape {np.shape(leaf)} holds an "
-                "infinity or a NaN; jax.config.update('jax_debug_nans', True) finds where it comes from"
-            )
-
-
 def shown(value: Any) -> str:
     """A value in one line of a message: arrays by dtype and shape, anything else in 80 characters at most."""
     if isinstance(value, (jax.Array, np.ndarray)):
@@ -180,25 +147,6 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} of arrays"
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _named_leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Each leaf with its path below a name."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join([name, *filter(None, [jax.tree_util.keystr(path, simple=True, separator="/")])]), leaf
-
-
-def _all_finite(x: Any) -> bool:
-    if not isinstance(x, jax.Array):
-        return bool(np.all(np.isfinite(x)))
-    if len(x.sharding.device_set) == 1 and x.is_fully_addressable and next(iter(x.devices())).platform == "cpu":
-        return bool(np.all(np.isfinite(np.asarray(x))))  # where it is, and nothing to compile
-    return bool(_all_finite_on_device(x))
-
-
-@jax.jit
-def _all_finite_on_device(x: Array) -> Array:
-    return jnp.all(jnp.isfinite(x))
 
 
 def is_typed_key(x: Any) -> bool:

@@ -4,8 +4,8 @@ In: parameters, a function and a batch. Out: a `DiagnoseReport`, measurements wi
 
 What is measured comes from the room below; here are numbers and words. `_verdict.py` asks `_unit_faults.py`,
 `_signals.py` and `_gradients.py` for findings, each with a remedy from the room of advice, and `_remarks.py` for what
-is worth a word beside them. `_growth.py` fits the change from layer to layer. A fault's threshold and its words stand
-in the file that finds it.
+is worth a word beside them. `_finding.py` has what they share. A fault's threshold and its words stand in the file that
+finds it.
 """
 
 from jaxinit._diagnose._diagnose import diagnose as diagnose

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxinit._advice import for_size
-from jaxinit._diagnose._finding import Finding
-from jaxinit._diagnose._growth import growth
+from jaxinit._diagnose._finding import Finding, growth
 from jaxinit._diagnose._signals import TOTAL, by
 from jaxinit._measuring import TINY, Measurements, alike, counted, reads_out, spans
 

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from jaxinit._checks import check_number
-from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._finding import Finding, growth
 from jaxinit._diagnose._gradients import gradient_scale, judged
-from jaxinit._diagnose._growth import growth
 from jaxinit._diagnose._remarks import remarks
 from jaxinit._diagnose._verdict import all_clear, findings
 from jaxinit._measuring import Measurements, Row, counted

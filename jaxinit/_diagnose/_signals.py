@@ -3,8 +3,7 @@
 import numpy as np
 
 from jaxinit._advice import LOST, LSUV, for_size
-from jaxinit._diagnose._finding import Finding
-from jaxinit._diagnose._growth import growth
+from jaxinit._diagnose._finding import Finding, growth
 from jaxinit._measuring import TINY, Measurements, counted, ends_branch, form, gains, reads_out
 
 TOTAL = LOST

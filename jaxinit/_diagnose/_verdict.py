@@ -3,9 +3,8 @@
 import numpy as np
 
 from jaxinit._advice import LSUV, for_likeness, for_size, start
-from jaxinit._diagnose._finding import Finding
+from jaxinit._diagnose._finding import Finding, change
 from jaxinit._diagnose._gradients import gradient_scale, gradients, jacobian, judged
-from jaxinit._diagnose._growth import change
 from jaxinit._diagnose._signals import signals
 from jaxinit._diagnose._unit_faults import unit_faults
 from jaxinit._measuring import Measurements, counted, reads_out

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxinit import _diagnose, _lsuv, _reading, _schemes
 from jaxinit._checks import shown
-from jaxinit._flax.split import Split
+from jaxinit._typing import Split
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxinit import _diagnose, _lsuv, _reading, _schemes
-from jaxinit._flax.split import Split
+from jaxinit._typing import Split
 
 
 def split(

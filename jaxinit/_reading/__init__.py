@@ -27,7 +27,6 @@ from jaxinit._reading._layers import Weight as Weight
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
 from jaxinit._reading._made import is_made as is_made
 from jaxinit._reading._made import weights_made as weights_made
-from jaxinit._reading._means import divides_by as divides_by
 from jaxinit._reading._normalizations import normalizations as normalizations
 from jaxinit._reading._onwards import Onwards as Onwards
 from jaxinit._reading._origin import FOREIGN as FOREIGN
@@ -36,6 +35,7 @@ from jaxinit._reading._origin import Origin as Origin
 from jaxinit._reading._origin import overlap as overlap
 from jaxinit._reading._roles import FROZEN as FROZEN
 from jaxinit._reading._roles import KEPT as KEPT
+from jaxinit._reading._rows import divides_by as divides_by
 from jaxinit._reading._rules import rearrangement as rearrangement
 from jaxinit._reading._rules import rule_of as rule_of
 from jaxinit._reading._table import UNREAD as UNREAD

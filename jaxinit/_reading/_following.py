@@ -18,10 +18,9 @@ from jaxinit import _program as ir
 from jaxinit._reading._consumers import ELEMENTWISE, Consumers, consumers_of
 from jaxinit._reading._expressions import ARGUMENT, Expression, Parameter, Step, concrete, ordered, reaches, sources
 from jaxinit._reading._layers import Analysis
-from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._moved_elements import JOINS, MOVES, MovedElements, beside, joined, moved
 from jaxinit._reading._partials import is_outer
-from jaxinit._reading._rows import rows_together
+from jaxinit._reading._rows import division_into_mean, rows_together
 from jaxinit._reading._traced_activation import TracedActivation as TracedActivation
 
 

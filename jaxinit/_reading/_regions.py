@@ -15,7 +15,6 @@ from jaxinit import _program as ir
 from jaxinit._reading._dependence import Dependence, Segments
 from jaxinit._reading._geometry import Geometry
 from jaxinit._reading._layers import Entry
-from jaxinit._reading._means import division_into_mean
 from jaxinit._reading._origin import Factor, Origin, overlap
 from jaxinit._reading._partials import (
     Of,
@@ -28,6 +27,7 @@ from jaxinit._reading._partials import (
     multiplies,
     origin_of,
 )
+from jaxinit._reading._rows import division_into_mean
 from jaxinit._reading._rules import Move, cuts, rule_of
 
 _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]

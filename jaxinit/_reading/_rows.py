@@ -1,12 +1,12 @@
 """Equations that sum up rows of a value, or take the largest, channel by channel, and where its features lie then.
 
 Pooling, messages that are added up at the nodes of a graph, and the mean over a sequence are linear in the output of a
-layer, or monotone, and leave its features apart.
+layer, or monotone, and leave its features apart. A sum that is divided by the number of its terms is a mean.
 """
 
 import math
-from collections.abc import Set
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence, Set
+from typing import NamedTuple, TypeAlias
 
 from jaxinit import _program as ir
 from jaxinit._reading._origin import FOREIGN, Origin
@@ -18,6 +18,7 @@ _OVER_WINDOWS = ir.family("reduce_window_sum", "reduce_window_max", "reduce_wind
 _SCATTERS = ir.family("scatter", "scatter_add", "scatter_max", "scatter_min")
 _fft_p = ir.primitive("fft")
 _PARTS = ir.family("real", "imag")
+_Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
 
 
 class Rows(NamedTuple):
@@ -101,3 +102,21 @@ def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> fr
     axes = [{f.axis for f in dim if f.axis != FOREIGN} for dim in origin.dims]
     found = frozenset(d for d, own in enumerate(axes) if own & features)
     return found if all(axes[d] <= features for d in found) else None
+
+
+def division_into_mean(output: ir.Atom, count: int, consumers: _Consumers) -> ir.Equation | None:
+    """The equation that divides a sum by the number of its terms, if nothing else reads the sum."""
+    readers = consumers.get(output, [])
+    while len(readers) == 1 and readers[0] is not None and rule_of(readers[0]).rearranges:
+        readers = consumers.get(readers[0].outputs[0], [])
+    reader = readers[0] if len(readers) == 1 else None
+    return reader if reader is not None and divides_by(reader, count) else None
+
+
+def divides_by(equation: ir.Equation, count: int) -> bool:
+    """Whether an equation divides a value by this number, or multiplies it by the inverse."""
+    numbers = [x.value for x in equation.inputs if isinstance(x, ir.Constant) and not x.shape and ir.is_known(x)]
+    if len(numbers) != 1 or equation.primitive not in (ir.div_p, ir.mul_p):
+        return False
+    factor = complex(numbers[0]) if equation.primitive is ir.mul_p else 1 / complex(numbers[0] or 1)
+    return math.isclose(abs(factor) * count, 1, rel_tol=1e-2)

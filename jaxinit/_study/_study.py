@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._checks import check_flag, check_integer, check_number
+from jaxinit._public import __version__
 from jaxinit._study._metrics import as_metrics, chosen_metric
 from jaxinit._study._options import (
     check_arrays,
@@ -33,7 +34,6 @@ from jaxinit._study._run import Runner, progress_bar
 from jaxinit._study._starts import as_draw, named_starts, naming
 from jaxinit._study._train import SEED, Training
 from jaxinit._typing import Array
-from jaxinit._version import __version__
 
 
 @jax.disable_jit(False)  # its programs are compiled ahead, which JAX refuses where calls are not to be compiled

@@ -1,10 +1,10 @@
 """What is known of each primitive, one registered `Rule` for each, in files by family.
 
 To teach the reading a new primitive, name it in `_program/_primitives.py` and register its rule in the file of its
-family here: rearranging and indexing, arithmetic, reducing and contracting. Control flow is walked by `_analysis.py`.
+family here: rearranging and indexing; arithmetic, sums and contractions. Control flow is walked by `_analysis.py`.
 """
 
-from jaxinit._reading._rules import _reducing as _reducing
+from jaxinit._reading._rules import _arithmetic as _arithmetic
 from jaxinit._reading._rules._rearranging import cuts as cuts
 from jaxinit._reading._rules._rule import Move as Move
 from jaxinit._reading._rules._rule import PrimitiveRule as PrimitiveRule

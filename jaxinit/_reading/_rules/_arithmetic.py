@@ -1,4 +1,7 @@
-"""Functions of one number, or of several numbers at the same place."""
+"""Functions of one number or of several at the same place; sums, products and extremes along dimensions; linear maps.
+
+Which dimension of a weight does what in a product or a convolution is told by `_geometry`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -170,3 +173,35 @@ register(PrimitiveRule(_free, elementwise=True, pattern=_no_pattern), *_COMPARIS
 _KNOWN = {ir.add_p, ir.sub_p, ir.add_any_p, ir.neg_p, ir.mul_p, ir.div_p, ir.integer_pow_p, ir.square_p, ir.sqrt_p}
 _KNOWN |= {ir.rsqrt_p, ir.max_p, ir.min_p, ir.select_p, ir.abs_p, ir.eq_p, *_COMPARISONS, *ir.IDENTITIES}
 register(PrimitiveRule(elementwise=True, pattern=_no_pattern), *ir.ELEMENTWISE - _KNOWN)
+
+
+# Along dimensions
+
+
+def _mixed(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    """Linear in the first operand, whose elements can no longer be told apart."""
+    if inputs[0].segments is not None or not all(is_free(x) for x in inputs[1:]):
+        return inhomogeneous(inputs)
+    return inputs[0].without_origins()
+
+
+def _largest(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    """f(s·x) = s·f(x) for s > 0, but not linear."""
+    return inputs[0].without_origins() if len(inputs) == 1 and inputs[0].segments is None else inhomogeneous(inputs)
+
+
+register(
+    PrimitiveRule(_mixed, linear="first", pattern=_no_pattern),
+    *ir.family("reduce_sum", "cumsum", "real", "imag", "conj", "fft", "reduce_window_sum"),
+)
+register(
+    PrimitiveRule(_largest, pattern=_no_pattern), *ir.family("reduce_max", "reduce_min", "cummax", "cummin", "sort")
+)
+register(PrimitiveRule(_free, pattern=_no_pattern), *ir.family("argmax", "argmin"))
+
+
+def _product(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
+    return inhomogeneous(inputs) if any(x.segments is not None for x in inputs) else product(inputs, None)
+
+
+register(PrimitiveRule(_product, linear="each", pattern=_no_pattern), ir.dot_general_p, ir.conv_p)
