@@ -247,8 +247,7 @@ class Evaluation:
         answer = rounding.known.get(use.data) if rounding is not None and noise is None else None
         if rounding is not None and answer is not None:
             rounding.known[equation.outputs[0]] = rounding.through(answer, bias)
-        outputs = []
-        start = 0
+        outputs, start = [], 0
         for component in use.components:
             used = self.weight_use(use, component, u.ndim, None if answer is None else answer())
             piece, bias_piece = u, bias
@@ -283,9 +282,9 @@ class Evaluation:
                 continue
             term = self._scaling.applied(value, self.analysis.of(bias.value), states)
             for move in bias.moves:
-                (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *_constants(move))
-            if jnp.ndim(term) == 0:
-                term = jnp.reshape(term, (1,) * len(shape))
+                where_to = [atom.value for atom in move.inputs[1:] if isinstance(atom, ir.Constant)]
+                (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *where_to)
+            term = jnp.reshape(term, (1,) * len(shape)) if jnp.ndim(term) == 0 else term
             # What is not repeated need not be stored.
             term = with_automatic_axes(functools.partial(_once, repeated), term)
             term = term if bias.sign == 1 else -term
@@ -307,11 +306,6 @@ def _once(axes: Sequence[int], bias: Array) -> Array:
     for axis in axes:
         bias = lax.slice_in_dim(bias, 0, 1, axis=axis) if bias.shape[axis] > 1 else bias
     return bias
-
-
-def _constants(equation: ir.Equation) -> list[Any]:
-    """The operands of a rearrangement beside the first, which say where elements go."""
-    return [atom.value for atom in equation.inputs[1:] if isinstance(atom, ir.Constant)]
 
 
 def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:

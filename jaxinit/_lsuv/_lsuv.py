@@ -29,8 +29,10 @@ from jaxinit._lsuv._options import (
     Where,
     canonical_target,
     canonical_where,
+    caveat,
     recurrent_weights,
     selected_weights,
+    target_remark,
     weight_targets,
 )
 from jaxinit._lsuv._passes import Problem, States, fused, measured
@@ -42,11 +44,9 @@ from jaxinit._reading import (
     Traced,
     Weight,
     in_order_of_leaf,
-    other_factors,
     scale_factors,
     trace,
     unvisited,
-    view,
     weight_name,
 )
 from jaxinit._stages import in_stages
@@ -219,7 +219,7 @@ def _lsuv(
     )
     for weight in selected:
         shared = f"shared by {weight.use_count} uses" if weight in problem.shared else ""
-        remarks = (not_centred.get(weight), _caveat(traced, weight, options), shared, _target_remark(weight))
+        remarks = (not_centred.get(weight), caveat(traced, weight, options), shared, target_remark(weight))
         notes[weight] = "; ".join(remark for remark in remarks if remark)
 
     for weight, reason in kept.items():
@@ -235,31 +235,6 @@ def _lsuv(
         leaves, states, attempts = _verified(problem, options.method, leaves, data, states, attempts)
     new = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return new, _report(traced, notes, problem, states, attempts)
-
-
-def _target_remark(weight: Weight) -> str:
-    """Why the target of a layer is smaller than the one asked for."""
-    makes = weight.uses[0].makes
-    if makes == 1:
-        return ""
-    return f"its output is a weight of {makes} inputs: it is the product with them that gets the target"
-
-
-def _caveat(traced: Traced, weight: Weight, options: Options) -> str:
-    """What a user should know of a weight that is scaled, but not as simply as others."""
-    others = other_factors(weight)
-    if others:
-        paths = ", ".join(traced.paths[leaf] for leaf in others)
-        return f"scaled but not made orthonormal: the weight is its product with {paths}"
-    if weight.members:
-        return f"one scale for all of it, not made orthonormal: {len(weight.regions)} leaves make one weight"
-    if any(
-        component.origin is None for use in weight.uses for component in use.components if component.weight is weight
-    ):
-        return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
-    if options.orthonormalize and view(weight) is None and weight.uses[0].geometry.kind != "embed":
-        return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
-    return ""
 
 
 def _scales(

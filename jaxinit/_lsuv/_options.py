@@ -1,4 +1,4 @@
-"""What the user of LSUV chose: options checked, layers selected, targets assigned."""
+"""What the user of LSUV chose: options checked, layers selected, targets assigned, and what is worth a remark."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from jaxinit._checks import (
     matches,
     shown,
 )
-from jaxinit._reading import Layer, Traced, Weight, layers_of, weight_growth
+from jaxinit._reading import Layer, Traced, Weight, layers_of, other_factors, view, weight_growth
 from jaxinit._typing import Array, Scalar
 
 SKIPPED = "skipped"
@@ -171,3 +171,28 @@ def weight_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: An
         )
     growth = [weight_growth(traced, weight) for weight in traced.analysis.weights]
     return [jnp.asarray(number, jnp.float32) / by for number, by in zip(numbers, growth, strict=True)]
+
+
+def target_remark(weight: Weight) -> str:
+    """Why the target of a layer is smaller than the one asked for."""
+    makes = weight.uses[0].makes
+    if makes == 1:
+        return ""
+    return f"its output is a weight of {makes} inputs: it is the product with them that gets the target"
+
+
+def caveat(traced: Traced, weight: Weight, options: Options) -> str:
+    """What a user should know of a weight that is scaled, but not as simply as others."""
+    others = other_factors(weight)
+    if others:
+        paths = ", ".join(traced.paths[leaf] for leaf in others)
+        return f"scaled but not made orthonormal: the weight is its product with {paths}"
+    if weight.members:
+        return f"one scale for all of it, not made orthonormal: {len(weight.regions)} leaves make one weight"
+    if any(
+        component.origin is None for use in weight.uses for component in use.components if component.weight is weight
+    ):
+        return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
+    if options.orthonormalize and view(weight) is None and weight.uses[0].geometry.kind != "embed":
+        return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
+    return ""

@@ -18,7 +18,8 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._stages._hosted import is_hosted
 from jaxinit._stages._keys import Keys
-from jaxinit._stages._numpy import Compute, as_numpy, computation, is_small, program_computation
+from jaxinit._stages._numpy import as_numpy, computation, is_small, program_computation
+from jaxinit._stages._numpy_elementwise import Compute
 
 _SMALL = 4096
 """So many numbers are cheaper computed by NumPy than compiled for."""
