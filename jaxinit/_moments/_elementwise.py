@@ -24,6 +24,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
     "neg": np.negative,
     "abs": np.abs,
+    "real": np.real,
+    "imag": np.imag,
+    "conj": np.conj,
+    "complex": lambda real, imaginary: real + 1j * imaginary,
     "sign": np.sign,
     "square": np.square,
     "sqrt": np.sqrt,
@@ -60,11 +64,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clamp": lambda low, x, high: np.clip(x, low, high),
     "select_n": lambda which, *cases: np.choose(which.astype(int), cases, mode="clip"),
 }
-_BY_PRIMITIVE = {
+BY_PRIMITIVE = {
     ir.primitive(name): function
     for name, function in _FUNCTIONS.items()
     if not isinstance(ir.primitive(name), ir.Absent)
 }
+"""Primitives that act element by element, and what computes them."""
 _SMALL = 0.01
 """Of the mean square of a sum, what a term may have that nothing is known of."""
 
@@ -91,7 +96,7 @@ def _is_dominated(inputs: Sequence[Samples]) -> bool:
 
 def values_of(equation: ir.Equation, arrays: list[np.ndarray]) -> np.ndarray:
     """The primitive of an equation applied to arrays."""
-    found = _BY_PRIMITIVE.get(equation.primitive)
+    found = BY_PRIMITIVE.get(equation.primitive)
     if equation.primitive is ir.div_p:
         floating = ir.is_floating(equation.outputs[0])
         return np.divide(*arrays) if floating else np.floor_divide(arrays[0], np.where(arrays[1], arrays[1], 1))

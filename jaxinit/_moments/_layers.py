@@ -22,11 +22,13 @@ class Incoming:
       second_moment: the mean square of an input, over all uses; inputs that a convolution pads with are zeros.
       variance: of the inputs of one unit around their own mean, which is what weights see that sum to zero.
       known: whether all primitives that made it are understood.
+      slices: the same for each slice of a stack, as loops walk along it; none where that is not told.
     """
 
     second_moment: float
     variance: float
     known: bool
+    slices: "tuple[Incoming, ...]" = ()
 
     @staticmethod
     def of(use: Use, data: Samples) -> "Incoming":
@@ -45,14 +47,14 @@ class Incoming:
         return Incoming(second, max(variance, 0.0), data.known and math.isfinite(second))
 
     @staticmethod
-    def mean(uses: "Sequence[Incoming]", stacked: bool = False) -> "Incoming":
-        """Over several uses; those of a stack multiply, so of these it is the geometric mean."""
+    def mean(uses: "Sequence[Incoming]", slices: "tuple[Incoming, ...]" = (), multiplied: bool = False) -> "Incoming":
+        """Over several uses; where one follows another, the geometric mean."""
         found = []
         for name in ("second_moment", "variance"):
             values = np.array([getattr(x, name) for x in uses])
-            multiplied = stacked and bool(np.all(values > 0))
-            found.append(float(np.exp(np.mean(np.log(values))) if multiplied else np.mean(values)))
-        return Incoming(found[0], found[1], all(x.known for x in uses))
+            geometric = multiplied and bool(np.all(values > 0))
+            found.append(float(np.exp(np.mean(np.log(values))) if geometric else np.mean(values)))
+        return Incoming(found[0], found[1], all(x.known for x in uses), slices)
 
 
 def output(streams: Streams, use: Use, data: Samples, variance: float) -> Samples:
@@ -72,7 +74,7 @@ def output(streams: Streams, use: Use, data: Samples, variance: float) -> Sample
     )
     if covariance is None:
         return constant(0.0, out.shape)
-    drawn = of_covariance(streams, covariance, 2 ** len(own)) * math.sqrt(variance)
+    drawn = _drawn(streams, use, covariance, 2 ** len(own)) * math.sqrt(variance)
     drawn = drawn.reshape(len(drawn), *(data.values.shape[a] for a in axes), *[2] * len(own))
     # From the order (dimensions of the data, dimensions of the weight) to that of the output.
     place: dict[int, list[int]] = {}
@@ -105,7 +107,7 @@ def gaussian(streams: Streams, use: Use, found: Samples, variance: float) -> Sam
     covariance = (elements.conj().T @ elements).real / len(elements)
     if not np.isfinite(covariance).all() or not np.trace(covariance) > 0:
         return found
-    drawn = of_covariance(streams, covariance, 2 ** len(own)) * math.sqrt(variance)
+    drawn = _drawn(streams, use, covariance, 2 ** len(own)) * math.sqrt(variance)
     drawn = drawn.reshape(len(drawn), *lengths, *[2] * len(own))
     place = dict(zip(own, range(1 + len(axes), drawn.ndim), strict=True))
     order = [
@@ -115,6 +117,14 @@ def gaussian(streams: Streams, use: Use, found: Samples, variance: float) -> Sam
     ]
     factors = tuple((math.prod(f),) if d in own else f for d, f in enumerate(found.factors))
     return Samples(drawn.transpose([0, *order]), factors, found.marks | streams.mark(), True)
+
+
+def _drawn(streams: Streams, use: Use, covariance: np.ndarray, columns: int) -> np.ndarray:
+    """Normal numbers with these covariances up to scale; a complex number has half of its variance in each part."""
+    drawn = of_covariance(streams, covariance, columns)
+    if np.dtype(use.equation.outputs[0].dtype).kind != "c":
+        return drawn
+    return np.asarray((drawn + 1j * of_covariance(streams, covariance, columns)) * math.sqrt(0.5))
 
 
 def _covariance(use: Use, elements: np.ndarray) -> np.ndarray | None:

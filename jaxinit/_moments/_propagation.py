@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._moments import _moves, _sums
-from jaxinit._moments._elementwise import elementwise
+from jaxinit._moments._elementwise import BY_PRIMITIVE, elementwise
 from jaxinit._moments._layers import Incoming, gaussian, output
 from jaxinit._moments._masks import Masks
 from jaxinit._moments._samples import (
@@ -27,8 +27,9 @@ from jaxinit._moments._samples import (
 )
 from jaxinit._moments._softmax import normalized_by_sum, softmax
 from jaxinit._moments._streams import COUNT, Streams
+from jaxinit._moments._turns import Turns
 from jaxinit._moments._variances import variance, variances
-from jaxinit._reading import Analysis, Use, rule_of
+from jaxinit._reading import Analysis, Use, Weight, rule_of
 from jaxinit._typing import Array
 
 _STEPS = 8
@@ -43,8 +44,8 @@ Later = Callable[[], Samples]
 
 def propagate(
     analysis: Analysis, leaves: Sequence[Callable[[], Samples | None]], batch: Sequence[Any], variance: Variance
-) -> Mapping[Use, Incoming]:
-    """What each layer is applied to.
+) -> Mapping[Weight, Incoming]:
+    """What each weight is applied to.
 
     Args:
       analysis: of the program.
@@ -60,21 +61,18 @@ def propagate(
     inputs += [functools.partial(walk.data, v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
     with np.errstate(all="ignore"):
         walk.run(program, inputs)
-    return {
-        use: Incoming.mean(found, stacked=any(component.weight.stack for component in use.components))
-        for use, found in walk.incoming.items()
-    }
+    return walk.turns.by_weight()
 
 
 class _Propagation:
-    """One walk; `incoming` has what each layer was applied to so far."""
+    """One walk; `turns` has what each layer was applied to so far."""
 
     def __init__(self, analysis: Analysis, variance: Variance):
         self.analysis, self.variance = analysis, variance
         self.streams = Streams()
         self.uses = {use.equation: use for use in analysis.uses.values()}
         self.stacked = {leaf for weight in analysis.weights if weight.stack for leaf in weight.regions}
-        self.incoming: dict[Use, list[Incoming]] = {}
+        self.turns = Turns(analysis)
 
     def unknown(self, atom: ir.Atom) -> Samples:
         """A value of which nothing is known."""
@@ -160,7 +158,7 @@ class _Propagation:
 
     def _layer(self, use: Use, data: Samples) -> Samples:
         incoming = Incoming.of(use, data)
-        self.incoming.setdefault(use, []).append(incoming)
+        self.turns.add(use, incoming)
         return output(self.streams, use, data, self.variance(use, incoming))
 
     def _spelled_out(self, use: Use, found: Samples, values: Mapping[ir.Atom, Samples]) -> Samples:
@@ -169,7 +167,7 @@ class _Propagation:
         if not met:
             return found
         incoming = Incoming.mean(met)
-        self.incoming.setdefault(use, []).append(incoming)
+        self.turns.add(use, incoming)
         return gaussian(self.streams, use, found, self.variance(use, incoming))
 
     def _primitive(self, equation: ir.Equation, inputs: list[Samples]) -> Samples | list[Samples] | None:
@@ -185,7 +183,7 @@ class _Propagation:
             return _moves.RULES[primitive](self.streams, equation, inputs)
         if primitive in _sums.RULES:
             return _sums.RULES[primitive](self.streams, equation, inputs)
-        if rule_of(equation).elementwise or primitive in ir.ELEMENTWISE | ir.IDENTITIES:
+        if rule_of(equation).elementwise or primitive in ir.ELEMENTWISE | ir.IDENTITIES | BY_PRIMITIVE.keys():
             if len(equation.outputs) > 1:
                 return inputs
             return elementwise(equation, inputs)
@@ -194,12 +192,13 @@ class _Propagation:
     def _scan(self, equation: ir.Scan, inputs: list[Samples]) -> list[Samples]:
         first, second = equation.num_consts, equation.num_consts + equation.num_carry
         consts, carry, walked = inputs[:first], inputs[first:second], inputs[second:]
-        atoms = equation.inputs[second:]
-        is_stack = any(leaf in self.stacked for atom in atoms for leaf in self.analysis.of(atom).degrees)
+        is_stack = not self.stacked.isdisjoint(self.turns.walked(equation))
         rows: list[list[Samples]] = []
         for step in range(min(equation.length, _STACK_STEPS if is_stack else _STEPS)):
             slices = [self._entry(x, step) for x in walked]
+            self.turns.now.append((equation, step))
             results = self.run(equation.body, [*consts, *carry, *slices])
+            self.turns.now.pop()
             carry = results[: equation.num_carry]
             rows.append(results[equation.num_carry :])
         outputs = equation.outputs[equation.num_carry :]

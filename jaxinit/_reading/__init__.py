@@ -52,6 +52,7 @@ from jaxinit._reading._traced_activation import TracedActivation as TracedActiva
 from jaxinit._reading._views import View as View
 from jaxinit._reading._views import axis_factors as axis_factors
 from jaxinit._reading._views import in_order_of_leaf as in_order_of_leaf
+from jaxinit._reading._views import in_order_of_view as in_order_of_view
 from jaxinit._reading._views import other_factors as other_factors
 from jaxinit._reading._views import part_name as part_name
 from jaxinit._reading._views import part_of as part_of

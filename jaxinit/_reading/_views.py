@@ -133,6 +133,14 @@ def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
     return jnp.flip(x, flipped) if flipped else x
 
 
+def in_order_of_view(weight: Weight, x: Array) -> Array:
+    """One number for each slice of a weight, as the program has them, along the axes of its view that are its stack."""
+    ordered = in_order_of_leaf(x.reshape([f.size for f in weight.stack]), weight.stack)
+    return jnp.transpose(
+        ordered, sorted(range(len(weight.stack)), key=lambda i: (weight.stack[i].axis, -weight.stack[i].stride))
+    )
+
+
 def slice_indices(weight: Weight) -> Iterator[tuple[int, ...]]:
     """Where in its leaf each slice of a stacked weight lies, in the order in which the program has them."""
     return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in weight.stack))

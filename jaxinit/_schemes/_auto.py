@@ -1,13 +1,18 @@
 """The scheme of a user who knows nothing about initialization: every pre-activation has unit variance at the start."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from jaxinit._initializers import variance_scaling
+from jaxinit._moments import Incoming
 from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._incoming import argument_factor
 from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import Rule, Scheme, register
 
+_ALIKE = 1.05
+"""Slices of a stack that take no more than this many times as much as the one that takes least have one variance."""
 _DIGITS = 4
 """Of variances that are drawn from: more would only show how they were computed."""
 
@@ -23,7 +28,8 @@ class auto(Scheme):
     with the mean square of the inputs x as the program makes them: of activations, gated units, dropout,
     normalizations, pooling, attention, and sums with residual branches. After a ReLU it is 1/2, which gives He's 2 /
     fan-in. The second formula is for the last layer of each of L residual branches, so that all branches together add
-    the variance of one. Where the outputs of k layers are added before anything else is done with them, each has the
+    the variance of one. Of a stack that a loop walks along each slice has the variance for what comes into it.
+    Where the outputs of k layers are added before anything else is done with them, each has the
     variance 1 / k; numbers that multiply a pre-activation are made up for. Embeddings have rows of unit variance, or
     1 / fan-in where they read out as well; biases and offsets are zero, scales one.
 
@@ -44,9 +50,12 @@ class auto(Scheme):
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
         met = model.met(layer)
-        variance, reason = 1.0, "inputs of unknown mean square, taken as 1"
-        if met.known and met.second_moment > 0:
-            variance, reason = 1 / met.second_moment, f"inputs of mean square {met.second_moment:.3g}"
+        slices = [_second_moment(x) for x in met.slices] or [_second_moment(met)]
+        if max(slices) < _ALIKE * min(slices):
+            slices = [_second_moment(met)]
+        taken = math.exp(sum(map(math.log, slices)) / len(slices))
+        by_slice = tuple(_rounded(math.sqrt(taken / x)) for x in slices) if len(slices) > 1 else ()
+        variance, reason = 1 / taken, _reason(met, slices)
         factor = argument_factor(layer)
         if factor != 1:
             variance /= factor**2
@@ -60,8 +69,31 @@ class auto(Scheme):
             reason += f", last layer of a branch: variance / {model.branches}"
         if layer.note and layer.note.startswith(UNREAD):
             reason += f"; {layer.note}"
-        return Rule(variance_scaling(float(f"{variance:.{_DIGITS}g}"), "fan_in", "normal"), reason)
+        return Rule(variance_scaling(_rounded(variance), "fan_in", "normal"), reason, by_slice=by_slice)
 
-    def centred(self, layer: Layer, model: Model) -> float:
+    def centred(self, layer: Layer, model: Model) -> float | Sequence[float]:
         met = model.met(layer)
-        return met.second_moment / met.variance if met.variance > 1e-3 * met.second_moment > 0 else 1.0
+        return [_share(x) for x in met.slices] or _share(met)
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
+
+
+def _second_moment(met: Incoming) -> float:
+    """Of what comes in; 1 where it is not known."""
+    return met.second_moment if met.known and met.second_moment > 0 else 1.0
+
+
+def _reason(met: Incoming, slices: Sequence[float]) -> str:
+    if len(slices) > 1:
+        unknown = sum(not x.known for x in met.slices)
+        taken = f", unknown for {unknown} of {len(slices)} and taken as 1" if unknown else ""
+        return f"inputs of mean square {min(slices):.3g} to {max(slices):.3g} by slice{taken}"
+    if met.known and met.second_moment > 0:
+        return f"inputs of mean square {met.second_moment:.3g}"
+    return "inputs of unknown mean square, taken as 1"
+
+
+def _share(met: Incoming) -> float:
+    return met.second_moment / met.variance if met.variance > 1e-3 * met.second_moment > 0 else 1.0

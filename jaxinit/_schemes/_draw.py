@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._arrays import folded_in
+from jaxinit._arrays import drawing_dtype, folded_in
 from jaxinit._initializers import VarianceScaling, draw_from, scaled
-from jaxinit._reading import Layer
+from jaxinit._reading import Layer, Weight, in_order_of_view, spread_over_leaf
 from jaxinit._schemes._made_weights import drawn_mixed
 from jaxinit._schemes._roles import Matrix, matrix_fan_in
 from jaxinit._stages import computed
@@ -21,12 +21,16 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a matrix is drawn from, and with which key; by a scheme's rule, or as the user says."""
+    """What a matrix is drawn from, and with which key; by a scheme's rule, or as the user says.
+
+    `by_slice` multiplies the slices of a stack.
+    """
 
     init: Callable[..., Array]
     key: Array
     matrix: Matrix
     is_rule: bool = True
+    by_slice: tuple[float, ...] = ()
 
 
 class KeyWords(NamedTuple):
@@ -49,11 +53,12 @@ def key_for(key: Array | KeyWords, path: str) -> Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32") if key.typed else words
 
 
-def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
+def draw_weight(draws: Sequence[Draw], layer: Layer, weight: Weight, dtype: Any) -> Array:
     """A weight of a layer's shape, drawn as the layer uses it."""
     first = draws[0]
     if layer.view is None and layer.kind != "embed" and not first.matrix.is_gain and first.is_rule:
-        return drawn_mixed(first.init, first.key, layer, dtype)
+        factors = spread_over_leaf(weight, (), jnp.asarray(first.by_slice)) if first.by_slice else None
+        return drawn_mixed(first.init, first.key, layer, dtype, factors)
     if layer.view is None or layer.in_axes is None or layer.out_axes is None:
         return draw_from(first.init, first.key, layer.shape, dtype)
     assert layer.batch_axes is not None
@@ -66,23 +71,39 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, dtype: Any) -> Array:
     n_in, n_out = (math.prod(view[a] for a in axes) for axes in (layer.in_axes, layer.out_axes))
     kernel = (*(view[a] for a in taps), n_in, n_out)
 
-    def matrix(keys: Sequence[Array]) -> Array:
+    def part(draw: Draw, key: Array, shape: tuple[int, ...], factor: Array | None) -> Array:
+        init = _seen(draw.init, layer)
+        if factor is None:
+            return draw_from(init, key, shape, dtype)
+        wide = drawing_dtype(dtype)
+        return (draw_from(init, key, shape, wide) * factor.astype(wide)).astype(dtype)
+
+    def matrix(keys: Sequence[Array], factors: Sequence[Array | None]) -> Array:
         if len(draws) == 1 and first.matrix.rows is None and first.matrix.columns is None:
-            return draw_from(_seen(first.init, layer), keys[0], kernel, dtype)
+            return part(first, keys[0], kernel, factors[0])
         result = jnp.zeros(kernel, dtype)
-        for draw, key in zip(draws, keys, strict=True):
+        for draw, key, factor in zip(draws, keys, factors, strict=True):
             rows = np.arange(*(draw.matrix.rows or (0, n_in)))
             columns = np.arange(n_out) if draw.matrix.columns is None else np.array(draw.matrix.columns)
-            part = draw_from(_seen(draw.init, layer), key, (*kernel[:-2], len(rows), len(columns)), dtype)
-            result = result.at[..., rows[:, None], columns].set(part)
+            drawn = part(draw, key, (*kernel[:-2], len(rows), len(columns)), factor)
+            result = result.at[..., rows[:, None], columns].set(drawn)
         return result
 
     if count == 1:
-        drawn = matrix([draw.key for draw in draws])
+        drawn = matrix([draw.key for draw in draws], [None] * len(draws))
     else:
-        drawn = jax.vmap(matrix)([jax.random.split(draw.key, count) for draw in draws])
+        members = math.prod(view[a] for a in layer.batch_axes)
+        by_slice = [_by_slice(draw, weight, members) for draw in draws]
+        drawn = jax.vmap(matrix)([jax.random.split(draw.key, count) for draw in draws], by_slice)
     back = np.argsort(order).tolist()
     return jnp.transpose(drawn.reshape(tuple(view[a] for a in order)), back).reshape(layer.shape)
+
+
+def _by_slice(draw: Draw, weight: Weight, members: int) -> Array | None:
+    """What multiplies each matrix of a stack, of which each slice has some members."""
+    if not draw.by_slice:
+        return None
+    return jnp.repeat(in_order_of_view(weight, jnp.asarray(draw.by_slice)).reshape(-1), members)
 
 
 def _seen(init: Callable[..., Array], layer: Layer) -> Callable[..., Array]:

@@ -109,9 +109,7 @@ class Drawing:
                 .set(self._drawn(part, rule, dtype))
             )
         for layer, weight, matrices in weights:
-            new = with_part(
-                jnp.asarray(new), weight, self._weight(path, layer, matrices, _terms(weight, layer, dtype), dtype)
-            )
+            new = with_part(jnp.asarray(new), weight, self._weight(path, layer, weight, matrices, dtype))
         return new
 
     def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
@@ -122,24 +120,27 @@ class Drawing:
         self.rows.append(Drawn(path, role.name, shape, init, role.reason))
         return jnp.full(shape, start, old.dtype) if is_shape else old
 
-    def _weight(self, path: str, layer: Layer, matrices: tuple[Matrix, ...], terms: int, dtype: Any) -> Array:
+    def _weight(self, path: str, layer: Layer, weight: Weight, matrices: tuple[Matrix, ...], dtype: Any) -> Array:
+        terms = _terms(weight, layer, dtype)
         override = overridden(self.overrides, path, layer)
         if override is not None:
             whole = dataclasses.replace(matrices[0], layer=layer, rows=None, columns=None)
             self.rows.append(Drawn(layer.name, layer.kind, layer.shape, repr(override), "override"))
             self.is_of_package &= _is_of_package(override)
-            return draw_weight([Draw(override, key_for(self.key, layer.name), whole, is_rule=False)], layer, dtype)
+            draw = Draw(override, key_for(self.key, layer.name), whole, is_rule=False)
+            return draw_weight([draw], layer, weight, dtype)
         draws = []
         for matrix in matrices:
-            init, reason, shared = _weight_rule(self.scheme, matrix, self.model)
+            rule = _weight_rule(self.scheme, matrix, self.model)
             if terms > 1:
-                init, reason = scaled(init, terms**-0.5), f"{reason}; one of {terms} terms: variance / {terms}"
+                reason = f"{rule.reason}; one of {terms} terms: variance / {terms}"
+                rule = rule._replace(init=scaled(rule.init, terms**-0.5), reason=reason)
             name = matrix.layer.name
             role = f"{layer.kind}, {matrix.role}" if matrix.role else layer.kind
-            self.rows.append(Drawn(name, role, layer.shape, repr(init), reason))
-            draws.append(Draw(init, key_for(self.key, shared or name), matrix))
+            self.rows.append(Drawn(name, role, layer.shape, rule.drawn_from, rule.reason))
+            draws.append(Draw(rule.init, key_for(self.key, rule.shared or name), matrix, by_slice=rule.by_slice))
         self.is_of_package &= all(_is_of_package(draw.init) for draw in draws)
-        return draw_weight(draws, layer, dtype)
+        return draw_weight(draws, layer, weight, dtype)
 
     def corrected(self, leaves: list[Any]) -> list[Any]:
         """The leaves, those of which the program makes weights multiplied so that these have the variance meant."""
@@ -149,7 +150,7 @@ class Drawing:
                 continue
             rule = self.scheme.weight(matrices[0], self.model)
             leaves = corrected(
-                leaves, self.model, weight, matrices[0], rule.init, key_for(self.key, layer.name), self.scheme.centred
+                leaves, self.model, weight, matrices[0], rule, key_for(self.key, layer.name), self.scheme.centred
             )
             paths = layer.paths
             self.rows = [

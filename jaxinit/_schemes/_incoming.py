@@ -34,8 +34,8 @@ def incoming(
     starts: Mapping[int, tuple[str, float | None]],
     kept: Mapping[int, LeafRole],
     slices: Mapping[int, np.ndarray],
-) -> Mapping[Use, Incoming]:
-    """What each layer is applied to.
+) -> Mapping[Weight, Incoming]:
+    """What each weight is applied to.
 
     Args:
       traced: the program.

@@ -17,6 +17,7 @@ from jaxinit._arrays import drawing_dtype
 from jaxinit._initializers import VarianceScaling, draw_from
 from jaxinit._reading import Layer, Weight, is_made, part_of, spread_over_leaf, weights_made, with_part
 from jaxinit._schemes._roles import Matrix, Model
+from jaxinit._schemes._scheme import Rule
 from jaxinit._typing import Array
 
 _CENTRED = 1e-3
@@ -45,9 +46,9 @@ def corrected(
     model: Model,
     weight: Weight,
     matrix: Matrix,
-    init: Callable[..., Array],
+    rule: Rule,
     key: Array,
-    centred: Callable[[Layer, Model], float],
+    centred: Callable[[Layer, Model], float | Sequence[float]],
 ) -> list[Any]:
     """The leaves, those of a weight multiplied so that it has the second moment that an initializer means.
 
@@ -56,23 +57,25 @@ def corrected(
       model: the traced program.
       weight: the weight.
       matrix: how it is drawn.
-      init: what its elements are meant to be drawn from.
-      key: of `init`.
+      rule: what its elements are meant to be drawn from.
+      key: of the draw.
       centred: by how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
     """
     made = weights_made(model.traced.analysis, weight, leaves)
     if made is None:
         return leaves
     measured = jnp.stack([_second_moment(weights) for weights in made])
+    squares = jnp.square(jnp.asarray(rule.by_slice or 1.0))
     if matrix.is_gain or matrix.layer.view is None:
-        wanted = second_moment_of(init, key, matrix.layer)
+        wanted = second_moment_of(rule.init, key, matrix.layer) * squares
     else:
         parts = [part_of(leaves[leaf], weight.seen_in(leaf)) for leaf in weight.regions]
         wanted = _second_moment(parts) * (len(parts) if len(weight.uses[0].entries) == 1 else 1)
+        wanted = wanted * squares / jnp.mean(squares)
     summed = _summed_dims(weight)
     if summed:
         is_centred = jnp.stack([_sums_to_zero(weights[0], summed) for weights in made])
-        wanted = wanted * jnp.where(is_centred, centred(matrix.layer, model), 1.0)
+        wanted = wanted * jnp.where(is_centred, jnp.asarray(centred(matrix.layer, model)), 1.0)
     factor = jnp.where(measured > 0, jnp.sqrt(wanted / jnp.where(measured > 0, measured, 1)), 1)
     new = list(leaves)
     for leaf in weight.regions:
@@ -115,11 +118,15 @@ def second_moment_of(init: Callable[..., Array], key: Array, layer: Layer) -> An
     return _second_moment([draw_from(init, key, shape, jnp.float32)])
 
 
-def drawn_mixed(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any) -> Array:
-    """A leaf whose elements the program mixes before use: normal, with the variance meant for the weight."""
+def drawn_mixed(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any, factors: Array | None) -> Array:
+    """A leaf whose elements the program mixes before use: normal, with the variance meant for the weight.
+
+    What multiplies slices of it broadcasts against it.
+    """
     wide = drawing_dtype(dtype)
     draw = jax.random.normal(key, layer.shape, wide)
-    return (draw * jnp.sqrt(second_moment_of(init, key, layer)).astype(wide)).astype(dtype)
+    scale = jnp.sqrt(second_moment_of(init, key, layer)).astype(wide)
+    return (draw * (scale if factors is None else scale * factors.astype(wide))).astype(dtype)
 
 
 def _second_moment(weights: Sequence[Any]) -> Array:

@@ -98,16 +98,19 @@ class mup(auto):
                 )
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
-        init, reason, _ = super().weight(matrix, model)
+        rule = super().weight(matrix, model)
+        init, reason = rule.init, rule.reason
         grown_in, grown_out = self._growth(matrix.layer, model)
         if matrix.role == "query" and self.zero_query:
             return Rule(zeros, "queries start at zero")
         if grown_in != 1 and grown_out == 1:
             if self.zero_output:
                 return Rule(zeros, f"output weight, fan-in × {grown_in:g}: starts at zero")
-            return Rule(scaled(init, grown_in**-0.5), f"{reason}; output weight: std / {grown_in:g}")
+            return rule._replace(
+                init=scaled(init, grown_in**-0.5), reason=f"{reason}; output weight: std / {grown_in:g}"
+            )
         kind = "hidden" if grown_in != 1 else "input"
-        return Rule(init, f"{reason}; {kind} weight")
+        return rule._replace(reason=f"{reason}; {kind} weight")
 
     def embedding(self, layer: Layer, model: Model) -> Rule:
         return Rule(normal(1.0), "rows of unit variance at every width")

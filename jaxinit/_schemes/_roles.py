@@ -61,26 +61,26 @@ class Model:
 
     def met(self, layer: Layer) -> Incoming:
         """What a layer is applied to where all layers before it have outputs of unit variance."""
-        return self._incoming.get(self._use(layer), _UNKNOWN)
+        return self._incoming.get(self._weight_of(layer), _UNKNOWN)
 
     def terms(self, layer: Layer) -> int:
         """Of how many layers' outputs the sum consists that a layer's goes into."""
-        return self._terms[self._use(layer)]
+        return self._terms[self._weight_of(layer).uses[0]]
 
-    def _use(self, layer: Layer) -> Use:
-        return self._uses[layer.path, layer.region]
+    def _weight_of(self, layer: Layer) -> Weight:
+        return self._weights[layer.path, layer.region]
 
     @functools.cached_property
-    def _uses(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Use]:
+    def _weights(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Weight]:
         paths = self.traced.paths
-        return {(paths[i], r): weight.uses[0] for _, weight in reversed(self.layers) for i, r in weight.regions.items()}
+        return {(paths[i], r): weight for _, weight in reversed(self.layers) for i, r in weight.regions.items()}
 
     @functools.cached_property
     def _terms(self) -> Mapping[Use, int]:
         return terms(self.traced.analysis, {skip.sum for skip in self.traced.skips})
 
     @functools.cached_property
-    def _incoming(self) -> Mapping[Use, Incoming]:
+    def _incoming(self) -> Mapping[Weight, Incoming]:
         layer_of = {use: layer for layer, weight in self.layers for use in weight.uses}
         starts = {i: (vector.role, vector.start) for i, vector in self.vectors.items()}
         slices = {i: filled(self.traced.leaves[i], parts) for i, parts in self.slices.items() if i not in self.kept}

@@ -18,11 +18,26 @@ from jaxinit._typing import Array
 
 
 class Rule(NamedTuple):
-    """What a leaf is drawn from, and why; draws of the same `shared` name have the same key."""
+    """What a leaf is drawn from, and why.
+
+    Attributes:
+      init: the initializer.
+      reason: in words.
+      shared: draws of the same name have the same key.
+      by_slice: for a stack of layers, what multiplies the draw of each slice, as loops walk along it; none for all.
+    """
 
     init: Callable[..., Array]
     reason: str
     shared: str | None = None
+    by_slice: tuple[float, ...] = ()
+
+    @property
+    def drawn_from(self) -> str:
+        """The initializer, and the range of what multiplies slices."""
+        if not self.by_slice:
+            return repr(self.init)
+        return f"{self.init!r} × {min(self.by_slice):.3g} to {max(self.by_slice):.3g} by slice"
 
 
 SCHEMES: dict[str, "type[Scheme]"] = {}
@@ -104,8 +119,11 @@ class Scheme(Public):
                 return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
         return Rule(_filled(vector.start or 0.0), vector.reason)
 
-    def centred(self, layer: Layer, model: Model) -> float:
-        """By how much more variance a layer gets whose weights sum to zero over the inputs of each unit."""
+    def centred(self, layer: Layer, model: Model) -> float | Sequence[float]:
+        """By how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
+
+        One number, or one for each slice of a stack.
+        """
         return 1.0
 
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
