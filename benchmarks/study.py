@@ -21,7 +21,7 @@ from _timing import interleaved, median_ratio
 from rich.console import Console
 from rich.table import Table
 
-from jaxinit._study._programs import Compiler, Inputs
+from jaxinit._study._programs import Compiler, Inputs, bytes_held
 from jaxinit._study._run import _padded
 from jaxinit._study._train import Training
 
@@ -56,13 +56,6 @@ def problem(depth, width):
     data = jax.random.normal(key, (SAMPLES, FEATURES)), jax.random.randint(key, (SAMPLES,), 0, CLASSES)
     params = jax.vmap(lambda key: parameters(depth, width, key))(jax.random.split(key, SEEDS))
     return Inputs(key, jnp.array([1e-3]), data, data), params
-
-
-def held(program):
-    """The peak memory of a program in bytes."""
-    memory = program.memory_analysis()
-    peak = memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes
-    return peak - memory.alias_size_in_bytes
 
 
 def alone(inputs, params, steps):
@@ -104,8 +97,8 @@ def together(inputs, params, steps, chunk):
                     s for s, _ in pool.map(lambda *a, f=advance: jax.block_until_ready(f(*a)), places, states, seeds)
                 ]
 
-    lowered = compiler._lowered_advance(shapes, programs.size, programs.length, compiler.devices[0])
-    return run, programs, seconds, held(lowered.compile())
+    advancing = compiler._advancing(shapes, programs.size, programs.length).on(compiler.devices[0])
+    return run, programs, seconds, bytes_held(advancing.memory())
 
 
 def measured(depth, width, steps, seconds):
@@ -131,7 +124,11 @@ def measured(depth, width, steps, seconds):
         "median_ms": {name: float(np.median(t)) * 1e3 for name, t in times.items()},
         "loop_over": {name: median_ratio(times[name], times["loop"]) for name in times},
         "over_one_run": {name: median_ratio(times["one run"], times[name]) for name in times},
-        "bytes": {"one run": held(single), "study": chosen_bytes * len(programs.places), "one program": all_bytes},
+        "bytes": {
+            "one run": bytes_held(single.memory_analysis()),
+            "study": chosen_bytes * len(programs.places),
+            "one program": all_bytes,
+        },
         "compile_seconds": {"one run": single_seconds, "study": chosen_seconds, "one program": all_seconds},
         "study": {"chunk": programs.size, "at_once": len(programs.places), "steps": steps},
     }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from helpers.compilations import compilations
+from helpers.studies import fresh, loss_fn, study
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
@@ -107,3 +108,19 @@ def test_sharded_draws(init, axes):
     mesh = jax.make_mesh((2,), ("model",), axis_types=(axes,))
     sharding = NamedSharding(mesh, PartitionSpec(None, "model"))
     assert_compiled_once(functools.partial(init, KEY, (8, 6), jnp.float32, sharding))
+
+
+def small_study(**starts):
+    """With functions of its own in every call."""
+    return study(starts, seeds=3, metrics_fn=lambda params, data: {"error": loss_fn(params, data)}, metric="loss")
+
+
+def test_studies():
+    assert_compiled_once(lambda: small_study(auto="auto", lsuv=jaxinit.lsuv, mine=lambda key: fresh(key)).losses)
+
+
+def test_starts_of_equal_shapes_share_the_programs_that_train_them():
+    small_study(first=fresh)
+    with compilations() as count:
+        small_study(second=lambda key: jax.tree.map(lambda x: 2 * x, fresh(key)), third=fresh)
+    assert len(count) == 1  # what draws the second

@@ -7,11 +7,13 @@ function that is traced to the same equations compiles nothing.
 
 That is for arrays that are there, on one CPU device; where anything is unusual the program stays one.
 
-`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs. What NumPy
-computes is in `_numpy.py`, by rules in `_numpy_elementwise.py` and `_numpy_arrays.py`. Nothing here knows what a layer
-is.
+`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs; `_ahead.py`
+compiles programs as one, for devices that are named. What NumPy computes is in `_numpy.py`, by rules in
+`_numpy_elementwise.py` and `_numpy_arrays.py`. Nothing here knows what a layer is.
 """
 
+from jaxinit._stages._ahead import Ahead as Ahead
+from jaxinit._stages._ahead import Placed as Placed
 from jaxinit._stages._hosted import are_made as are_made
 from jaxinit._stages._hosted import computed as computed
 from jaxinit._stages._hosted import hosted as hosted

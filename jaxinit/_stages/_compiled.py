@@ -7,13 +7,15 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from jaxinit import _program as ir
 from jaxinit._caches import forget_with
 from jaxinit._stages._cut import Stage
+
+_T = TypeVar("_T")
 
 _KEPT = 512
 """Compiled stages that are kept, the last used."""
@@ -30,11 +32,11 @@ _SETTINGS = (
 """What changes the program that JAX traces a function to."""
 
 _lock = threading.Lock()
-_programs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_programs: OrderedDict[Hashable, Any] = OrderedDict()
 forget_with(_programs.clear)
 
 
-def kept(key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+def kept(key: Hashable, make: Callable[[], _T]) -> _T:
     """The program of a key, made if there is none."""
     found = _programs.get(key)
     made = make() if found is None else found
@@ -44,6 +46,11 @@ def kept(key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[...,
         while len(_programs) > _KEPT:
             _programs.popitem(last=False)
     return made
+
+
+def forget(key: Hashable) -> None:
+    """Drops the program of a key, as where it cannot be compiled."""
+    _programs.pop(key, None)
 
 
 def settings() -> Hashable:

@@ -12,10 +12,11 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._arrays import jitted_alone
-from jaxinit._stages._compiled import compiled, function_of, kept, settings
-from jaxinit._stages._cut import Hosted, Stage, cut, whole_stage
+from jaxinit._stages._ahead import as_one, constant
+from jaxinit._stages._compiled import compiled, kept, settings
+from jaxinit._stages._cut import Hosted, Stage, cut
 from jaxinit._stages._hosted import is_hosted, tracing_for_stages
-from jaxinit._stages._numpy import as_numpy, program_computation
+from jaxinit._stages._numpy import program_computation
 
 _PLANS = 8
 """Kinds of arguments for which a function keeps its plan."""
@@ -73,22 +74,11 @@ class _Shared:
         if traced is None:
             return None
         program, structure = traced
-        stage = whole_stage(program)
-        if stage.key is None or any(a.value.committed for a in _arrays_in(program)):
+        one = as_one(program)
+        if one is None or any(a.value.committed for a in _arrays_in(program)):
             return None
-        constants = [a for a in (*stage.inputs, *program.outputs) if isinstance(a, ir.Constant)]
-        taken: list[ir.Atom] = [*program.inputs, *dict.fromkeys(constants)]
-        numbers: dict[ir.Atom, int] = {a: i for i, a in enumerate((*stage.outputs, *taken))}
-        given, wanted = [taken.index(a) for a in stage.inputs], [numbers[a] for a in program.outputs]
-        compute = function_of(stage)
-
-        def whole(*values: Any) -> list[Any]:
-            known = [*compute(*(values[i] for i in given)), *values]
-            return [known[i] for i in wanted]
-
-        key = "one program", stage.key, len(taken), tuple(given), tuple(wanted), settings()
-        run = kept(key, lambda: jitted_alone(whole))
-        own = [_constant(a) for a in taken[len(program.inputs) :]]
+        key, whole, own = one
+        run = kept(("one program", key, settings()), lambda: jitted_alone(whole))
         return lambda arguments: jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments), *own))
 
 
@@ -186,7 +176,7 @@ class Plan:
         def slot(atom: ir.Atom) -> int:
             if atom not in numbers:
                 numbers[atom] = len(self._values)
-                self._values.append(_constant(atom) if isinstance(atom, ir.Constant) else None)
+                self._values.append(constant(atom) if isinstance(atom, ir.Constant) else None)
             return numbers[atom]
 
         self.inputs = [slot(atom) for atom in program.inputs]
@@ -235,8 +225,3 @@ class Plan:
         for i, x in zip(hosted, copies, strict=True):
             values[i] = x
         return values
-
-
-def _constant(atom: ir.Atom) -> Any:
-    assert isinstance(atom, ir.Constant)
-    return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)

@@ -10,7 +10,6 @@ set of metrics compiles from another program, whatever the functions are called;
 
 import concurrent.futures
 import dataclasses
-import functools
 import hashlib
 import math
 import os
@@ -20,8 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
+from jaxinit._stages import Ahead
 from jaxinit._study._starts import Draw
 from jaxinit._study._train import SEED, State, Training
 from jaxinit._typing import Array
@@ -97,6 +96,7 @@ class Compiler:
         self._steps = steps
         self._copies = {self.devices[0]: self.inputs}
         self._compiled: dict[Any, Programs] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     @property
     def _on_cpu(self) -> bool:
@@ -111,8 +111,7 @@ class Compiler:
 
         # It runs once for each seed and draws little, so most of its time would be LLVM's.
         options = {"xla_backend_optimization_level": 0} if self._on_cpu else {}
-        lowered = self._lowered(group, self.devices[0], _seeds(size), inputs.key, inputs.data)
-        program = lowered.compile(compiler_options=options)
+        program = self._ahead(group, _seeds(size), inputs.key, inputs.data, options=options).on(self.devices[0])
         return lambda seeds: program(seeds, inputs.key, inputs.data)
 
     def programs(self, params: Any) -> Programs:
@@ -122,14 +121,18 @@ class Compiler:
             self._compiled[signature] = self._fitting(params)
         return self._compiled[signature]
 
+    def close(self) -> None:
+        """Ends the threads that compile."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _fitting(self, params: Any) -> Programs:
         """Programs with as many seeds as memory holds."""
         first, length = self.devices[0], segment(self._steps)
         chunk = self._chunk or (_CPU_CHUNK if self._on_cpu else math.ceil(self._seeds / len(self.devices)))
         free = _free_bytes(first)
         while True:
-            program = self._lowered_advance(params, chunk, length, first).compile()
-            held = _bytes_held(program)
+            advancing = self._advancing(params, chunk, length)
+            held = bytes_held(advancing.on(first).memory())
             if self._chunk is not None or held <= free or chunk == 1:
                 break
             chunk = max(1, min(chunk - 1, int(chunk * free / held)))
@@ -145,7 +148,7 @@ class Compiler:
             places=places,
             length=length,
             begin=self._begin(params, chunk),
-            advance=self._advance(params, chunk, length, places, program),
+            advance=self._advance(params, chunk, length, places, advancing),
             finish=self._finish(params, chunk),
         )
 
@@ -157,8 +160,7 @@ class Compiler:
             # Seed after seed: all test samples of all seeds at once may be more than memory holds.
             return states, jax.lax.map(lambda one: self.training.measure(one, test_data), params)
 
-        arguments = _many(params, size), inputs.rates, inputs.test_data
-        program = self._lowered(group, self.devices[0], *arguments).compile()
+        program = self._ahead(group, _many(params, size), inputs.rates, inputs.test_data).on(self.devices[0])
         return lambda params: program(params, inputs.rates, inputs.test_data)
 
     def _finish(self, params: Any, size: int) -> Callable[[State], Any]:
@@ -167,25 +169,19 @@ class Compiler:
         def group(states: State, test_data: Any) -> Any:
             return jax.lax.map(lambda one: self.training.finish(one, test_data), states)
 
-        program = self._lowered(group, self.devices[0], self._states(params, size), test_data).compile()
+        program = self._ahead(group, self._states(params, size), test_data).on(self.devices[0])
         return lambda states: program(states, test_data)
 
     def _advance(
-        self, params: Any, size: int, length: int, places: Sequence[Any], first_program: Any
+        self, params: Any, size: int, length: int, places: Sequence[Any], advancing: Ahead
     ) -> Callable[[int, State, Array, int], Any]:
         """The programs of all devices, as a function of the place in the list of groups."""
-        devices = list(dict.fromkeys(places))
-        for device in devices:
+        rest = self._steps % length
+        segments = {length: advancing, **({rest: self._advancing(params, size, rest)} if rest else {})}
+        programs = {(device, n): part.on(device) for device in dict.fromkeys(places) for n, part in segments.items()}
+        for device in places:
             if device not in self._copies:
                 self._copies[device] = self.inputs.on(device)
-        wanted = {(device, length) for device in devices if device != self.devices[0]}
-        rest = self._steps % length
-        wanted |= {(device, rest) for device in devices if rest}
-        # What is lowered obeys settings of this thread; compilation by XLA does not need it and runs side by side.
-        lowered = {(device, n): self._lowered_advance(params, size, n, device) for device, n in wanted}
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            made = pool.map(lambda program: program.compile(), lowered.values())
-            programs = {(self.devices[0], length): first_program, **dict(zip(lowered, made, strict=True))}
 
         def run(place: int, state: State, seeds: Array, first: int) -> Any:
             device, n = places[place], min(length, self._steps - first)
@@ -195,7 +191,7 @@ class Compiler:
 
         return run
 
-    def _lowered_advance(self, params: Any, size: int, length: int, device: Any) -> Any:
+    def _advancing(self, params: Any, size: int, length: int) -> Ahead:
         def group(states: State, seeds: Array, key: Array, rates: Array, data: Any, first: Array) -> Any:
             def one(state: State, seed: Array) -> Any:
                 return self.training.advance(state, seed, key, rates, data, first, length)
@@ -204,15 +200,13 @@ class Compiler:
 
         inputs, first = self.inputs, jax.ShapeDtypeStruct((), np.int32)
         arguments = self._states(params, size), _seeds(size), inputs.key, inputs.rates, inputs.data, first
-        return self._lowered(group, device, *arguments, donate=(0,))
+        return self._ahead(group, *arguments, donated=1)
 
     def _states(self, params: Any, size: int) -> Any:
         return _many(jax.eval_shape(self.training.begin, params, self.inputs.rates), size)
 
-    def _lowered(self, function: Callable[..., Any], device: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
-        place = SingleDeviceSharding(device)
-        shapes = jax.tree.map(functools.partial(_shape, sharding=place), arguments)
-        return jax.jit(function, donate_argnums=donate, out_shardings=place).lower(*shapes)
+    def _ahead(self, function: Callable[..., Any], *arguments: Any, **how: Any) -> Ahead:
+        return Ahead(function, *jax.tree.map(_shape, arguments), pool=self._pool, **how)
 
 
 def segment(steps: int) -> int:
@@ -222,8 +216,8 @@ def segment(steps: int) -> int:
     return min(divisors, key=lambda n: abs(n - usual), default=usual)
 
 
-def _shape(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _many(shapes: Any, size: int) -> Any:
@@ -234,9 +228,8 @@ def _seeds(size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size,), np.uint32)
 
 
-def _bytes_held(program: Any) -> float:
+def bytes_held(memory: Any) -> float:
     """The peak memory of a program, as far as its backend tells."""
-    memory = program.memory_analysis()
     if memory is None:
         return 0.0
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

@@ -1,5 +1,6 @@
 """`study`: any starts × seeds × learning rates on the user's model, in compiled programs that train seeds together."""
 
+import contextlib
 import functools
 import operator
 import os
@@ -220,7 +221,8 @@ def study(
             records.write(path, facts())
 
     each = len(rates) * records.plan.steps
-    with progress_bar(progress, records.done.size * each, int(records.done.sum()) * each) as advanced:
+    bar = progress_bar(progress, records.done.size * each, int(records.done.sum()) * each)
+    with contextlib.closing(compiler), bar as advanced:
         runner = Runner(compiler, records, save, advanced)
         runner.run(draws)
     return result_of(records, **facts())
