@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxinit
+import jaxinit.linen
 import jaxinit.nnx
 
 KERNELS = [
@@ -240,3 +241,72 @@ class TestPartitioning:
         assert equal == init
         assert hash(equal) == hash(init)
         assert jaxinit.from_config(init.to_config()) == init
+
+
+class Encoder(nn.Module):
+    """Two methods, one of which takes a mask; statistics beside the parameters."""
+
+    def setup(self):
+        self.kernel, self.other = nn.Dense(8), nn.Dense(3)
+        self.norm = nn.BatchNorm(use_running_average=True)
+
+    def __call__(self, x):
+        return self.other(nn.relu(self.norm(self.kernel(x))))
+
+    def encode(self, x, mask):
+        return jnp.where(mask, self.kernel(x), 0)
+
+
+class NnxEncoder(nnx.Module):
+    """The same in NNX."""
+
+    def __init__(self, rngs):
+        self.kernel, self.other = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, use_running_average=True, rngs=rngs)
+
+    def __call__(self, x):
+        return self.other(nnx.relu(self.norm(self.kernel(x))))
+
+    def encode(self, x, mask):
+        return jnp.where(mask, self.kernel(x), 0)
+
+
+DATA = jax.random.normal(jax.random.key(3), (32, 4))
+MASK = jnp.arange(8) < 4
+
+
+def test_a_linen_module_is_split_into_what_every_method_takes():
+    model = Encoder()
+    variables = model.init(jax.random.key(0), DATA)
+    params, apply_fn, restore = jaxinit.linen.split(model, variables)
+    assert set(params) == {"params"}
+    np.testing.assert_array_equal(apply_fn(params, DATA), model.apply(variables, DATA))
+    doubled = restore(jax.tree.map(lambda x: 2 * x, params))
+    assert set(doubled) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(doubled["params"]["other"]["kernel"], 2 * variables["params"]["other"]["kernel"])
+    assert doubled["batch_stats"] == variables["batch_stats"]
+    assert isinstance(jaxinit.recommend(params, apply_fn, DATA), jaxinit.Recommendation)
+
+    encoded = jaxinit.linen.split(model, variables, method="encode", kwargs={"mask": MASK})
+    np.testing.assert_array_equal(encoded.apply_fn(params, DATA)[:, 4:], 0)
+    layers = jaxinit.linen.trace_layers(model, variables, DATA, method="encode", kwargs={"mask": MASK})
+    assert [layer.path for layer in layers] == ["params/kernel/kernel"]
+
+
+def test_an_nnx_model_is_split_into_what_every_method_takes():
+    model = NnxEncoder(nnx.Rngs(0))
+    before = model(DATA)
+    params, apply_fn, restore = jaxinit.nnx.split(model)
+    np.testing.assert_array_equal(apply_fn(params, DATA), before)
+    assert isinstance(jaxinit.recommend(params, apply_fn, DATA), jaxinit.Recommendation)
+    doubled = jax.tree.map(lambda x: 2 * x, params)
+    np.testing.assert_array_equal(model(DATA), before)  # not changed before it is restored
+    assert restore(doubled) is model
+    np.testing.assert_array_equal(model.other.kernel[...], doubled["other"]["kernel"][...])
+
+    encoded = jaxinit.nnx.split(model, method="encode", kwargs={"mask": MASK})
+    np.testing.assert_array_equal(encoded.apply_fn(encoded.params, DATA)[:, 4:], 0)
+    layers = jaxinit.nnx.trace_layers(model, DATA, method="encode", kwargs={"mask": MASK})
+    assert [layer.path.split("/")[0] for layer in layers] == ["kernel"]
+    scaled = jaxinit.nnx.lsuv(model, DATA, method="encode", kwargs={"mask": MASK}, return_report=True)
+    assert scaled.after[0] == pytest.approx(1, rel=1e-3)

@@ -335,3 +335,13 @@ def test_the_programs_that_were_used_last_are_kept(monkeypatch):
         program = _compiled.kept(name, lambda name=name: made.append(name) or name.upper)
         assert program() == name.upper()
     assert made == ["a", "b", "c", "b"]
+
+
+def test_stages_of_few_numbers_are_compiled_without_optimizations():
+    def small(function, *arguments):
+        return {_compiled._is_small(s) for s in cut(ir.flat(function, *arguments)[0]) if isinstance(s, Stage)}
+
+    x = jax.ShapeDtypeStruct((1 << 10, 12), jnp.float32)
+    assert small(mlp, MATRICES, x) == {True}
+    assert small(scanned, MATRICES, x) == {False}  # a loop may run for long
+    assert small(jnp.sin, jax.ShapeDtypeStruct((1 << 13, 1 << 12), jnp.float32)) == {False}

@@ -71,18 +71,23 @@ def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
         b = jnp.broadcast_to(wide(bias).astype(u.dtype).squeeze(first), shares.shape)
         mean_u, total_b = _sum([shares, b], second)
     off = u - lax.broadcast_in_dim(mean_u, u.shape, kept)
-    (squares,) = _sum([jnp.real(off * off.conj())], first)
+    (squares,) = _sum([_times(off, off)], first)
     if bias is None:
         (var_u,) = _sum([squares], second)
-        zero = jnp.zeros_like(var_u)
-        return _moments(size, mean_u, jnp.zeros_like(mean_u), var_u / size, zero, zero)
+        zero = lax.full_like(var_u, 0)
+        return _moments(size, mean_u, lax.full_like(mean_u, 0), var_u / size, zero, zero)
     channels = math.prod(u.shape[left[i]] for i in second)
     mean_b = total_b / channels
     off_u = shares - lax.broadcast_in_dim(mean_u / channels, shares.shape, kept_of_left)
     off_b = b - lax.broadcast_in_dim(mean_b, shares.shape, kept_of_left)
-    products = [squares, jnp.real(off_u * off_b.conj()), jnp.real(off_b * off_b.conj())]
+    products = [squares, _times(off_u, off_b), _times(off_b, off_b)]
     var_u, cov, var_b = _sum(products, second)
     return _moments(size, mean_u, mean_b, var_u / size, cov, var_b / channels)
+
+
+def _times(a: Array, b: Array) -> Array:
+    """The real part of a·b̄."""
+    return jnp.real(a * b.conj()) if jnp.issubdtype(a.dtype, jnp.complexfloating) else lax.mul(a, b)
 
 
 def mean_dtype(dtype: DTypeLike) -> type[np.generic]:
@@ -91,8 +96,8 @@ def mean_dtype(dtype: DTypeLike) -> type[np.generic]:
 
 
 def _moments(size: int, mean_u: Array, mean_b: Array, *variances: Array) -> Moments:
-    means = (mean.astype(mean_dtype(mean_u.dtype)) for mean in (mean_u, mean_b))
-    return Moments(jnp.float32(size), *means, *(jnp.real(x).astype(jnp.float32) for x in variances))
+    means = (lax.convert_element_type(mean, mean_dtype(mean_u.dtype)) for mean in (mean_u, mean_b))
+    return Moments(jnp.float32(size), *means, *(lax.convert_element_type(x, jnp.float32) for x in variances))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -19,6 +20,13 @@ _T = TypeVar("_T")
 
 _KEPT = 512
 """Compiled stages that are kept, the last used."""
+_FEW = 1 << 24
+"""A stage whose equations give fewer numbers in all is compiled without optimizations by LLVM, in a third of the time.
+
+Products and convolutions are calls of libraries either way; the rest is slower by tens of milliseconds at most.
+"""
+_OF_UNKNOWN_LENGTH = frozenset({ir.scan_p, ir.while_p, ir.cond_p, ir.remat_p})
+_UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -82,7 +90,7 @@ def compiled(stages: Iterable[Stage], device: Any) -> dict[Stage, Callable[..., 
             if not pool:
                 pool.append(concurrent.futures.ThreadPoolExecutor(os.cpu_count()))
                 stack.callback(pool[0].shutdown, wait=False)
-            return _Compiled(pool[0].submit(_lowered(stage).compile))
+            return _Compiled(pool[0].submit(_lowered(stage).compile, _UNOPTIMIZED if _is_small(stage) else None))
 
         for stage in stages:
             begin = functools.partial(begun, stage)
@@ -93,6 +101,13 @@ def compiled(stages: Iterable[Stage], device: Any) -> dict[Stage, Callable[..., 
 def _number(atom: ir.Atom) -> Any:
     assert isinstance(atom, ir.Constant)
     return atom.value
+
+
+def _is_small(stage: Stage) -> bool:
+    """Whether a stage has few numbers to compute, and none of its equations holds a program that may run for long."""
+    if any(equation.primitive in _OF_UNKNOWN_LENGTH for equation in stage.equations):
+        return False
+    return sum(math.prod(v.shape) for equation in stage.equations for v in equation.outputs) < _FEW
 
 
 def _lowered(stage: Stage) -> Any:
