@@ -127,3 +127,10 @@ def in_rooms(names):
             name = f"{folder}/{name}"
         folder = name.rpartition("/")[0]
         yield name
+
+
+def test_every_room_has_tests_that_bear_its_name():
+    """`test_<room>.py` and `test_<room>_<topic>.py`; of the package as a whole, `test_package_<topic>.py`."""
+    rooms = {name.strip("_") for name in DOORS} | {"package"}
+    named = {path.stem.split("_")[1] for path in Path(__file__).parent.glob("test_*.py")}
+    assert named == rooms
