@@ -7,8 +7,8 @@ function that is traced to the same equations compiles nothing.
 
 That is for arrays that are there, on one CPU device; where anything is unusual the program stays one.
 
-`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs; `_ahead.py`
-compiles programs as one, for devices that are named. What NumPy computes is in `_numpy.py`, by rules in
+`_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs them.
+`_ahead.py` compiles programs as one, for devices that are named. What NumPy computes is in `_numpy.py`, by rules in
 `_numpy_elementwise.py` and `_numpy_arrays.py`. Nothing here knows what a layer is.
 """
 
