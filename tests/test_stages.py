@@ -1,6 +1,9 @@
 """Programs run stage by stage give what they give as one, and compile each distinct stage once."""
 
 import functools
+import io
+import sys
+import time
 from collections import OrderedDict
 
 import flax.linen as nn
@@ -14,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
 from jaxinit import _program as ir
-from jaxinit._stages import _compiled, in_stages, kind_of, plan_of
+from jaxinit._stages import _compiled, _waiting, in_stages, kind_of, plan_of
 from jaxinit._stages._cut import Stage, cut
 from jaxinit._stages._numpy import computation
 
@@ -345,3 +348,36 @@ def test_stages_of_few_numbers_are_compiled_without_optimizations():
     assert small(mlp, MATRICES, x) == {True}
     assert small(scanned, MATRICES, x) == {False}  # a loop may run for long
     assert small(jnp.sin, jax.ShapeDtypeStruct((1 << 13, 1 << 12), jnp.float32)) == {False}
+
+
+class Terminal(io.StringIO):
+    """A stream that keeps what a terminal would show."""
+
+    def __init__(self, is_terminal):
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self):
+        return self.is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_long_call_shows_a_bar_on_a_terminal_and_nowhere_else(monkeypatch, is_terminal):
+    monkeypatch.setattr(_waiting, "_SECONDS", 0.05)
+    monkeypatch.setattr(sys, "stderr", Terminal(is_terminal))
+    monkeypatch.setenv("TERM", "xterm")
+
+    def slow(params, x):
+        time.sleep(0.3)  # while it is traced
+        return mlp(params, x)
+
+    jaxinit.lsuv(MATRICES, slow, X)
+    assert ("lsuv" in sys.stderr.getvalue()) == is_terminal
+    assert jax.make_jaxpr(lambda params: jaxinit.lsuv(params, slow, X))(MATRICES)
+    shown = sys.stderr.getvalue()
+    with _waiting.quietly(), _waiting.waiting("something else"):
+        time.sleep(0.1)
+    with _waiting.waiting("something short"):
+        _waiting.tell(1, 2)
+    time.sleep(0.1)
+    assert sys.stderr.getvalue() == shown

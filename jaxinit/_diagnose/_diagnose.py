@@ -12,7 +12,7 @@ from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_integer, check_key, check_values
 from jaxinit._diagnose._report import DiagnoseReport
 from jaxinit._measuring import Loss, measured
-from jaxinit._stages import in_stages
+from jaxinit._stages import in_stages, waiting
 from jaxinit._typing import Array
 
 
@@ -82,7 +82,8 @@ def diagnose(
         raise ValueError(f"diagnose needs a batch of one sample or more, got arrays of shapes {shapes}")
     check_finite("diagnose", params, "params")
     check_finite("diagnose", batch, "batch")
-    return _compiled(apply_fn, loss_fn, lanczos_steps)(params, batch, key)
+    with waiting("diagnose"):
+        return _compiled(apply_fn, loss_fn, lanczos_steps)(params, batch, key)
 
 
 def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:

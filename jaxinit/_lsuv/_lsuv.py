@@ -49,7 +49,7 @@ from jaxinit._reading import (
     unvisited,
     weight_name,
 )
-from jaxinit._stages import in_stages
+from jaxinit._stages import in_stages, waiting
 from jaxinit._typing import Array
 
 
@@ -159,7 +159,8 @@ def lsuv(
         check_finite("lsuv", params, "params")
         check_finite("lsuv", batch, "batch")
         run = _compiled(apply_fn, options)
-    new, report = run(params, batch, targets)
+    with waiting("lsuv"):
+        new, report = run(params, batch, targets)
     if all(note.startswith(SKIPPED) for note in report.notes):
         warnings.warn(f"lsuv leaves all parameters as they are: {_reason(params, report)}", UserWarning, stacklevel=2)
     return (new, report) if return_report else new

@@ -15,6 +15,7 @@ from jaxinit._schemes._drawing import Drawn, Overrides, check_overrides, overrid
 from jaxinit._schemes._prepared import Start, drawn
 from jaxinit._schemes._roles import Model, Vector, roles
 from jaxinit._schemes._scheme import Scheme, as_scheme
+from jaxinit._stages import waiting
 from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
@@ -106,7 +107,8 @@ def initialize(
     key = check_key("initialize(key, params, apply_fn, batch)", key)
     check_choice("unread", unread, ("keep", "draw"))
     chosen = as_scheme(scheme)
-    leaves, rows = drawn(_read, key, params, apply_fn, batch, Start(chosen, overrides, unread))
+    with waiting("initialize"):
+        leaves, rows = drawn(_read, key, params, apply_fn, batch, Start(chosen, overrides, unread))
     old, structure = jax.tree.flatten(params)
     result = jax.tree.unflatten(structure, [_placed(new, x) for new, x in zip(leaves, old, strict=True)])
     return (result, InitializeReport(repr(chosen), rows)) if return_report else result

@@ -9,7 +9,8 @@ That is for arrays that are there, on one CPU device; where anything is unusual 
 
 `_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs them.
 `_ahead.py` compiles programs as one, for devices that are named. What NumPy computes is in `_numpy.py`, by rules in
-`_numpy_elementwise.py` and `_numpy_arrays.py`. Nothing here knows what a layer is.
+`_numpy_elementwise.py` and `_numpy_arrays.py`. `_waiting.py` shows on a terminal that a call takes long. Nothing here
+knows what a layer is.
 """
 
 from jaxinit._stages._ahead import Ahead as Ahead
@@ -22,3 +23,5 @@ from jaxinit._stages._run import evaluated as evaluated
 from jaxinit._stages._run import in_stages as in_stages
 from jaxinit._stages._run import kind_of as kind_of
 from jaxinit._stages._run import plan_of as plan_of
+from jaxinit._stages._waiting import quietly as quietly
+from jaxinit._stages._waiting import waiting as waiting

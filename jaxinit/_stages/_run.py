@@ -17,6 +17,7 @@ from jaxinit._stages._compiled import compiled, kept, settings
 from jaxinit._stages._cut import Hosted, Stage, cut
 from jaxinit._stages._hosted import is_hosted, tracing_for_stages
 from jaxinit._stages._numpy import program_computation
+from jaxinit._stages._waiting import tell
 
 _PLANS = 8
 """Kinds of arguments for which a function keeps its plan."""
@@ -201,7 +202,8 @@ class Plan:
         for i, leaf in zip(self.inputs, leaves, strict=True):
             values[i] = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
         with np.errstate(all="ignore"):
-            for step in self.steps:
+            for number, step in enumerate(self.steps):
+                tell(number, len(self.steps))
                 taken = [values[i] for i in step.inputs]
                 if step.hosted:
                     results = step.run(*map(np.asarray, taken))
