@@ -1,13 +1,13 @@
-"""Weight initialization for JAX and Flax: initializers that are values, and right where others are wrong.
+"""Weight initialization for JAX and Flax: initializers that are values, and that are right where others are wrong.
 
-`jaxinit.he_uniform()` and its kin are functions of (key, shape, dtype); `jaxinit.haar` samples orthogonal and unitary
-matrices; `jaxinit.gain`, `jaxinit.critical` and `jaxinit.fans` compute what they scale by. `jaxinit.linen`,
-`jaxinit.nnx` and `jaxinit.plot` have what needs Flax and Matplotlib.
+`jaxinit.he_uniform()` and the others are functions of (key, shape, dtype). `jaxinit.haar` samples orthogonal and
+unitary matrices. `jaxinit.gain`, `jaxinit.critical` and `jaxinit.fans` compute the numbers that initializers scale by.
+`jaxinit.linen`, `jaxinit.nnx` and `jaxinit.plot` hold everything that needs Flax or Matplotlib.
 """
 
 import lazy_loader
 
-_NEED_MORE = {"linen", "nnx", "plot"}  # loaded when they are named, never by a `*`
+_NEED_MORE = {"linen", "nnx", "plot"}  # loaded when they are named, never by `import *`
 
 # The names are in __init__.pyi.
 __getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)

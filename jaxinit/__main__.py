@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _overview() -> None:
-    """Version, devices, and a list of what there is."""
+    """Version, devices, and a list of all initializers and schemes."""
     lines = [_versions()]
     for title, rows in (("Initializers: jaxinit.*", _initializers()), ("Schemes: jaxinit.schemes.*", _schemes())):
         listed = list(rows)
@@ -48,7 +48,7 @@ def _demo() -> None:
 
     console, began = Console(), time.perf_counter()
     console.print(
-        f"Two spirals, told apart by a tanh network of {DEPTH} layers without normalization.", highlight=False
+        f"Two spirals, classified by a tanh network of {DEPTH} layers without normalization.", highlight=False
     )
     result = demo()
     console.print(result)
@@ -65,7 +65,7 @@ def _versions() -> str:
 
 
 def _initializers() -> Iterator[tuple[str, str]]:
-    """Names of initializers, those of the same one together, and their first lines."""
+    """Names of initializers, aliases of one initializer together, and their first lines."""
     names: dict[Any, list[str]] = {}
     for name in dir(jaxinit):
         value = getattr(jaxinit, name)

@@ -1,8 +1,8 @@
-"""What is computed once for each function of a user, and forgotten with it: what a function closes over may go with it.
+"""Caches of what is computed once for each user function; entries go when the function and what it closes over go.
 
-An entry is found by the identity of the functions it was made for, and holds them weakly. What compares by value, as
-the numbers and tuples of options do, and callables that define equality, it holds as they are; of such entries those
-used last remain.
+An entry is found by the identity of the functions it was made for, and holds them weakly. Objects that compare by
+value, such as the numbers and tuples of options, and callables that define equality, are held strongly; of those
+entries only the most recently used remain.
 """
 
 import functools
@@ -21,11 +21,11 @@ _forgotten_by_clear: list[Callable[[], None]] = []
 
 
 def clear_caches() -> None:
-    """Forgets all that this package has compiled or computed for functions, and JAX what it has.
+    """Drops everything that this package has compiled or computed for functions, and clears JAX's own caches.
 
-    Compiled programs, and the numbers known of activations, are kept from call to call as long as the functions that
-    they were made for exist. This drops them at once, and calls `jax.clear_caches`, which does the same for JAX. What
-    is asked for again is made again.
+    Compiled programs, and numbers computed for activations, are kept from call to call as long as the functions exist
+    that they were made for. This function drops them at once, and calls `jax.clear_caches`, which does the same for
+    JAX. Whatever is needed again is computed again.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,10 +39,10 @@ def clear_caches() -> None:
 
 
 def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """A decorator: results are kept for arguments that are the same, the last `maxsize` of them.
+    """A decorator that keeps results for equal arguments, the last `maxsize` of them.
 
-    Functions and other objects that compare by identity count by it, and an entry goes when one of them does; so a
-    result must not hold them itself: see `weakly`. Other arguments must be hashable.
+    Functions and other objects that compare by identity are keyed by identity, and an entry goes when one of them
+    does; so a result must not hold them strongly itself: see `weakly`. Other arguments must be hashable.
     """
 
     def decorate(make: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -61,7 +61,7 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
                 found = entries[key] = references, result
                 while len(entries) > maxsize:
                     entries.popitem(last=False)
-            elif key in entries:  # unless another thread has dropped it meanwhile
+            elif key in entries:  # unless another thread has dropped it in the meantime
                 entries.move_to_end(key)
             return found[1]
 
@@ -72,7 +72,7 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
 
 
 class _Key:
-    """Arguments, hashed once: an entry may go last of all, when its arguments do not hash any more."""
+    """Arguments, hashed once: an entry may be removed when its arguments can no longer be hashed."""
 
     __slots__ = ("hash", "parts")
 
@@ -93,12 +93,12 @@ def forgotten_by_clear(cached: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def forget_with(forget: Callable[[], None]) -> None:
-    """Has `clear_caches` call this function too."""
+    """Registers this function, so that `clear_caches` calls it too."""
     _forgotten_by_clear.append(forget)
 
 
 def weakly(x: Any) -> Callable[[], Any]:
-    """A function that returns x, and holds it weakly if it counts by identity."""
+    """A function that returns x, and holds it weakly if it compares by identity."""
     part = _weak_part(x)
     if part is None:
         return lambda: x
@@ -110,13 +110,13 @@ def weakly(x: Any) -> Callable[[], Any]:
 
 
 def _weak_part(x: Any) -> tuple[Any, Any] | None:
-    """The key of an object that counts by identity, and what lives as long as it; None for other objects.
+    """The key of an object that compares by identity, and the object that the entry lives as long as; else None.
 
-    A bound method is made anew whenever it is asked for: what counts is the object that it is bound to.
+    A bound method is a new object on each access, so the object that it is bound to counts.
     """
     holder, function = (x.__self__, x.__func__) if isinstance(x, types.MethodType) else (x, None)
     kind: Any = type(x)
-    # Arrays of JAX do not change.
+    # JAX arrays are immutable.
     by_identity = function is not None or kind.__hash__ is object.__hash__ or isinstance(x, jax.Array)
     if not by_identity or not getattr(type(holder), "__weakrefoffset__", 0):
         return None

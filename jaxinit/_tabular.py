@@ -7,16 +7,16 @@ from typing import Any
 
 
 def add_path_column(table: Any, title: str) -> None:
-    """A column of a rich table for paths: what does not fit goes on below, since their ends tell them apart."""
+    """A column of a rich table for paths, which wrap rather than being cut, since their ends tell them apart."""
     table.add_column(title, overflow="fold", min_width=16)
 
 
 class Tabular(abc.ABC):
-    """A report that shows itself as a table and lines below it."""
+    """A report that shows itself as a table with lines below it."""
 
     @abc.abstractmethod
     def _shown(self) -> Iterator[Any]:
-        """What rich is to print, one after the other."""
+        """What rich should print, one after the other."""
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         yield from self._shown()

@@ -1,4 +1,4 @@
-"""The types that signatures in this package speak of."""
+"""The types that appear in signatures in this package."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,10 +11,10 @@ Array: TypeAlias = jax.Array
 """A JAX array or tracer."""
 
 Shape: TypeAlias = Sequence[int | np.integer]
-"""Sizes of the axes: a tuple or list of Python or numpy integers."""
+"""Sizes of the axes: a tuple or list of Python or NumPy integers."""
 
 Axis: TypeAlias = int | Sequence[int]
-"""One axis or several, negative ones counted from the last."""
+"""One axis or several; negative ones are counted from the last."""
 
 DTypeLike: TypeAlias = Any
 """A dtype, its scalar class, its name, or None for the default float."""
@@ -23,7 +23,7 @@ Scalar: TypeAlias = float | jax.Array
 """A number, or a JAX scalar (also a tracer, so that a study can vmap over it)."""
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
-"""Where the result shall live; None leaves it to JAX."""
+"""Where the result should live; None leaves it to JAX."""
 
 
 class Split(NamedTuple):
@@ -32,7 +32,7 @@ class Split(NamedTuple):
     Attributes:
       params: the pytree of its parameters.
       apply_fn: the model as a function of parameters and a batch.
-      restore: makes of new parameters what the framework keeps: variables for Linen; for NNX the model, in place.
+      restore: turns new parameters into what the framework keeps: variables for Linen; for NNX the model, in place.
     """
 
     params: Any

@@ -1,4 +1,4 @@
-"""What Flax Linen users need beyond the initializers: residual modules, and whole-model methods that take modules."""
+"""What Flax Linen users need beyond the initializers: residual modules, and whole-model methods that accept modules."""
 
 from jaxinit._flax.linen_methods import diagnose as diagnose
 from jaxinit._flax.linen_methods import initialize as initialize

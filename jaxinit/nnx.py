@@ -1,4 +1,4 @@
-"""What Flax NNX users need beyond the initializers: residual modules, partitioning, and methods that take models.
+"""What Flax NNX users need beyond the initializers: residual modules, partitioning, and methods that accept models.
 
 Whole-model methods take the model itself; those that change weights change them in place.
 """

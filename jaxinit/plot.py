@@ -1,4 +1,4 @@
-"""Pictures of starts, with Matplotlib (`pip install jaxinit[plot]`); every function takes axes and returns them."""
+"""Plots of initializations, with Matplotlib (`pip install jaxinit[plot]`); every function takes and returns axes."""
 
 from jaxinit._plots import activations as activations
 from jaxinit._plots import eigenvalues as eigenvalues

@@ -324,17 +324,17 @@ def test_what_a_block_cannot_do_it_says(framework):
     def identity(x):
         return x
 
-    with pytest.raises(ValueError, match=r"two layers or more.*got 1; for a branch of one layer use ScaledResidual"):
+    with pytest.raises(ValueError, match=r"at least two layers.*got 1; for a branch of one layer use ScaledResidual"):
         run(lambda: modules.FixupResidual([identity], jnp.tanh))
     with pytest.raises(TypeError, match="activation must be callable, got 'relu'"):
         run(lambda: modules.FixupResidual([identity, identity], "relu"))
     with pytest.raises(TypeError, match=r"layers\[1\] must be callable, got 3"):
         run(lambda: modules.FixupResidual([identity, 3], jnp.tanh))
-    with pytest.raises(TypeError, match="layers must be a sequence of two layers or more, got function"):
+    with pytest.raises(TypeError, match="layers must be a sequence of at least two layers, got function"):
         run(lambda: modules.FixupResidual(identity, jnp.tanh))
     for make in (
         lambda: modules.FixupResidual([identity, lambda x: x[:, :1]], jnp.tanh),
         lambda: modules.ScaledResidual(lambda x: x[:, :1]),
     ):
-        with pytest.raises(ValueError, match=r"skip connection, \(16, 64\), got \(16, 1\); give a shortcut"):
+        with pytest.raises(ValueError, match=r"skip connection, \(16, 64\), got \(16, 1\); pass a shortcut"):
             run(make)

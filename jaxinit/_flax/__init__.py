@@ -1,5 +1,5 @@
-"""What Flax users need beyond initializers: residual modules, and the whole-model methods for modules as they are.
+"""What Flax users need beyond initializers: residual modules, and the whole-model methods for Flax models.
 
-Linen and NNX each have files of their own, since either loads without the other; what both do stands in
+Linen and NNX each have files of their own, since either loads without the other; what both share is in
 `_residual.py`. `jaxinit/linen.py` and `jaxinit/nnx.py` name what is public.
 """

@@ -1,6 +1,6 @@
-"""Where residual branches without normalization have their scalars; the same for every framework.
+"""Where the scalars of residual branches without normalization go; the same for every framework.
 
-Scalars take the dtype of what they meet: a branch in half precision stays so, whatever its scalars are stored in.
+Scalars are cast to the dtype of the data: a branch in half precision stays so, whatever its scalars are stored in.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ Function: TypeAlias = Callable[..., Any]
 
 
 def add_scalar(x: Any, scalar: Any) -> Array:
-    """A scalar added to data, in the dtype of the data unless that is one of integers."""
+    """A scalar added to data, in the dtype of the data unless that is an integer dtype."""
     x = _floating(x, scalar)
     return x + jnp.asarray(scalar, x.dtype)
 
 
 def multiply_scalar(x: Any, scalar: Any) -> Array:
-    """Data multiplied by a scalar, in the dtype of the data unless that is one of integers."""
+    """Data multiplied by a scalar, in the dtype of the data unless that is an integer dtype."""
     x = _floating(x, scalar)
     return x * jnp.asarray(scalar, x.dtype)
 
@@ -33,17 +33,17 @@ def fixup_scalars(count: int) -> tuple[list[str], list[str], str, str]:
 
 
 def check_fixup(layers: Sequence[Function], activation: Function) -> None:
-    """Accept a sequence of two callable layers or more, and a callable activation.
+    """Check that `layers` is a sequence of at least two callables, and that the activation is callable.
 
     Raises:
-      TypeError: something that must be called is not callable.
+      TypeError: a layer or the activation is not callable.
       ValueError: there are fewer than two layers.
     """
     if not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a sequence of two layers or more, got {type(layers).__name__}")
+        raise TypeError(f"layers must be a sequence of at least two layers, got {type(layers).__name__}")
     if len(layers) < 2:
         raise ValueError(
-            f"FixupResidual needs two layers or more, since its last one starts at zero, got {len(layers)}; "
+            f"FixupResidual needs at least two layers, since its last one starts at zero, got {len(layers)}; "
             "for a branch of one layer use ScaledResidual"
         )
     for name, function in (("activation", activation), *((f"layers[{i}]", layer) for i, layer in enumerate(layers))):
@@ -59,7 +59,7 @@ def fixup_residual(
     activate_sum: bool,
     scalar: Callable[[str], Function],
 ) -> Array:
-    """A residual branch with the scalars of Fixup; `scalar` gives the module of a name."""
+    """A residual branch with the scalars of Fixup; `scalar(name)` returns the module of that name."""
     before_layers, before_activations, multiplier, bias = fixup_scalars(len(layers))
     shifted = scalar(before_layers[0])(x)
     h = layers[0](shifted)
@@ -74,12 +74,12 @@ def add_branch(skip: Any, branch: Any) -> Array:
     """The sum of a skip connection and its branch, whose shapes must agree.
 
     Raises:
-      ValueError: they do not.
+      ValueError: the shapes differ.
     """
     if jnp.shape(skip) != jnp.shape(branch):
         raise ValueError(
             f"the branch must have the shape of its skip connection, {jnp.shape(skip)}, got {jnp.shape(branch)}; "
-            "give a shortcut that maps one to the other, such as a 1×1 convolution"
+            "pass a shortcut that maps one to the other, such as a 1×1 convolution"
         )
     return skip + branch
 

@@ -16,7 +16,7 @@ from jaxinit._typing import Split
 class _Apply:
     """`module.apply` with all but the parameters and the batch filled in; equal ones share a compiled program.
 
-    Collections beside "params" (statistics, masks) are constants here: no leaf of theirs is a weight.
+    Collections beside "params" (statistics, masks) are constants here: none of their leaves is a weight.
     """
 
     module: nn.Module
@@ -46,24 +46,24 @@ def split(
     method: Callable[..., Any] | str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Split:
-    """A Linen module as `params, apply_fn, restore`: what every method of this package takes.
+    """Splits a Linen module into `params, apply_fn, restore`, which every method of this package accepts.
 
-    The other functions of this module call it with the same arguments; with it `jaxinit.study`, `jaxinit.recommend`
-    and functions of your own take a module, too.
+    The other functions of this module call it with the same arguments. With it, `jaxinit.study`, `jaxinit.recommend`
+    and functions of your own can handle a module, too.
 
     Args:
       module: a Linen module.
-      variables: its variables, with a collection "params", of which shapes are enough where no values are needed
+      variables: its variables, with a collection "params". Shapes are enough where no values are needed
         (`jax.eval_shape(module.init, key, x)`). Other collections are constants, and `restore` returns them unchanged.
       rngs: random keys by name, as for `module.apply`.
-      mutable: collections that the call changes, as for `module.apply`; the changes are thrown away, but the function
-        returns what `module.apply` does, a pair.
+      mutable: collections that the call changes, as for `module.apply`. The changes are thrown away, but the function
+        returns a pair, as `module.apply` does.
       method: which method of the module is called, by default `__call__`.
       kwargs: further keyword arguments of the module, such as {"train": True} or a mask; arrays among them are data.
 
     Returns:
       `(params, apply_fn, restore)`: {"params": ...}, a function of such parameters and the module's first argument, and
-      a function that makes variables of new parameters.
+      a function that turns new parameters into variables.
 
     Raises:
       TypeError: `module` is not a Linen module.
@@ -92,7 +92,7 @@ def split(
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(collection)):
             raise ValueError(
                 f"the collection {name!r} holds shapes, but collections beside 'params' are constants here and need "
-                f"values: take them from module.init, or leave {name!r} out and name it in `mutable`, so that the "
+                f"values: pass those of module.init, or leave {name!r} out and name it in `mutable`, so that the "
                 "module makes them"
             )
     arguments = tuple(sorted((kwargs or {}).items()))

@@ -1,4 +1,4 @@
-"""Linen modules for residual networks without normalization: scalars, and branches that have them where Fixup does."""
+"""Linen modules for residual networks without normalization: scalars, and branches with scalars as in Fixup."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from jaxinit._typing import Array
 
 
 class ScalarBias(nn.Module):
-    """Adds one learned scalar, which starts at 0, to all of its input.
+    """Adds one learned scalar, initially 0, to its input.
 
     Args:
       param_dtype: dtype in which the scalar is stored; the output has the dtype of the input.
@@ -35,10 +35,10 @@ class ScalarBias(nn.Module):
 
 
 class ScalarMultiplier(nn.Module):
-    """Multiplies all of its input by one learned scalar.
+    """Multiplies its input by one learned scalar.
 
     Args:
-      initial: where the scalar starts.
+      initial: the initial value of the scalar.
       param_dtype: dtype in which the scalar is stored; the output has the dtype of the input.
 
     Example:
@@ -64,21 +64,21 @@ class FixupResidual(nn.Module):
 
     .. math:: y = s(x) + \alpha \, W_m(f(\cdots f(W_1(x + a_1) + b_1) + a_2 \cdots) + a_m) + c
 
-    for layers W and an activation f: a scalar bias (0 at the start) before every layer and every activation, one
-    multiplier α (1) after the last layer, and one bias after that. A shortcut s reads x + a_1, as the first layer does.
-    `jaxinit.initialize` with `jaxinit.schemes.fixup()` gives the layers the start that belongs to it, and
+    for layers W and an activation f: a scalar bias (initially 0) before every layer and every activation, one
+    multiplier α (initially 1) after the last layer, and one bias after that. A shortcut s reads x + a_1, as the first
+    layer does. `jaxinit.initialize` with `jaxinit.schemes.fixup()` gives the layers the initial weights of Fixup, and
     `jaxinit.scalar_labels` finds the scalars, which learn at a tenth of the rate.
 
     Args:
-      layers: two layers or more, without biases of their own.
+      layers: at least two layers, without biases of their own.
       activation: the function between them.
-      shortcut: a module for the skip connection where the branch changes the shape; x itself by default.
-      activate_sum: whether the activation follows the addition too, as in the networks of the paper.
+      shortcut: a module for the skip connection where the branch changes the shape; by default the identity.
+      activate_sum: whether an activation also follows the addition, as in the networks of the paper.
       param_dtype: dtype in which the scalars are stored.
 
     Raises:
       TypeError: a layer or the activation is not callable.
-      ValueError: fewer than two layers, or a branch whose shape is not that of its skip connection.
+      ValueError: there are fewer than two layers, or the shape of the branch is not that of its skip connection.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -122,20 +122,20 @@ class FixupResidual(nn.Module):
 class ScaledResidual(nn.Module):
     r"""A residual branch multiplied by one learned scalar: SkipInit, ReZero.
 
-    .. math:: y = s(x) + \alpha F(x), \qquad \alpha = 0 \text{ at the start}
+    .. math:: y = s(x) + \alpha F(x), \qquad \alpha = 0 \text{ initially}
 
-    with the identity for s by default. De and Smith call it SkipInit, Bachlechner et al. ReZero. The scalar is
-    `multiplier/scale`; to `jaxinit.initialize` it is one that multiplies data and becomes 1, unless
+    where s is the identity by default. De and Smith call it SkipInit, Bachlechner et al. ReZero. The scalar is
+    `multiplier/scale`. `jaxinit.initialize` treats it as a scalar that multiplies data and sets it to 1, unless
     `overrides={"*multiplier/scale*": jaxinit.zeros}` says otherwise.
 
     Args:
       branch: F.
-      alpha: where α starts.
+      alpha: the initial value of α.
       shortcut: s, a module for the skip connection where the branch changes the shape.
       param_dtype: dtype in which the scalar is stored.
 
     Raises:
-      ValueError: a branch whose shape is not that of its skip connection.
+      ValueError: the shape of the branch is not that of its skip connection.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -156,6 +156,6 @@ class ScaledResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Array:
-        """The skip connection plus the scaled branch, which takes further arguments as they are."""
+        """The skip connection plus the scaled branch, to which further arguments are passed unchanged."""
         multiplier = ScalarMultiplier(self.alpha, self.param_dtype, name="multiplier")
         return add_branch(x if self.shortcut is None else self.shortcut(x), multiplier(self.branch(x, *args, **kwargs)))

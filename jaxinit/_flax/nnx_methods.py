@@ -1,4 +1,4 @@
-"""The whole-model methods for NNX models: they take the model itself, and change weights in place where they do."""
+"""The whole-model methods for NNX models: they accept the model itself, and change weights in place where they do."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,15 +12,15 @@ from jaxinit._typing import Split
 def split(
     model: nnx.Module, *, wrt: Any = nnx.Param, method: str | None = None, kwargs: Mapping[str, Any] | None = None
 ) -> Split:
-    """An NNX model as `params, apply_fn, restore`: what every method of this package takes.
+    """Splits an NNX model into `params, apply_fn, restore`, which every method of this package accepts.
 
-    The other functions of this module call it with the same arguments; with it `jaxinit.study`, `jaxinit.recommend`
-    and functions of your own take a model, too.
+    The other functions of this module call it with the same arguments. With it, `jaxinit.study`, `jaxinit.recommend`
+    and functions of your own can handle a model, too.
 
     Args:
       model: an NNX module. It is not changed until `restore` is called.
-      wrt: which variables are parameters, an NNX filter. All others are constants; what a call changes of them
-        (statistics, random counts) is thrown away.
+      wrt: which variables are parameters, an NNX filter. All others are constants; changes that a call makes to them
+        (statistics, random counts) are thrown away.
       method: the name of the method that is called, by default `__call__`.
       kwargs: further keyword arguments of the model, such as a mask; arrays among them are data.
 
@@ -71,7 +71,7 @@ def trace_layers(
 
     Args:
       model, wrt, method, kwargs: as for `jaxinit.nnx.split`; the model is not changed.
-      batch: its first argument, arrays or shapes.
+      batch: the model's first argument, arrays or shapes.
 
     Returns:
       The table of layers.
@@ -105,11 +105,11 @@ def lsuv(
 
     Args:
       model, wrt, method, kwargs: as for `jaxinit.nnx.split`. Statistics and random counts stay as they are.
-      batch: its first argument.
+      batch: the model's first argument.
       options: of `jaxinit.lsuv`, such as `target` and `return_report`.
 
     Returns:
-      None; the report with `return_report=True`.
+      None, or the report with `return_report=True`.
 
     Raises:
       TypeError, ValueError: as `jaxinit.nnx.split` and `jaxinit.lsuv`.
@@ -149,12 +149,12 @@ def initialize(
     Args:
       key: a JAX key.
       model, wrt, method, kwargs: as for `jaxinit.nnx.split`. Statistics and random counts stay as they are.
-      batch: its first argument, arrays or shapes.
+      batch: the model's first argument, arrays or shapes.
       scheme: a name or a value of `jaxinit.schemes`.
       options: of `jaxinit.initialize`, such as `overrides` and `return_report`.
 
     Returns:
-      None; the report with `return_report=True`.
+      None, or the report with `return_report=True`.
 
     Raises:
       TypeError, ValueError: as `jaxinit.nnx.split` and `jaxinit.initialize`.
@@ -188,7 +188,7 @@ def diagnose(
 
     Args:
       model, wrt, method, kwargs: as for `jaxinit.nnx.split`; the model is not changed.
-      batch: its first argument.
+      batch: the model's first argument.
       options: of `jaxinit.diagnose`, such as `loss_fn`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""NNX modules for residual networks without normalization: scalars, and branches that have them where Fixup does."""
+"""NNX modules for residual networks without normalization: scalars, and branches with scalars as in Fixup."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from jaxinit._typing import Array
 
 
 class ScalarBias(nnx.Module):
-    """Adds one learned scalar, which starts at 0, to all of its input.
+    """Adds one learned scalar, initially 0, to its input.
 
     Arguments and reference are those of `jaxinit.linen.ScalarBias`.
 
@@ -38,7 +38,7 @@ class ScalarBias(nnx.Module):
 
 
 class ScalarMultiplier(nnx.Module):
-    """Multiplies all of its input by one learned scalar.
+    """Multiplies its input by one learned scalar.
 
     Arguments and reference are those of `jaxinit.linen.ScalarMultiplier`.
 
@@ -132,6 +132,6 @@ class ScaledResidual(nnx.Module):
         self.shortcut = shortcut
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Array:
-        """The skip connection plus the scaled branch, which takes further arguments as they are."""
+        """The skip connection plus the scaled branch, to which further arguments are passed unchanged."""
         branch = self.multiplier(self.branch(x, *args, **kwargs))
         return add_branch(x if self.shortcut is None else self.shortcut(x), branch)

@@ -12,7 +12,7 @@ from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 @initializer
 class nnx_with_partitioning(Partitioning):
-    """Another initializer's weights with the names of their axes, as metadata of an NNX variable.
+    """Wraps an initializer so that its weights carry the names of their axes, as metadata of an NNX variable.
 
     Does what `flax.nnx.with_partitioning` does and stays a value, so that the graph definition of a layer that holds it
     compares equal when the layer is built again. Use it as `jaxinit.nnx.with_partitioning`.
@@ -20,10 +20,10 @@ class nnx_with_partitioning(Partitioning):
     Args:
       init: an initializer, of this package or any function (key, shape, dtype) -> Array.
       names: one mesh or logical axis name for each axis of the kernel, None where it is not split.
-      mesh: the mesh of the names; by default the one that is set.
+      mesh: the mesh that the names refer to; by default the current one.
 
     Returns:
-      An initializer that returns a `flax.nnx.VariableMetadata`, which `nnx.Param` takes.
+      An initializer that returns a `flax.nnx.VariableMetadata`, which `nnx.Param` accepts.
 
     Raises:
       TypeError: init is not an initializer, or names is not a sequence of names.

@@ -1,7 +1,7 @@
-"""The matrices of `_orthonormalize` made by NumPy, to rounding the same, with nothing to compile.
+"""The matrices of `_orthonormalize` computed by NumPy: equal up to rounding, with nothing to compile.
 
-Compiling what makes one 4 × 16 matrix orthonormal takes half a second, and a model has a dozen shapes. Q is a product
-of reflectors (see `_reflectors`), I − V U⁻¹ Vᴴ for a panel of them, whatever multiplies the matrices.
+Compiling the program that makes one 4 × 16 matrix orthonormal takes half a second, and a model has a dozen shapes. Q is
+a product of reflectors (see `_reflectors`), I − V U⁻¹ Vᴴ for a panel of them, whatever multiplies the matrices.
 """
 
 import math
@@ -14,13 +14,13 @@ from jaxinit._arrays import drawing_dtype
 
 _PANEL = 64
 _TILE = 64
-"""OpenBLAS multiplies matrices by one thread up to 2¹⁸ products of numbers."""
+"""OpenBLAS multiplies matrices on a single thread up to 2¹⁸ products of numbers."""
 _LARGE = 1 << 27
-"""From here on threads are worth waiting for."""
+"""From this size on, threads are worth waiting for."""
 
 
 def converted(w: Any, out_axes: tuple[int, ...], batch_axes: tuple[int, ...], zeros_stay: bool) -> Any:
-    """A weight whose matrices are made orthonormal, each by itself; matrices of zeros stay if asked for."""
+    """A weight whose matrices are made orthonormal, each by itself; matrices of zeros stay zero if asked for."""
     if w.size == 0:
         return w
     dtype = w.dtype
@@ -35,7 +35,7 @@ def converted(w: Any, out_axes: tuple[int, ...], batch_axes: tuple[int, ...], ze
 
 
 def _orthonormal(matrix: Any, dtype: Any, zeros_stay: bool) -> Any:
-    """Orthonormal columns if the matrix is tall, else orthonormal rows; those of the transpose, transposed."""
+    """Orthonormal columns if the matrix is tall, else orthonormal rows, as the transpose of the tall case."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix if tall else matrix.T
     whole = _around_one(x, (0, 1))
@@ -93,10 +93,10 @@ def _inverse(upper: Any) -> Any:
 
 
 def product(a: Any, b: Any) -> Any:
-    """a @ b of matrices. Those of middling size in tiles for which OpenBLAS wakes no threads.
+    """a @ b of matrices; products of medium size run in tiles small enough that OpenBLAS starts no threads.
 
-    Its threads wait for one another busily: where other programs run, or XLA compiles at the same time, a product of
-    two 128 × 128 matrices by several threads may take ten milliseconds in place of a tenth of one.
+    Its threads spin while they wait for one another: where other programs run, or XLA compiles at the same time, a
+    product of two 128 × 128 matrices on several threads may take ten milliseconds instead of a tenth of one.
     """
     rows, terms = a.shape
     columns = b.shape[1]

@@ -1,10 +1,10 @@
-"""How the Gaussian vectors of Stewart's algorithm lie in one draw.
+"""How the Gaussian vectors of Stewart's algorithm are arranged in one draw.
 
-Vector j of a frame of k vectors of length N needs N − j Gaussians. The vectors are cut into panels; two panels
-in a row share a draw of pairs, one taking the first and one the second number of each, so that few numbers are
+Vector j of a frame of k vectors of length N needs N − j Gaussians. The vectors are cut into panels. Two consecutive
+panels share a draw of pairs: one uses the first number of each pair, the other the second. So few numbers are
 drawn in vain: those left of the diagonal of each panel, and a square for the second panel of each two.
 
-`jax.random` takes one number from the two words of a hash; the numbers of a Haar matrix are this package's own,
+`jax.random` makes one number from the two words of a hash. The numbers of a Haar matrix are this package's own,
 so both words are used, by Box & Muller's transform (1958): with u and t uniform on (0, 1),
 
     √(−2 ln u) cos 2πt  and  √(−2 ln u) sin 2πt
@@ -27,7 +27,7 @@ from jaxinit._typing import Array, DTypeLike
 
 
 class Panel(NamedTuple):
-    """The place of one panel: its first row and column, and how many rows and columns it has."""
+    """The position of one panel: its first row and column, and how many rows and columns it has."""
 
     offset: int
     rows: int
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 
 
 def cut(rows: int, columns: int, width: int) -> list[Panel]:
-    """Panels of `width` columns, the last one narrower if need be, for a frame of rows ≥ columns."""
+    """Panels of `width` columns, the last one narrower if necessary, for a frame of rows ≥ columns."""
     return [Panel(offset, rows - offset, min(width, columns - offset)) for offset in range(0, columns, width)]
 
 
@@ -65,7 +65,7 @@ def trapezoid(panels: Sequence[Array], tall: bool) -> Array:
 
 
 def with_determinant_one(panels: list[Array]) -> list[Array]:
-    """The panels of a square frame, the sign of the last Gaussian set so that det Q = +1.
+    """The panels of a square frame, with the sign of the last Gaussian set so that det Q = +1.
 
     det Q is the product of the signs of all panels' diagonals (zero counts as positive), and the last
     Gaussian vector has one entry, of which only the sign matters: this is Haar on SO(n).
@@ -103,7 +103,7 @@ def _complex_normal(shape: tuple[int, ...], key: Array) -> Array:
     """One standard normal in the real and one in the imaginary part: one array, so that the hash is computed once."""
     first, second = threefry2x32(jax.random.key_data(key), shape)
     radius = jnp.sqrt(-2 * jnp.log(_fraction(first)))
-    # The angle is a quarter of the circle, named by two bits, and a part of it, from −π/4 to π/4.
+    # The angle is a quarter of the circle, chosen by two bits, plus an angle within it, from −π/4 to π/4.
     cosine, sine = _cosine_and_sine((_fraction(second << np.uint32(2)) - np.float32(0.5)) * np.float32(math.pi / 2))
     quarter = second >> np.uint32(30)
     radius = jnp.where(quarter >= 2, -radius, radius)
@@ -117,7 +117,7 @@ def _fraction(word: Array) -> Array:
 
 
 def _cosine_and_sine(angle: Array) -> tuple[Array, Array]:
-    """Their series, to float32's rounding for |angle| ≤ π/4; XLA's CPU compiler does not vectorise its own."""
+    """Their power series, to float32's rounding for |angle| ≤ π/4; XLA's CPU compiler does not vectorise its own."""
     square = angle * angle
     cosine, sine = jnp.ones_like(angle), jnp.ones_like(angle)
     for power in (8, 6, 4, 2):

@@ -1,7 +1,7 @@
-"""An orthonormal matrix made of a weight's own entries: no key, no factorisation.
+"""An orthonormal matrix computed from a weight's own entries: no key, no factorisation.
 
 The lower trapezoid of the weight's (fan-in, fan-out) matrix is read as the Gaussian vectors of Stewart's
-algorithm (1980), so a Gaussian weight becomes exactly Haar; one that is orthonormal up to scale is kept.
+algorithm (1980), so a Gaussian weight becomes exactly Haar; a matrix that is already orthonormal up to scale is kept.
 """
 
 import functools
@@ -17,17 +17,17 @@ from jaxinit._typing import Array, Axis
 
 
 def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()) -> Array:
-    """Replaces each matrix of a weight by an orthonormal one made of its entries.
+    """Replaces each matrix of a weight by an orthonormal one computed from its entries.
 
-    With W the (fan-in, fan-out) matrix of the weight, the result has WᵀW = I if it is tall and WWᵀ = I if
-    it is wide. For independent standard Gaussian entries of any common scale it is exactly Haar; for W
-    with WᵀW = cI up to rounding it is W/√c; a zero or rank-deficient W gives some orthonormal matrix.
+    Let W be the (fan-in, fan-out) matrix of the weight. The result has WᵀW = I if it is tall and WWᵀ = I if
+    it is wide. For independent standard Gaussian entries of any common scale it is exactly Haar. For W
+    with WᵀW = cI up to rounding it is W/√c. A zero or rank-deficient W yields some orthonormal matrix.
 
     Args:
       w: a floating or complex array of at least two dimensions.
       in_axis: the input axis or axes.
       out_axis: the output axis or axes.
-      batch_axis: axes along which the matrices are independent. The axes named nowhere are the receptive
+      batch_axis: axes along which the matrices are independent. Axes that are not named are the receptive
         field and belong to the fan-in.
 
     Returns:
@@ -52,13 +52,13 @@ def orthonormalize(w: Array, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis
 
 
 def orthonormal_or_zero(w: Array, in_axis: Axis, out_axis: Axis, batch_axis: Axis, *, zeros_stay: bool = True) -> Array:
-    """As `orthonormalize`, but a matrix of zeros, which tells no direction from another, stays zero if asked for."""
+    """As `orthonormalize`, but a matrix of zeros, which prefers no direction, stays zero if asked for."""
     w = jnp.asarray(w)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
         raise TypeError(f"orthonormalize expects a floating or complex weight, got dtype {w.dtype}; cast it first")
     axes = layout(w.shape, in_axis, out_axis, batch_axis)
     if axes.is_lookup_table:
-        raise ValueError("orthonormalize needs an input axis apart from the output axis")
+        raise ValueError("orthonormalize needs an input axis that is not also the output axis")
     if w.size == 0:
         return w
     orthonormal: Array = _orthonormalized(w, out_axes=axes.out_axes, batch_axes=axes.batch_axes, zeros_stay=zeros_stay)
@@ -91,16 +91,16 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
     tall = matrix.shape[-2] > matrix.shape[-1]
     rows, columns = max(matrix.shape[-2:]), min(matrix.shape[-2:])
     trapezoid = jnp.tril(matrix) if tall else jnp.triu(matrix)
-    # A reflector has the direction of its vector, whose length may be any, whatever those of the others are.
+    # A reflector depends on the direction of its vector alone, so each vector may be scaled by itself.
     vectors = _around_one(trapezoid, -2 if tall else -1)
-    # The matrix as a whole keeps the ratio of its entries.
+    # The matrix as a whole keeps the ratios of its entries.
     matrix = _around_one(matrix, (-2, -1))
 
     gram = matmul(matrix.conj().mT, matrix) if tall else matmul(matrix, matrix.conj().mT)
     scale = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None].real / columns
     isotropic = scale.astype(matrix.dtype) * identity(gram, matrix.dtype)
     deviation = jnp.max(jnp.abs(gram - isotropic), axis=(-2, -1), keepdims=True)
-    # An orthonormal matrix comes with the rounding of its own dtype, and of the products that made it.
+    # The rounding of an orthonormal matrix is that of its own dtype, and of the products that made it.
     tolerance = max(64 * _epsilon(matrix.dtype), 4 * _epsilon(dtype))
     keep = deviation <= tolerance * scale
     if not zeros_stay:
@@ -115,12 +115,12 @@ def _orthonormal(matrix: Array, dtype: jnp.dtype, zeros_stay: bool) -> Array:
 
 
 def _around_one(x: Array, axes: int | tuple[int, ...]) -> Array:
-    """x, its largest entry along these axes between ½ and 1: squares of tiny or huge ones must stay finite, not zero.
+    """x scaled so that its largest entry along these axes is between ½ and 1: squares must not overflow or vanish.
 
-    By powers of two, which change no digit, and in two steps: the reciprocal of a huge number is subnormal, and
-    flushed to zero.
+    The scale is a power of two, which changes no digit, applied in two steps: the reciprocal of a huge number is
+    subnormal, and would be flushed to zero.
     """
-    # Not the absolute value of complex numbers, which may overflow.
+    # Not the absolute value of complex numbers, because it may overflow.
     is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
     sizes = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if is_complex else jnp.abs(x)
     largest = jnp.max(sizes, axis=axes, keepdims=True)

@@ -1,4 +1,4 @@
-"""The public samplers: arguments checked, a method chosen, the result cast and placed.
+"""The public samplers: check the arguments, choose a method, cast and place the result.
 
 A method draws frames in the working dtype: orthonormal columns if they are tall, else orthonormal rows. It fixes which
 Gaussian goes where, and "auto" depends on the shape alone, so a key gives the same matrix, up to rounding, on every
@@ -26,8 +26,8 @@ Method: TypeAlias = Literal["auto", "reflectors", "small", "qr"]
 
 SMALL_COLUMNS = 16
 SMALL_BATCH = 8
-"""From this many matrices of at most 16 columns on, "small" beats the panels on CPU. As a method fixes the numbers of a
-key, a change of these changes them on every platform."""
+"""From this many matrices of at most 16 columns on, "small" is faster than the panels on CPU. A method fixes the
+numbers of a key, so changing these thresholds changes them on every platform."""
 
 
 def orthogonal(
@@ -44,15 +44,15 @@ def orthogonal(
     with equal probability. A tall matrix is n × m with QᵀQ = I, a wide one has QQᵀ = I, both with the
     distribution that all rotations leave unchanged. Every matrix of the batch is independent.
 
-    For a shape, dtype and method, a key gives the same numbers (up to rounding) on every platform, under
-    `jit` and under `vmap`: the method fixes how they are drawn, and which one `"auto"` stands for depends on
-    the shape alone. Platforms differ in how they multiply: a CPU in panels that shrink, or reflector by
-    reflector for `"small"`; a GPU or TPU in panels of one shape, because it compiles each new shape for long.
+    For a given shape, dtype and method, a key yields the same numbers (up to rounding) on every platform, under
+    `jit` and under `vmap`: the method fixes how they are drawn, and the method that `"auto"` chooses depends on
+    the shape alone. Platforms differ in how they multiply: a CPU uses panels that shrink, or single reflectors
+    for `"small"`; a GPU or TPU uses panels of one shape, because it takes long to compile each new shape.
 
     Args:
       key: a typed or raw JAX key.
       shape: `(*batch, n, m)`.
-      dtype: real floating dtype, default JAX's default float. Dtypes of less than 32 bits are sampled in
+      dtype: real floating dtype, default JAX's default float. Dtypes of fewer than 32 bits are sampled in
         float32 and rounded.
       method: `"reflectors"` (Householder reflectors of Gaussian vectors in panels, products only),
         `"small"` (the same, drawn with the batch last, for batches of matrices with few columns), `"qr"`
@@ -201,14 +201,14 @@ def _checked_method(caller: str, method: Method, shape: tuple[int, ...]) -> str:
         raise ValueError(f"{caller} got method={method!r}; the methods are {known}")
     if method == "small" and columns > _small.MOST_COLUMNS:
         raise ValueError(
-            f"{caller} with method='small' takes at most {_small.MOST_COLUMNS} columns (or rows, if there "
+            f"{caller} with method='small' supports at most {_small.MOST_COLUMNS} columns (or rows, if there "
             f"are fewer), but got shape={shape}; use method='reflectors' or 'auto'"
         )
     return method
 
 
 def method_for(batch: tuple[int, ...], columns: int) -> str:
-    """The method that "auto" stands for."""
+    """The method that "auto" chooses."""
     if columns <= SMALL_COLUMNS and math.prod(batch) >= SMALL_BATCH:
         return "small"
     return "reflectors"

@@ -1,13 +1,13 @@
 """The frame of `_reflectors` on accelerators: panels of one shape, multiplied in one loop.
 
 XLA tunes every product of a new shape when it compiles for a GPU, for a second or more where the matrices are large,
-and the panels of `_unrolled` have shapes of their own. Here each vector keeps its N entries, with zeros before its
-diagonal, so that all panels are (w, N), the last one filled up with zero vectors, which stand for no reflection:
+and each panel of `_unrolled` has a shape of its own. Here each vector keeps its N entries, with zeros before its
+diagonal, so that all panels are (w, N), the last one filled up with zero vectors, which mean no reflection:
 
     Q ← Q − (Q V̄) (U⁻ᵀ Vᵀ),  from the last panel to the first, where Q is (k, N) and starts as −φ on its diagonal.
 
-Rows before a panel meet only zeros of V, so they keep their start until their own panel comes. A square matrix takes
-three times the arithmetic of `_unrolled`, but five shapes of products, however large it is.
+Rows before a panel meet only zeros of V, so they keep their initial values until their own panel comes. A square matrix
+needs three times the arithmetic of `_unrolled`, but only five shapes of products, however large it is.
 """
 
 import math
@@ -20,8 +20,8 @@ from jaxinit._typing import Array
 
 WIDTHS = ((1024, 128), (math.inf, 256))
 BATCHED_WIDTHS = ((64, 16), (256, 32), (1024, 128), (math.inf, 256))
-"""(most columns, panel width), as in `_reflectors`, but these change numbers by rounding alone. The fewer the
-panels, the fewer kernels are launched; batches of square matrices pay more for the products of the inverse."""
+"""(most columns, panel width), as in `_reflectors`, but these change numbers only by rounding. Fewer panels mean
+fewer kernel launches; batches of square matrices pay more for the products of the inverse."""
 
 
 def frame(x: Array) -> Array:
@@ -44,7 +44,7 @@ def frame(x: Array) -> Array:
     w = matmul(inverse(upper).mT, v)
     q = -one * phase[..., None]
     if len(v) == 1:
-        # Q V̄ without a product: Q is diagonal still.
+        # Q V̄ without a product: Q is still diagonal.
         return q + matmul(phase[..., None] * vectors[..., :columns].conj().mT, w[0])
 
     def reflect(q: Array, panel: tuple[Array, Array]) -> tuple[Array, None]:
@@ -58,12 +58,12 @@ def frame(x: Array) -> Array:
 def inverse(upper: Array) -> Array:
     """The inverse of (..., w, w) upper triangular matrices, from blocks on the diagonal that double: 1, 2, 4, ...
 
-    [A B; 0 C]⁻¹ = [A⁻¹ −A⁻¹BC⁻¹; 0 C⁻¹], for all blocks of a size at once: with T the matrix of the blocks' inverses,
-    T − T B T, where B has the entries of U between two blocks that become one. All products have one shape.
+    [A B; 0 C]⁻¹ = [A⁻¹ −A⁻¹BC⁻¹; 0 C⁻¹], for all blocks of a size at once: let T be the matrix of the blocks' inverses;
+    then it is T − T B T, where B has the entries of U between two blocks that are joined. All products have one shape.
     """
     width = upper.shape[-1]
     index = jnp.arange(width, dtype=jnp.int32)
-    # Entry (i, j) stands between two blocks of 2ˢ when s is the highest bit in which i and j differ.
+    # Entry (i, j) is between two blocks of 2ˢ when s is the highest bit in which i and j differ.
     step_of = 31 - lax.clz(index[:, None] ^ index[None])
 
     def join(found: Array, step: Array) -> tuple[Array, None]:
@@ -77,14 +77,14 @@ def inverse(upper: Array) -> Array:
 
 
 def panel_width(matrices: int, rows: int, columns: int) -> int:
-    """Columns a panel has when matrices of rows ≥ columns are multiplied."""
+    """The panel width with which matrices of rows ≥ columns are multiplied."""
     square_batch = matrices > 1 and rows < 4 * columns
     widths = BATCHED_WIDTHS if square_batch else WIDTHS
     return min(columns, next(width for most, width in widths if columns <= most))
 
 
 def _in_panels(x: Array, width: int, axis: int, filling: float) -> Array:
-    """(panels, ..., width, ...): an axis, filled up, that is cut into panels, which come first."""
+    """Cuts an axis, padded if necessary, into panels: (panels, ..., width, ...)."""
     axis += x.ndim
     missing = -x.shape[axis] % width
     margins = [(0, missing if a == axis else 0) for a in range(x.ndim)]

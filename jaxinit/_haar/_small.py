@@ -1,8 +1,8 @@
 """Haar matrices of few columns in large batches: every reflector unrolled, the batch on the last axis.
 
 Stewart's recurrence column by column, Q ← H [−φ 0; 0 Q] from the last to the first (Stewart 1980), written
-as elementwise sums over arrays whose last axis is the batch: processors add long vectors well and multiply
-thousands of 8 × 8 matrices badly. A GPU is as fast with products, and compiles them in a tenth of the time, so other
+as elementwise sums over arrays whose last axis is the batch: CPUs add long vectors fast and multiply thousands of
+8 × 8 matrices slowly. On a GPU products are as fast, and compile in a tenth of the time, so other
 platforms multiply the same vectors as `_scanned` does.
 """
 
@@ -19,7 +19,7 @@ from jaxinit._haar._gaussians import normal_pairs
 from jaxinit._typing import Array, DTypeLike
 
 MOST_COLUMNS = 32
-"""Each column is a dozen operations in the compiled program; beyond this, compiling takes seconds."""
+"""Each column takes a dozen operations in the compiled program; beyond this, compiling takes seconds."""
 
 
 def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike, special: bool) -> Array:
@@ -47,7 +47,7 @@ def sample(key: Array, batch: tuple[int, ...], n: int, m: int, dtype: DTypeLike,
 
 
 def _gaussian_vectors(key: Array, batch: tuple[int, ...], rows: int, columns: int, dtype: DTypeLike) -> list[Array]:
-    """`columns` arrays (rows − j, *batch); two in a row share a draw of pairs."""
+    """`columns` arrays (rows − j, *batch); two consecutive ones share a draw of pairs."""
     lengths = [rows - j for j in range(0, columns, 2)]
     first, second = normal_pairs(key, (sum(lengths), *batch), dtype)
     vectors = []
@@ -58,7 +58,7 @@ def _gaussian_vectors(key: Array, batch: tuple[int, ...], rows: int, columns: in
 
 
 def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
-    """Q of shape (rows, columns, *batch), each column times the norm of its vector; then these norms, and more.
+    """Q of shape (rows, columns, *batch), with each column times the norm of its vector; then these norms, and more.
 
     Column j starts as its vector x, and is turned by the reflectors of the columns before it. The reflector
     of x is I − v vᴴ / h with v = x + φν e₁ and h = ν (ν + |x₁|). A zero vector counts as e₁.
@@ -76,8 +76,8 @@ def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
     phases = jnp.where(sizes > 0, heads / jnp.where(sizes > 0, sizes, 1).astype(heads.dtype), 1)
     firsts = phases * (sizes + norms).astype(heads.dtype)
 
-    # The weights of a reflector lie in memory of their own, or XLA's CPU fusion would compute them again for every
-    # entry of Q. The norms go before them, so that the last weights too are in an array that is read twice.
+    # The weights of a reflector are stored in an array of their own, or XLA's CPU fusion would compute them again for
+    # every entry of Q. The norms come before them, so that the last weights too are in an array that is read twice.
     scratch = jnp.concatenate([norms.astype(q.dtype), jnp.zeros((columns, *batch), q.dtype)])
     for j in reversed(range(columns - 1)):
         products = _sum(q[i, j].conj()[None] * q[i, j + 1 :] for i in range(j + 1, rows))
@@ -88,5 +88,5 @@ def _scaled_frame(vectors: list[Array]) -> tuple[Array, Array]:
 
 
 def _sum(terms: Iterable[Array]) -> Array:
-    """The sum of elementwise terms, spelled out: XLA turns a reduction of products into slower calls of a library."""
+    """The sum of elementwise terms, written out: XLA turns a reduction of products into slower library calls."""
     return functools.reduce(add, terms)

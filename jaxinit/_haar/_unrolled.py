@@ -8,7 +8,7 @@ products of many small matrices are fast as A B and A Bᵀ, and several times sl
 
 Upper triangular matrices are inverted by products, too. The blocks of 8 × 8 on the diagonal are D(I + M) with M
 strictly upper triangular, so M⁸ = 0 and (I + M)⁻¹ = (I − M)(I + M²)(I + M⁴). They are joined from left to right in a
-loop: with T the inverse of what stands left of a block column [B; C], the inverse with that column is
+loop: if T is the inverse of everything left of a block column [B; C], the inverse including that column is
 [T, −T B C⁻¹; 0, C⁻¹].
 """
 
@@ -20,7 +20,7 @@ from jax import lax
 from jaxinit._typing import Array, DTypeLike
 
 BLOCK = 8
-"""Columns a step of the loop has. Blocks of 16 would lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
+"""Columns per step of the loop. Blocks of 16 would lose a digit: M⁸ of a 16 × 16 block is large and cancels."""
 
 
 def frame(panels: Sequence[Array], tall: bool) -> Array:
@@ -30,7 +30,7 @@ def frame(panels: Sequence[Array], tall: bool) -> Array:
     takes x to −φν e₁, and vᴴv / 2 = ν² + |d|ν: nothing is ever subtracted that could cancel.
     """
     width = min(panels[0].shape[-2:])
-    # All panels at once, a narrower last one filled up with zero vectors.
+    # All panels at once, with a narrower last one padded with zero vectors.
     grams = jnp.stack([_padded(_products(x, tall), width) for x in panels])
     tops = jnp.stack([_padded(_top(x, tall), width) for x in panels])
     # Not the diagonals of these products: XLA's CPU library adds thousands of squares one after the other.
@@ -59,7 +59,7 @@ def phase_of(d: Array, norm: Array) -> Array:
 
 
 def _ut_transform(gram: Array, top: Array, squares: Array) -> tuple[Array, Array, Array]:
-    """φν, φ and U of panels, from their vectors' products with one another, first w entries, and squared norms."""
+    """φν, φ and U of panels, from the inner products of their vectors, first w entries, and squared norms."""
     norm = jnp.sqrt(squares)
     d = diagonal(top)
     phase = phase_of(d, norm)
@@ -101,7 +101,7 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
     else:
         product = phase[..., None] * top.mT
         if q is None:
-            # The barrier keeps XLA from taking the transpose for an operand Aᵀ of the next product.
+            # The barrier keeps XLA from treating the transpose as an operand Aᵀ of the next product.
             product = lax.optimization_barrier(product)
         else:
             product = jnp.concatenate([product, -matmul(q, v[..., width:].conj().mT)], axis=-2)
@@ -113,7 +113,7 @@ def _reflect(panel: Array, shift: Array, phase: Array, u_inverse: Array, q: Arra
 
 
 def _diagonal_matrix(entries: Array, rows: int, columns: int) -> Array:
-    """A matrix of this shape with the entries on its diagonal, and zeros after them."""
+    """A matrix of this shape with these entries on its diagonal, and zeros elsewhere."""
     column = _lengthened(entries, rows)[..., None]
     return lax.broadcast_to_rank(jnp.eye(rows, columns, dtype=entries.dtype), column.ndim) * column
 
@@ -145,7 +145,7 @@ def inverse(upper: Array) -> Array:
         return _inverse_of_block(upper)
     count = -(-width // BLOCK)
     upper = pad_with_identity(upper, count * BLOCK)
-    # (..., count, 8, 8): the blocks of the diagonal, by a sum, for a gather would be slow.
+    # (..., count, 8, 8): the blocks of the diagonal, by a sum, because a gather would be slow.
     squares = upper.reshape(*batch, count, BLOCK, count, BLOCK)
     on_diagonal = lax.broadcast_to_rank(jnp.eye(count, dtype=bool)[:, None, :, None], squares.ndim)
     inverses = _inverse_of_block(jnp.sum(jnp.where(on_diagonal, squares, 0), axis=-2))
@@ -165,7 +165,7 @@ def inverse(upper: Array) -> Array:
 
 
 def pad_with_identity(matrix: Array, size: int) -> Array:
-    """(..., w, w) to (..., size, size) by an identity block in the lower right corner."""
+    """Pads (..., w, w) to (..., size, size) by an identity block in the lower right corner."""
     width = matrix.shape[-1]
     if width == size:
         return matrix
