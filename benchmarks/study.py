@@ -1,171 +1,266 @@
-"""jaxinit.study against a Python loop over jitted runs: python benchmarks/study.py [--seconds 5]
+"""jaxinit.study against the loop that one writes: python benchmarks/study.py [--rounds 5] [--only CNN]
 
-64 seeds of one start, as the study trains them (programs of the size that it chooses, and one program for all), a
-Python loop over a jitted training run of one seed, and one such run alone; with the peak memory of each program and the
-time that it takes to compile. Drawing and metrics are left out of all of them. Float32, interleaved in one process.
-Rows are written to benchmarks/results/study-<hardware>.json. `--quick` measures one model with few steps and writes
-nothing.
+The loop is Python's over a jitted step, whose state is donated and whose batches are cut beforehand, for one seed after
+another. Seed-steps per second of both, in turns; what the study's number leaves out, compiling, drawing and measuring,
+is in its first and second call in seconds. Beside them a jitted `lax.scan` over the steps of one seed, and the peak
+memory of all programs that run at the same time. Float32, Adam.
+
+Rows are written to benchmarks/results/study-<hardware>.json. `--quick` measures two small models with few steps and
+writes nothing.
 """
 
 import argparse
+import functools
 import json
-import math
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from _machine import description, results_file
-from _timing import interleaved, median_ratio
+from lsuv import Block, Mlp, ResNetBlock
 from rich.console import Console
 from rich.table import Table
 
+import jaxinit
 from jaxinit._study._programs import Compiler, Inputs, bytes_held
-from jaxinit._study._run import _padded
 from jaxinit._study._train import Training
 
-SEEDS, SAMPLES, FEATURES, CLASSES, BATCH = 64, 1024, 64, 10, 64
-MODELS = {"MLP 2 × 16": (2, 16), "MLP 4 × 64": (4, 64), "MLP 3 × 256": (3, 256), "MLP 50 × 32": (50, 32)}
+BATCH, SAMPLES, CLASSES, RATE = 64, 512, 10, 1e-3
 
 
-def parameters(depth, width, key):
-    """A plain network with equal hidden layers, stacked."""
-    keys = jax.random.split(key, 3)
-    return {
-        "in": jax.random.normal(keys[0], (FEATURES, width)) / math.sqrt(FEATURES),
-        "hidden": jax.random.normal(keys[1], (depth, width, width)) / math.sqrt(width),
-        "out": jax.random.normal(keys[2], (width, CLASSES)) / math.sqrt(width),
-    }
+class Classifier(nn.Module):
+    """A module with a readout, after what is left of space is averaged."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.inner(x)
+        return nn.Dense(CLASSES)(x.mean(range(1, x.ndim - 1)) if x.ndim > 2 else x)
 
 
-def loss_fn(params, batch, key):
-    """The cross-entropy of a tanh network."""
-    h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), batch[0] @ params["in"], params["hidden"])
-    return optax.softmax_cross_entropy_with_integer_labels(h @ params["out"], batch[1]).mean()
+class Cnn(nn.Module):
+    """Five small convolutions."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i, features in enumerate((16, 16, 32, 32, 64)):
+            x = nn.relu(nn.Conv(features, (3, 3), 1 + i % 2)(x))
+        return x
 
 
-def training():
-    """One seed's training with Adam."""
-    return Training(loss_fn, optax.adam, lambda params, data: {}, SAMPLES, BATCH, SAMPLES)
+class ResNet(nn.Module):
+    """A small residual network: three blocks of two convolutions with group normalization."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(16, (3, 3))(x))
+        for i, features in enumerate((16, 32, 64)):
+            x = ResNetBlock(features, 1 + (i > 0))(x)
+        return x
 
 
-def problem(depth, width):
-    """What the programs take, and the parameters of every seed."""
+class VisionTransformer(nn.Module):
+    """Four blocks of width 64 on patches of 4 × 4."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(64, (4, 4), (4, 4), padding="VALID")(x)
+        x = x.reshape(len(x), -1, 64)
+        x = x + self.param("positions", nn.initializers.normal(0.02), x.shape[1:])[None]
+        for _ in range(4):
+            x, _ = Block(64)(x)
+        return nn.LayerNorm()(x)
+
+
+class Lstm(nn.Module):
+    """A recurrent network of 64 units that reads 32 steps."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.RNN(nn.OptimizedLSTMCell(64))(x)[:, -1]
+
+
+IMAGES, VECTORS, SEQUENCES = (16, 16, 3), (64,), (32, 16)
+MODELS = {
+    "MLP 2 × 16": (Mlp(2, 16), VECTORS),
+    "MLP 4 × 64": (Mlp(4, 64), VECTORS),
+    "MLP 3 × 256": (Mlp(3, 256), VECTORS),
+    "MLP 50 × 32": (Mlp(50, 32), VECTORS),
+    "CNN": (Cnn(), IMAGES),
+    "ResNet": (ResNet(), IMAGES),
+    "ViT": (VisionTransformer(), IMAGES),
+    "LSTM": (Lstm(), SEQUENCES),
+}
+
+
+class Problem(NamedTuple):
+    """What is trained."""
+
+    start: Callable[[Any], Any]
+    loss: Callable[[Any, Any], Any]
+    data: Any
+
+
+def problem(module, shape, samples=SAMPLES):
+    """Random samples of a shape and labels for them."""
     key = jax.random.key(0)
-    data = jax.random.normal(key, (SAMPLES, FEATURES)), jax.random.randint(key, (SAMPLES,), 0, CLASSES)
-    params = jax.vmap(lambda key: parameters(depth, width, key))(jax.random.split(key, SEEDS))
-    return Inputs(key, jnp.array([1e-3]), data, data), params
+    data = jax.random.normal(key, (samples, *shape)), jax.random.randint(key, (samples,), 0, CLASSES)
+    classifier = Classifier(module)
+
+    def loss(params, batch):
+        logits = classifier.apply(params, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+    return Problem(lambda key: classifier.init(key, data[0][:1]), loss, data)
 
 
-def alone(inputs, params, steps):
-    """The program of one seed, as people write it: a jitted scan over steps."""
-    one = training()
+def step_of(loss):
+    """One step of training, as people write it."""
+    optimizer = optax.adam(RATE)
 
-    def run(params, seed):
-        state = one.begin(params, inputs.rates)
-        return one.advance(state, seed, inputs.key, inputs.rates, inputs.data, jnp.int32(0), steps)[1]
+    def step(state, batch):
+        params, inner = state
+        value, gradients = jax.value_and_grad(loss)(params, batch)
+        updates, inner = optimizer.update(gradients, inner)
+        return (optax.apply_updates(params, updates), inner), value
 
-    before = time.perf_counter()
-    program = jax.jit(run).lower(jax.tree.map(lambda x: x[0], params), np.uint32(0)).compile()
-    return program, time.perf_counter() - before
+    return step
 
 
-def together(inputs, params, steps, chunk):
-    """A function that trains all seeds as the study does, its programs, and the seconds to compile them."""
-    shapes = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), params)
-    before = time.perf_counter()
-    compiler = Compiler(training(), jax.local_devices(), inputs, chunk, SEEDS, steps)
-    programs = compiler.programs(shapes)
-    seconds = time.perf_counter() - before
-    leaves, structure = jax.tree.flatten(params)
-    groups = [jax.tree.unflatten(structure, g) for g in zip(*(_padded(x, programs.size) for x in leaves), strict=True)]
-    seeds = _padded(np.arange(SEEDS, dtype=np.uint32), programs.size)
-    places = [i % len(programs.places) for i in range(len(groups))]
+def begun(what, key):
+    """Parameters, and the state of the optimizer."""
+    params = what.start(key)
+    return params, optax.adam(RATE).init(params)
+
+
+def loop(what, steps):
+    """A function that trains one seed in a loop over a jitted step, and the peak memory of the step in bytes."""
+    batches = [jax.tree.map(lambda x, i=i: x[i : i + BATCH], what.data) for i in range(0, len(what.data[0]), BATCH)]
+    begin, step = jax.jit(functools.partial(begun, what)), jax.jit(step_of(what.loss), donate_argnums=0)
+    memory = step.lower(jax.eval_shape(begin, jax.random.key(0)), batches[0]).compile().memory_analysis()
+
+    def run(seed):
+        state = jax.block_until_ready(begin(jax.random.key(seed)))
+        before = time.perf_counter()
+        for i in range(steps):
+            state, value = step(state, batches[i % len(batches)])
+        jax.block_until_ready(value)
+        return steps / (time.perf_counter() - before)
+
+    return run, bytes_held(memory)
+
+
+def scan(what, steps):
+    """The same in a jitted scan over the steps."""
+    begin, step = jax.jit(functools.partial(begun, what)), step_of(what.loss)
+    many = jax.tree.map(lambda x: x.reshape(-1, BATCH, *x.shape[1:]), what.data)
+
+    @jax.jit
+    def trained(state, data):
+        count = len(data[1])
+        return jax.lax.scan(lambda s, i: step(s, jax.tree.map(lambda x: x[i % count], data)), state, jnp.arange(steps))
+
+    def run(seed):
+        state = jax.block_until_ready(begin(jax.random.key(seed)))
+        before = time.perf_counter()
+        jax.block_until_ready(trained(state, many))
+        return steps / (time.perf_counter() - before)
+
+    return run
+
+
+def studied(what, steps, seeds):
+    """The study, and the peak memory of its programs that run at the same time, with how it runs them."""
 
     def run():
-        from concurrent.futures import ThreadPoolExecutor
+        before = time.perf_counter()
+        result = jaxinit.study(
+            {"start": what.start}, what.start, what.loss, what.data, optimizer=optax.adam, learning_rates=[RATE],
+            steps=steps, seeds=seeds, batch_size=BATCH, progress=False,
+        )  # fmt: skip
+        return float(result.settings["seed_steps_per_second"]), time.perf_counter() - before
 
-        states = [
-            jax.device_put(programs.begin(group)[0], programs.places[i])
-            for i, group in zip(places, groups, strict=True)
-        ]
-        with ThreadPoolExecutor(len(programs.places)) as pool:
-            for step in range(0, steps, programs.length):
-                advance = lambda place, state, seed, step=step: programs.advance(place, state, seed, step)  # noqa: E731
-                states = [
-                    s for s, _ in pool.map(lambda *a, f=advance: jax.block_until_ready(f(*a)), places, states, seeds)
-                ]
+    def memory():
+        devices, samples = jax.local_devices(), len(what.data[0])
+        on_cpu = devices[0].platform == "cpu"
+        loss = lambda params, batch, key: what.loss(params, batch)  # noqa: E731
+        training = Training(loss, optax.adam, lambda params, data: {}, samples, BATCH, samples, on_cpu)
+        inputs = Inputs(jax.random.key(0), jnp.array([RATE]), what.data, what.data)
+        compiler = Compiler(training, devices, inputs, None, seeds, steps)
+        params = jax.eval_shape(what.start, jax.random.key(0))
+        programs = compiler.programs(params)
+        held = bytes_held(compiler._advancing(params, programs.size, programs.length).on(devices[0]).memory())
+        places = len(programs.places)
+        return held * places, {"chunk": programs.size, "at_once": places, "steps": programs.length}
 
-    advancing = compiler._advancing(shapes, programs.size, programs.length).on(compiler.devices[0])
-    return run, programs, seconds, bytes_held(advancing.memory())
+    return run, memory
 
 
-def measured(depth, width, steps, seconds):
+def measured(module, shape, steps, seeds, rounds):
     """One row."""
-    inputs, params = problem(depth, width)
-    single, single_seconds = alone(inputs, params, steps)
-    each = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(SEEDS)]
-    chosen, programs, chosen_seconds, chosen_bytes = together(inputs, params, steps, None)
-    all_at_once, _, all_seconds, all_bytes = together(inputs, params, steps, SEEDS)
-
-    def loop():
-        for seed in range(SEEDS):
-            jax.block_until_ready(single(each[seed], np.uint32(seed)))
-
-    runs = {
-        "one run": lambda: jax.block_until_ready(single(each[0], np.uint32(0))),
-        "loop": loop,
-        "study": chosen,
-        "one program": all_at_once,
-    }
-    times = interleaved(runs, seconds)
+    what = problem(module, shape)
+    looped, loop_bytes = loop(what, steps)
+    scanned = scan(what, min(steps, 25))
+    study, memory = studied(what, steps, seeds)
+    looped(0), scanned(0)
+    _, first = study()
+    rates, again = {"loop": [], "scan": [], "study": []}, []
+    for i in range(rounds):
+        rates["loop"].append(looped(i))
+        rates["scan"].append(scanned(i))
+        rate, seconds = study()
+        rates["study"].append(rate)
+        again.append(seconds)
+    study_bytes, how = memory()
+    ratios = {name: np.divide(rates[name], rates["loop"]) for name in ("scan", "study")}
     return {
-        "median_ms": {name: float(np.median(t)) * 1e3 for name, t in times.items()},
-        "loop_over": {name: median_ratio(times[name], times["loop"]) for name in times},
-        "over_one_run": {name: median_ratio(times["one run"], times[name]) for name in times},
-        "bytes": {
-            "one run": bytes_held(single.memory_analysis()),
-            "study": chosen_bytes * len(programs.places),
-            "one program": all_bytes,
-        },
-        "compile_seconds": {"one run": single_seconds, "study": chosen_seconds, "one program": all_seconds},
-        "study": {"chunk": programs.size, "at_once": len(programs.places), "steps": steps},
+        "seed_steps_per_s": {name: float(np.median(found)) for name, found in rates.items()},
+        "over_loop": {name: float(np.median(found)) for name, found in ratios.items()},
+        "worst_over_loop": {name: float(np.min(found)) for name, found in ratios.items()},
+        "bytes": {"loop": loop_bytes, "study": study_bytes},
+        "call_seconds": {"first": first, "second": float(np.median(again))},
+        "study": {"seeds": seeds, "steps": steps, **how},
     }
 
 
 def show(report):
     """The table on the console."""
-    table = Table(title=f"{SEEDS} seeds: time over one run, time of the loop over it, and memory over one run")
-    table.add_column("model")
-    for name in ("one run", "loop", "study", "one program"):
-        table.add_column(name, justify="right")
+    table = Table(title="Seed-steps per second, those of the loop as 1, and memory over the loop's")
+    for name in ("model", "loop", "scan", "study", "the worst round", "memory", "first call", "second"):
+        table.add_column(name, justify="left" if name == "model" else "right")
     for model, row in report["rows"].items():
-        cells = [f"{row['median_ms']['one run']:.1f} ms"]
-        for name in ("loop", "study", "one program"):
-            cell = f"{row['over_one_run'][name]:.1f}×, loop {row['loop_over'][name]:.2f}×"
-            if name in row["bytes"]:
-                cell += f", memory {row['bytes'][name] / row['bytes']['one run']:.1f}×"
-            cells.append(cell)
-        table.add_row(model, *cells)
-    Console(width=150).print(table)
+        over, worst, seconds = row["over_loop"], row["worst_over_loop"], row["call_seconds"]
+        cells = [f"{row['seed_steps_per_s']['loop']:.0f}/s", f"{over['scan']:.2f}×", f"{over['study']:.2f}×"]
+        cells += [f"{worst['study']:.2f}×", f"{row['bytes']['study'] / row['bytes']['loop']:.1f}×"]
+        table.add_row(model, *cells, *(f"{seconds[name]:.1f} s" for name in ("first", "second")))
+    Console(width=120).print(table)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="budget for each row")
-    parser.add_argument("--steps", type=int, default=50, help="training steps of a run")
-    parser.add_argument("--quick", action="store_true", help="one model, few steps, nothing written")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of loop, scan and study")
+    parser.add_argument("--steps", type=int, default=100, help="training steps of a run")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds of the study")
+    parser.add_argument("--only", help="the model of this name alone, added to what is in the file")
+    parser.add_argument("--quick", action="store_true", help="two models, few steps, nothing written")
     arguments = parser.parse_args()
+    file = results_file("study")
     report = {**description(), "rows": {}}
-    for name, (depth, width) in MODELS.items():
-        if arguments.quick and name != "MLP 4 × 64":
-            continue
-        steps = 20 if arguments.quick else arguments.steps
-        report["rows"][name] = measured(depth, width, steps, arguments.seconds)
-        Console().print(name, report["rows"][name]["loop_over"], style="dim")
-    if not arguments.quick:
-        results_file("study").write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.only and file.exists():
+        report["rows"] = json.loads(file.read_text())["rows"]
+    chosen = [arguments.only] if arguments.only else ["MLP 4 × 64", "CNN"] if arguments.quick else MODELS
+    steps, seeds, rounds = (20, 4, 2) if arguments.quick else (arguments.steps, arguments.seeds, arguments.rounds)
+    for name in chosen:
+        report["rows"][name] = measured(*MODELS[name], steps, seeds, rounds)
+        Console().print(name, report["rows"][name]["over_loop"], style="dim")
+        if not arguments.quick:
+            file.write_text(json.dumps(report, indent=1) + "\n")
     show(report)
 
 

@@ -122,5 +122,5 @@ def test_studies():
 def test_starts_of_equal_shapes_share_the_programs_that_train_them():
     small_study(first=fresh)
     with compilations() as count:
-        small_study(second=lambda key: jax.tree.map(lambda x: 2 * x, fresh(key)), third=fresh)
+        small_study(second=lambda key: jax.tree.map(lambda x: x[::-1], fresh(key)), third=fresh)
     assert len(count) == 1  # what draws the second

@@ -5,7 +5,8 @@ picks from by its counter made inputs that it walks along. Nothing here knows wh
 
 This room is the only contact with JAX's extension API. To take a new primitive in, name it in `_primitives.py`; the
 representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`, loops
-over several leaves `_unrolled.py`, recurrences that a loop in Python wrote out `_rolled.py`.
+over several leaves `_unrolled.py`, recurrences that a loop in Python wrote out `_rolled.py`. `_replaced.py` runs a
+function with another computation in the place of a primitive.
 """
 
 from jaxinit._program._dead_code import traced_program as traced_program
@@ -32,6 +33,7 @@ from jaxinit._program._ir import is_opaque as is_opaque
 from jaxinit._program._ir import is_traced as is_traced
 from jaxinit._program._ir import subprograms as subprograms
 from jaxinit._program._primitives import *  # noqa: F403
+from jaxinit._program._replaced import replacing as replacing
 from jaxinit._program._rolled import rolled as rolled
 from jaxinit._program._stacks import with_stacks as with_stacks
 from jaxinit._program._tracing import as_function as as_function

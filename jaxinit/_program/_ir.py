@@ -7,7 +7,7 @@ order; `scan`, `cond` and `while_loop` are equations that hold programs.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -176,6 +176,20 @@ class While(Equation):
     body: Program
     condition_consts: int
     body_consts: int
+
+
+def run(
+    program: Program, values: Sequence[Any], bind: Callable[..., list[Any]] = lambda equation, *v: equation.bind(*v)
+) -> list[Any]:
+    """The outputs of a program for these inputs, computed equation after equation."""
+    known: dict[Atom, Any] = dict(zip(program.inputs, values, strict=True))
+
+    def read(atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Constant) else known[atom]
+
+    for equation in program.equations:
+        known.update(zip(equation.outputs, bind(equation, *map(read, equation.inputs)), strict=True))
+    return [read(atom) for atom in program.outputs]
 
 
 def is_floating(atom: Atom) -> bool:

@@ -63,23 +63,12 @@ class Rolled(ir.Scan):
         first, last = self.num_consts, self.num_consts + self.num_carry
 
         def step(carry: list[Array], slices: list[Array]) -> tuple[list[Array], list[Array]]:
-            results = _run(self.body, [*values[:first], *carry, *slices])
+            results = ir.run(self.body, [*values[:first], *carry, *slices])
             return results[: self.num_carry], results[self.num_carry :]
 
         start = [jnp.asarray(x) for x in values[first:last]]
         carry, outputs = lax.scan(step, start, list(values[last:]), length=self.length)
         return [*carry, *outputs]
-
-
-def _run(program: ir.Program, values: Sequence[Any]) -> list[Any]:
-    known: dict[ir.Atom, Any] = dict(zip(program.inputs, values, strict=True))
-
-    def read(atom: ir.Atom) -> Any:
-        return atom.value if isinstance(atom, ir.Constant) else known[atom]
-
-    for equation in program.equations:
-        known.update(zip(equation.outputs, equation.bind(*map(read, equation.inputs)), strict=True))
-    return [read(atom) for atom in program.outputs]
 
 
 _Where = tuple[int, int]

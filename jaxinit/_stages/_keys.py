@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxinit import _program as ir
 
-_IRRELEVANT = frozenset({"name", "debug_info", "debug_infos", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"})
-"""Parameters that do not change what is computed once derivatives have been taken."""
+_IRRELEVANT = frozenset({"name", "debug_info", "debug_infos", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "rule"})
+"""Parameters that do not change what is computed once derivatives and batches have been taken."""
 
 
 _ONCE = frozenset({"PRNGImpl", "Mesh", "UnspecifiedValue"})

@@ -98,10 +98,6 @@ class Compiler:
         self._compiled: dict[Any, Programs] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-    @property
-    def _on_cpu(self) -> bool:
-        return bool(self.devices[0].platform == "cpu")
-
     def drawing(self, draw: Callable[[Array, Any], Any], size: int) -> Callable[[Array], Any]:
         """The program that draws a start for the seeds of a group."""
         inputs = self.inputs
@@ -110,7 +106,7 @@ class Compiler:
             return jax.vmap(lambda seed: self.training.draw(draw, seed, key, data))(seeds)
 
         # It runs once for each seed and draws little, so most of its time would be LLVM's.
-        options = {"xla_backend_optimization_level": 0} if self._on_cpu else {}
+        options = {"xla_backend_optimization_level": 0} if self.training.on_cpu else {}
         program = self._ahead(group, _seeds(size), inputs.key, inputs.data, options=options).on(self.devices[0])
         return lambda seeds: program(seeds, inputs.key, inputs.data)
 
@@ -128,7 +124,7 @@ class Compiler:
     def _fitting(self, params: Any) -> Programs:
         """Programs with as many seeds as memory holds."""
         first, length = self.devices[0], segment(self._steps)
-        chunk = self._chunk or (_CPU_CHUNK if self._on_cpu else math.ceil(self._seeds / len(self.devices)))
+        chunk = self._chunk or (_CPU_CHUNK if self.training.on_cpu else math.ceil(self._seeds / len(self.devices)))
         free = _free_bytes(first)
         while True:
             advancing = self._advancing(params, chunk, length)
@@ -137,7 +133,7 @@ class Compiler:
                 break
             chunk = max(1, min(chunk - 1, int(chunk * free / held)))
         at_once = math.ceil(self._seeds / chunk)
-        if self._on_cpu:  # whose devices share one memory, and on which a small program keeps one core busy
+        if self.training.on_cpu:  # whose devices share one memory, and on which a small program keeps one core busy
             cores = os.cpu_count() or 1
             at_once = max(1, min(at_once, max(cores, len(self.devices)), int(free / max(held, 1))))
             places = [self.devices[i % len(self.devices)] for i in range(at_once)]

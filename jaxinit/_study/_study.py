@@ -175,6 +175,7 @@ def study(
         samples,
         operator.index(batch_size),
         min(operator.index(start_samples), samples),
+        on_cpu=places[0].platform == "cpu",
     )
     inputs = Inputs(
         key,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._study._convolutions import with_fast_convolutions
 from jaxinit._typing import Array
 
 START, BATCH, ORDER, NOISE = range(4)
@@ -55,6 +56,7 @@ class Training:
       samples: number of samples.
       batch_size: samples of a step.
       looked_at: samples that a start may look at.
+      on_cpu: whether it runs on CPUs.
     """
 
     loss_fn: Callable[[Any, Any, Array], Array]
@@ -63,6 +65,7 @@ class Training:
     samples: int
     batch_size: int
     looked_at: int
+    on_cpu: bool = False
 
     def draw(self, draw: Callable[[Array, Any], Any], seed: Array, key: Array, data: Any) -> Any:
         """The parameters of a start."""
@@ -92,6 +95,11 @@ class Training:
         batches = self.samples // self.batch_size
         order_key, noise_key = own_key(key, seed, ORDER), own_key(key, seed, NOISE)
 
+        def loss_fn(floating: Any, fixed: Any, batch: Any, noise: Array) -> Array:
+            return self.loss_fn(_merged(floating, fixed), batch, noise)
+
+        in_loop = with_fast_convolutions if self.on_cpu else lambda function: function
+
         def shuffled(step: Array) -> Array:
             epoch = jax.random.fold_in(order_key, step // batches)
             return jax.random.permutation(epoch, self.samples).astype(jnp.int32)
@@ -104,10 +112,7 @@ class Training:
             noise = jax.random.fold_in(noise_key, step)
 
             def update(params: Any, optimizer: Any, rate: Array) -> tuple[Any, Any, Array]:
-                def loss_fn(floating: Any) -> Array:
-                    return self.loss_fn(_merged(floating, state.fixed), batch, noise)
-
-                loss, gradients = jax.value_and_grad(loss_fn)(params)
+                loss, gradients = in_loop(jax.value_and_grad(loss_fn))(params, state.fixed, batch, noise)
                 params, optimizer = self._updated(params, optimizer, gradients, rate)
                 return params, optimizer, loss
 
@@ -125,7 +130,8 @@ class Training:
 
     def measure(self, params: Any, data: Any) -> dict[str, Array]:
         """The metrics of one set of parameters."""
-        return dict(self.metrics_fn(params, data))
+        measured = with_fast_convolutions(self.metrics_fn) if self.on_cpu else self.metrics_fn
+        return dict(measured(params, data))
 
     def finish(self, state: State, data: Any) -> dict[str, Array]:
         """The metrics at each learning rate."""
