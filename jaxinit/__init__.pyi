@@ -48,6 +48,7 @@ from ._initializers import zero_hadamard as zero_hadamard
 from ._initializers import zeros as zeros
 from ._initializers import zeros_init as zeros_init
 from ._lsuv import LsuvReport as LsuvReport
+from ._lsuv import fit_readout as fit_readout
 from ._lsuv import lsuv as lsuv
 from ._numbers import CriticalPoint as CriticalPoint
 from ._numbers import Fans as Fans

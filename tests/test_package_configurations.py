@@ -185,6 +185,13 @@ def lsuv(net, **options):
     return new
 
 
+def fit_readout():
+    k1, k2 = jax.random.split(key())
+    params = {"kernel": jax.random.normal(k1, (6, 4)), "bias": jax.random.normal(k2, (4,))}
+    apply_fn = lambda p, x: x @ p["kernel"] + p["bias"][None]  # noqa: E731
+    return jaxinit.fit_readout(params, apply_fn, rows_of(6), jnp.arange(16) % 4)
+
+
 def initialize(net, scheme):
     params, apply_fn, batch = NETS[net]
     new, report = jaxinit.initialize(key(), params(), apply_fn, batch(), scheme, return_report=True)
@@ -334,6 +341,7 @@ CALLS = {
     "lsuv of a scan": lambda: lsuv("scanned"),
     "lsuv verified": lambda: lsuv("attention", verify=True),
     "lsuv of a recurrence": lambda: lsuv("recurrent"),
+    "fit_readout": fit_readout,
     **{
         f"initialize {net} by {scheme}": functools.partial(initialize, net, scheme)
         for net, names in schemes_of_the_library().items()

@@ -7,9 +7,10 @@ and an `LsuvReport`. Parameters are never mutated; what cannot be scaled keeps i
 `_passes.py` runs one evaluation, `_attempts.py` repeats it or goes layer by layer; `_visitor.py` decides a scale at a
 layer, from the statistics of `_moments.py` and within the bounds of `_limits.py`; `_acceleration.py` makes repeated
 uses converge; `_centre.py` finds biases that can centre an output; `_apply.py` writes scales and orthonormal factors
-into leaves.
+into leaves. `_fit_readout.py` sets the last layer from targets.
 """
 
+from jaxinit._lsuv._fit_readout import fit_readout as fit_readout
 from jaxinit._lsuv._lsuv import lsuv as lsuv
 from jaxinit._lsuv._passes import deviations as deviations
 from jaxinit._lsuv._report import LsuvReport as LsuvReport
