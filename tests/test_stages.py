@@ -1,7 +1,6 @@
 """Programs run stage by stage give what they give as one, and compile each distinct stage once."""
 
 import functools
-import io
 import sys
 import time
 from collections import OrderedDict
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.compilations import compilations
+from helpers.terminal import Terminal
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -348,17 +348,6 @@ def test_stages_of_few_numbers_are_compiled_without_optimizations():
     assert small(mlp, MATRICES, x) == {True}
     assert small(scanned, MATRICES, x) == {False}  # a loop may run for long
     assert small(jnp.sin, jax.ShapeDtypeStruct((1 << 13, 1 << 12), jnp.float32)) == {False}
-
-
-class Terminal(io.StringIO):
-    """A stream that keeps what a terminal would show."""
-
-    def __init__(self, is_terminal):
-        super().__init__()
-        self.is_terminal = is_terminal
-
-    def isatty(self):
-        return self.is_terminal
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -63,7 +63,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers_and_grows(tmp_path, mo
 
     tick = _run.Runner._tick
     monkeypatch.setattr(_run, "_CHECKPOINT_SECONDS", 20.0)
-    monkeypatch.setattr(_run.Runner, "_tick", lambda self, n, k, t: (steps.append(k), tick(self, n, k, t)))
+    monkeypatch.setattr(_run.Runner, "_tick", lambda self, k, t: (steps.append(k), tick(self, k, t)))
     grown = study(STARTS, seeds=7, path=path, **options)
     np.testing.assert_array_equal(grown.losses, expected)
     taken = written[3] * 4  # by the wave that was interrupted: two groups of two seeds

@@ -1,21 +1,21 @@
-"""The loop of a study: start after start, turn after turn of seeds, with a progress bar and checkpoints.
+"""The loop of a study: start after start, turn after turn of seeds, with checkpoints.
 
 A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
 groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each seed.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxinit._study._programs import Compiler, Programs
+from jaxinit._study._progress import Progress
 from jaxinit._study._records import Records, Running, as_stored, from_stored
 from jaxinit._study._starts import Draw, naming
 from jaxinit._study._train import SEED
@@ -54,7 +54,7 @@ class Runner:
       compiler: makes the programs.
       records: the table to fill.
       save: writes the table, or does nothing.
-      advanced: is told of a start and of the seed-steps taken.
+      progress: is told what happens.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Runner:
         compiler: Compiler,
         records: Records,
         save: Callable[[], None],
-        advanced: Callable[[str, int], None],
+        progress: Progress,
     ) -> None:
         self.clock = Clock()
         self._compiler = compiler
         self._records = records
         self._save = save
-        self._advanced = advanced
+        self._progress = progress
         self._saved = time.monotonic()
 
     def run(self, draws: Mapping[str, Draw]) -> None:
@@ -77,7 +77,7 @@ class Runner:
             for name, draw in draws.items():
                 pending = self._records.pending(name)
                 if pending:
-                    self._advanced(name, 0)
+                    self._progress.compiling(name)
                     with naming(name):
                         self._run_start(self._prepared(name, draw), pending)
         finally:
@@ -110,6 +110,7 @@ class Runner:
         else:
             states, initial = self._restored(start, running), running.initial
             step, losses = running.step, [running.losses]
+        self._progress.training(start.name)
         states = [jax.device_put(state, programs.places[i]) for i, state in zip(places, states, strict=True)]
         with concurrent.futures.ThreadPoolExecutor(len(seeds)) as pool:
             while step < steps:
@@ -119,7 +120,7 @@ class Runner:
                 found = list((pool.map if len(seeds) > 1 else map)(advance, places, states, seeds))
                 states = [state for state, _ in found]
                 losses.append(_gathered([new for _, new in found], len(turn)))
-                self._tick(start.name, length * len(turn), time.perf_counter() - began)
+                self._tick(length * len(turn), time.perf_counter() - began)
                 step += length
                 if step < steps and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
                     leaves = [_gathered(parts, len(turn)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
@@ -149,11 +150,11 @@ class Runner:
         groups = zip(*(_padded(leaf, start.programs.size) for leaf in leaves), strict=True)
         return [jax.tree.unflatten(structure, group) for group in groups]
 
-    def _tick(self, name: str, steps: int, seconds: float) -> None:
+    def _tick(self, steps: int, seconds: float) -> None:
         seed_steps = steps * len(self._records.plan.learning_rates)
         self.clock.seed_steps += seed_steps
         self.clock.seconds += seconds
-        self._advanced(name, seed_steps)
+        self._progress.took(seed_steps, self.clock.rate)
 
     def _checkpoint(self) -> None:
         self._save()
@@ -181,33 +182,3 @@ def _measured(groups: Sequence[Mapping[str, Any]], count: int) -> dict[str, np.n
 
 def _as_float(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.float64 else array.astype(np.float32)
-
-
-@contextlib.contextmanager
-def progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[str, int], None]]:
-    """Yields a function to tell of progress: the start in training, and how many seed-steps it took since.
-
-    Args:
-      shown: whether there is a bar at all.
-      total: seed-steps of the study.
-      done: those that came from disk.
-    """
-    if not shown:
-        yield lambda start, taken: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f} seed-steps/s" if task.speed else "compiling")
-
-    columns = (TextColumn("{task.description:24}", markup=False), BarColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total, completed=done)
-
-        def advanced(start: str, taken: int) -> None:
-            progress.update(task, description=start, advance=taken)
-
-        yield advanced

@@ -29,9 +29,10 @@ from jaxinit._study._options import (
     typed_key,
 )
 from jaxinit._study._programs import Compiler, Inputs, data_digest, program_digest
+from jaxinit._study._progress import progress_bar
 from jaxinit._study._records import Plan, Records
 from jaxinit._study._result import StudyResult, result_of
-from jaxinit._study._run import Runner, progress_bar
+from jaxinit._study._run import Runner
 from jaxinit._study._starts import as_draw, named_starts, naming
 from jaxinit._study._train import SEED, Training
 from jaxinit._typing import Array
@@ -107,7 +108,7 @@ def study(
       path: a file for the study, written as it goes. If the study is interrupted, the same call goes on from there;
         more seeds and starts may be asked for later. A result of a study without a path, which `save` wrote, is no such
         file: it does not tell which model, loss and data made it.
-      progress: whether to show a progress bar.
+      progress: whether to show a progress bar on a terminal.
 
     Returns:
       A `StudyResult`, with table, statistics, `to_dict`, `save` and `load`; `jaxinit.plot` draws it.
@@ -223,7 +224,7 @@ def study(
 
     each = len(rates) * records.plan.steps
     bar = progress_bar(progress, records.done.size * each, int(records.done.sum()) * each)
-    with contextlib.closing(compiler), bar as advanced:
-        runner = Runner(compiler, records, save, advanced)
+    with contextlib.closing(compiler), bar as told:
+        runner = Runner(compiler, records, save, told)
         runner.run(draws)
     return result_of(records, **facts())

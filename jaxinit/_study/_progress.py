@@ -1,0 +1,61 @@
+"""The progress bar of a study: which start is compiled or in training, and how long the rest takes at this speed.
+
+It is for a terminal. In pipes, files and notebooks nothing is shown.
+"""
+
+import contextlib
+import datetime
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+class Progress:
+    """What a study tells of its progress; this one says nothing."""
+
+    def compiling(self, start: str) -> None:
+        """The programs of a start are being compiled."""
+
+    def training(self, start: str) -> None:
+        """Seeds of a start are in training."""
+
+    def took(self, seed_steps: int, rate: float) -> None:
+        """Seed-steps were taken; at which rate a second, all in all."""
+
+
+class _Bar(Progress):
+    def __init__(self, bar: Any, total: int, done: int):
+        self._bar, self._left = bar, total - done
+        self._task = bar.add_task("", total=total, completed=done, state="")
+
+    def compiling(self, start: str) -> None:
+        self._bar.update(self._task, description=start, state="compiling")
+
+    def training(self, start: str) -> None:
+        self._bar.update(self._task, description=start, state="training")
+
+    def took(self, seed_steps: int, rate: float) -> None:
+        self._left -= seed_steps
+        left = datetime.timedelta(seconds=round(self._left / rate))
+        self._bar.update(self._task, advance=seed_steps, state=f"training, {rate:,.0f} seed-steps/s, {left} left")
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool, total: int, done: int) -> Iterator[Progress]:
+    """What to tell of progress.
+
+    Args:
+      wanted: whether a bar is shown on a terminal.
+      total: seed-steps of the study.
+      done: those that came from disk.
+    """
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:24}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bar(bars, total, done)
