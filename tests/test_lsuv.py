@@ -125,7 +125,10 @@ def test_orthonormal_matrices_of_convolutions_heads_experts_and_stacks():
 
 
 @pytest.mark.parametrize("method", ["fused", "scan"])
-@pytest.mark.parametrize("name", ["plain_picked_experts", "plain_best_two_experts", "plain_grouped_experts"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain_picked_experts", "plain_experts_picked_by_products", "plain_best_two_experts", "plain_grouped_experts"],
+)
 def test_experts_that_data_chooses_have_one_scale_and_orthonormal_matrices(name, method):
     params, apply_fn, batch = MODELS[name]()
     scaled, report = lsuv(params, apply_fn, batch, method=method, orthonormalize=False, return_report=True)

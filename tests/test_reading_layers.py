@@ -120,7 +120,10 @@ def test_comparisons_that_are_not_one_hot_along_the_contracted_dimension_are_den
         assert layer.fan_in in (20, 4)
 
 
-@pytest.mark.parametrize("name", ["plain_picked_experts", "plain_best_two_experts", "plain_grouped_experts"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain_picked_experts", "plain_experts_picked_by_products", "plain_best_two_experts", "plain_grouped_experts"],
+)
 def test_experts_that_data_chooses_are_dense_layers_with_an_axis_of_experts(name):
     layers = traced(name)
     assert rows(layers, "path", "kind", "fan_in", "fan_out", "uses")[1:] == [

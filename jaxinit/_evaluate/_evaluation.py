@@ -60,7 +60,7 @@ class Evaluation:
             own = frozenset(component.weight for component in use.components)
             self._weights.update((entry.equation, (entry.weight, own)) for entry in use.entries)
             if use.lookup is not None:
-                self._weights[use.lookup] = 0, own
+                self._weights[use.lookup.equation] = use.lookup.weight, own
         # Of several biases all are added with the last; on the way there, the sum is the output alone.
         self._additions = {b.equation: b.value for use in analysis.uses.values() for b in use.biases}
         self._holding_uses: dict[ir.Equation, bool] = {}

@@ -82,13 +82,19 @@ def reshaped(streams: Streams, operand: Samples, shape: Sequence[int]) -> Sample
 
 
 def _parted(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray:
-    """Two axes in place of one, of which the elements along the first are others than those along the second."""
+    """Two axes in place of one; the two elements along it lie at other places along both, as `Samples.joined` has it.
+
+    So what is computed of the parts meets the elements that it was computed of when the axis is whole again.
+    """
     if values.shape[axis] == 1:
         return np.expand_dims(values, axis)
     if correlation(values, axis) < _ALIKE or len(values) == 1:
-        return np.stack([values, rolled(values, 1)], axis)
-    (others,) = more_elements(streams, values, [axis], 1)
-    return np.stack([values, others], axis)
+        others = rolled(values, 1)
+    else:
+        (others,) = more_elements(streams, values, [axis], 1)
+    first, second = (np.take(x, [0], axis) for x in (values, others))
+    third, fourth = (np.take(x, [1], axis) for x in (others, values))
+    return np.stack([np.concatenate([first, third], axis), np.concatenate([second, fourth], axis)], axis)
 
 
 def _flattened(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samples:

@@ -149,7 +149,7 @@ class _Analyser:
         picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weights.leaf_of)
         if picked is not None:
             self.picked[picked.product] = picked
-            self.notes.activation_input(equation, arguments, 0, {picked.leaf})
+            self.notes.activation_input(equation, arguments, picked.lookup.weight, {picked.leaf})
             return [DATA]
         if equation in self.ends:
             self.region_use(self.ends[equation], loops, consumers)

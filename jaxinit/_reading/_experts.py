@@ -2,7 +2,7 @@
 
 The lookup w[i] alone would be an embedding. Followed by a product of what it finds with other data, which contracts
 some of it and leaves some of it free, it is half of a layer: y_t = x_t w[i_t], linear in w, with independent weights
-along the dimensions that are picked from.
+along the dimensions that are picked from. A product with one-hot numbers is a lookup as well.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jaxinit import _program as ir
 from jaxinit._reading import _rules as rules
 from jaxinit._reading._dependence import Dependence
 from jaxinit._reading._geometry import Geometry, weight_operand
+from jaxinit._reading._layers import Entry
 from jaxinit._reading._origin import FOREIGN, Origin
 
 
@@ -21,14 +22,15 @@ class Picked(NamedTuple):
     """A lookup whose result is the weight of a product.
 
     Attributes:
-      lookup, product: the two equations.
+      lookup: where data picks from the leaf.
+      product: the equation that takes what it finds.
       weight: which input of the product is the weight.
       leaf: the leaf that carries its scale.
       value: how that input depends on the leaves, were it not for the data that picks.
       geometry: of the product.
     """
 
-    lookup: ir.Equation
+    lookup: Entry
     product: ir.Equation
     weight: int
     leaf: int
@@ -44,14 +46,15 @@ def picked_weight(
     weight_leaf: Callable[[Dependence], int | None],
 ) -> Picked | None:
     """What a lookup finds, followed to the product that takes it; None where it is a lookup and no more."""
-    if lookup.primitive not in (ir.gather_p, ir.dynamic_slice_p):
+    operand = weight_operand(lookup, arguments)
+    if operand is None or operand[1].kind != "embed":
         return None
-    _, rows = weight_operand(lookup, arguments) or (0, None)
-    leaf = weight_leaf(arguments[0])
-    if rows is None or leaf is None or leaf not in arguments[0].origins or len(rows.out_dims) < 2:
+    index, rows = operand
+    leaf = weight_leaf(arguments[index])
+    if leaf is None or leaf not in arguments[index].origins or len(rows.out_dims) < 2:
         return None
     (atom,) = lookup.outputs
-    value = arguments[0].map(lambda origin: origin.picked_along(rows.in_dims, rows.placed, atom.shape))
+    value = arguments[index].map(lambda origin: origin.picked_along(rows.in_dims, rows.placed, atom.shape))
     while True:
         readers = consumers.get(atom, [])
         if len(readers) != 1 or readers[0] is None or len(readers[0].outputs) != 1:
@@ -68,7 +71,9 @@ def picked_weight(
             return None
     found = weight_operand(following, inputs)
     geometry = None if found is None else _without_samples(found[1], value.origins[leaf], atom.shape)
-    return None if found is None or geometry is None else Picked(lookup, following, found[0], leaf, value, geometry)
+    if found is None or geometry is None:
+        return None
+    return Picked(Entry(lookup, index), following, found[0], leaf, value, geometry)
 
 
 def _without_samples(whole: Geometry, origin: Origin, shape: Sequence[int]) -> Geometry | None:

@@ -154,7 +154,7 @@ class Use:
     Attributes:
       entries: where data meets the weight.
       equation: the equation whose output is linear in the weight: the operation, or the sum.
-      lookup: the equation in which data picks the weight from a leaf, or None.
+      lookup: where data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
       components: the weights that the weight is made of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
@@ -178,7 +178,7 @@ class Use:
     placed: dict[int, int]
     segment_dim: int | None
     repeats: int
-    lookup: ir.Equation | None = None
+    lookup: Entry | None = None
     makes: int = 1
     sign: int = 1
 

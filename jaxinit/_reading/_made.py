@@ -7,8 +7,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
+
 from jaxinit import _program as ir
-from jaxinit._reading._layers import Analysis, Weight
+from jaxinit._reading._layers import Analysis, Use, Weight
+from jaxinit._reading._rules import rule_of
 from jaxinit._typing import Array
 
 _Steps: TypeAlias = Mapping[ir.Scan, int]
@@ -23,18 +26,22 @@ def is_made(weight: Weight) -> bool:
 def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> list[list[Array]] | None:
     """For each slice of a weight, in the order in which loops walk along it, the weights that its first layer takes.
 
-    None where they depend on more than parameters and constants.
+    Of weights that data picks it is all that there are to pick from, multiplied by the root mean square of what
+    multiplies those picked. None where they depend on more data than that.
     """
-    values = Made(analysis, leaves)
-    atoms = [entry.atom for entry in weight.uses[0].entries]
+    values, use = Made(analysis, leaves), weight.uses[0]
+    atoms = [entry.atom for entry in use.entries] if use.lookup is None else [use.lookup.atom]
     loops = values.loops_around(atoms[0])
     walked = loops[len(loops) - len(weight.stack) :] if weight.stack else []
     slices = []
     for steps in itertools.product(*(range(loop.length) for loop in walked)):
         at = dict.fromkeys(loops, 0) | dict(zip(walked, steps, strict=True))
         found = [values.of(atom, at) for atom in atoms]
-        if any(x is None for x in found):
+        factors = values.factors_behind(use, at)
+        if factors is None or any(x is None for x in found):
             return None
+        for factor in factors:
+            found = [x * jnp.sqrt(jnp.mean(jnp.square(jnp.abs(factor)))).astype(x.dtype) for x in found]
         slices.append(found)
     return slices
 
@@ -76,6 +83,21 @@ class Made:
     def loops_around(self, atom: ir.Atom) -> list[ir.Scan]:
         """The scans in whose bodies a value is computed, outermost first."""
         return list(self.home.get(atom, ()))
+
+    def factors_behind(self, use: Use, steps: _Steps) -> list[Array] | None:
+        """What multiplies a weight that data has picked; None where that is not numbers alone."""
+        atom, factors = use.entries[0].atom, []
+        while use.lookup is not None and atom not in use.lookup.equation.outputs:
+            equation = self.producer[atom]
+            primitive, values = equation.primitive, [self.of(a, steps) for a in equation.inputs]
+            picked = [a for a, x in zip(equation.inputs, values, strict=True) if x is None]
+            others = [jnp.asarray(x) for x in values if x is not None]
+            moved = rule_of(equation).rearranges or primitive in (ir.neg_p, *ir.IDENTITIES)
+            if len(picked) != 1 or not (primitive in (ir.mul_p, ir.div_p) if others else moved):
+                return None
+            factors += [1 / x if primitive is ir.div_p else x for x in others]
+            (atom,) = picked
+        return factors
 
     def of(self, atom: ir.Atom, steps: _Steps) -> Any:
         """The value of an atom in these steps of the scans around it; None if it depends on data."""

@@ -12,7 +12,7 @@ from jaxinit._checks import calling, check_initializer, check_patterns, first_ma
 from jaxinit._initializers import Initializer, constant, draw_from, scaled
 from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, part_name, with_part
 from jaxinit._schemes._draw import Draw, KeyWords, draw_weight, key_for
-from jaxinit._schemes._made_weights import REMARK, corrected, is_corrected
+from jaxinit._schemes._made_weights import REMARK, UNMADE, corrected, is_corrected
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
 from jaxinit._typing import Array
@@ -148,13 +148,13 @@ class Drawing:
             told = overridden(self.overrides, layer.path, layer) is not None
             if told or not is_corrected(weight, matrices, self.model.kept.__contains__):
                 continue
-            rule = self.scheme.weight(matrices[0], self.model)
-            leaves = corrected(
-                leaves, self.model, weight, matrices[0], rule, key_for(self.key, layer.name), self.scheme.centred
-            )
-            paths = layer.paths
+            rule, key = self.scheme.weight(matrices[0], self.model), key_for(self.key, layer.name)
+            new = corrected(leaves, self.model, weight, matrices[0], rule, key, self.scheme.centred)
+            remark = REMARK if new is not leaves else UNMADE
+            leaves = new
             self.rows = [
-                dataclasses.replace(r, reason=f"{r.reason}, {REMARK}") if r.path in paths else r for r in self.rows
+                dataclasses.replace(r, reason=f"{r.reason}, {remark}") if r.path in layer.paths else r
+                for r in self.rows
             ]
         return leaves
 

@@ -24,6 +24,8 @@ _CENTRED = 1e-3
 """The mean of a centred weight beside its size; that of a random one is its size over the root of the fan-in."""
 
 REMARK = "for the weight that the program makes of it"
+UNMADE = "though the program makes the weight of it with data, so that the size of the weight is unknown"
+"""What the report says of weights that are corrected, and of those that cannot be."""
 
 
 def is_corrected(weight: Weight, matrices: Sequence[Matrix], kept: Callable[[int], bool]) -> bool:

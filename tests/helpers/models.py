@@ -489,6 +489,19 @@ def plain_picked_experts():
 
 
 @model
+def plain_experts_picked_by_products():
+    """The same with products of one-hot numbers in the place of lookups."""
+    params, choose = experts()
+
+    def apply_fn(params, x):
+        chosen = jax.nn.one_hot(choose(params, x), 6)
+        x = jax.nn.relu(jnp.einsum("ti,tio->to", x, jnp.einsum("te,eio->tio", chosen, params["inner"])))
+        return jax.vmap(lambda x, expert: x @ jnp.tensordot(expert, params["outer"], 1))(x, chosen)
+
+    return params, apply_fn, VECTORS
+
+
+@model
 def plain_best_two_experts():
     params, _ = experts()
 
