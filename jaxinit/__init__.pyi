@@ -26,13 +26,17 @@ from ._initializers import kaiming_normal as kaiming_normal
 from ._initializers import kaiming_uniform as kaiming_uniform
 from ._initializers import lecun_normal as lecun_normal
 from ._initializers import lecun_uniform as lecun_uniform
+from ._initializers import log_uniform as log_uniform
 from ._initializers import looks_linear as looks_linear
+from ._initializers import lru_ring as lru_ring
 from ._initializers import lstm_bias as lstm_bias
 from ._initializers import normal as normal
 from ._initializers import ones as ones
 from ._initializers import ones_init as ones_init
 from ._initializers import orthogonal as orthogonal
 from ._initializers import random_walk as random_walk
+from ._initializers import rg_lru as rg_lru
+from ._initializers import s4d as s4d
 from ._initializers import scaled as scaled
 from ._initializers import scaled_uniform_orthogonal as scaled_uniform_orthogonal
 from ._initializers import siren as siren

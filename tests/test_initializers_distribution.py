@@ -88,6 +88,36 @@ def test_chrono_law(key):
     assert _pvalue(np.exp(bias), stats.uniform(1, 48).cdf) > FALSE_ALARM
 
 
+RINGS = {"lru_ring": (0.5, 0.99, lambda nu: np.exp(-np.exp(nu))), "rg_lru": (0.9, 0.999, lambda w: 1 / (1 + np.exp(w)))}
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_squared_moduli_are_uniform_on_a_ring(name, key):
+    """And are not if the modulus itself is drawn uniformly, as a wrong sampler does."""
+    low, high, modulus = RINGS[name]
+    draws = np.asarray(getattr(jaxinit, name)(low, high)(key, SHAPE), np.float64)
+    uniform = stats.uniform(low**2, high**2 - low**2).cdf
+    assert _pvalue(modulus(draws) ** 2, uniform) > FALSE_ALARM
+    wrong = np.asarray(jax.random.uniform(key, SHAPE, jnp.float32, low, high), np.float64)
+    assert _pvalue(wrong**2, uniform) < FALSE_ALARM
+
+
+def test_phases_and_normalizers_of_a_ring(key):
+    theta = np.asarray(jaxinit.lru_ring(max_phase=0.3, part="theta")(key, SHAPE), np.float64)
+    assert _pvalue(np.exp(theta), stats.uniform(0, 0.3).cdf) > FALSE_ALARM
+    nu, gamma = (np.asarray(jaxinit.lru_ring(0.5, 0.9, part=part)(key, SHAPE), np.float64) for part in ("nu", "gamma"))
+    np.testing.assert_allclose(np.exp(2 * gamma), 1 - np.exp(-2 * np.exp(nu)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("through", "g"), [("identity", lambda w: w), ("exp", np.exp), ("softplus", lambda w: np.log1p(np.exp(w)))]
+)
+def test_step_sizes_are_uniform_in_their_logarithm(through, g, key):
+    draws = np.asarray(jaxinit.log_uniform(1e-3, 1e-1, through)(key, SHAPE), np.float64)
+    assert _pvalue(np.log10(g(draws)), stats.uniform(-3, 2).cdf) > FALSE_ALARM
+    assert _pvalue(g(draws), stats.uniform(1e-3, 0.099).cdf) < FALSE_ALARM
+
+
 def test_complex_draws_are_round(key):
     """The angle is uniform and independent of the modulus; the square of the modulus has its law."""
     for name, modulus_cdf in (

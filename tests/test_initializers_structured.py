@@ -182,6 +182,16 @@ def test_hippo_legs():
     np.testing.assert_allclose(state + state.T + np.outer(drive, drive), -np.eye(6), atol=1e-5)
 
 
+def test_s4d():
+    """Values by hand; the real variant is Mamba's, and all rows of a batch are alike."""
+    np.testing.assert_allclose(jaxinit.s4d("real")(None, (2, 3))[1], np.log([1, 2, 3]), rtol=1e-6)
+    np.testing.assert_allclose(jaxinit.s4d(part="frequency")(None, (3,)), [0, np.pi, 2 * np.pi], rtol=1e-6)
+    n = np.arange(4)
+    expected = -0.5 + 1j * (4 / np.pi * (4 / (2 * n + 1) - 1))
+    np.testing.assert_allclose(jaxinit.s4d("inv", "A")(None, (4,), jnp.complex64), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(jaxinit.s4d()(None, (4,))), 0.5, rtol=1e-6)
+
+
 def test_lstm_bias():
     np.testing.assert_array_equal(jaxinit.lstm_bias()(None, (8,)), [0, 0, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(jaxinit.lstm_bias(2.0, gates="ofi")(None, (2, 6))[1], [0, 0, 2, 2, 0, 0])

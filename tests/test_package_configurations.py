@@ -284,6 +284,7 @@ ARGUMENTS = {
     "blocked": lambda: (jaxinit.orthogonal(), -1, 4),
     "chrono": lambda: (100,),
     "constant": lambda: (0.5,),
+    "log_uniform": lambda: (1e-3, 1e-1),
     "scaled": lambda: (jaxinit.he_normal(), 0.5),
     "sparse": lambda: (3, 0.5),
     "variance_scaling": lambda: (1.5, "fan_avg", "truncated_normal"),

@@ -27,6 +27,10 @@ from jaxinit._initializers._gate_biases import lstm_bias as lstm_bias
 from jaxinit._initializers._hippo import hippo_legs as hippo_legs
 from jaxinit._initializers._identity import dirac as dirac
 from jaxinit._initializers._identity import identity as identity
+from jaxinit._initializers._linear_recurrences import log_uniform as log_uniform
+from jaxinit._initializers._linear_recurrences import lru_ring as lru_ring
+from jaxinit._initializers._linear_recurrences import rg_lru as rg_lru
+from jaxinit._initializers._linear_recurrences import s4d as s4d
 from jaxinit._initializers._looks_linear import looks_linear as looks_linear
 from jaxinit._initializers._orthogonal import orthogonal as orthogonal
 from jaxinit._initializers._orthogonal import unitary as unitary
