@@ -120,7 +120,7 @@ def test_any_function_gets_its_own_gain():
     found = recommend(cubic)
     assert found.start.scale == pytest.approx(jaxinit.gain(cubic) ** 2)
     assert "cubic has the gain" in found.reason
-    assert "normalize, or add skips" in recommend("gelu", depth=100).reason
+    assert "normalize or add skips" in recommend("gelu", depth=100).reason
 
 
 def test_bad_input():

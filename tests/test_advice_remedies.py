@@ -92,5 +92,8 @@ def test_what_no_start_mends_and_what_training_gets_over_are_both_said():
     remedies = {finding.remedy for finding in diagnose(params, apply_fn, X, lanczos_steps=0).findings()}
     assert remedies
     for remedy in remedies:
-        assert "no start mends this at unit variance, where sigmoid multiplies gradients by 0.39 a layer" in remedy
-        assert "jaxinit.recommend(params, apply_fn, batch) says from which start" in remedy
+        assert (
+            "no initialization fixes this at unit variance, where sigmoid multiplies gradients by 0.39 per layer"
+            in remedy
+        )
+        assert "jaxinit.recommend(params, apply_fn, batch) says from which initialization" in remedy

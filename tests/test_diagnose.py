@@ -298,7 +298,7 @@ def test_the_report_is_data_text_and_html():
     assert data["rows"][0]["activation"] == "relu"
     assert data["verdict"][0].startswith("Signals shrink (×0.0")
     assert "<pre>" in report._repr_html_()
-    assert "a layer on their way back" in str(report)
+    assert "per layer in the backward pass" in str(report)
 
 
 def test_bad_input():
@@ -433,7 +433,7 @@ def test_one_sample_and_one_number_are_enough_and_no_sample_is_not():
     report = diagnose(w[:, None], lambda w, x: x @ w, jnp.ones((1, 8)))
     assert report.healthy
     np.testing.assert_allclose(report.gradient_norm, 8**0.5 * float(report.gradient_std[0]), rtol=1e-5)
-    with pytest.raises(ValueError, match="one sample or more"):
+    with pytest.raises(ValueError, match="at least one sample"):
         diagnose(w[:, None], lambda w, x: x @ w, jnp.ones((0, 8)))
 
 

@@ -287,7 +287,7 @@ def test_remedies_mend_the_fault_they_are_named_for_and_do_not_go_in_circles(act
         finding = report.findings()[0]
         named = [name for name in REMEDIES if name in finding.remedy]
         if not named:
-            assert "no start mends this" in finding.remedy
+            assert "no initialization fixes this" in finding.remedy
             assert activation in finding.remedy
             break
         assert named[0] not in tried, (tried, str(finding))
@@ -301,7 +301,7 @@ def test_remedies_mend_the_fault_they_are_named_for_and_do_not_go_in_circles(act
 def test_what_mends_sigmoids_is_what_the_verdict_says():
     report = diagnose(drawn(6), mlp(jax.nn.sigmoid), X, lanczos_steps=0)
     assert "another activation, such as jax.nn.tanh, or normalization" in report.verdict
-    assert "sigmoid multiplies gradients by 0.39 a layer" in report.verdict
+    assert "sigmoid multiplies gradients by 0.39 per layer" in report.verdict
     assert diagnose(drawn(6, jaxinit.lecun_normal()), mlp(jnp.tanh), X, lanczos_steps=0).healthy
 
     def skipping(params, x):
@@ -325,7 +325,7 @@ def test_sigmoids_at_their_critical_point_and_behind_layer_norm_get_no_start_for
     params = jaxinit.initialize(KEY, drawn(6), apply_fn, X, "orthogonal_critical")
     finding, *_ = diagnose(params, apply_fn, X, lanczos_steps=0).findings()
     assert finding.fault == "saturated"
-    assert "no start mends this" in finding.remedy
+    assert "no initialization fixes this" in finding.remedy
 
     class Deep(nn.Module):
         @nn.compact

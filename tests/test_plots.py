@@ -83,7 +83,7 @@ def test_signals_of_nets_of_different_depths_and_of_none(ax):
     for wrong, named in ((None, "NoneType"), (3, "int"), ("he", "str"), ([reports[0], 3], "int for '2'")):
         with pytest.raises(TypeError, match=f"what jaxinit.diagnose.params, apply_fn, batch. returns.*got {named}"):
             jaxinit.plot.signals(wrong)
-    with pytest.raises(ValueError, match="one report or more"):
+    with pytest.raises(ValueError, match="at least one report"):
         jaxinit.plot.signals({})
 
 

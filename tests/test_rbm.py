@@ -360,7 +360,7 @@ MISFITS = {
     "a is used inside a loop or a branch": looped,
     "a has a weight that the program computes": lambda p, x: jax.nn.sigmoid(x @ (3 * p["a"])),
     "a has a bias that is not a vector of its own": lambda p, x: jax.nn.sigmoid(x @ p["a"] + 2 * p["b"][None]),
-    "of the first layer: the program has none": lambda p, x: jax.nn.sigmoid(x),
+    "does not qualify: the program has no layers": lambda p, x: jax.nn.sigmoid(x),
 }
 
 
@@ -420,7 +420,7 @@ BAD = [
     (
         {"batch": 2 * DATA},
         ValueError,
-        r"fed to w for probabilities, in \[0, 1\], but it lies between 0 and 2; rescale",
+        r"the input of w as probabilities, in \[0, 1\], but it is between 0 and 2; rescale",
     ),
     ({"batch": DATA * jnp.nan}, ValueError, "between nan and nan"),
     ({"batch": DATA[:0]}, ValueError, r"the input of w is empty, of shape \(0, 12\)"),

@@ -1,8 +1,8 @@
-"""Advice: which initial weights to take, and what would mend a fault that was measured.
+"""Advice: which initial weights to use, and what would fix a fault that was measured.
 
-In: a description, a program, or measurements. Out: a `Recommendation`, or a remedy in words. `_recommend.py` goes by
-what a network is, `_remedies.py` by what its weights do: it finds out which start a model was given, too, so that no
-remedy names that one.
+In: a description, a program, or measurements. Out: a `Recommendation`, or a remedy in words. `_recommend.py` decides by
+what a network is, `_remedies.py` by what its weights do. The latter also finds out which initialization a model was
+given, so that no remedy names that one.
 """
 
 from jaxinit._advice._recommend import Recommendation as Recommendation

@@ -1,4 +1,4 @@
-"""`recommend`: which start to take, with the reason and the source in words, from a description or from the program."""
+"""`recommend`: which initialization to use, with reason and source in words, from a description or the program."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ from jaxinit._tabular import Tabular
 
 ARCHITECTURES = ("mlp", "cnn", "rnn", "residual", "transformer", "autoencoder", "self_normalizing", "sparse")
 DEEP = 30
-"""With this many plain layers or more, random weights lose the signal, whatever their variance."""
+"""With at least this many plain layers, random weights lose the signal, whatever their variance."""
 
 _RECTIFIED = {"relu", "leaky_relu"}
 _SATURATING = {"tanh", "sigmoid", "hard_tanh", "hard_sigmoid", "soft_sign"}
@@ -49,7 +49,7 @@ _GLOROT = "Glorot & Bengio, 2010"
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """A start, ready for use.
+    """An initialization, ready for use.
 
     Attributes:
       start: an initializer, for `kernel_init=`; or a scheme, for `jaxinit.initialize`.
@@ -68,7 +68,7 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class LayerAdvice:
-    """What is there and what would be, for one layer.
+    """The present and the recommended initialization of one layer.
 
     Attributes:
       name, activation: of the layer.
@@ -117,11 +117,11 @@ def recommend(
     depth: Any = None,
     normalized: bool | None = None,
 ) -> Recommendation:
-    """Which start to take, and why.
+    """Recommends an initialization, with the reason and the source.
 
-    In the first form a description is enough, of which every part may be missing. In the second,
-    `recommend(params, apply_fn, batch)`, all of it is read from the program, and the result is a table of what is there
-    and what would be, layer by layer.
+    In the first form you describe the network; every part of the description may be omitted. In the second,
+    `recommend(params, apply_fn, batch)`, everything is read from the program, and the result is a table of present and
+    recommended weights, layer by layer.
 
     Args:
       activation: a name or an elementwise function.
@@ -135,7 +135,7 @@ def recommend(
 
     Raises:
       ValueError: an unknown architecture or activation, or a depth below 1.
-      TypeError: something is of another kind; parameters come without a function, or without a batch.
+      TypeError: an argument has the wrong type, or parameters come without a function or without a batch.
 
     Example:
       >>> import jaxinit
@@ -160,7 +160,7 @@ def recommend(
     if depth is not None:
         check_number("depth", depth)
     if depth is not None and not depth >= 1:
-        raise ValueError(f"depth is a number of layers, at least 1, got {depth!r}")
+        raise ValueError(f"depth must be a number of layers, at least 1, got {depth!r}")
     if normalized is not None:
         check_flag("normalized", normalized)
     by_architecture = _by_architecture(activation, architecture, depth, normalized)
@@ -168,7 +168,7 @@ def recommend(
 
 
 def _is_tree(x: Any) -> bool:
-    """Whether it is a pytree of parameters; one may be callable, but no activation holds arrays."""
+    """Whether it is a pytree of parameters; that may be callable, but an activation holds no arrays."""
     leaves = jax.tree.leaves(x)
     return not (x is None or isinstance(x, str)) and all(
         hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves
@@ -199,13 +199,13 @@ def _by_architecture(
             source = "Saxe et al., 2014 (arXiv:1312.6120); Jozefowicz, Zaremba & Sutskever, 2015"
             return Recommendation(recurrent(), reason, source)
         case "transformer" if normalized is False:
-            reason = "without layer normalization values, outputs and feed-forward weights must shrink with depth"
+            reason = "without layer normalization, values, outputs and feed-forward weights must shrink with depth"
             return Recommendation(t_fixup(), reason, "Huang et al., 2020")
         case "transformer":
             reason = "residual projections divided by the root of their number keep the residual stream at one size"
             return Recommendation(gpt2(), reason, "Radford et al., 2019")
         case "residual" if normalized is False:
-            reason = "without normalization branches must start at zero, and their updates shrink with depth"
+            reason = "without normalization, branches must start at zero, and their updates must shrink with depth"
             return Recommendation(fixup(), reason, "Zhang, Dauphin & Ma, 2019 (arXiv:1901.09321)")
         case "residual":
             reason = "unit variance for pre-activations; last layers of branches divided by the root of their number"
@@ -217,9 +217,7 @@ def _by_architecture(
             return _selu()
     if depth is not None and depth > DEEP and not normalized and name is not None:
         if name == "relu":
-            reason = (
-                f"{depth} plain layers: mirrored pairs of units make a rectified network exactly linear at the start"
-            )
+            reason = f"{depth} plain layers: mirrored pairs of units make a rectified network exactly linear initially"
             return Recommendation(looks_linear(), reason, "Balduzzi et al., 2017 (arXiv:1702.08591)")
         if name != "linear" and activation is not None and _has_critical_point(activation):
             reason = (
@@ -246,27 +244,27 @@ def _selu() -> Recommendation:
 def _by_activation(activation: Activation | None) -> Recommendation:
     name = _name(activation)
     if name is None:
-        reason = "the variance of each weight makes up for the mean square of what comes in, as the program shows it"
+        reason = "the variance of each weight compensates for the mean square of its input, read from the program"
         return Recommendation(auto(), reason, _HE)
     if name == "selu":
         return _selu()
     if name in _RECTIFIED:
         return Recommendation(
-            he_normal(), f"{name} takes away half of the variance, which a factor of 2 makes up for", _HE
+            he_normal(), f"{name} removes half of the variance, and a factor of 2 compensates for that", _HE
         )
     if name in _SATURATING:
         reason = f"{name} is linear around zero, where a compromise between both fans keeps signals and gradients"
         if name == "sigmoid":
-            reason += "; gradients are multiplied by 1/4 a layer or less all the same"
+            reason += "; even so, gradients are multiplied by at most 1/4 per layer"
         return Recommendation(glorot_uniform(), reason, _GLOROT)
     if name == "linear":
-        return Recommendation(glorot_uniform(), "nothing is squashed: both fans count alike", _GLOROT)
+        return Recommendation(glorot_uniform(), "without an activation, both fans count alike", _GLOROT)
     assert activation is not None
     factor = float(gain(activation))
     shown = name if name != "other" else getattr(activation, "__name__", "this function")
     reason = f"{shown} has the gain {factor:.4g}, found by quadrature, which keeps pre-activations at unit variance"
     if not _has_critical_point(activation):
-        reason += "; over more than some ten layers no start keeps signals and gradients both: normalize, or add skips"
+        reason += "; beyond about ten layers no initialization keeps both signals and gradients: normalize or add skips"
     return Recommendation(variance_scaling(factor**2, "fan_in", "normal"), reason, _HE)
 
 
@@ -303,7 +301,7 @@ def _variance(weight: Any, fan_in: float) -> float:
 
 
 def _by_structure(model: Model) -> Recommendation:
-    """What the program says of architecture, depth, activation and normalization."""
+    """What the program shows of architecture, depth, activation and normalization."""
     structure = model.traced.structure
     normalized = any(True for _ in normalizations(model.traced.analysis))
     activations = [layer.activation for layer, _ in model.layers if layer.activation]

@@ -1,11 +1,11 @@
-"""What would mend a fault: the call that does, or, where no start can, what else would.
+"""What would fix a fault: the call that does, or, where no initialization can, what else would.
 
-A start can give each layer any scale, so it mends signals; but where an activation f keeps them, at E[f(z)²] times the
-variance of the weights = 1, gradients change by the factor sqrt(E[f'(z)²] / E[f(z)²]) a layer. Where that is below 1 a
-start can only trade vanishing gradients for saturation, and no call is named.
+An initialization can give each layer any scale, so it can fix signals. But where an activation f keeps them, at
+E[f(z)²] times the variance of the weights = 1, gradients change by the factor sqrt(E[f'(z)²] / E[f(z)²]) per layer.
+Where that is below 1, an initialization can only trade vanishing gradients for saturation, and no call is named.
 
-No remedy names the start that a model was given, as far as its weights and what they do show it: orthogonal weights
-show in their Gram matrix, and a scheme in what every layer gives.
+A remedy never names the initialization that a model was given, as far as its weights and their effects reveal it:
+orthogonal weights show in their Gram matrix, and a scheme in the outputs of all layers.
 """
 
 import functools
@@ -17,17 +17,17 @@ from jaxinit._measuring import Measurements, Row, counted, gains
 from jaxinit._numbers import NAMES, critical
 
 DEEP = 30
-"""With this many layers or more, random kernels of any scale lose the signal, and only some schemes keep it."""
+"""With at least this many layers, random kernels of any scale lose the signal, and only some schemes keep it."""
 LOST = 30.0
-"""A change of scale by so much over all layers."""
+"""A change of scale by this factor over all layers loses signals or gradients."""
 MARGIN = 3.0
-"""So far from lost must gradients be at the best of starts, for one to be named: draws vary."""
+"""How far from lost gradients must be with the best initialization for it to be named: draws vary."""
 _ORTHOGONAL = 0.05
-"""Units whose products are up to this share of their squares are orthogonal, in half precision too."""
+"""Units whose products are at most this share of their squares are orthogonal, in half precision too."""
 _NEAR = 1.25
-"""Gains and scales by up to this factor off those of a start are its."""
+"""Gains and scales within this factor of those of an initialization agree with it."""
 _MOST = 0.8
-"""The share of layers that must agree with a start for it to be the one: draws vary."""
+"""The share of layers that must agree with an initialization for it to be the given one: draws vary."""
 LSUV = "jaxinit.lsuv(params, apply_fn, batch)"
 
 
@@ -37,7 +37,7 @@ def start(scheme: str) -> str:
 
 
 def for_size(report: Measurements) -> str:
-    """What mends signals or gradients that change their size from layer to layer."""
+    """What fixes signals or gradients that change their size from layer to layer."""
     rows = report.rows
     if any(row.residual for row in rows):
         return f'{start("auto")}, or "fixup" without normalization'
@@ -60,7 +60,7 @@ def for_size(report: Measurements) -> str:
 
 
 def for_likeness(report: Measurements) -> str:
-    """What mends samples that come to look alike."""
+    """What fixes samples that become too similar."""
     chain = _dense(report.rows)
     if not any(row.residual or row.recurrent for row in chain) and _factor(chain) < 1 / LOST:
         return _another_activation(chain)
@@ -68,23 +68,23 @@ def for_likeness(report: Measurements) -> str:
     kept = all(row.gradient_factor <= 1.01 for row in chain)
     linear = _looks_linear(chain) and "looks_linear" in report.fitting
     if plain and kept and _length(chain) > DEEP and not linear:
-        return f"{_NORMALIZE}: no start mends this, because rectified layers draw samples together at any scale"
+        return f"{_NORMALIZE}: no initialization fixes this, because ReLU layers draw samples together at any scale"
     return for_size(report)
 
 
 def for_dead(report: Measurements, row: Row, similarity: float) -> str:
-    """What mends units that no sample reaches."""
+    """What fixes units that no sample reaches."""
     if row.normalized:
         return f"{start('auto')}, which has gains of one and offsets of zero"
     if row.recurrent:
         return start("recurrent")
-    if similarity > 0.9:  # no bias does: for a unit all samples are one
+    if similarity > 0.9:  # a bias does not help: all samples look the same to a unit
         return for_likeness(report)
     return f"{start('auto')}, which has biases of zero"
 
 
 def for_saturated(report: Measurements, row: Row) -> str:
-    """What mends activations that are flat where the signal is."""
+    """What fixes activations that are flat where the signal is."""
     if row.normalized:
         return f"{start('auto')}, which has gains of one and offsets of zero"
     if row.recurrent:
@@ -97,9 +97,9 @@ def for_saturated(report: Measurements, row: Row) -> str:
 
 
 def _new(report: Measurements, *names: str) -> str:
-    """The calls for these starts without those that were given; nothing is left if all were, or the first one was not.
+    """The calls for these schemes; empty if any of them was given.
 
-    What would mend a fault and was given does not mend it; of two that do about the same, neither does.
+    A remedy that was given did not fix the fault; of two that do about the same, neither would.
     """
     known = given(report)
     if not known.isdisjoint(names):
@@ -115,7 +115,7 @@ def _dense(rows: Sequence[Row]) -> list[Row]:
 
 
 def _length(chain: Sequence[Row]) -> int:
-    """How many layers come one after another."""
+    """How many layers follow one another."""
     return max((row.depth + 1 for row in chain), default=0)
 
 
@@ -131,9 +131,9 @@ def _another_activation(chain: Sequence[Row]) -> str:
     worst = min(chain, key=lambda row: row.gradient_factor)
     batch = "batch " if any(row.normalized for row in chain) else ""
     return (
-        f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no start mends this at unit variance, where "
-        f"{worst.activation} multiplies gradients by {worst.gradient_factor:.2g} a layer. Training may get over it: "
-        "jaxinit.recommend(params, apply_fn, batch) says from which start"
+        f"another activation, such as jax.nn.tanh, or {batch}{_NORMALIZE}: no initialization fixes this at unit "
+        f"variance, where {worst.activation} multiplies gradients by {worst.gradient_factor:.2g} per layer. Training "
+        "may still succeed: jaxinit.recommend(params, apply_fn, batch) says from which initialization"
     )
 
 
@@ -163,7 +163,7 @@ def _critical_gain(activation: str) -> float | None:
 
 
 def given(report: Measurements) -> frozenset[str]:
-    """The names of the starts that most layers agree with."""
+    """The names of the schemes that most layers agree with."""
     rows, found = report.rows, gains(report)
     some = [i for i in np.flatnonzero(counted(report)).tolist() if np.isfinite(found[i]) and not rows[i].last]
     if len(some) < 2:

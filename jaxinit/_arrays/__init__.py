@@ -1,7 +1,7 @@
-"""Arrays: random draws, dtypes, axes and shapes, sharding, and computing outside of a trace.
+"""Arrays: random draws, dtypes, axes and shapes, sharding, and computation outside of a trace.
 
 In: shapes, dtypes, keys. Out: arrays, or their canonical descriptions. `random` draws the numbers of `jax.random`, bit
-for bit, in fewer kernels; nothing here knows of weights.
+for bit, in fewer kernels. Nothing here depends on what a weight is.
 """
 
 from jaxinit._arrays._axes import axis_indices as axis_indices

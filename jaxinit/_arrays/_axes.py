@@ -1,7 +1,7 @@
 """Axes and sizes: which axes of a weight are its input, output, batch and receptive field.
 
-The layout is the one that Flax stores: a kernel of shape (*spatial, in, out) has `in_axis=-2` and
-`out_axis=-1`; axes named by neither, nor by `batch_axis`, are its receptive field.
+The layout is the one that Flax uses: a kernel of shape (*spatial, in, out) has `in_axis=-2` and
+`out_axis=-1`; all other axes, except those of `batch_axis`, are its receptive field.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxinit._typing import Axis, Shape
 
 
 class Layout(NamedTuple):
-    """Non-negative axes by role, each tuple in ascending or given order, and the shape they speak of."""
+    """Non-negative axes by role, each tuple in ascending or given order, and the shape that they refer to."""
 
     shape: tuple[int, ...]
     in_axes: tuple[int, ...]
@@ -23,12 +23,12 @@ class Layout(NamedTuple):
     receptive_axes: tuple[int, ...]
 
     def size(self, axes: tuple[int, ...]) -> int:
-        """The number of entries along these axes together; 1 for none."""
+        """The product of the sizes of these axes; 1 for no axes."""
         return math.prod(self.shape[axis] for axis in axes)
 
     @property
     def is_lookup_table(self) -> bool:
-        """Whether rows are looked up: a matrix whose input and output axis are the same one."""
+        """Whether rows are looked up: a matrix whose input axis is its output axis."""
         return bool(self.in_axes) and self.in_axes == self.out_axes
 
 
@@ -54,7 +54,7 @@ def canonical_shape(shape: Shape) -> tuple[int, ...]:
 
 
 def canonical_axis(name: str, axis: Axis) -> int | tuple[int, ...]:
-    """`axis` as a Python integer or a tuple of them, whatever sequence or numpy integer came.
+    """`axis` as a Python integer or a tuple of them, from any sequence or NumPy integers.
 
     Raises:
       TypeError: it is neither an integer nor a sequence of integers.
@@ -91,7 +91,7 @@ def axis_indices(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ..
 
 
 def layout(shape: Shape, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()) -> Layout:
-    """Sort the axes of `shape` by role.
+    """Sorts the axes of `shape` by role.
 
     Raises:
       ValueError: an axis is out of range or has two roles. The one exception is a matrix whose input and
@@ -100,8 +100,8 @@ def layout(shape: Shape, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Ax
     shape = canonical_shape(shape)
     if len(shape) < 2 and in_axis == -2 and out_axis == -1:
         raise ValueError(
-            f"fan-in and fan-out mean nothing for the shape {shape}: a weight needs an input and an output "
-            "axis, so two dimensions or more. For a bias use zeros_init(), constant(0.1), lstm_bias() or "
+            f"the shape {shape} has no fan-in and fan-out: a weight needs an input axis and an output axis, "
+            "so two dimensions or more. For a bias use zeros_init(), constant(0.1), lstm_bias() or "
             "chrono(); for other vectors normal() or uniform(), or name in_axis and out_axis"
         )
     in_axes = axis_indices("in_axis", in_axis, shape)
@@ -117,7 +117,7 @@ def layout(shape: Shape, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Ax
     if overlap and not lookup_table:
         raise ValueError(
             f"in_axis={in_axis}, out_axis={out_axis} and batch_axis={batch_axis} must name different axes "
-            f"of the shape {shape}; only a matrix may have in_axis equal to out_axis, as the lookup table "
-            "of an embedding has"
+            f"of the shape {shape}; only a matrix may have in_axis equal to out_axis, namely the lookup table "
+            "of an embedding"
         )
     return found

@@ -1,4 +1,4 @@
-"""Dtypes: what an initializer may return, and what it draws in before rounding.
+"""Dtypes: what an initializer may return, and the dtype it draws in before rounding.
 
 JAX samples half-precision normals from a handful of bits (128 distinct values in bfloat16, tails cut at 2.9),
 so floats of fewer than 32 bits are drawn in float32 here and rounded once at the end.
@@ -25,12 +25,12 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 
 def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
-    """The numpy dtype that a scalar class, a name or a dtype means; None stays None.
+    """The NumPy dtype that a scalar class, a name or a dtype means; None stays None.
 
     Raises:
-      TypeError: it names no dtype.
+      TypeError: it does not name a dtype.
     """
-    if dtype is None or dtype is float:  # Python's float is what JAX makes of it: the default
+    if dtype is None or dtype is float:  # JAX also treats Python's float as its default
         return None
     if isinstance(dtype, np.dtype):
         return dtype
@@ -38,7 +38,7 @@ def canonical_dtype(dtype: DTypeLike) -> np.dtype[Any] | None:
         found = jnp.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or issubclass(found.type, np.void):  # NumPy makes a dtype without fields of an empty dictionary
+    if found is None or issubclass(found.type, np.void):  # NumPy turns an empty dictionary into a dtype without fields
         raise TypeError(f"dtype must be a dtype such as 'float32' or jnp.bfloat16, got {shown(dtype)}")
     return found
 
@@ -47,7 +47,7 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
     """The dtype of the result: the default float for None, 64 bits only where JAX has them enabled.
 
     Raises:
-      TypeError: it is not a dtype, or none of those allowed ("any", "inexact", "real" or "complex").
+      TypeError: it is not a dtype, or not one of those allowed ("any", "inexact", "real" or "complex").
     """
     if dtype is None or dtype is float:
         return _default(allowed)
@@ -75,12 +75,12 @@ def output_dtype(init: object, dtype: DTypeLike, allowed: str) -> np.dtype[Any]:
 def _is_allowed(dtype: np.dtype[Any], allowed: str) -> bool:
     if allowed == "any":
         return True
-    # float8_e8m0fnu, a format for scales, is floating but holds no negative number.
+    # float8_e8m0fnu, a format for scales, is floating but cannot hold negative numbers.
     return bool(jnp.issubdtype(dtype, _KINDS[allowed][0]) and float(jnp.finfo(dtype).min) < 0)
 
 
 def _default(allowed: str) -> np.dtype[Any]:
-    """JAX's default float, or its complex counterpart where nothing else is allowed."""
+    """JAX's default float, or its complex counterpart if only complex dtypes are allowed."""
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     if allowed == "complex":
         return _COMPLEX128 if wide else _COMPLEX64
@@ -95,7 +95,7 @@ def drawing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
-    """The values in this dtype; too large ones become its largest, never infinity or NaN."""
+    """The values in this dtype; values that are too large become its largest, never infinity or NaN."""
     if values.dtype == dtype:
         return values
     if jnp.issubdtype(dtype, np.floating) and jnp.issubdtype(values.dtype, np.floating):
@@ -105,7 +105,7 @@ def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def as_scalar(value: Scalar, dtype: np.dtype[Any]) -> Any:
-    """A hyperparameter as a scalar of this dtype, in numpy unless it is a JAX scalar, which saves a dispatch."""
+    """A hyperparameter as a scalar of this dtype, in NumPy unless it is a JAX scalar, which saves a dispatch."""
     if isinstance(value, jax.Array):
         return jnp.asarray(value, dtype)
     if abs(value) > _largest(dtype):

@@ -1,8 +1,8 @@
-"""Computing with concrete numbers in the midst of a trace, and compiling what is called outside of every trace.
+"""Computing with concrete numbers inside a trace, and compiling functions that are called outside of every trace.
 
 A gain is a number even where an initializer is called under `jit` or `vmap`. `jax.ensure_compile_time_eval` does not
 help there: under `vmap` it still turns functions with a custom derivative, such as `jax.nn.relu`, into tracers. A
-thread starts outside of every trace.
+new thread starts outside of every trace.
 """
 
 import functools
@@ -28,7 +28,7 @@ def outside_traces(compute: Callable[[], _T]) -> _T:
     def run() -> None:
         try:
             results.append(compute())
-        except BaseException as error:  # handed on to the caller below
+        except BaseException as error:  # raised again below
             errors.append(error)
 
     thread = threading.Thread(target=run)
@@ -44,9 +44,9 @@ _TUNED = {"gpu"}
 
 
 def jitted_alone(function: _F, **options: Any) -> _F:
-    """`jax.jit` of a function that is called once or twice: on a GPU products are not tuned where it is called alone.
+    """`jax.jit` for functions that are called once or twice: on a GPU, products are not tuned when it is called alone.
 
-    Within another program the compiler's options are that program's.
+    Inside another program, that program's compiler options apply.
     """
     within, alone = jax.jit(function, **options), jax.jit(function, compiler_options=_WITHOUT_TUNING, **options)
 
@@ -62,7 +62,7 @@ def _is_alone_on_gpu(*arguments: Any) -> bool:
     try:
         if {device.platform for x in arrays for device in x.devices()} - _TUNED:
             return False
-        # Under `jit` a new array is a tracer, whatever the arguments are, and a tracer lies nowhere.
+        # Under `jit` a new array is a tracer, whatever the arguments are, and a tracer is on no device.
         return {device.platform for device in jnp.zeros(()).devices()} == _TUNED
     except jax.errors.ConcretizationTypeError:
         return False

@@ -1,4 +1,4 @@
-"""Draws that are born sharded, and arithmetic that knows nothing of meshes, whether axes are explicit or automatic."""
+"""Draws that are sharded from the start, and arithmetic that ignores meshes, with explicit or automatic axes."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from jaxinit._typing import Array
 
 
 def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding | PartitionSpec) -> Array:
-    """`draw(key)`, each device making its own shard.
+    """`draw(key)`, where each device computes its own shard.
 
     Raises:
       TypeError: `out_sharding` is not a sharding.
-      ValueError: it is a PartitionSpec, and no mesh is set to which its names could refer.
+      ValueError: it is a PartitionSpec, and no mesh is set that its names could refer to.
     """
     if isinstance(out_sharding, NamedSharding):
         mesh: Any = out_sharding.mesh
@@ -26,7 +26,7 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
         mesh = get_abstract_mesh()
         if mesh.empty:
             raise ValueError(
-                f"out_sharding={out_sharding} names axes of a mesh, and none is set; "
+                f"out_sharding={out_sharding} names axes of a mesh, but no mesh is set; "
                 "enter jax.set_mesh(mesh), or pass a NamedSharding"
             )
     else:
@@ -35,7 +35,7 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
         return auto_axes(draw, axes=mesh.explicit_axes, out_sharding=out_sharding)(key)
     try:
         program = _program(*_by_value(draw), out_sharding)
-    except TypeError:  # something has no value to compare by
+    except TypeError:  # something cannot be compared by value
         program = jax.jit(draw, out_shardings=out_sharding)
     drawn: Array = program(key)
     return drawn
@@ -43,16 +43,16 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
 
 @kept_with_functions(64)
 def _program(owner: Any, function: Callable[..., Array], options: Any, out_sharding: Any) -> Callable[[Any], Array]:
-    """The compiled draw of an initializer, which equal ones share."""
+    """The compiled draw of an initializer, which equal initializers share."""
     own = () if owner is None else (owner,)
     return jax.jit(functools.partial(function, *own, **dict(options)), out_shardings=out_sharding)
 
 
 def _by_value(draw: Any) -> tuple[Any, Any, Any]:
-    """Whose method a draw is, the method, and its options.
+    """The object whose method a draw is, the method, and its options.
 
     Raises:
-      TypeError: it is not a function with options, or it holds functions of a user, which no cache may keep alive.
+      TypeError: it is not a function with options, or it holds a user's functions, which a cache must not keep alive.
     """
     if not isinstance(draw, functools.partial) or draw.args:
         raise TypeError
@@ -70,7 +70,7 @@ def _holds_functions(x: Any) -> bool:
 
 
 def with_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Any = None) -> Any:
-    """`function(*arguments)`, where the compiler decides how the values on the way are sharded.
+    """`function(*arguments)`, where the compiler decides how intermediate values are sharded.
 
     On a mesh with explicit axes each operation must know how its result is sharded, and products, reshapes and slices
     of sharded axes often do not. Results are sharded as the arrays in `like`, a pytree of their structure, or

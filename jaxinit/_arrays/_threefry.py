@@ -65,9 +65,9 @@ def _rounds(subkeys: tuple[Any, Any, Any], x: Any, y: Any) -> tuple[Any, Any]:
 def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Uniform floats of 32 or 64 bits on [1, 2): random mantissa, exponent zero.
 
-    They are computed once and stored, whatever is made of them later. Without that boundary, XLA's CPU fusion
+    They are computed once and stored, however they are used later. Without that boundary, XLA's CPU fusion
     repeats the hash in each consumer, and a draw that is used twice would be slower than with `jax.random`.
-    All that comes after them stays the program that `jax.random` gives, and so is compiled and rounded alike.
+    Everything after them is the program of `jax.random`, and so is compiled and rounded in the same way.
     """
 
     def draw(key_words: Array) -> Array:
@@ -81,17 +81,17 @@ def floats_from_one_to_two(key_words: Array, shape: tuple[int, ...], dtype: np.d
 
 
 def stored(function: Callable[[Array], Any], key: Array) -> Any:
-    """function(key), of a key or its words, kept in memory: XLA's CPU fusion does not repeat it in each consumer."""
+    """function(key), for a key or its words, stored once: XLA's CPU fusion does not repeat it in each consumer."""
 
     def never(key: Array) -> Any:
-        # shard_map asks both branches to vary over the same mesh axes, hence something made of the key.
+        # shard_map requires both branches to vary over the same mesh axes, hence a value computed from the key.
         word = jax.random.key_data(key).ravel()[0]
         results = jax.eval_shape(function, key)
         return jax.tree.map(lambda result: jnp.broadcast_to(word.astype(result.dtype), result.shape), results)
 
-    # A branch of a conditional is a computation of its own, which fusion does not enter. The barrier hides
-    # from the simplifier that the predicate is constant. A barrier around the draw alone would not do: the
-    # compiler takes barriers out just before it fuses.
+    # A branch of a conditional is a separate computation, which fusion does not enter. The barrier hides
+    # from the simplifier that the predicate is constant. A barrier around the draw alone would not suffice: the
+    # compiler removes barriers just before it fuses.
     always = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
     return lax.cond(always, function, never, key)
 

@@ -1,8 +1,8 @@
-"""The random draws of this package: the numbers of `jax.random`, asked for in one place.
+"""The random draws of this package: the numbers of `jax.random`, in one place.
 
 Every random initializer draws through the functions below, in a dtype of 32 bits or more. They return
 what `jax.random` returns, bit for bit; on CPU, with Threefry keys, two to three times faster (`_threefry`).
-Should a release of JAX make other words of a key, which is found out by comparing a few, they are its own draws.
+If a release of JAX derives other words from a key (a comparison of a few words shows it), JAX's own draws are used.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxinit._arrays._eager import outside_traces
 from jaxinit._arrays._threefry import first_words, floats_from_one_to_two, stored
 from jaxinit._typing import Array, DTypeLike, Scalar
 
-# Fewer elements than these go to jax.random: there, the boundary around the hash costs as much as the hash
+# Smaller arrays are left to jax.random: for them, the boundary around the hash costs as much as the hash
 # (benchmarks/random_draws.py).
 _FEWEST = 256
 
@@ -31,7 +31,7 @@ def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 
 
 def stored_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """As `normal`, for draws that are read several times: XLA's CPU fusion does not repeat them in each reader."""
+    """Like `normal`, for draws that are read several times: XLA's CPU fusion does not repeat them in each reader."""
 
     def draw(key: Array) -> Array:
         return normal(key, shape, dtype)
@@ -52,8 +52,8 @@ def truncated_normal(key: Array, lower: Scalar, upper: Scalar, shape: tuple[int,
     return draws
 
 
-# The choice is made inside jit: an eager call then costs one dispatch, and the flags that the choice reads
-# are in the key of jit's own cache. Its last part, the platform, stays open until the program is lowered.
+# The choice is made inside jit: an eager call then costs one dispatch, and the flags that the choice depends on
+# are in the key of jit's own cache. The platform is decided only when the program is lowered.
 
 
 @jax.jit(static_argnums=(1, 2))
@@ -103,7 +103,7 @@ def _has_fast_draw(key: Array, shape: tuple[int, ...], dtype: DTypeLike, *parame
         and jax.random.key_impl(key) == "threefry2x32"
         and jax.random.key_data(key).shape == (2,)
         and _is_wide_inexact(np.dtype(dtype))
-        and all(isinstance(size, int | np.integer) for size in shape)  # jax.export has symbols too
+        and all(isinstance(size, int | np.integer) for size in shape)  # with jax.export they may be symbolic
         and _FEWEST <= math.prod(shape) < 2**32
         and all(np.ndim(parameter) == 0 for parameter in parameters)
         and _has_words_of_jax(64 if np.finfo(dtype).bits == 64 else 32)
@@ -112,7 +112,7 @@ def _has_fast_draw(key: Array, shape: tuple[int, ...], dtype: DTypeLike, *parame
 
 @functools.cache
 def _has_words_of_jax(bits: int) -> bool:
-    """Whether the installed JAX makes of a key the random words that `_threefry` makes, of 32 or 64 bits."""
+    """Whether the installed JAX derives from a key the same random words as `_threefry`, of 32 or 64 bits."""
     count = 5
 
     def compare() -> bool:
@@ -126,7 +126,7 @@ def _has_words_of_jax(bits: int) -> bool:
 
 
 def words_of(key: Array) -> Array | None:
-    """The two words of a typed or raw key from which NumPy makes the words that JAX makes; None of other keys."""
+    """The two words of a typed or raw key from which NumPy derives the same words as JAX; None for other keys."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = jax.random.key_data(key) if typed else key
     kind = str(jax.random.key_impl(key)) if typed else getattr(jax.config, "jax_default_prng_impl")  # noqa: B009
@@ -139,8 +139,8 @@ def _is_wide_inexact(dtype: np.dtype[Any]) -> bool:
     return wide and jax.dtypes.canonicalize_dtype(dtype) == dtype
 
 
-# The operations of jax.random, one by one, shapes of intermediate results included. The same formula written
-# otherwise is simplified otherwise by XLA, and comes out rounded differently in some program.
+# The operations of jax.random, one by one, including the shapes of intermediate results. If the same formula is
+# written differently, XLA simplifies it differently, and some program rounds it differently.
 
 
 def _cpu_uniform(shape: tuple[int, ...], dtype: np.dtype[Any], key: Array, minval: Array, maxval: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Checks of what a user gives: values, keys, patterns of paths, calls of functions.
+"""Checks of user input: values, keys, patterns of paths, calls of functions.
 
-In: an argument, and the name it was given as. Out: the argument in one form, or an error that says what was expected,
-what came and what to do. `_values` checks values, keys and calls, `_trees` trees and patterns of paths.
+In: an argument, and the name it was given as. Out: the argument in canonical form, or an error that says what was
+expected, what was received and what to do. `_values` checks values, keys and calls, `_trees` trees and path patterns.
 """
 
 from jaxinit._checks._trees import check_finite as check_finite

@@ -1,4 +1,4 @@
-"""Checks of trees: their leaves, named by paths, and patterns of paths as in `fnmatch`."""
+"""Checks of trees, whose leaves are named by paths, and of path patterns in the syntax of `fnmatch`."""
 
 import fnmatch
 import math
@@ -16,18 +16,18 @@ _T = TypeVar("_T")
 
 
 def check_patterns(option: str, patterns: Iterable[str], paths: Sequence[str], one: str, many: str) -> None:
-    """Raises for the first pattern that is none, or matches no path.
+    """Raises for the first pattern that is not a string, or matches no path.
 
     Args:
-      option: what the patterns were given as.
+      option: the name of the argument that holds the patterns.
       patterns: the patterns.
       paths: what they may match.
-      one, many: what a path stands for, in singular and plural.
+      one, many: what a path belongs to, in singular and plural.
     """
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(
-                f"{option} takes patterns of paths, as strings, got {pattern!r}; the {many} are {list(paths)}"
+                f"{option} must hold path patterns as strings, got {pattern!r}; the {many} are {list(paths)}"
             )
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
             raise ValueError(f"{option} names {pattern!r}, which matches no {one}; the {many} are {list(paths)}")
@@ -44,7 +44,7 @@ def matches(patterns: Iterable[str], path: str) -> bool:
 
 
 def check_values(caller: str, tree: Any, name: str) -> None:
-    """Accept a pytree of arrays and numbers.
+    """Check that a pytree holds only arrays and numbers.
 
     Raises:
       TypeError: a leaf is a shape without values, or something else.
@@ -53,19 +53,19 @@ def check_values(caller: str, tree: Any, name: str) -> None:
     for at, leaf in _named_leaves(tree, name):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(
-                f"{caller} computes with values, but {at} is a ShapeDtypeStruct, a shape without any; make arrays of "
-                "them, parameters with jaxinit.initialize for instance, or compile for the shapes with "
+                f"{caller} computes with values, but {at} is a ShapeDtypeStruct, which is only a shape; make arrays of "
+                "these shapes, for instance parameters with jaxinit.initialize, or compile for the shapes with "
                 "jax.jit(...).lower(...)"
             )
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
                 f"{caller} needs {name} made of arrays, but {at} is a {type(leaf).__name__}; "
-                "keep what is not an array out of the tree, for instance with equinox.partition"
+                "move everything that is not an array out of the tree, for instance with equinox.partition"
             )
 
 
 def check_finite(caller: str, tree: Any, name: str) -> None:
-    """Names the first leaf that holds an infinity or a NaN."""
+    """Raises an error that names the first leaf with an infinity or a NaN."""
     for at, leaf in _named_leaves(tree, name):
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.inexact) and math.prod(np.shape(leaf)) and not bool(_all_finite(leaf)):
@@ -85,7 +85,7 @@ def _all_finite(x: Any) -> bool:
     if not isinstance(x, jax.Array):
         return bool(np.all(np.isfinite(x)))
     if len(x.sharding.device_set) == 1 and x.is_fully_addressable and next(iter(x.devices())).platform == "cpu":
-        return bool(np.all(np.isfinite(np.asarray(x))))  # where it is, and nothing to compile
+        return bool(np.all(np.isfinite(np.asarray(x))))  # on the device where it is, with nothing to compile
     return bool(_all_finite_on_device(x))
 
 

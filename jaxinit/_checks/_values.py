@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, keys and calls of a user's functions: what was expected, what came, what to do."""
+"""Checks of hyperparameters, keys and calls of a user's functions: what was expected and received, and what to do."""
 
 import contextlib
 import inspect
@@ -17,11 +17,11 @@ from jaxinit._typing import Array
 def check_number(
     name: str, value: Any, *, nonnegative: bool = False, positive: bool = False, minimum: float | None = None
 ) -> None:
-    """Accept a finite real number, or a real JAX scalar, whose value a trace may hide.
+    """Check that a value is a finite real number, or a real JAX scalar, whose value a trace may hide.
 
     Raises:
       TypeError: it is not a real number.
-      ValueError: it is NaN, infinite, or below what makes sense.
+      ValueError: it is NaN, infinite, or too small.
     """
     if isinstance(value, jax.Array):
         if value.shape != () or not jnp.issubdtype(value.dtype, np.floating):
@@ -40,13 +40,13 @@ def check_number(
         fits, kind = value >= 0, "a finite number, zero or more"
     else:
         fits, kind = True, "a finite number"
-    # Integers beyond the floats compare exactly with infinity, and are not the scale of a weight either.
+    # Python integers too large for a float compare exactly with infinity, and cannot be the scale of a weight either.
     if not (fits and abs(value) <= sys.float_info.max):
         raise ValueError(f"{name} must be {kind}, got {value}")
 
 
 def check_ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
-    """Accept two numbers of which the first is the smaller, as far as no trace hides them.
+    """Check that the first of two numbers is the smaller one, unless a trace hides them.
 
     Raises:
       ValueError: the first is not below the second.
@@ -60,7 +60,7 @@ def check_ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
 
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Accept an integer of at least `minimum`.
+    """Check that a value is an integer of at least `minimum`.
 
     Raises:
       TypeError: it is not an integer.
@@ -73,17 +73,17 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Accept one of some words.
+    """Check that a value is one of some words.
 
     Raises:
-      ValueError: it is none of them.
+      ValueError: it is not one of them.
     """
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Accept True or False.
+    """Check that a value is True or False.
 
     Raises:
       TypeError: it is neither.
@@ -93,20 +93,20 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_rank(caller: object, shape: tuple[int, ...], minimum: int, meaning: str) -> None:
-    """Accept a shape of enough dimensions.
+    """Check that a shape has enough dimensions.
 
     Raises:
-      ValueError: it has too few for what the axes mean.
+      ValueError: it has too few dimensions for the meaning of its axes.
     """
     if len(shape) < minimum:
         raise ValueError(f"{caller} fills shapes {meaning} of {minimum} dimensions or more, got {shape}")
 
 
 def check_initializer(name: str, value: Any) -> None:
-    """Accept what may be an initializer, a function of (key, shape, dtype), but none that has yet to be made.
+    """Check that a value may be an initializer, a function of (key, shape, dtype), and not a class to be called first.
 
     Raises:
-      TypeError: it is a class, or no function.
+      TypeError: it is a class, or not a function.
     """
     if isinstance(value, type):
         raise TypeError(
@@ -120,15 +120,15 @@ def check_initializer(name: str, value: Any) -> None:
 
 
 def is_module(value: Any, library: str) -> bool:
-    """Whether it is a module of "flax.linen" or "flax.nnx", which need not be loaded to tell."""
+    """Whether it is a module of "flax.linen" or "flax.nnx", neither of which is imported for this check."""
     return any(base.__name__ == "Module" and base.__module__.startswith(library) for base in type(value).__mro__)
 
 
 def check_no_module(caller: str, value: Any, name: str) -> None:
-    """A Flax module is none of the arguments of functions of (params, apply_fn, batch).
+    """Check that an argument is not a Flax module, where a function expects (params, apply_fn, batch).
 
     Raises:
-      TypeError: it is one, where parameters belong.
+      TypeError: it is a Flax module.
     """
     for library, remedy in (
         ("flax.linen", "pass (params, module.apply, batch), or see jaxinit.linen for functions that take the module"),
@@ -139,7 +139,7 @@ def check_no_module(caller: str, value: Any, name: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in one line of a message: arrays by dtype and shape, anything else in 80 characters at most."""
+    """A value in one line of a message: arrays by dtype and shape, anything else in at most 80 characters."""
     if isinstance(value, (jax.Array, np.ndarray)):
         return f"{value.dtype}{list(value.shape)}"
     leaves = jax.tree.leaves(value)
@@ -155,12 +155,12 @@ def is_typed_key(x: Any) -> bool:
 
 
 def is_raw_key(x: Any) -> bool:
-    """Whether it may be a raw key (`jax.random.PRNGKey`), the numbers of one."""
+    """Whether it may be a raw key (`jax.random.PRNGKey`), that is, the integers of one."""
     return isinstance(x, (jax.Array, np.ndarray)) and x.dtype == np.uint32 and x.ndim == 1 and x.size > 1
 
 
 def check_key(caller: object, key: Any, place: str = "as its first argument") -> Array:
-    """`key`, if it is one typed or raw key.
+    """Returns `key` if it is a single typed or raw key.
 
     Raises:
       TypeError: it is something else: a seed, an array of keys, None.
@@ -178,16 +178,16 @@ def check_key(caller: object, key: Any, place: str = "as its first argument") ->
 
 @contextlib.contextmanager
 def calling(name: str, function: Callable[..., Any], *arguments: str) -> Iterator[None]:
-    """Adds to an error how a function was called. The function is judged by its signature after a failure only: what
-    a decorator left of the signature may say less than the function can do.
+    """Adds to an error how a function was called. The signature of the function is consulted only after a failure:
+    when a decorator has changed it, the function may accept more than it says.
 
     Args:
-      name: what the user gave the function as.
+      name: the name of the argument that the function was passed as.
       function: the function.
-      arguments: what each of its arguments stands for.
+      arguments: the names of its arguments.
 
     Raises:
-      TypeError: the function does not take this number of arguments.
+      TypeError: the function does not accept this number of arguments.
     """
     try:
         yield
@@ -207,7 +207,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     """Whether a function can be called with this number of arguments, as far as its signature tells."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, and silent about its arguments
+    except (TypeError, ValueError):  # written in C, without a signature
         return True
     try:
         signature.bind(*range(count))

@@ -1,4 +1,4 @@
-"""`diagnose`: one pass forward and one back over the traced program, measured at every layer, and a report of it."""
+"""`diagnose`: one forward and one backward pass over the traced program, measured at every layer, and a report."""
 
 import functools
 from collections.abc import Callable
@@ -25,26 +25,28 @@ def diagnose(
     key: Array | None = None,
     lanczos_steps: int = 2,
 ) -> DiagnoseReport:
-    """Measures what a start does to signals and gradients, at every layer of any JAX function.
+    """Measures what initial weights do to signals and gradients, at every layer of any JAX function.
 
-    One forward and one backward pass over the traced program; no hooks, no module classes. Layers are those of
-    `trace_layers`; a layer that is used several times has the mean over its uses, a scanned stack has one row a slice.
+    One forward and one backward pass over the traced program, without hooks or module classes. Layers are those of
+    `trace_layers`. Numbers of a layer that is used several times are means over its uses; a scanned stack has one row
+    per slice.
 
     Args:
       params: pytree of arrays.
       apply_fn: function of (params, batch), for a Linen module `module.apply`.
       batch: pytree of arrays.
-      loss_fn: function of (apply_fn's output, batch) that gives a number; by default a random projection of the output,
-        whose gradient is that of no task in particular.
+      loss_fn: function of (apply_fn's output, batch) that returns a number. By default it is a random projection of the
+        output, whose gradient does not depend on any particular task.
       key: a JAX key for that projection and for the Jacobian; `jax.random.key(0)` by default.
-      lanczos_steps: how many products with the input–output Jacobian and with its transpose look for the ends of its
-        spectrum; two tell isometry from the rest, ten come closer to the condition number; 0 leaves the Jacobian out.
-        It is looked at for one sample in 64, and for one at least, if samples lie along the first axis of all inputs
-        and outputs; where samples meet, as in batch normalization, it is that of these as a batch of their own.
+      lanczos_steps: how many products with the input–output Jacobian and with its transpose are used to find the ends
+        of its spectrum. Two are enough to recognise an isometry, ten come closer to the condition number; 0 leaves the
+        Jacobian out. The Jacobian is estimated from one sample in 64, and at least one, if the first axis of all inputs
+        and outputs is that of samples. Where samples interact, as in batch normalization, these form a batch of their
+        own.
 
     Returns:
       A `DiagnoseReport`: print it, or ask for its `verdict`, `findings()`, `summary()`, `to_dict()`. It is a pytree:
-      `jax.vmap` over seeds gives one with an axis of seeds.
+      `jax.vmap` over seeds returns one with an axis of seeds.
 
     Raises:
       ValueError: parameters or batch are not finite, the batch is empty, or `lanczos_steps` is negative.
@@ -79,7 +81,7 @@ def diagnose(
         return _report(params, batch, key, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps)
     if any(jnp.size(x) == 0 for x in jax.tree.leaves(batch)):
         shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
-        raise ValueError(f"diagnose needs a batch of one sample or more, got arrays of shapes {shapes}")
+        raise ValueError(f"diagnose needs a batch of at least one sample, got arrays of shapes {shapes}")
     check_finite("diagnose", params, "params")
     check_finite("diagnose", batch, "batch")
     with waiting("diagnose"):

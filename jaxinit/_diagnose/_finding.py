@@ -1,4 +1,4 @@
-"""What every finder uses: the fault it finds, and by what factor a scale changes from layer to layer."""
+"""What all finders share: the class of findings, and the factor by which a scale changes from layer to layer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Finding:
         "exploding gradient", "vanishing gradient", "no gradient" or "ordered".
       layer: the layer where it begins.
       what: the fault in words.
-      remedy: the call that would mend it; or, where no start does, what else would.
+      remedy: the call that would fix it; or, where no initialization does, what else would.
     """
 
     fault: str
@@ -31,14 +31,14 @@ class Finding:
 
 
 def inner(rows: Sequence[Row], members: np.ndarray) -> np.ndarray:
-    """Without the ends of a trunk, if there are some rows: the read-in and the readout have fans of their own."""
+    """All members but the ends of a trunk, if there are enough: read-in and readout have fans of their own."""
     if len(members) <= 3 or rows[int(members[0])].residual:
         return members
     return members[1:-1]
 
 
 def compared(rows: Sequence[Row], chosen: np.ndarray) -> list[np.ndarray]:
-    """The chosen rows that are alike and lie at several depths, or all of them if none are."""
+    """The chosen rows in groups of similar layers at several depths, or all of them if there are no such groups."""
     found = [inner(rows, members) for members in alike(rows, chosen)]
     several = [members for members in found if spans(rows, members) > 1]
     if several or not found:
@@ -49,10 +49,10 @@ def compared(rows: Sequence[Row], chosen: np.ndarray) -> list[np.ndarray]:
 
 
 def growth(scales: object, rows: Sequence[Row], chosen: np.ndarray, *, backwards: bool = False) -> np.ndarray:
-    """exp of the slope of log scale over depth, by least squares, with one intercept for rows that are alike.
+    """exp of the slope of log scale over depth, by least squares, with one intercept for each group of similar rows.
 
-    Scales that float32 does not hold are left out, and zeros, as of gradients behind an argmax; if so few are left that
-    there is no slope, the factor is 0 or infinite.
+    Scales outside the range of float32 are left out, and so are zeros, as of gradients behind an argmax. If too few are
+    left for a slope, the factor is 0 or infinite.
     """
     values = np.nan_to_num(np.asarray(scales, float), nan=np.inf)
     rise, run = np.zeros(values.shape[:-1]), np.zeros(values.shape[:-1])
@@ -72,7 +72,7 @@ def growth(scales: object, rows: Sequence[Row], chosen: np.ndarray, *, backwards
 
 
 def change(scale: np.ndarray, rows: Sequence[Row], chosen: np.ndarray) -> float | None:
-    """By what factor a scale changes over all layers, as the ends of rows that are alike tell; None if none tell."""
+    """By what factor a scale changes over all layers, from the ends of each group of similar rows; None if unknown."""
     rise, run = 0.0, 0
     for members in compared(rows, chosen & (scale > TINY) & np.isfinite(scale)):
         first, last = int(members[0]), int(members[-1])

@@ -1,4 +1,4 @@
-"""Gradients that vanish or explode on their way back over many layers, or that never come."""
+"""Gradients that vanish or explode in the backward pass over many layers, or that never arrive."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from jaxinit._diagnose._signals import TOTAL, by
 from jaxinit._measuring import TINY, Measurements, alike, counted, reads_out, spans
 
 DEPTHS = 3
-"""At how many depths alike rows must lie for their gradients to vanish or explode."""
+"""At how many depths similar rows must be found before their gradients count as vanishing or exploding."""
 STEEP = 1e4
-"""A root mean square of the Jacobian's singular values that no start is meant to have."""
+"""A root mean square of the Jacobian's singular values that no initialization has on purpose."""
 _UNDERFLOW = 1e-20
-"""Where gradients are so small, those that are zero are what float32 does not hold."""
+"""Where gradients are this small, those that are zero count as underflow of float32."""
 
 
 def gradient_scale(report: Measurements) -> np.ndarray | None:
     """The norm of the gradient at a weight over all samples, positions and uses; None if there are no gradients.
 
-    Pooling spreads a gradient over more positions and a recurrent cell over more uses: its norm stays what it was.
+    Pooling spreads a gradient over more positions and a recurrent cell over more uses, but its norm stays the same.
     """
     if report.gradient_std is None or report.gradient_samples is None:
         return None
@@ -28,7 +28,7 @@ def gradient_scale(report: Measurements) -> np.ndarray | None:
 
 
 def relative_gradient(report: Measurements) -> np.ndarray | None:
-    """The same, times the size of the output where a normalization takes it: there a size changes nothing."""
+    """The same, times the size of the output where a normalization follows: the size changes nothing there."""
     scale = gradient_scale(report)
     if scale is None:
         return None
@@ -42,7 +42,7 @@ def relative_gradient(report: Measurements) -> np.ndarray | None:
 
 
 def judged(report: Measurements) -> np.ndarray:
-    """The rows whose gradients tell something: those at a readout, or in a closed branch, are their own affair."""
+    """The rows whose gradients are judged: not those of readouts or in closed branches, which depend on themselves."""
     own = [reads_out(row) for row in report.rows]
     return counted(report) & ~np.array(own, bool) & (np.asarray(report.branch_share, float) > 0)
 
@@ -76,7 +76,7 @@ def gradients(report: Measurements, remedy: Callable[[Measurements], str]) -> li
             if beyond[-1]:
                 name = rows[back[np.argmax(beyond)]].name
                 what = (
-                    f"Gradients {word}{by(factor, word)} on their way back; at {name} they are {share} those at "
+                    f"Gradients {word}{by(factor, word)} in the backward pass; at {name} they are {share} those at "
                     f"{rows[back[0]].name}."
                 )
                 return [Finding(fault, name, what, remedy(report))]
@@ -84,11 +84,11 @@ def gradients(report: Measurements, remedy: Callable[[Measurements], str]) -> li
 
 
 def jacobian(report: Measurements) -> list[Finding]:
-    """What layers by themselves do not show, such as a recurrent cell that runs away from step to step."""
+    """Faults that single layers do not show, such as a recurrent cell that diverges from step to step."""
     if report.jacobian_mean_square is None or not report.rows:
         return []
     size = float(np.sqrt(np.asarray(report.jacobian_mean_square, float)))
     if size < STEEP:
         return []
-    what = f"Small changes of the input come out {size:.1g} times as large, though no layer alone stands out."
+    what = f"Small changes of the input come out {size:.1g} times as large, though no single layer stands out."
     return [Finding("exploding gradient", report.rows[0].name, what, for_size(report))]

@@ -1,4 +1,4 @@
-"""What a reader should know of a start beside its faults: what starts closed, and what the verdict does not cover."""
+"""Remarks beside the faults of initial weights: what starts closed, and what the verdict does not cover."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +12,11 @@ from jaxinit._measuring import Measurements, counted, ends_branch, gains, reads_
 CLOSED = 1e-3
 """A branch that adds less than this share of what it is added to is closed."""
 _NAMED = 3
-"""How many names are listed before the rest is counted."""
+"""How many names are listed before the rest are counted."""
 
 
 def remarks(report: Measurements) -> Iterator[str]:
-    """What is worth a word, one sentence or two each."""
+    """What deserves a remark, in one or two sentences each."""
     yield from _closed_branches(report)
     yield from _readouts(report)
     yield from _doubtful(report)
@@ -24,7 +24,7 @@ def remarks(report: Measurements) -> Iterator[str]:
 
 
 def names(found: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """The first names, and how many more there are."""
     some = list(dict.fromkeys(found))
     if len(some) <= _NAMED + 1:
         return ", ".join(some)
@@ -52,7 +52,7 @@ def _closed_branches(report: Measurements) -> Iterator[str]:
     largest = max(float(shares[i]) for i in found.values())
     size = "nothing" if largest == 0 else f"at most {largest:.1g} of what they are added to"
     many = f"{len(ends)} branches start closed" if len(ends) > 1 else "One branch starts closed"
-    yield f"{many}, as is often meant: they add {size} ({names(ends)}). Gradients inside them are as small."
+    yield f"{many}, which is often intended: they add {size} ({names(ends)}). Gradients inside them are as small."
 
 
 def _readouts(report: Measurements) -> Iterator[str]:
@@ -68,8 +68,8 @@ def _readouts(report: Measurements) -> Iterator[str]:
             which = names([report.rows[i].name for i in loud])
             verb = "is" if len(loud) == 1 else "are"
             yield (
-                f"{which} {verb} zero, so that no gradient reaches the layers before until the first step was taken: "
-                "nothing is said of gradients."
+                f"{which} {verb} zero, so no gradient reaches the layers before until the first step has been taken: "
+                "gradients were not judged."
             )
     found = gains(report)
     others = found[np.isfinite(found) & ~last]
@@ -80,7 +80,7 @@ def _readouts(report: Measurements) -> Iterator[str]:
             which = names([report.rows[i].name for i in small])
             verb, it = ("starts", "its output is") if len(small) == 1 else ("start", "their outputs are")
             yield (
-                f"{which} {verb} small, as readouts often do: {it} {min(found[small]):.1g} of what is taken, and so "
+                f"{which} {verb} small, as readouts often do: {it} {min(found[small]):.1g} of the input, and so "
                 "are the gradients that come back through."
             )
 
@@ -92,7 +92,7 @@ def _doubtful(report: Measurements) -> Iterator[str]:
         i = unsure[0]
         yield (
             f"{dead[i]:.0%} of the units of {report.rows[i].name} are flat at all samples of this batch, which is too "
-            "small, or too uniform, to say that they are dead: look at more samples."
+            "small, or too uniform, to say that they are dead: use more samples."
         )
 
 
@@ -104,4 +104,4 @@ def _uncovered(report: Measurements) -> Iterator[str]:
         reasons.setdefault(leaf.reason, []).append(leaf.path)
     told = "; ".join(f"{names(paths)} ({reason})" for reason, paths in reasons.items())
     count = len(report.unread)
-    yield f"Nothing is said of {count} {'leaf' if count == 1 else 'leaves'} that could not be read: {told}."
+    yield f"The verdict does not cover {count} {'leaf' if count == 1 else 'leaves'} that could not be read: {told}."

@@ -1,4 +1,4 @@
-"""The report of `diagnose`: one row a layer, the growth over depth, the Jacobian, and a verdict."""
+"""The report of `diagnose`: one row per layer, the growth over depth, the Jacobian, and a verdict."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -47,19 +47,20 @@ _TITLES = (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagnoseReport(Measurements, Tabular):
-    """What a start does to signals and gradients; every array has one entry a row, after mapped axes.
+    """What initial weights do to signals and gradients; every array has one entry per row, after mapped axes.
 
     Attributes:
       rows: the layers in execution order, one row for each slice of a scanned stack.
       pre_mean, pre_std: of the layer's output, over samples and units.
-      post_mean, post_std: of what the activation makes of it, or of the output again.
-      unread: leaves of which nothing is measured, and why.
-      fitting: schemes whose assumptions the program meets, of those that make some and that a remedy may name.
+      post_mean, post_std: of the activation's output, or of the layer's output again where no activation follows.
+      unread: leaves for which nothing is measured, and why.
+      fitting: schemes that a remedy may name because the program meets their assumptions; only of schemes that make
+        assumptions.
       dead: share of units whose activation is flat at every sample.
-      surely_dead: share of units that would be so at other samples, too, by how far what they take is spread.
+      surely_dead: share of units that would be so at other samples, too, judging by the spread of their inputs.
       saturated: share of elements where the activation has less than a twentieth of its largest slope.
       similarity: mean cosine between the activations of different samples; near 1, all samples look alike.
-      effective_rank: participation ratio of the activations of up to 64 samples: along how many directions they lie.
+      effective_rank: participation ratio of the activations of up to 64 samples: how many directions they span.
       gradient_std: root mean square of the gradient at the layer's output; None for programs with a `while_loop`.
       gradient_samples: over how many samples, positions and uses that gradient is spread; None likewise.
       gradient_norm: of the gradient of the weight; None likewise.
@@ -67,12 +68,12 @@ class DiagnoseReport(Measurements, Tabular):
       weight_norm: Euclidean norm of the weight.
       attention_peak: for queries and keys, the mean over queries of the largest probability that attention gives; 1 if
         it is one-hot. 0 for other layers, and for a single key.
-      input_size: root mean square of what the layer takes; 1 for lookups.
-      product_size: root mean square of what its weight makes of that, without the bias.
-      branch_share: for layers in the branch of a skip connection, how large what the branch adds is, as a share of what
+      input_size: root mean square of the layer's input; 1 for lookups.
+      product_size: root mean square of the product of that input with the weight, without the bias.
+      branch_share: for layers in the branch of a skip connection, the size of what the branch adds, as a share of what
         it is added to; 1 for other layers.
-      leaning: how far the weights of the weight are from orthogonal, or its inputs if these are fewer: their largest
-        product, as a share of their mean square; 1 where it is not known.
+      leaning: how far the weights of the units are from orthogonal, or those of the inputs if these are fewer: their
+        largest product, as a share of their mean square; 1 where it is not known.
       equal_units: whether all units have equal weights and equal gradients, so that they learn the same; None likewise.
       finite_output: whether all numbers that the model returns are finite.
       jacobian_mean_square: mean square of the singular values of the input–output Jacobian, estimated; None for inputs
@@ -95,11 +96,11 @@ class DiagnoseReport(Measurements, Tabular):
         return None if scale is None else growth(scale, self.rows, judged(self), backwards=True)
 
     def findings(self) -> list[Finding]:
-        """What is wrong, most serious first; for a report over seeds, what is wrong with its median."""
+        """The faults, most serious first; for a report over seeds, the faults of its median."""
         return findings(self._median())
 
     def remarks(self) -> list[str]:
-        """What is worth a word and no fault: what starts closed or zero, and what the verdict does not cover."""
+        """Remarks that are not faults: what starts closed or at zero, and what the verdict does not cover."""
         return list(remarks(self._median()))
 
     @property
@@ -109,9 +110,9 @@ class DiagnoseReport(Measurements, Tabular):
 
     @property
     def verdict(self) -> str:
-        """What is wrong, from which layer on, and which call would mend it, in words; and the remarks."""
+        """The faults in words: what is wrong, from which layer on, and which call would fix it; then the remarks."""
         if not self.rows:
-            return "Nothing was measured: the program has no layer, no product of data with a weight as it is stored."
+            return "Nothing was measured: the program has no layer, that is, no product of data with a stored weight."
         found = self.findings()
         return "\n".join([*(map(str, found) if found else [all_clear(self._median())]), *self.remarks()])
 
@@ -127,7 +128,7 @@ class DiagnoseReport(Measurements, Tabular):
         if np.ndim(self.pre_std) < 2:
             raise ValueError(
                 f"summary is over seeds, but this report has arrays of shape {np.shape(self.pre_std)}; vmap diagnose "
-                "over seeds for a report with an axis of them"
+                "over seeds to get a report with an axis of seeds"
             )
         from scipy import stats
 
@@ -181,11 +182,11 @@ class DiagnoseReport(Measurements, Tabular):
             table.add_row(row.name, row.activation or "–", *values)
         yield table
         if traced:
-            yield "the numbers are known when the traced function runs: return the report, and print it then"
+            yield "the numbers are known only when the traced function runs: return the report, and print it then"
             return
         back = middle.gradient_growth
-        yield f"outputs are multiplied by {float(middle.signal_growth):.3g} a layer" + (
-            "" if back is None else f", gradients by {float(back):.3g} a layer on their way back"
+        yield f"outputs are multiplied by {float(middle.signal_growth):.3g} per layer" + (
+            "" if back is None else f", gradients by {float(back):.3g} per layer in the backward pass"
         )
         if middle.jacobian_mean_square is not None and middle.jacobian_condition is not None:
             yield (

@@ -1,4 +1,4 @@
-"""Signals that one layer changes, that vanish or explode over many, or that have a wrong size throughout."""
+"""Signals that change at one layer, that vanish or explode over many, or that have the wrong size throughout."""
 
 import numpy as np
 
@@ -7,19 +7,19 @@ from jaxinit._diagnose._finding import Finding, growth
 from jaxinit._measuring import TINY, Measurements, counted, ends_branch, form, gains, reads_out
 
 TOTAL = LOST
-"""A change of scale by so much over all layers vanishes or explodes."""
+"""A signal whose scale changes by this factor over all layers vanishes or explodes."""
 JUMP = 20.0
 """A layer stands out if its gain is this many times that of its peers."""
 LARGE = 3.0
-"""A gain up to this is none that stands out, nor is one down to its inverse."""
+"""A gain between the inverse of this and this never stands out."""
 LARGEST = 1e3
-"""Outputs of layers that are usually larger than this, or smaller than one over it, are of the wrong size."""
+"""Outputs of layers that are typically larger than this, or smaller than one over it, are of the wrong size."""
 STILL = 1e-6
-"""Outputs that vary by less hardly vary."""
+"""Outputs with a smaller standard deviation hardly vary."""
 PEERS = 2
-"""How many layers of one form it takes to judge another one by."""
+"""How many layers of the same form are needed to judge another one by."""
 WIDE = 80.0
-"""A layer that takes the data itself, which has any size, stands out if its output is larger than this."""
+"""A layer whose input is the data itself, which has any size, stands out if its output is larger than this."""
 
 
 def signals(report: Measurements) -> list[Finding]:
@@ -30,10 +30,11 @@ def signals(report: Measurements) -> list[Finding]:
 
 
 def outliers(report: Measurements) -> list[Finding]:
-    """The layer that stands out most by its gain, the size of what it gives over that of what it takes.
+    """The layer that stands out most by its gain, the size of its output over that of its input.
 
-    A readout, what weighs other data or is multiplied by step sizes, one of two layers of the same data whose sum goes
-    on, and the last layer of a branch may start as small as they like, unless other branches tell otherwise.
+    Some layers may start as small as they like: a readout, a layer that weighs other data or is multiplied by step
+    sizes, one of two layers of the same data whose sum goes on, and the last layer of a branch, unless the other
+    branches are different.
     """
     found, scale = gains(report), np.asarray(report.product_size, float)
     some = np.flatnonzero(np.isfinite(found))
@@ -60,16 +61,16 @@ def outliers(report: Measurements) -> list[Finding]:
         return []
     i = max(odd, key=lambda i: (round(abs(np.log(odd[i])), 3), abs(np.log(found[i]))))
     name = report.rows[i].name
-    what = f"{name} multiplies the scale of what it takes by {found[i]:.3g}, which is {odd[i]:.3g} times what is usual."
+    what = f"{name} multiplies the scale of its input by {found[i]:.3g}, which is {odd[i]:.3g} times the usual factor."
     return [Finding("outlier", name, what, LSUV)]
 
 
 def _lost(report: Measurements) -> list[Finding]:
-    """Signals that vanish or explode on their way along the data.
+    """Signals that vanish or explode along the path of the data.
 
-    Each layer is compared with the first one of its own way; of several ways, the one on which it is most like the
-    layer before: a residual stream is as large as the largest of all that was added to it. With a normalization a way
-    begins anew.
+    Each layer is compared with the first one of its own path. Where several paths meet, that is the path whose last
+    layer it resembles most, since a residual stream is as large as the largest of all that was added to it. A
+    normalization begins a new path.
     """
     rows, counts = report.rows, counted(report)
     scale, taken = np.asarray(report.pre_std, float), np.asarray(report.input_size, float)
@@ -82,14 +83,14 @@ def _lost(report: Measurements) -> list[Finding]:
             start[i] = size, 0
             continue
         first, steps = start[min(ways, key=lambda j: abs(np.log(size / max(scale[j], TINY))))]
-        if steps == 0:  # what an activation with bounds takes away of data of any size was not signal
+        if steps == 0:  # what a bounded activation removes from data of any size was not signal
             first = min(first, max(taken[i], TINY))
         start[i] = first, steps + 1
         if steps + 1 < 2:
             continue
-        # A readout is as large as it was made: what counts is what reaches it.
+        # A readout may be of any size: what counts is its input.
         size = taken[i] if reads_out(rows[i]) else scale[i]
-        # What a branch adds to its skip connection may be as little as one likes.
+        # What a branch adds to its skip connection may be as small as one likes.
         for fault, beyond, word in (
             ("vanishing signal", size * TOTAL < first and not rows[i].residual, "shrink"),
             ("exploding signal", size > first * TOTAL, "grow"),
@@ -123,10 +124,10 @@ def _absolute(report: Measurements) -> list[Finding]:
         return []
     wrong = np.flatnonzero(chosen & (size > LARGEST if usual > 1 else size < 1 / LARGEST))
     first = report.rows[min(wrong, key=lambda i: report.rows[i].depth)].name
-    what = f"The outputs of layers have a size of {usual:.1g}, from {first} on, though they neither grow nor shrink."
+    what = f"Layers have outputs of size {usual:.1g}, from {first} on, though they neither grow nor shrink."
     return [Finding("scale", first, what, LSUV)]
 
 
 def by(factor: float, word: str) -> str:
     """The fitted rate, if the change is spread over the layers."""
-    return f" (×{factor:.3g} a layer)" if (factor > 1) == (word == "grow") else ""
+    return f" (×{factor:.3g} per layer)" if (factor > 1) == (word == "grow") else ""

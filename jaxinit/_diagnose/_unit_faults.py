@@ -1,4 +1,4 @@
-"""Faults inside of single layers: units that are equal, dead or saturated, and attention that sees one key alone."""
+"""Faults inside single layers: units that are equal, dead or saturated, and attention that sees only one key."""
 
 from collections.abc import Iterator
 
@@ -10,22 +10,22 @@ from jaxinit._measuring import Measurements
 
 DEAD = 0.5
 SATURATED = 0.35
-"""More than expected for standard normal pre-activations."""
+"""By how much the saturated share must exceed that of standard normal pre-activations."""
 ONE_HOT = 0.95
-"""A mean largest probability at which hardly any gradient passes the softmax."""
+"""A mean largest probability at which hardly any gradient passes through the softmax."""
 
 
 def unit_faults(report: Measurements) -> Iterator[Finding]:
-    """What is wrong with the units of layers; of each fault the first layer that has it."""
+    """What is wrong with the units of layers: for each fault the first layer that has it."""
     rows = report.rows
     zero = np.asarray(report.weight_norm, float) == 0
     equal = np.zeros(len(rows), bool) if report.equal_units is None else np.asarray(report.equal_units, float) > 0.5
     equal &= zero | np.array([not row.last and row.kind != "depthwise" for row in rows], bool)
     if equal.any():
         i = int(np.argmax(equal))
-        what = f"All units of {rows[i].name} have equal weights, so that they give the same and what follows sees one."
+        what = f"All units of {rows[i].name} have equal weights, so their outputs are equal and count as one unit."
         if zero[i]:
-            what = f"All units of {rows[i].name} have weights of zero and equal gradients, so that they learn the same."
+            what = f"All units of {rows[i].name} have weights of zero and equal gradients, so they learn the same."
         yield Finding("equal units", rows[i].name, what, start("auto"))
     dead, saturated = np.asarray(report.dead, float), np.asarray(report.saturated, float)
     surely = np.asarray(report.surely_dead, float)
@@ -49,7 +49,7 @@ def unit_faults(report: Measurements) -> Iterator[Finding]:
         i = int(np.argmax(peak > ONE_HOT))
         what = (
             f"The attention of {rows[i].name} is one-hot (mean largest probability {peak[i]:.3f}): hardly any gradient "
-            "passes its softmax."
+            "passes through its softmax."
         )
-        remedy = f"{LSUV}; and scores divided by the root of the size of a head, if they are not"
+        remedy = f"{LSUV}; and divide scores by the root of the head size, if the model does not"
         yield Finding("one-hot attention", rows[i].name, what, remedy)

@@ -1,8 +1,8 @@
 """Initializers: frozen values that are called with (key, shape, dtype) and draw one array.
 
-In: a key, a shape and a dtype. Out: an array. All that is the same for every initializer (keys, shapes, dtypes,
-shardings, equality, printing) stands in `_base.py`; a subclass in a file of its kind names its hyperparameters, checks
-them, and draws. `_config.py` turns values into data and back, `_draws.py` holds draws in the order of JAX's own.
+In: a key, a shape and a dtype. Out: an array. Everything that all initializers share (keys, shapes, dtypes,
+shardings, equality, printing) is in `_base.py`. A subclass, in a file of its kind, names its hyperparameters, checks
+them, and draws. `_config.py` turns values into data and back, and `_draws.py` holds draws in the order of JAX's own.
 """
 
 from jaxinit._initializers._base import INITIALIZERS as INITIALIZERS

@@ -1,6 +1,6 @@
 """The base of all initializers: a frozen dataclass that is called with (key, shape, dtype).
 
-Everything that is the same for all of them lives here: keys, shapes, dtypes, shardings, empty arrays,
+Everything that all of them share is here: keys, shapes, dtypes, shardings, empty arrays,
 equality, printing and pickling. A subclass names its hyperparameters, checks them, and draws.
 """
 
@@ -31,7 +31,7 @@ from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 _I = TypeVar("_I", bound="type[Initializer]")
 
 INITIALIZERS: dict[str, "type[Initializer]"] = {}
-"""Every initializer of this package by the name that its configuration carries."""
+"""Every initializer of this package, by its name in configurations."""
 
 DEEPEST = 64
 """How deeply configurations may nest."""
@@ -39,7 +39,7 @@ DEEPEST = 64
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def initializer(cls: _I) -> _I:
-    """Make a subclass of `Initializer` a frozen dataclass, and let configurations name it."""
+    """Turns a subclass of `Initializer` into a frozen dataclass, and lets configurations name it."""
     made = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     INITIALIZERS[made.__name__] = made
     return cls
@@ -50,8 +50,8 @@ class Initializer(Public, abc.ABC):
 
     Two initializers with equal hyperparameters compare equal, hash equal and print as the call that makes
     them, so a Flax module that holds one is a stable static argument of `jax.jit`. They pickle, and go
-    through `to_config` and `from_config`. A hyperparameter may be a JAX scalar, also a traced one; only as a
-    hash key can such an initializer not serve.
+    through `to_config` and `from_config`. A hyperparameter may be a JAX scalar, also a traced one, but then the
+    initializer cannot be hashed.
 
     Examples:
       >>> import jax
@@ -68,16 +68,16 @@ class Initializer(Public, abc.ABC):
     public_module = "jaxinit"
 
     random: ClassVar[bool] = True
-    """Whether the draw depends on the key; otherwise anything may be passed for it."""
+    """Whether the draw depends on the key; if not, any value may be passed as the key."""
 
     allowed: ClassVar[Literal["any", "inexact", "real", "complex"]] = "inexact"
-    """Which dtypes make sense: any, floating and complex, or one of the two alone."""
+    """Which dtypes make sense: any; floating and complex; or only one of the two."""
 
     dtype: DTypeLike
-    """Default dtype of the result; a field of every subclass, in the place where JAX has it."""
+    """Default dtype of the result; a field of every subclass, in the same place as in JAX."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        """Refuses what can only be meant for an initializer that has been made."""
+        """Refuses arguments that can only be meant for an initializer that has already been made."""
         if _is_draw(arguments, options):
             fields = getattr(cls, "__dataclass_fields__", {}).values()
             made = f"{cls.__name__}({'...' if any(f.default is dataclasses.MISSING for f in fields) else ''})"
@@ -94,20 +94,20 @@ class Initializer(Public, abc.ABC):
         self._check()
 
     def _check(self) -> None:
-        """Refuse hyperparameters that make no sense; a subclass says which."""
+        """Refuses hyperparameters that make no sense; a subclass says which."""
 
     @abc.abstractmethod
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The array, for a checked key, a non-empty shape, and a dtype of 32 bits or more if floating."""
+        """The array, for a checked key, a non-empty shape, and a dtype of at least 32 bits if floating."""
 
     def __call__(self, key: Array, shape: Shape, dtype: DTypeLike = None, out_sharding: OutSharding = None) -> Array:
-        """Draw an array.
+        """Draws an array.
 
         Args:
           key: a typed key (`jax.random.key`) or a raw one (`jax.random.PRNGKey`).
           shape: sizes of the axes, as a tuple or list of integers.
-          dtype: of the result; by default the initializer's own, and failing that JAX's default float.
-            Below 32 bits the draw is made in float32 and rounded.
+          dtype: of the result; by default the initializer's own, or else JAX's default float.
+            Below 32 bits the array is drawn in float32 and rounded.
           out_sharding: a `NamedSharding`, or a `PartitionSpec` under `jax.set_mesh`.
 
         Returns:
@@ -148,10 +148,10 @@ class Initializer(Public, abc.ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def to_config(self) -> dict[str, Any]:
-        """This initializer as data that JSON can carry; `jaxinit.from_config` makes it again.
+        """Turns this initializer into data that JSON can hold; `jaxinit.from_config` turns it back.
 
         Returns:
-          A dictionary of the name and every hyperparameter.
+          A dictionary with the name and every hyperparameter.
 
         Raises:
           TypeError: a hyperparameter is not plain data: a function without a name, or a traced array.
@@ -168,15 +168,15 @@ class Initializer(Public, abc.ABC):
 
 
 def draw_with(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A draw for a combinator, in full precision: unrounded where `init` is one of this package's."""
+    """A draw for a combinator, in full precision: not rounded if `init` is one of this package's."""
     return init._draw(key, shape, dtype) if isinstance(init, Initializer) else draw_from(init, key, shape, dtype)
 
 
 def draw_from(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """A draw from an initializer of whatever origin.
+    """A draw from an initializer of any origin.
 
     Raises:
-      TypeError: it returns a function, so it makes initializers and is none; or it takes other arguments.
+      TypeError: it returns a function, so it makes initializers and is not one itself; or its arguments differ.
       ValueError: it returns an array of another shape.
     """
     if isinstance(init, Initializer):
@@ -184,7 +184,7 @@ def draw_from(init: Callable[..., Array], key: Any, shape: tuple[int, ...], dtyp
     with calling("an initializer", init, "key", "shape", "dtype"):
         drawn = init(key, shape, dtype)
     if callable(drawn):
-        raise TypeError(f"{shown(init)} returned a function, so it makes initializers and is none; call it first")
+        raise TypeError(f"{shown(init)} returned a function, so it is not an initializer but makes one; call it first")
     found = getattr(drawn, "shape", () if isinstance(drawn, numbers.Number) else shape)
     if tuple(found) != tuple(shape):
         raise ValueError(
@@ -198,7 +198,7 @@ def _is_draw(arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
     """Whether these are the arguments of a draw: hyperparameters are not keys."""
     if any(map(is_typed_key, arguments)) or not options.keys().isdisjoint(("key", "shape")):
         return True
-    # The numbers of a raw key may be the values of a constant, but what follows these is not a shape.
+    # The integers of a raw key may be the values of a constant, but then the next argument is not a shape.
     return len(arguments) > 1 and is_raw_key(arguments[0]) and isinstance(arguments[1], (tuple, list))
 
 
@@ -207,7 +207,7 @@ def _values(init: Initializer) -> list[Any]:
 
 
 def _canonical_field(name: str, value: Any) -> Any:
-    """One form for each value, so that equal hyperparameters compare equal."""
+    """A canonical form of each value, so that equal hyperparameters compare equal."""
     if name == "dtype":
         return canonical_dtype(value)
     if name.endswith("axis"):
@@ -223,12 +223,12 @@ def _same(mine: Any, theirs: Any) -> bool:
     if mine is theirs:
         return True
     if mine is None or theirs is None:
-        return False  # numpy's float64 dtype claims to equal None
+        return False  # NumPy's float64 dtype claims to equal None
     if isinstance(mine, (np.ndarray, jax.Array)) or isinstance(theirs, (np.ndarray, jax.Array)):
         try:
             mine, theirs = np.asarray(mine), np.asarray(theirs)
         except jax.errors.TracerArrayConversionError:
-            return False  # whether two traced numbers agree is known only when the program runs
+            return False  # whether two traced numbers are equal is known only when the program runs
         return bool(mine.shape == theirs.shape and np.array_equal(mine, theirs))
     return bool(mine == theirs)
 
@@ -238,8 +238,8 @@ def _hashable(init: Initializer, value: Any) -> Any:
         return value.shape, tuple(value.reshape(-1).tolist())
     if isinstance(value, jax.Array):
         raise TypeError(
-            f"{type(init).__name__} holds a JAX array as a hyperparameter and so cannot be hashed; give it a "
-            "Python number or a numpy array where it serves as a static argument or a dictionary key"
+            f"{type(init).__name__} holds a JAX array as a hyperparameter and so cannot be hashed; pass a "
+            "Python number or a NumPy array if it is used as a static argument or a dictionary key"
         )
     return value
 
@@ -276,6 +276,6 @@ def _encoded(value: Any, depth: int = 0) -> Any:
         if array.dtype.kind in "biuf":
             return {"array": array.tolist(), "dtype": array.dtype.name}
     raise TypeError(
-        f"a configuration holds numbers, names and this package's initializers, not {value!r}; "
+        f"a configuration must hold numbers, names and this package's initializers, not {value!r}; "
         "use a Python number or a named activation, or pickle the initializer"
     )

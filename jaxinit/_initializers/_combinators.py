@@ -1,4 +1,4 @@
-"""Initializers made of initializers: blocks drawn one by one, and a factor on all of it."""
+"""Initializers made of initializers: blocks drawn one by one, and a factor on the whole weight."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +14,17 @@ from jaxinit._typing import Array, DTypeLike, Scalar
 
 
 class Combinator(Initializer):
-    """What wraps another initializer: its randomness, its dtypes and its default dtype are that one's."""
+    """The base of wrappers, which share the randomness and dtypes of the initializer they wrap."""
 
     init: Callable[..., Array]
 
     def _check(self) -> None:
         check_initializer("init", self.init)
         if getattr(self.init, "boxes", False) and not self.boxes:
-            raise TypeError(f"{self.init!r} must be outermost: put what it holds into {type(self).__name__}")
+            raise TypeError(f"{self.init!r} must be outermost: wrap its inner initializer in {type(self).__name__}")
 
     boxes = False
-    """Whether the result is wrapped with metadata, so that nothing can compute with it."""
+    """Whether the result is wrapped with metadata, so that one cannot compute with it."""
 
     @property
     def random(self) -> bool:  # type: ignore[override]
@@ -41,7 +41,7 @@ class Combinator(Initializer):
 
 @initializer
 class scaled(Combinator):
-    r"""Another initializer's weights times a factor.
+    r"""Multiplies another initializer's weights by a factor.
 
     .. math:: W = \text{factor} \cdot W_\text{init}
 
@@ -57,7 +57,7 @@ class scaled(Combinator):
       >>> jaxinit.scaled(jaxinit.he_normal(), 0.1)
       scaled(init=he_normal(), factor=0.1)
 
-    Reference: such factors are what depth-scaled starts put on residual branches, e.g. Zhang et al., 2019
+    Reference: depth-scaled initializations put such factors on residual branches, e.g. Zhang et al., 2019
     (arXiv:1901.09321).
     """
 
@@ -74,15 +74,15 @@ class scaled(Combinator):
 
 @initializer
 class blocked(Combinator):
-    """A fused kernel whose blocks are drawn independently, each as a kernel of its own shape.
+    """Draws the blocks of a fused kernel independently, each as a kernel of its own shape.
 
-    One kernel for the four gates of an LSTM, for queries, keys and values, or for all heads has the fan-out, and
-    for orthogonal starts the frame, of several layers at once; drawn block by block it has those of one.
+    A single kernel for the four gates of an LSTM, for queries, keys and values, or for all heads has the fan-out
+    of several layers together (and, if orthogonal, their common frame). Drawn block by block, each has its own.
 
     Args:
       init: an initializer, of this package or any function (key, shape, dtype) -> Array.
-      axis: the axis along which the blocks lie.
-      blocks: how many of equal size, or the sizes one by one (queries, keys and values of grouped-query attention).
+      axis: the axis along which the blocks are concatenated.
+      blocks: how many blocks of equal size, or their sizes (queries, keys and values of grouped-query attention).
 
     Raises:
       TypeError, ValueError: when made, if init is not an initializer or blocks are not positive integers; when called,
@@ -108,7 +108,7 @@ class blocked(Combinator):
         for size in self.blocks if isinstance(self.blocks, tuple) else (self.blocks,):
             check_integer("blocks", size, 1)
         if self.blocks == ():
-            raise ValueError("blocks must hold one size or more, got ()")
+            raise ValueError("blocks must hold at least one size, got ()")
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         (axis,) = axis_indices("axis", self.axis, shape)
@@ -119,7 +119,7 @@ class blocked(Combinator):
             return draw_with(self.init, block_key, (*shape[:axis], size, *shape[axis + 1 :]), dtype)
 
         if self.random and len(set(sizes)) == 1:
-            # One program for all blocks, however many: (blocks, *before, size, *after) -> fused.
+            # One program for all blocks, regardless of their number: (blocks, *before, size, *after) -> fused.
             stacked = jax.vmap(lambda block_key: draw(block_key, sizes[0]))(keys)
             return jnp.moveaxis(stacked, 0, axis).reshape(shape)
         return jnp.concatenate([draw(k, size) for k, size in zip(keys, sizes, strict=True)], axis)

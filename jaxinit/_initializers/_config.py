@@ -1,7 +1,7 @@
-"""Initializers as data and back: dictionaries of names and numbers that JSON can carry.
+"""Initializers as data and back: dictionaries of names and numbers that JSON can hold.
 
-Decoding looks the name up among this package's initializers and hands it plain values only; nothing that a
-configuration names is imported, evaluated or called, so one from a stranger can do no more than be refused.
+Decoding looks the name up among this package's initializers and passes it plain values only. Nothing that a
+configuration names is imported, evaluated or called, so the worst that an untrusted one can do is raise an error.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ _SCALARS = (bool, int, float, str, type(None))
 
 
 def from_config(config: Mapping[str, Any]) -> Initializer:
-    """The initializer that `to_config` described.
+    """Builds the initializer that `to_config` described.
 
     Args:
-      config: a dictionary with the initializer's `name` and its hyperparameters; those left out take their
-        defaults.
+      config: a dictionary with the initializer's `name` and its hyperparameters; those that are left out have
+        their default values.
 
     Returns:
       An initializer equal to the one that was described.
@@ -41,15 +41,15 @@ def from_config(config: Mapping[str, Any]) -> Initializer:
 
 def _decode_initializer(config: Any, depth: int) -> Initializer:
     if not isinstance(config, Mapping):
-        raise TypeError(f"a configuration is a dictionary with a 'name', got {config!r}")
+        raise TypeError(f"a configuration must be a dictionary with a 'name', got {config!r}")
     if depth > DEEPEST:
         raise ValueError(f"a configuration may nest at most {DEEPEST} initializers")
     name = config.get("name")
     if not isinstance(name, str):
-        raise TypeError(f"a configuration has the initializer's 'name', a string, got {name!r}")
+        raise TypeError(f"a configuration must have the initializer's 'name', a string, got {name!r}")
     cls = INITIALIZERS.get(name)
     if cls is None and name == "nnx_with_partitioning":
-        raise ValueError(f"{name!r} is known once jaxinit.nnx is imported; import it first")
+        raise ValueError(f"{name!r} is available once jaxinit.nnx is imported; import it first")
     if cls is None:
         near = difflib.get_close_matches(name, INITIALIZERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -57,7 +57,7 @@ def _decode_initializer(config: Any, depth: int) -> Initializer:
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     unknown = [key for key in config if key != "name" and key not in known]
     if unknown:
-        raise ValueError(f"{name} has the hyperparameters {known}, not {unknown}")
+        raise ValueError(f"{name} has the hyperparameters {known}, but not {unknown}")
     values = {key: _decode(value, depth) for key, value in config.items() if key != "name"}
     missing = [
         field.name
@@ -80,11 +80,11 @@ def _decode(value: Any, depth: int) -> Any:
         return _decode_initializer(value, depth + 1)
     if isinstance(value, Mapping) and set(value) == _ARRAY_KEYS:
         return _decode_array(value)
-    raise TypeError(f"a configuration holds numbers, names and lists of them, got {value!r}")
+    raise TypeError(f"a configuration must hold numbers, names and lists of them, got {value!r}")
 
 
 def _decode_array(value: Mapping[str, Any]) -> np.ndarray:
-    message = f"an array in a configuration has nested lists of numbers and the name of a dtype, got {value!r}"
+    message = f"an array in a configuration must be nested lists of numbers and the name of a dtype, got {value!r}"
     if not isinstance(value["dtype"], str):
         raise TypeError(message)
     try:

@@ -13,7 +13,7 @@ from jaxinit._typing import Array, DTypeLike
 
 @initializer
 class constant(Initializer):
-    """A constant, broadcast to the shape asked for.
+    """Fills an array with a constant, broadcast to the requested shape.
 
     Args:
       value: a number or an array that broadcasts to the shape; 0.1 for the biases of ReLU layers keeps their
@@ -74,7 +74,7 @@ class constant(Initializer):
 
 @initializer
 class zeros_init(Initializer):
-    """Zeros: the usual start of biases, never of the kernels of two layers in a row.
+    """Fills an array with zeros: the usual initial biases, but never the kernels of two consecutive layers.
 
     `jaxinit.zeros` is one, so both `bias_init=jaxinit.zeros` and `bias_init=jaxinit.zeros_init()` work.
 
@@ -99,7 +99,7 @@ class zeros_init(Initializer):
 
 @initializer
 class ones_init(Initializer):
-    """Ones: the usual start of normalization scales.
+    """Fills an array with ones: the usual initial scales of normalization layers.
 
     `jaxinit.ones` is one, so both `scale_init=jaxinit.ones` and `scale_init=jaxinit.ones_init()` work.
 

@@ -1,7 +1,7 @@
 """Orthogonal convolutions: a Haar matrix at the centre tap of the kernel, zero elsewhere.
 
-A kernel that is orthogonal as one flattened matrix changes the norm of an image, whose patches overlap; one with a
-single tap treats every pixel alone and keeps it.
+A kernel that is orthogonal as one flattened matrix changes the norm of an image, because patches overlap; a kernel
+with a single tap acts on every pixel alone and keeps the norm.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ from jaxinit._typing import Array, DTypeLike
 
 @initializer
 class delta_orthogonal(Initializer):
-    r"""Convolutions that are orthogonal at the centre tap and zero elsewhere: they keep norms at any depth.
+    r"""Convolution kernels that are orthogonal at the centre tap and zero elsewhere: they keep norms at any depth.
 
     .. math:: W_{c} = \text{scale} \cdot Q \text{ for the centre tap } c, \qquad 0 \text{ elsewhere}
 
-    Q is (in, out) with orthonormal rows where in ≤ out, so the layer keeps every norm; where in > out, which JAX
-    refuses, its columns are orthonormal and the layer is a projection. Grouped kernels have one Q a group.
+    Q is (in, out) with orthonormal rows where in ≤ out, so the layer keeps every norm. Where in > out, which JAX
+    refuses, its columns are orthonormal and the layer is a projection. Grouped kernels have one Q per group.
 
     Args:
-      scale: a factor, or an activation, by name or as a function, whose gain is one.
+      scale: a factor; or an activation, by name or as a function, whose gain is the factor.
       column_axis: -1 or -2, the axis of the matrix's columns; the distribution does not depend on it.
       dtype: default dtype of the result.
       groups: feature groups of the convolution.
       centre: a kernel of even size has no centre tap, and is refused unless this says which of its two middle taps to
-        take: "lower", (k-1)//2, is the one that padding "SAME" aligns with the input, and JAX's; "upper" is k//2.
+        use: "lower", (k-1)//2, which padding "SAME" aligns with the input and JAX uses; or "upper", k//2.
 
     Raises:
       TypeError, ValueError: when made, on a bad scale, axis, number of groups or centre; when called, on a shape
@@ -75,29 +75,29 @@ class delta_orthogonal(Initializer):
 
 
 def _check_centre(caller: object, shape: tuple[int, ...], centre: str | None) -> None:
-    """Accept odd sizes, and even ones where it was said which middle tap to take.
+    """Checks that sizes are odd, or that `centre` says which middle tap of an even size to use.
 
     Raises:
-      ValueError: a kernel of even size, and nothing said.
+      ValueError: a kernel of even size, without `centre`.
     """
     if centre is None and any(size % 2 == 0 for size in shape[:-2]):
         raise ValueError(
             f"{caller!r} puts a matrix at the centre tap, and a kernel of even size has two middle taps, got {shape}; "
-            "use an odd size, or say centre='lower' or 'upper'"
+            "use an odd size, or pass centre='lower' or 'upper'"
         )
 
 
 @initializer
 class scaled_uniform_orthogonal(Initializer):
-    r"""Haar weights scaled so that a layer that narrows or widens keeps the mean square of its units.
+    r"""Haar weights scaled so that a layer that changes the width keeps the mean square of its units.
 
     .. math:: W = \text{scale} \cdot \max\left(\sqrt{\text{out} / \text{in}}, 1\right) Q
 
-    A wide Q has orthonormal rows and spreads the input over more units; the factor makes up for that. Convolution
-    kernels have the matrix at their centre tap. This is the start of deep kernel shaping.
+    A wide Q has orthonormal rows and spreads the input over more units, for which the factor compensates. Convolution
+    kernels have the matrix at their centre tap. Deep kernel shaping uses this initialization.
 
     Args:
-      scale: a factor, or an activation, by name or as a function, whose gain is one.
+      scale: a factor; or an activation, by name or as a function, whose gain is the factor.
       dtype: default dtype of the result.
       centre: for kernels of even size, as in `delta_orthogonal`.
 

@@ -23,10 +23,10 @@ class normal(Initializer):
     .. math:: w \sim N(0, \text{stddev}^2)
 
     Complex ones have E|w|² = stddev². In floats of fewer than 32 bits the draws are rounded from float32, where
-    JAX's own take 128 distinct values (bfloat16) and have no tails.
+    JAX's own take only 128 distinct values (bfloat16) and have no tails.
 
     Args:
-      stddev: standard deviation, zero or more; a JAX scalar may be traced.
+      stddev: standard deviation, not negative; a JAX scalar may be traced.
       dtype: default dtype of the result.
 
     Raises:
@@ -51,15 +51,15 @@ class normal(Initializer):
 
 @initializer
 class uniform(Initializer):
-    r"""Uniform weights between zero, or `minval`, and `scale`.
+    r"""Uniform weights between `minval`, zero by default, and `scale`.
 
     .. math:: w \sim U[\text{minval}, \text{scale})
 
     Zero is JAX's convention; the symmetric interval of PyTorch and Keras is `uniform(b, minval=-b)`. In floats of fewer
-    than 32 bits rounding may return `scale` itself.
+    than 32 bits, rounding may return `scale` itself.
 
     Args:
-      scale: upper end of the interval, zero or more; a JAX scalar may be traced.
+      scale: upper end of the interval, not negative; a JAX scalar may be traced.
       dtype: default dtype of the result.
       minval: lower end of the interval; a JAX scalar may be traced.
 
@@ -98,10 +98,10 @@ class truncated_normal(Initializer):
     .. math:: w = \text{stddev} \cdot z, \qquad z \sim N(0, 1) \text{ given lower} < z < \text{upper}
 
     As in JAX, `stddev` is that of the normal before truncation: with the default bounds the result has
-    0.8796 times as much.
+    0.8796 times that standard deviation.
 
     Args:
-      stddev: standard deviation before truncation, zero or more; a JAX scalar may be traced.
+      stddev: standard deviation before truncation, not negative; a JAX scalar may be traced.
       dtype: default dtype of the result.
       lower: lower bound, in standard deviations.
       upper: upper bound, in standard deviations.

@@ -1,8 +1,8 @@
 """Draws with the rounding, and in the order, of JAX's own initializers, so that the numbers are JAX's.
 
 JAX has multiplied normal draws by their scale in two orders, (√2 · erf⁻¹(u)) · scale and (√2 · scale) · erf⁻¹(u), which
-differ in the last bit from release to release. Which one is installed is found out by drawing a few numbers, so that
-no version number has to be known.
+differ in the last bit from release to release. Drawing a few numbers shows which order the installed release uses,
+so version numbers need not be known.
 
 Complex draws on a disk, or truncated in modulus, depend on the modulus alone: a modulus and an angle are drawn by
 inversion, from the two halves of the key.
@@ -42,7 +42,7 @@ def _scale_goes_first() -> bool:
     def read() -> bool:
         jaxpr = jax.make_jaxpr(lambda key: jax.nn.initializers.normal(0.3)(key, shape, dtype))(jax.random.key(0))
         names = list(_names(jaxpr.jaxpr))
-        if "erf_inv" not in names:  # another way of drawing: the numbers tell
+        if "erf_inv" not in names:  # another way of drawing: compare numbers
             key = jax.random.key(0)
             theirs = jax.nn.initializers.normal(0.3)(key, shape, dtype)
             return bool((theirs == _scale_first(key, shape, dtype, dtype.type(0.3))).all())
@@ -52,7 +52,7 @@ def _scale_goes_first() -> bool:
 
 
 def _names(jaxpr: Any) -> Iterator[str]:
-    """The names of the primitives of a program, calls inlined."""
+    """The names of the primitives of a program, with calls inlined."""
     for eqn in jaxpr.eqns:
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if inner is None:

@@ -1,6 +1,6 @@
 """Biases of gated recurrent cells: what a cell remembers before it has learned anything.
 
-A forget gate that starts open lets gradients through time; chrono spreads the gates over time scales.
+A forget gate that is initially open lets gradients through time; chrono spreads the gates over time scales.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def _check_gates(gates: Any) -> None:
 def _by_gate(
     caller: object, gates: str, segments: dict[str, Array], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array:
-    """The fused bias: each gate's segment where given, zeros elsewhere."""
+    """The fused bias: the block of each given gate, zeros elsewhere."""
     zero = jnp.zeros(_gate_shape(caller, gates, shape), dtype)
     return jnp.concatenate([segments.get(gate, zero) for gate in gates], axis=-1)
 
@@ -37,21 +37,21 @@ def _gate_shape(caller: object, gates: str, shape: tuple[int, ...]) -> tuple[int
     if shape[-1] % len(gates):
         raise ValueError(
             f"{caller!r} fuses {len(gates)} gates, which must divide the last axis, got the shape {shape}; "
-            "for a cell that keeps one bias a gate pass gates='f' (or 'i', 'g', 'o')"
+            "for a cell that keeps one bias per gate pass gates='f' (or 'i', 'g', 'o')"
         )
     return (*shape[:-1], shape[-1] // len(gates))
 
 
 @initializer
 class lstm_bias(Initializer):
-    r"""LSTM biases: the forget gate's at `forget`, the others at zero.
+    r"""LSTM biases: `forget` for the forget gate, zero for the others.
 
     .. math:: b_f = \text{forget}, \qquad b_i = b_g = b_o = 0
 
     Args:
       forget: the forget gate's bias; a JAX scalar may be traced. PyTorch adds two biases: halve it there.
       gates: the gates that the bias vector holds, one letter each in their order: "ifgo" for PyTorch, "ifco"
-        for Keras. A single gate, "f" or another, for cells that keep a bias a gate, as Flax's do.
+        for Keras. A single gate, "f" or another, for cells that keep one bias per gate, as Flax's do.
       dtype: default dtype of the result.
 
     Raises:
@@ -84,11 +84,11 @@ class lstm_bias(Initializer):
 
 @initializer
 class chrono(Initializer):
-    r"""Chrono biases: the forget gates' time scales spread over what the data may need.
+    r"""Chrono biases: the time scales of the forget gates are spread over the range that the data may need.
 
     .. math:: b_f \sim \log U(1, T - 1), \qquad b_i = -b_f, \qquad b_g = b_o = 0
 
-    A single gate drawn with the same key as another matches it: "i" is minus what "f" is.
+    A single gate drawn with the same key as another matches it: "i" is minus "f".
 
     Args:
       max_timescale: T, the longest dependency in steps, at least 2; a JAX scalar may be traced.

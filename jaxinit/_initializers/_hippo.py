@@ -1,4 +1,4 @@
-"""HiPPO-LegS: the state matrices with which a linear recurrence remembers its whole past.
+"""HiPPO-LegS: the state matrices that let a linear recurrence remember its whole past.
 
 The state holds the coefficients of the past input in scaled Legendre polynomials, x' = Ax + Bu.
 """
@@ -21,7 +21,7 @@ class hippo_legs(Initializer):
         A_{nk} = -\begin{cases} \sqrt{(2n+1)(2k+1)} & n > k \\ n + 1 & n = k \\ 0 & n < k \end{cases},
         \qquad B_n = \sqrt{2n+1}
 
-    A acts on column states, x' = Ax + Bu; a layer that computes x @ W wants its transpose. Leading axes are a batch
+    A acts on column states, x' = Ax + Bu; a layer that computes x @ W needs its transpose. Leading axes are a batch
     of the same matrix or vector.
 
     Args:

@@ -1,4 +1,4 @@
-"""Identity matrices and identity convolutions: the layer that passes its input on."""
+"""Identity matrices and identity convolutions: layers that return their input unchanged."""
 
 from typing import Any
 
@@ -53,13 +53,13 @@ class identity(Initializer):
 
 @initializer
 class dirac(Initializer):
-    r"""The convolution that returns its input: an identity at the centre tap, zero elsewhere.
+    r"""A convolution kernel that returns its input: an identity at the centre tap, zero elsewhere.
 
     .. math:: W_{c, i, o} = 1 \text{ for the centre tap } c \text{ and } o = i \text{ within the group}
 
     The centre of a kernel axis of size k is (k-1)//2, where the output of padding "SAME" aligns with the input,
-    so even sizes give the identity too (PyTorch takes k//2, which shifts by one). Where a group has more outputs
-    than inputs the surplus is zero, and where it has fewer the surplus inputs are dropped.
+    so even sizes are the identity too (PyTorch uses k//2, which shifts by one). Where a group has more outputs
+    than inputs, the surplus outputs are zero; where it has fewer, the surplus inputs are dropped.
 
     Args:
       groups: feature groups of the convolution.
@@ -99,10 +99,10 @@ class dirac(Initializer):
 
 
 def check_kernel(caller: object, shape: tuple[int, ...]) -> None:
-    """Accept the shape of a convolution kernel of one to three spatial axes.
+    """Checks that a shape is that of a convolution kernel with one to three spatial axes.
 
     Raises:
-      ValueError: it has another number of axes.
+      ValueError: it has a different number of axes.
     """
     if not 3 <= len(shape) <= 5:
         raise ValueError(
@@ -111,9 +111,9 @@ def check_kernel(caller: object, shape: tuple[int, ...]) -> None:
 
 
 def at_centre(matrix: Array, shape: tuple[int, ...], *, upper: bool = False) -> Array:
-    """A kernel of this shape that is zero but for its centre tap, which is `matrix`.
+    """A kernel of this shape that is zero except at its centre tap, which is `matrix`.
 
-    Of the two middle taps of an even size the lower one is taken, or the upper one.
+    If the size is even, the tap is the lower of the two middle taps, or the upper one.
     """
     centre = tuple((size - (not upper)) // 2 for size in shape[:-2])
     return jnp.zeros(shape, matrix.dtype).at[centre].set(matrix)

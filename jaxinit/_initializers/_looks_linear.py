@@ -1,7 +1,7 @@
-"""Looks-linear weights: rectified units in mirrored pairs, so that a deep ReLU network starts as a linear one.
+"""Looks-linear weights: rectified units in mirrored pairs, so that a deep ReLU network is linear at initialization.
 
-relu(z) - relu(-z) = z: a pair of units carries a number through a rectifier whole, and an orthogonal Q then gives
-dynamical isometry, which no start gives a plain ReLU network otherwise.
+relu(z) - relu(-z) = z: a pair of units carries a number through a rectifier unchanged. An orthogonal Q then yields
+dynamical isometry, which a plain ReLU network cannot have with any other initialization.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ _FORMS = ("first", "hidden", "last")
 
 @initializer
 class looks_linear(Combinator):
-    r"""Mirrored weights, with which a plain ReLU network computes a linear function at the start.
+    r"""Mirrored weights, which make a plain ReLU network an exactly linear function at initialization.
 
     .. math::
         W_\text{first} = [Q, -Q], \qquad
         W_\text{hidden} = \begin{bmatrix} Q & -Q \\ -Q & Q \end{bmatrix}, \qquad
         W_\text{last} = \begin{bmatrix} Q \\ -Q \end{bmatrix}
 
-    for kernels stored (in, out): units come in pairs that carry the positive and the negative part of a number, which
-    the next layer puts together again. After a concatenated ReLU, which makes the pairs itself, every layer but the
-    first takes the "last" form. Biases must be zero.
+    for kernels stored (in, out): units come in pairs that carry the positive and the negative part of a number, and
+    the next layer joins the two parts. After a concatenated ReLU, which makes the pairs itself, every layer but the
+    first has the "last" form. Biases must be zero.
 
     Args:
-      init: the initializer of Q, on the kernel's shape with its doubled axes halved: `orthogonal()` for dense layers,
+      init: the initializer of Q, for the kernel's shape with its doubled axes halved: `orthogonal()` for dense layers,
         `delta_orthogonal()` for convolutions, whose feature axes are the last two.
       form: "first", "hidden" or "last".
 

@@ -1,6 +1,6 @@
 """Orthogonal and unitary weights: they keep the norm of every input, not only the norm on average.
 
-Thin over the Haar sampler: they say which axes make a matrix, and how large it is.
+A thin layer over the Haar sampler that decides which axes form a matrix, and how large it is.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Scale = Scalar | Activation
 
 
 def canonical_scale(scale: Any) -> Any:
-    """A checked number, or an activation under its one name."""
+    """A checked number, or an activation under its canonical name."""
     if isinstance(scale, str) or callable(scale):
         return canonical_activation(scale)
     check_number("scale", scale)
@@ -38,7 +38,7 @@ def haar_matrix(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], scale:
 def haar_columns(
     key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], scale: Any, column_axis: int, batch_axis: Axis
 ) -> Array:
-    """One Haar matrix a batch entry: its columns lie on one axis, its rows on all that are left."""
+    """One Haar matrix per batch entry: its columns are along one axis, its rows along all that are left."""
     (column,) = axis_indices("column_axis", column_axis, shape)
     batch = axis_indices("batch_axis", batch_axis, shape)
     if column in batch:
@@ -77,13 +77,13 @@ class orthogonal(_HaarMatrix):
 
     .. math:: W = \text{scale} \cdot Q, \qquad Q^\top Q = I \text{ or } Q Q^\top = I
 
-    The columns lie on `column_axis` and the rows on all other axes together; whichever are fewer are orthonormal.
-    Complex dtypes give unitary matrices, floats of fewer than 32 bits work (JAX raises), and with `batch_axis` each
-    entry of a stack is orthogonal by itself (JAX makes one matrix of them all). The numbers are those of
+    The columns are along `column_axis` and the rows along all other axes together; whichever are fewer are orthonormal.
+    Complex dtypes yield unitary matrices, and floats of fewer than 32 bits work (JAX raises). With `batch_axis` each
+    slice of a stack is orthogonal by itself (JAX makes one matrix of them all). The numbers are those of
     `jaxinit.haar.orthogonal`, not JAX's.
 
     Args:
-      scale: a factor, or an activation, by name or as a function, whose gain is one.
+      scale: a factor; or an activation, by name or as a function, whose gain is the factor.
       column_axis: the axis of the columns.
       dtype: default dtype of the result.
       batch_axis: axis or axes along which independent matrices are stacked.

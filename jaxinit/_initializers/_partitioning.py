@@ -1,4 +1,4 @@
-"""Partitioned parameters: an initializer that names the axes of what it makes, for Linen."""
+"""Partitioned parameters: an initializer that names the axes of its weights, for Linen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from jaxinit._typing import Array, DTypeLike, OutSharding, Shape
 
 
 class Partitioning(Combinator):
-    """What names the axes of another initializer's weights; a subclass says in which framework's terms."""
+    """The base of wrappers that name the axes of another initializer's weights, in terms of a framework."""
 
     boxes = True
 
@@ -28,16 +28,16 @@ class Partitioning(Combinator):
 
 @initializer
 class with_partitioning(Partitioning):
-    """Another initializer's weights in a Linen box that names their axes.
+    """Puts another initializer's weights into a Linen box that names their axes.
 
     Does what `flax.linen.with_partitioning` does and stays a value, so that a module that holds it is a stable static
     argument. The names are those of the final kernel, (embed, heads, head_dim) for attention, also where Flax draws a
-    flattened one and reshapes it. For NNX use `jaxinit.nnx.with_partitioning`.
+    flattened kernel and reshapes it. For NNX use `jaxinit.nnx.with_partitioning`.
 
     Args:
       init: an initializer, of this package or any function (key, shape, dtype) -> Array.
       names: one mesh or logical axis name for each axis of the kernel, None where it is not split.
-      mesh: the mesh of the names; by default the one that is set when the parameter is unboxed.
+      mesh: the mesh that the names refer to; by default the current one when the parameter is unboxed.
 
     Returns:
       An initializer that returns a `flax.linen.Partitioned`.

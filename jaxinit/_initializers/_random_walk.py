@@ -1,7 +1,7 @@
 """Random-walk initialization: the logarithm of the gradient's norm takes an unbiased walk through the layers.
 
 He's variance keeps the *mean* square of a signal, but a typical signal in a deep narrow net still shrinks, since
-E log is below log E. A gain a little above He's, that depends on the width, centres the logarithm instead.
+E log is below log E. A gain slightly above He's, which depends on the width, centres the logarithm instead.
 """
 
 import functools
@@ -30,19 +30,19 @@ from jaxinit._numbers import (
 from jaxinit._typing import Array, Axis, DTypeLike
 
 Moments = Callable[[float], np.ndarray]
-"""From a variance q to E[f(√q z)²], E[f'(√q z)²] and E[f'(√q z)⁴]."""
+"""Maps a variance q to E[f(√q z)²], E[f'(√q z)²] and E[f'(√q z)⁴]."""
 
 # They are interpolated over log q by polynomials of degree 7 through points an eighth apart: gains are right to
 # some 1e-9.
 _STEP = 1 / 8
 _DEGREE = 7
-# Here f is as good as linear.
+# Here f is practically linear.
 _SMALL_VARIANCE = 1e-9
 
 
 @initializer
 class random_walk(Initializer):
-    r"""Normal weights with the gain that leaves the log-norm of gradients without drift over depth.
+    r"""Normal weights whose gain keeps the log-norm of gradients from drifting over depth.
 
     .. math::
         w \sim N(0, g^2 / N), \qquad g_\text{linear} = e^{1/(2N)}, \qquad
@@ -54,13 +54,13 @@ class random_walk(Initializer):
         \sum_{l=1}^{\text{depth}} \log(g^2 m_2(q_l)) = \frac1{2N} \sum_{l=1}^{\text{depth}}
         \left(\frac{3 m_4(q_l)}{m_2(q_l)^2} - 1\right), \qquad m_k(q) = \mathrm{E}[f'(\sqrt q z)^k]
 
-    along the mean-field variances q of the pre-activations, for inputs of mean square one; the right side is the
+    along the mean-field variances q of the pre-activations, for inputs of mean square one. The right side is the
     bias of a logarithm, to first order in 1/N, and matches the two closed forms.
 
     Args:
       activation: a name or a differentiable elementwise function.
-      depth: number of layers. Needed unless the activation is linear, ReLU or another function with
-        f(cx) = c f(x), where every layer has the same drift.
+      depth: number of layers. Required unless the activation is linear, ReLU or another function with
+        f(cx) = c f(x), for which every layer has the same drift.
       in_axis, out_axis, batch_axis: as in `variance_scaling`.
       dtype: default dtype of the result.
 
@@ -125,8 +125,8 @@ def random_walk_gain(activation: Activation, fan_in: int | float, depth: int) ->
         if drift(high) >= 0:
             return math.exp(brentq(drift, low, high, xtol=1e-10))
     raise ValueError(
-        f"{activation!r} over {depth} layers of {fan_in} inputs has no gain that leaves its gradients "
-        "without drift; use variance_scaling(gain(activation)**2, 'fan_in', 'normal')"
+        f"{activation!r} over {depth} layers of {fan_in} inputs has no gain that keeps its gradients "
+        "from drifting; use variance_scaling(gain(activation)**2, 'fan_in', 'normal')"
     )
 
 
@@ -143,15 +143,15 @@ def _drift(moments: Moments, gain_squared: float, fan_in: float, depth: int) -> 
         change = math.log(gain_squared * slope_2) - (3 * slope_4 / slope_2**2 - 1) / (2 * fan_in)
         total += change
         if abs(following - mean_square) <= 1e-12 * following:
-            return total + (depth - 1 - layer) * change  # the variance has settled: so has the drift
+            return total + (depth - 1 - layer) * change  # the variance has settled, and so has the drift
         mean_square = following
     return total
 
 
 @kept_with_functions(64)
 def _moments(activation: Activation) -> Moments:
-    """They serve every width, depth and gain: what is integrated once is kept."""
-    elementwise(activation)  # raises for what is not
+    """Cached integrals; one set serves every width, depth and gain."""
+    elementwise(activation)  # raises if it is not
     function = weakly(activation)
 
     @jax.jit

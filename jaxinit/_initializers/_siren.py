@@ -14,14 +14,14 @@ from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 @initializer
 class siren(Initializer):
-    r"""Uniform weights for sinusoidal networks, in which a layer computes sin(omega · (Wx + b)).
+    r"""Uniform weights for sinusoidal networks, where a layer computes sin(omega · (Wx + b)).
 
     .. math::
         w \sim U\left(-\tfrac1n, \tfrac1n\right) \text{ in the first layer}, \qquad
         w \sim U\left(-\tfrac{\sqrt{6/n}}{\omega}, \tfrac{\sqrt{6/n}}{\omega}\right) \text{ in the others}
 
-    with n the fan-in. Pre-activations of the second layer are then standard normal, and deeper down their standard
-    deviation settles at 0.893, the root of q = 1 - exp(-2q).
+    with n the fan-in. Pre-activations of the second layer are then standard normal, and in deeper layers their
+    standard deviation settles at 0.893, the root of q = 1 - exp(-2q).
 
     Args:
       omega: frequency factor of the activation, positive; a JAX scalar may be traced.

@@ -1,6 +1,6 @@
-"""Sparse weights: each unit listens to a fixed number of inputs, however many there are.
+"""Sparse weights: each unit has a fixed number of connections, however many inputs there are.
 
-So a unit's input has the same size in a layer of any width, and units differ more from one another than with
+So a unit's pre-activation has the same size at any width, and units differ more from one another than with
 dense weights (Martens 2010).
 """
 
@@ -18,16 +18,16 @@ from jaxinit._typing import Array, Axis, DTypeLike, Scalar
 
 @initializer
 class sparse(Initializer):
-    r"""Exactly `num_nonzero` normal weights into each output unit, at places drawn without replacement.
+    r"""Exactly `num_nonzero` normal weights into each output unit, at positions drawn without replacement.
 
-    .. math:: w \sim N(0, \text{stddev}^2) \text{ at } k \text{ of the fan\_in places, } 0 \text{ elsewhere}
+    .. math:: w \sim N(0, \text{stddev}^2) \text{ at } k \text{ of the fan\_in positions, } 0 \text{ elsewhere}
 
-    The variance of a unit's input is num_nonzero · stddev² times the mean square of the inputs: 15 for the
-    defaults, which the paper made for tanh and sigmoid units that it drives into their curved range.
+    The variance of a unit's pre-activation is num_nonzero · stddev² times the mean square of the inputs: 15 with the
+    defaults, which the paper chose to drive tanh and sigmoid units into their curved range.
 
     Args:
-      num_nonzero: weights that are not zero, of each output unit.
-      stddev: their standard deviation, zero or more; a JAX scalar may be traced.
+      num_nonzero: how many weights of each output unit are not zero.
+      stddev: their standard deviation, not negative; a JAX scalar may be traced.
       in_axis: axis or axes of the input features; all axes but these, the output's and the batch's are the
         receptive field and count as inputs.
       out_axis: axis or axes of the output features.
@@ -62,7 +62,7 @@ class sparse(Initializer):
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         axes = layout(shape, self.in_axis, self.out_axis, self.batch_axis)
         if axes.is_lookup_table:
-            raise ValueError(f"{self!r} needs an input axis apart from its output axis")
+            raise ValueError(f"{self!r} needs an input axis that is not also its output axis")
         input_axes = (*axes.receptive_axes, *axes.in_axes)
         unit_axes = (*axes.batch_axes, *axes.out_axes)
         inputs, units = axes.size(input_axes), axes.size(unit_axes)
@@ -72,7 +72,7 @@ class sparse(Initializer):
                 "lower it for this layer"
             )
         key_places, key_weights = jax.random.split(key)
-        # The largest of independent uniforms stand at places drawn without replacement.
+        # The largest of independent uniforms are at positions drawn without replacement.
         scores = random.uniform(key_places, (units, inputs), np.dtype(np.float32))
         _, places = jax.lax.top_k(scores, self.num_nonzero)
         weights = random.normal(key_weights, places.shape, dtype) * as_scalar(self.stddev, dtype)

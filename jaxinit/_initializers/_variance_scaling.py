@@ -1,6 +1,6 @@
 """Variance scaling: weights whose variance is scale / fan, so that signals keep their size through a layer.
 
-LeCun, Glorot (Xavier) and He (Kaiming) are its members with a fixed scale, mode and distribution.
+LeCun, Glorot (Xavier) and He (Kaiming) are members of the family with a fixed scale, mode and distribution.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 class VarianceScaling(Initializer):
-    """What all members of the family share; a member sets or asks for scale, mode and distribution."""
+    """The base of the family; a member fixes or asks for scale, mode and distribution."""
 
     scale: Any
     mode: Any
@@ -46,7 +46,7 @@ class VarianceScaling(Initializer):
         object.__setattr__(self, "lhs_dilation", check_dilation(self.lhs_dilation))
 
     def fans(self, shape: tuple[int, ...]) -> Fans:
-        """Fan-in and fan-out of a weight of this shape, as this initializer reads it."""
+        """Fan-in and fan-out of a weight of this shape, as this initializer counts them."""
         return fans(
             shape,
             self.in_axis,
@@ -94,11 +94,11 @@ class variance_scaling(VarianceScaling):
         n = \text{fan\_in},\; \text{fan\_out},\;
         \tfrac12(\text{fan\_in} + \text{fan\_out}) \text{ or } \sqrt{\text{fan\_in} \cdot \text{fan\_out}}
 
-    "truncated_normal" cuts at two standard deviations and corrects the variance for it, for complex weights
+    "truncated_normal" truncates at two standard deviations and corrects the variance for it, for complex weights
     too (where JAX's variance is 1.9% too large); "uniform" is an interval around zero, or a disk.
 
     Args:
-      scale: zero or more; `jaxinit.gain(activation)**2` suits any activation. A JAX scalar may be traced.
+      scale: not negative; `jaxinit.gain(activation)**2` suits any activation. A JAX scalar may be traced.
       mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
       distribution: "truncated_normal", "normal" or "uniform".
       in_axis: axis or axes of the input features.
@@ -111,8 +111,8 @@ class variance_scaling(VarianceScaling):
       lhs_dilation: what Flax's ConvTranspose calls strides; see `jaxinit.fans`.
 
     Raises:
-      TypeError, ValueError: when made, on a scale that is negative or no number, or an unknown mode or
-        distribution; when called, on a shape of fewer than two dimensions, or axes that overlap or are out of
+      TypeError, ValueError: when made, if the scale is negative or not a number, or the mode or distribution is
+        unknown; when called, if the shape has fewer than two dimensions, or axes overlap or are out of
         range.
 
     Examples:

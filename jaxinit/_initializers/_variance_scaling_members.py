@@ -1,6 +1,6 @@
 """Glorot (Xavier), He (Kaiming) and LeCun: variance scaling with a fixed scale, mode and distribution.
 
-What their docstrings have in common is written once, and put in front of each reference.
+What their docstrings share is written once, and inserted before each reference.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class _Member(VarianceScaling):
 
 _IN_COMMON = """Args:
       in_axis, out_axis, batch_axis, dtype, feature_group_count, transpose, lhs_dilation: as in
-        `variance_scaling`, of which this is the case ({scale}, "{mode}", "{distribution}").
+        `variance_scaling`, of which this is the special case ({scale}, "{mode}", "{distribution}").
 
     Raises:
       TypeError, ValueError: as `variance_scaling`.
@@ -43,7 +43,7 @@ _M = TypeVar("_M", bound=type[_Member])
 
 
 def _described(member: _M) -> _M:
-    """A member with the sections that are alike for all of them, between its formula and its reference."""
+    """Adds the sections that all members share to a docstring, between its formula and its reference."""
     case = {"scale": member.scale, "mode": member.mode, "distribution": member.distribution}
     member.__doc__ = (member.__doc__ or "").replace("Reference:", _IN_COMMON.format(name=member.__name__, **case))
     return member
@@ -116,7 +116,7 @@ class lecun_normal(_Member):
 @initializer
 @_described
 class he_uniform(_Member):
-    r"""He's uniform weights, also called Kaiming's: for ReLU and its kin.
+    r"""He's uniform weights, also called Kaiming's: for ReLU and similar activations.
 
     .. math::
         w \sim U\left(-\sqrt{6 / \text{fan\_in}},\; \sqrt{6 / \text{fan\_in}}\right)
@@ -132,7 +132,7 @@ class he_uniform(_Member):
 @initializer
 @_described
 class he_normal(_Member):
-    r"""He's weights from a normal truncated at two standard deviations: for ReLU and its kin.
+    r"""He's weights from a normal truncated at two standard deviations: for ReLU and similar activations.
 
     .. math::
         \operatorname{Var} w = \frac{2}{\text{fan\_in}}

@@ -1,6 +1,6 @@
-"""ZerO: a start of zeros and ones alone, without any randomness.
+"""ZerO: a deterministic initialization with zeros and ones, or a Hadamard transform.
 
-Where a layer widens, a Hadamard matrix between two partial identities breaks the symmetry that a plain partial
+Where a layer becomes wider, a Hadamard matrix between two partial identities breaks the symmetry that a plain partial
 identity would leave.
 """
 
@@ -17,7 +17,7 @@ from jaxinit._typing import Array, DTypeLike
 
 @initializer
 class zero_hadamard(Initializer):
-    r"""The deterministic ZerO start: a partial identity, or a Hadamard transform where a layer widens.
+    r"""The deterministic ZerO initialization: a partial identity, or a Hadamard transform where a layer widens.
 
     .. math::
         W = I_{n \times m} \text{ if } m \le n, \qquad
@@ -58,7 +58,7 @@ class zero_hadamard(Initializer):
 def _hadamard(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:
     """The corner of the Sylvester-Hadamard matrix of size p, over √p.
 
-    Its entry (i, j) is the parity of the bits that i and j share, so the rest of the matrix is never made.
+    Its entry (i, j) is the parity of the bits that i and j share, so the whole matrix is never formed.
     """
     size = 1 << (columns - 1).bit_length()
     shared = jnp.arange(rows, dtype=np.uint32)[:, None] & jnp.arange(columns, dtype=np.uint32)[None]

@@ -1,7 +1,7 @@
 """Numbers: activations by name, integrals over a Gaussian, gains, critical points, fans.
 
-In: an activation, a shape. Out: Python numbers, or arrays where a tracer came in. Pure functions; an activation's name
-is added in `_activations`, what is integrated in `_gain` and `_critical`, how in `_quadrature`.
+In: an activation, or a shape. Out: Python numbers, or arrays if the input is a tracer. All functions are pure. To name
+a new activation edit `_activations`; what is integrated is in `_gain` and `_critical`, and how in `_quadrature`.
 """
 
 from jaxinit._numbers._activations import NAMES as NAMES

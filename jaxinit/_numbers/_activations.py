@@ -1,6 +1,6 @@
 """Activations by name, and the names of activations.
 
-A name stands for the function of `jax.nn`, with that function's default arguments.
+A name means the function of `jax.nn`, with that function's default arguments.
 """
 
 import functools
@@ -22,7 +22,7 @@ def lecun_tanh(x: Array) -> Array:
 
     .. math:: f(x) = 1.7159 \tanh(2x/3)
 
-    It maps ±1 to ±1, has a gain near one around there, and its second derivative is largest at ±1.
+    It maps ±1 to ±1, has a gain near one around these points, and its second derivative is largest at ±1.
 
     Args:
       x: an array of any shape.
@@ -46,7 +46,7 @@ def linear(x: Array) -> Array:
     return x
 
 
-# Of two that are equal, as elu and celu are, the first gives the name.
+# Of two equal functions, such as elu and celu, the first name is used.
 # fmt: off
 _NAMES = (
     "elu", "celu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu",
@@ -73,7 +73,7 @@ _NAME_OF[jnp.tanh] = "tanh"
 
 
 def activation_function(activation: Activation) -> Callable[..., Array]:
-    """The function that a name stands for, or the callable itself.
+    """The function that a name means, or the callable itself.
 
     Raises:
       ValueError: no activation has this name.
@@ -93,7 +93,7 @@ def activation_function(activation: Activation) -> Callable[..., Array]:
 
 
 def canonical_activation(activation: Activation) -> Activation:
-    """The one name of an activation that has one, so that equal activations compare equal.
+    """The canonical name of an activation, if it has one, so that equal activations compare equal.
 
     Raises:
       ValueError, TypeError: as `activation_function`.
@@ -103,7 +103,7 @@ def canonical_activation(activation: Activation) -> Activation:
 
 
 def cached(compute: Callable[..., _T]) -> Callable[..., _T]:
-    """A function of an activation that remembers its results; what has no hash, as modules that hold arrays, anew."""
+    """Caches a function of an activation; for activations without a hash, such as modules of arrays, recomputes it."""
     remembering = kept_with_functions(256)(compute)
 
     @functools.wraps(compute)

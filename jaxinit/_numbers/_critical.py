@@ -1,8 +1,8 @@
 """The edge of chaos: where a deep plain network neither forgets nor scrambles its input.
 
 Mean-field theory follows the pre-activation variance q of a wide network with weights of variance
-sigma_w²/fan_in and biases of variance sigma_b²: q ← sigma_w² E[f(√q z)²] + sigma_b². Two inputs draw together
-or apart at the rate chi = sigma_w² E[f'(√q z)²]; at chi = 1 signals travel to any depth.
+sigma_w²/fan_in and biases of variance sigma_b²: q ← sigma_w² E[f(√q z)²] + sigma_b². Two inputs converge
+or diverge at the rate chi = sigma_w² E[f'(√q z)²]; at chi = 1 signals travel to any depth.
 """
 
 import math
@@ -18,7 +18,7 @@ from jaxinit._numbers._gain import elementwise
 from jaxinit._numbers._quadrature import Integrand, gaussian_means
 
 _GRID = np.logspace(-8, 4, 49)
-# Stands for the limit q → 0, where an activation with a kink at zero still shows both of its slopes.
+# A value for the limit q → 0, at which an activation with a kink at zero still shows both of its slopes.
 _VANISHING = 1e-24
 
 
@@ -42,7 +42,7 @@ class CriticalPoint(NamedTuple):
 
 
 def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoint:
-    r"""The weight and bias scale at the edge of chaos.
+    r"""Computes the weight and bias scale at the edge of chaos.
 
     Solves, for q and :math:`\sigma_w`,
 
@@ -50,7 +50,7 @@ def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoin
         q = \sigma_w^2 \mathrm{E}[f(\sqrt q z)^2] + \sigma_b^2, \qquad
         \chi = \sigma_w^2 \mathrm{E}[f'(\sqrt q z)^2] = 1,
 
-    and takes the smallest q that is a stable fixed point. At :math:`\chi = 1` the depth scale
+    and returns the smallest q that is a stable fixed point. At :math:`\chi = 1` the depth scale
     :math:`-1/\ln\chi` is infinite.
 
     Args:
@@ -62,7 +62,7 @@ def critical(activation: Activation, bias_variance: float = 0.0) -> CriticalPoin
 
     Raises:
       ValueError: a negative or non-finite bias variance, or no stable critical point at this bias variance
-        (ReLU and its kin have one without bias only).
+        (ReLU and similar activations have one only without bias).
 
     Examples:
       >>> import jaxinit
@@ -96,9 +96,9 @@ def _critical(activation: Activation, bias_variance: float) -> CriticalPoint:
     stable = [q for q in roots if _is_stable(moments, q, bias_variance)]
     if not stable:
         raise ValueError(
-            f"{activation!r} has no stable critical point at bias_variance={bias_variance}: no weight variance gives "
-            "a stable fixed point with chi = 1. Try another bias variance: ReLU and its kin have their critical point "
-            "at 0 only, GELU and SiLU from about 0.2 on"
+            f"{activation!r} has no stable critical point at bias_variance={bias_variance}: no weight variance has "
+            "a stable fixed point with chi = 1. Try another bias variance: ReLU and similar activations have their "
+            "critical point only at 0, GELU and SiLU only from about 0.2 on"
         )
     q = min(stable)
     slope_moment = gaussian_means(moments, q)[1]
@@ -113,7 +113,7 @@ def _gap(moments: Integrand, q: float, bias_variance: float) -> float:
 
 
 def _fixed_points(moments: Integrand, bias_variance: float) -> list[float]:
-    """All q in the range of the grid at which the gap is zero, and the limit q → 0 where that is one."""
+    """All q in the range of the grid where the gap is zero, and the limit q → 0 if the gap is zero there."""
     from scipy.optimize import brentq  # here, so that importing the package stays light
 
     # Every fixed point is above the bias variance, and for bounded activations close to it.
@@ -124,7 +124,7 @@ def _fixed_points(moments: Integrand, bias_variance: float) -> list[float]:
         return [1.0]  # positively homogeneous: every q is a fixed point
     value_at_zero = gaussian_means(moments, 0.0)[0]
     roots = [_VANISHING] if value_at_zero == 0 and bias_variance == 0 else []
-    # Next to q = 0 rounding decides the sign; a root closer to it than this is q = 0 itself.
+    # Near q = 0 rounding decides the sign; a root closer to it than this is q = 0 itself.
     signs = np.where(np.abs(gaps) <= 1e-12 * grid, 0.0, np.sign(gaps))
     for left, right, before, after in zip(grid[:-1], grid[1:], signs[:-1], signs[1:], strict=True):
         if before * after < 0:
@@ -133,7 +133,7 @@ def _fixed_points(moments: Integrand, bias_variance: float) -> list[float]:
 
 
 def _is_stable(moments: Integrand, q: float, bias_variance: float) -> bool:
-    """Whether the variance map at this weight variance leads a slightly larger q back."""
+    """Whether the variance map at this weight variance moves a slightly larger q back."""
     weight_variance = 1 / gaussian_means(moments, q)[1]
     larger = max(q * 1.01, 1e-3)
     mapped = weight_variance * gaussian_means(moments, larger)[0] + bias_variance

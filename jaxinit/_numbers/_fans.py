@@ -1,7 +1,7 @@
-"""Fans: how many weights reach a unit (fan-in) and how many leave it (fan-out).
+"""Fans: how many weights lead into a unit (fan-in) and how many lead out of it (fan-out).
 
 For a kernel of shape (*receptive field, in, out) they are `receptive_field * in` and
-`receptive_field * out`; groups, transposition and batched contractions change what a unit sees, and are
+`receptive_field * out`. Groups, transposition and batched contractions change the connections of a unit, and are
 counted here as the program computes them.
 """
 
@@ -34,7 +34,7 @@ def fans(
     transpose: bool = False,
     lhs_dilation: Axis = 1,
 ) -> Fans:
-    r"""Fan-in and fan-out of a weight of this shape.
+    r"""Computes the fan-in and fan-out of a weight of this shape.
 
     .. math::
         \text{fan\_in} = \frac{r \cdot n_\text{in}}{d}, \qquad
@@ -46,14 +46,14 @@ def fans(
       shape: sizes of the weight.
       in_axis: axis or axes contracted with the input. In a grouped convolution it holds in/groups features.
       out_axis: axis or axes of the output features.
-      batch_axis: axes along which independent weights are stacked; they enter neither fan.
+      batch_axis: axes along which independent weights are stacked; they count for neither fan.
       feature_group_count: groups of a grouped convolution; depthwise where it equals the input features.
-      transpose: whether the kernel is stored as that of the convolution whose transpose is taken,
+      transpose: whether the kernel is stored as that of the convolution that is transposed,
         (*spatial, out, in): `transpose_kernel=True` in Flax, and every transposed convolution of PyTorch.
-        Input and output change places, while `in_axis` and `out_axis` keep naming where they are stored.
+        Input and output are exchanged, while `in_axis` and `out_axis` still name the axes as they are stored.
       lhs_dilation: dilation of the input, one number or one for each spatial axis: what Flax's
-        ConvTranspose calls `strides`. A unit then sees one of so many taps on the average, so the fan-in
-        need not be an integer.
+        ConvTranspose calls `strides`. Each unit then meets only one in that many taps on average, so the fan-in
+        may not be an integer.
 
     Returns:
       `Fans(fan_in, fan_out)`.
@@ -120,16 +120,16 @@ def _dilation(lhs_dilation: Axis, spatial_rank: int) -> int:
 
 
 def einsum_fans(equation: str, shape: Shape, *, operand: int = -1) -> Fans:
-    """Fan-in and fan-out of a weight used in an einsum.
+    """Computes the fan-in and fan-out of a weight used in an einsum.
 
-    An index of the weight that the output lacks is summed over and counts for the fan-in; one that only
-    the weight and the output have counts for the fan-out; one that weight, output and another operand
+    An index of the weight that the output does not have is summed over and counts for the fan-in. An index that only
+    the weight and the output have counts for the fan-out. An index that the weight, the output and another operand
     share is a batch of independent weights and counts for neither.
 
     Args:
       equation: an einsum with explicit output, `"...a,abc->...bc"`.
       shape: sizes of the weight.
-      operand: which operand the weight is, counted from the left or, negative, from the right.
+      operand: which operand is the weight, counted from the left or, if negative, from the right.
 
     Returns:
       `Fans(fan_in, fan_out)`.
@@ -153,17 +153,17 @@ def einsum_fans(equation: str, shape: Shape, *, operand: int = -1) -> Fans:
 
 
 def einsum_axes(equation: str, *, operand: int = -1) -> dict[str, tuple[int, ...]]:
-    """The axes of an einsum's weight by role, as keyword arguments of any initializer that takes `in_axis`.
+    """Returns the axes of an einsum's weight by role, as keyword arguments of any initializer with `in_axis`.
 
     Args:
       equation: an einsum with explicit output; the weight's own indices are written out, without "...".
-      operand: which operand the weight is.
+      operand: which operand is the weight.
 
     Returns:
       A dictionary with `in_axis`, `out_axis` and `batch_axis`.
 
     Raises:
-      ValueError: as `einsum_fans`, or the weight's indices contain "...", whose axes only a shape tells.
+      ValueError: as `einsum_fans`, or the weight's indices contain "...", whose axes depend on the shape.
 
     Examples:
       >>> import jaxinit
@@ -212,7 +212,7 @@ def _einsum_roles(equation: str, rank: int, operand: int) -> tuple[tuple[int, ..
             f"the weight {weight!r} of {equation!r} must name each of its axes once, "
             f"and its shape has {rank} dimensions"
         )
-    # One symbol an axis: letters for themselves, "." for each axis that an ellipsis stands for.
+    # One symbol per axis: letters stand for themselves, "." for each axis of an ellipsis.
     symbols = weight.replace("...", "." * hidden)
     shared = set("".join(others)) & set(output)
     in_axes = tuple(axis for axis, symbol in enumerate(symbols) if symbol not in output)

@@ -1,4 +1,4 @@
-"""The gain of an activation: the factor on the weights that makes up for what the activation takes away.
+"""The gain of an activation: the factor on the weights that compensates for what the activation removes.
 
 With z standard normal, gain = 1/sqrt(E[f(z)²]), computed by quadrature for any elementwise function.
 """
@@ -25,7 +25,7 @@ def gain(
     *,
     convention: Literal["variance", "torch"] = "variance",
 ) -> float | Array:
-    r"""The factor on weights of variance 1/fan_in that keeps pre-activations at unit variance.
+    r"""Computes the factor on weights of variance 1/fan_in that keeps pre-activations at unit variance.
 
     .. math:: g = \mathrm{E}_{z \sim N(0,1)}[f(z)^2]^{-1/2}
 
@@ -37,14 +37,14 @@ def gain(
       activation: a name ("relu", "tanh", "gelu", ...) or any elementwise function of an array.
       param: the activation's second argument, such as the slope of "leaky_relu" (there it may be traced).
       convention: "variance" for the formula above; "torch" for PyTorch's table, which differs: tanh 5/3
-        against 1.5925, sigmoid 1 against 1.8462, selu 3/4 against 1.0000.
+        instead of 1.5925, sigmoid 1 instead of 1.8462, selu 3/4 instead of 1.0000.
 
     Returns:
       A float, or a JAX scalar if `param` is one.
 
     Raises:
-      ValueError: an unknown name, a function that is not elementwise, that is zero or has no finite second
-        moment, or that the torch convention lacks.
+      ValueError: an unknown name; a function that is not elementwise, is zero, or has no finite second
+        moment; or a function that is not in PyTorch's table, with that convention.
 
     Examples:
       >>> import jax
@@ -94,7 +94,7 @@ def _torch_gain(activation: Activation, param: Scalar | None) -> float | Array:
 @cached
 def _quadrature_gain(activation: Activation, param: float | None) -> float:
     function = elementwise(activation, param)
-    # Of a function with random factors, as dropout has, the mean square is not the square of the mean.
+    # For a function with random factors, such as dropout, the mean square is not the square of the mean.
     square = getattr(activation, "second_moment", lambda z: function(z) ** 2)
     with np.errstate(all="ignore"):  # what overflows is reported below
         second_moment = float(gaussian_means(lambda z: (square(z),))[0])
@@ -107,7 +107,7 @@ def _quadrature_gain(activation: Activation, param: float | None) -> float:
 
 
 def elementwise(activation: Activation, param: float | None = None) -> Callable[[Array], Array]:
-    """The activation as a function of one array, checked to act on each entry alone.
+    """The activation as a function of one array, checked to act on each entry separately.
 
     Raises:
       ValueError: an output depends on other inputs, or the shape changes.

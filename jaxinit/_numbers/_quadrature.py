@@ -1,8 +1,8 @@
 """Gaussian means E[f(z)], z ~ N(0, variance), of elementwise functions, to near machine precision.
 
 Gauss-Hermite rules stall at 1e-3 on functions with a kink. Here Gauss-Legendre panels cover twelve
-standard deviations and are halved wherever two rules disagree, or the polynomial that a rule stands for misses the
-function at an end of the panel, beyond the outermost nodes: so kinks and steps anywhere are resolved.
+standard deviations. A panel is halved wherever two rules disagree, or where the interpolating polynomial of a rule
+misses the function at an end of the panel, beyond the outermost nodes. So kinks and steps anywhere are resolved.
 """
 
 import functools
@@ -22,11 +22,11 @@ _REACH = 12.0
 _BATCH = 48
 _ROUNDS = 50
 _TOLERANCE = 1e-13
-# What a step or a kink between an end of a panel and its outermost node may take of the integral.
+# The error of the integral that a step or a kink between an end of a panel and its outermost node may cause.
 _HIDDEN = 1e-10
-# A function with more unresolved places than these is noise, or none of a single variable.
+# A function with more unresolved panels than these is noise, or not a function of a single variable.
 _MOST_PANELS = 2048
-# Where this share of an integral lies in a panel that cannot be resolved, or at the very end, the integral diverges.
+# If a panel that cannot be resolved, or the very end, holds this share of an integral, the integral diverges.
 _DIVERGENT = 1e-6
 
 Integrand = Callable[[Array], tuple[Array, ...]]
@@ -36,11 +36,11 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
     """E[f(z)] for each of the functions that `integrand` returns, z ~ N(0, variance).
 
     Args:
-      integrand: takes points, a float64 vector, and returns a tuple of vectors of the same length.
+      integrand: maps points, a float64 vector, to a tuple of vectors of the same length.
       variance: of z.
 
     Returns:
-      A float64 vector with one mean a function; infinite where the integral diverges, NaN where a function is.
+      A float64 vector with one mean per function; infinite where the integral diverges, NaN where the function is NaN.
 
     Raises:
       ValueError: a function is too irregular to integrate.
@@ -54,7 +54,7 @@ def gaussian_means(integrand: Integrand, variance: float = 1.0) -> np.ndarray:
         parts, hidden = _integrate(integrand, halves, variance)
         refined = parts[0::2] + parts[1::2]
         scale = np.abs(total + refined.sum(axis=0)) + np.finfo(float).tiny
-        # "not <=" keeps NaN out of the unresolved: halving will not mend it.
+        # "not <=" excludes NaN from the unresolved panels: halving cannot fix it.
         unresolved = (np.abs(refined - whole) > _TOLERANCE * scale).any(axis=1)
         unresolved |= (np.maximum(hidden[0::2], hidden[1::2]) > _HIDDEN * scale).any(axis=1)
         total += refined[~unresolved].sum(axis=0)
@@ -77,7 +77,7 @@ def _halve(left: float, right: float) -> tuple[tuple[float, float], tuple[float,
 def _integrate(
     integrand: Integrand, panels: list[tuple[float, float]], variance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The integral over each panel, and a bound of what may hide at its ends: both of shape (panels, functions)."""
+    """The integral over each panel, and a bound of the error at its ends: both of shape (panels, functions)."""
     rule = _legendre_rule()
     integrals, hidden = [], []
     for start in range(0, len(panels), _BATCH):
@@ -93,10 +93,10 @@ def _integrate(
 
 
 class _Rule(NamedTuple):
-    """Points on [-1, 1], the weights of an integral, and those of what may hide at either end.
+    """Points on [-1, 1], the weights of the integral, and the weights of what may be missed at either end.
 
-    The points are the nodes of Gauss and Legendre, and two as good as at the ends. A step from there to the outermost
-    node is worth no more than its height, which is how far the polynomial through the nodes is off, times the distance.
+    The points are the Gauss-Legendre nodes, and two practically at the ends. A step between an end and the outermost
+    node contributes at most its height, which is the error of the polynomial through the nodes, times the distance.
     """
 
     points: np.ndarray
@@ -106,7 +106,7 @@ class _Rule(NamedTuple):
 
 @functools.cache
 def _legendre_rule() -> _Rule:
-    """Made on first use, which keeps importing the package light."""
+    """Computed on first use, which keeps the import of the package light."""
     nodes, weights = np.polynomial.legendre.leggauss(12)
     ends = np.array([-1.0, 1.0]) * (1 - 1e-9)
     powers, at_ends = (np.polynomial.legendre.legvander(x, 11) for x in (nodes, ends))
@@ -117,10 +117,10 @@ def _legendre_rule() -> _Rule:
 
 
 def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:
-    """The functions at float64 points, shape (functions, points), whatever trace or x64 mode surrounds."""
+    """The functions at float64 points, shape (functions, points), even inside a trace or without x64 mode."""
 
     def compute() -> np.ndarray:
-        # What is infinite or undefined is for the caller to see.
+        # The caller checks for infinite or undefined values.
         quiet = jax.debug_nans(False), jax.debug_infs(False)
         with jax.enable_x64(True), jax.default_device(_host()), quiet[0], quiet[1]:
             results = [np.asarray(values) for values in functions(jnp.asarray(points))]
@@ -132,7 +132,7 @@ def evaluate(functions: Integrand, points: np.ndarray) -> np.ndarray:
 
 
 def _host() -> jax.Device | None:
-    """A CPU device, whose float64 is exact; the default device where JAX was started without one."""
+    """A CPU device, whose float64 is exact; or the default device if JAX was started without one."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Pictures, one file a kind: every function takes a report or arrays and Matplotlib axes, and returns the axes."""
+"""Plots, one file per kind: every function accepts a report or arrays and Matplotlib axes, and returns the axes."""
 
 from jaxinit._plots._activations import activations as activations
 from jaxinit._plots._phase import phase_diagram as phase_diagram

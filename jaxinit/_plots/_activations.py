@@ -18,12 +18,12 @@ _BINS = 81
 def activations(
     params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any, ax: Any = None, *, limit: float = 3.0
 ) -> Any:
-    """Histograms of the activations of each layer, one above the other, the first layer on top.
+    """Draws histograms of the activations of each layer, one above the other, the first layer on top.
 
     Args:
       params, apply_fn, batch: as for `jaxinit.diagnose`.
       ax: axes to draw on; new ones by default.
-      limit: the histograms go from −limit to limit; what lies beyond counts at the ends.
+      limit: the histograms go from −limit to limit; values beyond are counted at the ends.
 
     Returns:
       The axes.
@@ -54,7 +54,7 @@ def activations(
         layer.name + "".join(f"[{i}]" for i in at) for weight, layer in layers.items() for at in slice_indices(weight)
     ]
     centres = np.linspace(-limit, limit, _BINS)
-    # Half the height for each layer of many: neighbours overlap a little, as ridges do.
+    # Half the height per layer if there are many: neighbours overlap a little, as ridgelines do.
     heights = 1.8 * rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
     for i, height in enumerate(heights):
         ax.fill_between(centres, -i, -i + height, color=COLORS[0], alpha=0.55, linewidth=0, zorder=i)

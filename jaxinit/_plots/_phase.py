@@ -18,20 +18,20 @@ def phase_diagram(
     batch: Any = None,
     ax: Any = None,
 ) -> Any:
-    """The plane of (σ_w, σ_b) with the critical line of an activation, and a model's layers on it.
+    """Draws the plane of (σ_w, σ_b) with the critical line of an activation, and a model's layers on it.
 
-    Left of the line samples grow alike and gradients vanish; right of it they are scrambled and gradients explode.
+    Left of the line, samples become alike and gradients vanish; right of it, samples diverge and gradients explode.
 
     Args:
       activation: a name or an elementwise function.
-      params, apply_fn, batch: a model, whose layers are drawn where the variances of their weights and biases put them.
+      params, apply_fn, batch: a model, each of whose layers is drawn at the variances of its weights and biases.
       ax: axes to draw on; new ones by default.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: an activation that has no critical line.
+      ValueError: the activation has no critical line.
 
     Example:
       >>> import jaxinit.plot
@@ -52,7 +52,7 @@ def phase_diagram(
     found = _layers(params, apply_fn, batch) if apply_fn is not None else []
     top_b = max([1.0, *(1.1 * b for _, b in found)])
     right = max([2.5, 1.2 * line_w.max(), *(1.1 * w for w, _ in found)])
-    if len(points) == 1:  # ReLU and its kin: a point
+    if len(points) == 1:  # ReLU and similar activations: a point
         ax.axvline(line_w[0], color=COLORS[1], linewidth=1, linestyle=":")
         ax.plot(line_w, line_b, "D", color=COLORS[1], label="critical point")
     else:
@@ -69,7 +69,7 @@ def phase_diagram(
 
 
 def _layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> list[tuple[float, float]]:
-    """(σ_w, σ_b) of each layer that an activation follows; a stack is drawn layer by layer."""
+    """(σ_w, σ_b) of each layer that an activation follows; a stack has one point per slice."""
     traced = trace(params, apply_fn, batch)
     points = []
     for layer, weight in zip(layers_of(traced), traced.analysis.weights, strict=True):

@@ -1,4 +1,4 @@
-"""Signals and gradients over depth: of one start, or of several on the same axes."""
+"""Signals and gradients over depth: of one initialization, or of several on the same axes."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from jaxinit._plots._style import COLORS, GREY, axes_or_new, name_layers
 _MARKERS = "os^DvPX"
 _OUTPUTS, _GRADIENTS = "std of layers' outputs", "root mean square of gradients"
 _MANY = 40
-"""Up to this number of layers each has a marker; with more, evenly spaced ones do."""
+"""Up to this number of layers each has a marker; with more layers, only evenly spaced ones do."""
 
 
 def signals(report: DiagnoseReport | Mapping[str, DiagnoseReport] | Sequence[DiagnoseReport], ax: Any = None) -> Any:
-    """Scale of signals and of gradients over depth, on a logarithmic axis, with the verdict.
+    """Draws the scale of signals and of gradients over depth, on a logarithmic axis, with the verdict.
 
-    A report over seeds is drawn as its median, and a band from the smallest to the largest. Of several reports each
-    has its colour and marker, and the legend beside the axes says what is wrong with it.
+    A report over seeds is drawn as its median, and a band from the smallest to the largest. If there are several
+    reports, each has its own colour and marker, and the legend beside the axes says what is wrong with it.
 
     Args:
-      report: what `jaxinit.diagnose` returned; or several of these, name → report or a sequence.
+      report: what `jaxinit.diagnose` returned; or several reports, as a mapping name → report or a sequence.
       ax: axes to draw on; new ones by default.
 
     Returns:
@@ -45,7 +45,7 @@ def signals(report: DiagnoseReport | Mapping[str, DiagnoseReport] | Sequence[Dia
     known = np.concatenate([_draw(ax, i, name, one, len(named)) for i, (name, one) in enumerate(named.items())])
     ax.set_yscale("log")
     known = known[np.isfinite(known)]
-    if known.size and known.max() / known.min() < 100:  # a healthy net should look like one
+    if known.size and known.max() / known.min() < 100:  # a healthy net should look healthy
         middle = np.sqrt(known.max() * known.min())
         ax.set_ylim(middle / 100, middle * 100)
     rows = [[row.name for row in one.rows] for one in named.values()]
@@ -76,16 +76,16 @@ def _named(report: Any) -> dict[str, DiagnoseReport]:
         if not isinstance(one, DiagnoseReport):
             which = f" for {name!r}" if name else ""
             raise TypeError(
-                "signals draws what jaxinit.diagnose(params, apply_fn, batch) returns, or several of these as "
+                "signals draws what jaxinit.diagnose(params, apply_fn, batch) returns, or several reports as "
                 f"{{name: report}} or [report, ...], got {type(one).__name__}{which}"
             )
     if not named:
-        raise ValueError("signals draws one report or more, got none; jaxinit.diagnose makes them")
+        raise ValueError("signals needs at least one report, got none; jaxinit.diagnose makes them")
     return named
 
 
 def _draw(ax: Any, index: int, name: str, report: DiagnoseReport, count: int) -> np.ndarray:
-    """Draws one report of several; returns the numbers that were drawn."""
+    """Draws one of several reports; returns the numbers that were drawn."""
     depth = np.arange(len(report.rows))
     series = [(_OUTPUTS, report.pre_std, "-")]
     if report.gradient_std is not None:

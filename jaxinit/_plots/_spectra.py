@@ -1,4 +1,4 @@
-"""Spectra of weights, of Jacobians and of Haar matrices, with the laws of random matrices beside them."""
+"""Spectra of weights, of Jacobians and of Haar matrices, with the laws of random matrix theory beside them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ from jaxinit._plots._style import COLORS, GREY, axes_or_new
 
 
 def singular_values(matrix: Any, ax: Any = None) -> Any:
-    """Histogram of the singular values of a matrix, with the law that Gaussian entries of its variance would follow.
+    """Draws a histogram of the singular values of a matrix, with the law for Gaussian entries of the same variance.
 
-    For a square matrix that is the quarter-circle law, else its counterpart by Marchenko and Pastur; orthogonal starts
-    have one peak instead.
+    For a square matrix that is the quarter-circle law, otherwise the Marchenko–Pastur law; orthogonal weights
+    have a single peak instead.
 
     Args:
       matrix: a matrix, or a stack of matrices (*, n, m).
@@ -34,7 +34,7 @@ def singular_values(matrix: Any, ax: Any = None) -> Any:
     """
     matrix = np.asarray(matrix)
     if matrix.ndim < 2:
-        raise ValueError(f"singular_values draws matrices, of two dimensions or more, got the shape {matrix.shape}")
+        raise ValueError(f"singular_values needs matrices, of two dimensions or more, got the shape {matrix.shape}")
     ax = axes_or_new(ax)
     values = np.linalg.svd(matrix, compute_uv=False).ravel()
     top = max(float(values.max()), 1e-30)
@@ -48,7 +48,7 @@ def singular_values(matrix: Any, ax: Any = None) -> Any:
         label = "quarter-circle law" if m == n else "law of Marchenko and Pastur"
         ax.plot(x, density, color=COLORS[1], linewidth=2, label=label)
         ax.set_xlim(0, max(1.05 * top, 1.05 * high))
-        # Orthogonal matrices have one bin as high as the axes; the law should stay readable beside it.
+        # For orthogonal matrices one bin is as high as the axes; the law should stay readable beside it.
         ax.set_ylim(0, min(1.3 * ax.get_ylim()[1], 12 * density.max()))
     ax.set(xlabel="singular value", ylabel="density")
     ax.legend(frameon=False, fontsize=8)
@@ -56,12 +56,12 @@ def singular_values(matrix: Any, ax: Any = None) -> Any:
 
 
 def jacobian(params: Any, apply_fn: Callable[[Any, Any], Any], x: Any, ax: Any = None) -> Any:
-    """Singular values of the input–output Jacobian at one sample, as `singular_values` draws them.
+    """Draws the singular values of the input–output Jacobian at one sample, as `singular_values` does.
 
     Args:
       params: parameters of the model.
       apply_fn: function of (params, batch).
-      x: a batch of one array; the Jacobian is taken at its first sample, in full.
+      x: a batch of one array; the full Jacobian is computed at its first sample.
       ax: axes to draw on; new ones by default.
 
     Returns:
@@ -85,9 +85,9 @@ def jacobian(params: Any, apply_fn: Callable[[Any, Any], Any], x: Any, ax: Any =
 
 
 def eigenvalues(matrices: Any, ax: Any = None) -> Any:
-    """Eigenvalues of orthogonal or unitary matrices on the unit circle.
+    """Draws the eigenvalues of orthogonal or unitary matrices on the unit circle.
 
-    Those of Haar matrices repel each other and lie evenly; those of a sampler without the sign correction do not.
+    Those of Haar matrices repel each other and are evenly spread; without the sign correction they are not.
 
     Args:
       matrices: a square matrix, or a stack of them.
@@ -97,7 +97,7 @@ def eigenvalues(matrices: Any, ax: Any = None) -> Any:
       The axes.
 
     Raises:
-      ValueError: matrices that are not square.
+      ValueError: the matrices are not square.
 
     Example:
       >>> import jax, jaxinit.plot
@@ -107,7 +107,7 @@ def eigenvalues(matrices: Any, ax: Any = None) -> Any:
     """
     matrices = np.asarray(matrices)
     if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
-        raise ValueError(f"eigenvalues are those of square matrices, got the shape {matrices.shape}")
+        raise ValueError(f"eigenvalues needs square matrices, got the shape {matrices.shape}")
     ax = axes_or_new(ax)
     values = np.linalg.eigvals(matrices).ravel()
     angles = np.linspace(0, 2 * np.pi, 400)

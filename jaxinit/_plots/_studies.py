@@ -1,4 +1,4 @@
-"""Pictures of studies: learning curves, metrics over depth, and the outcome of every seed."""
+"""Plots of studies: learning curves, metrics over depth, and the outcome of every seed."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ _EXTREME = 1e12
 
 
 def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = True) -> Any:
-    """Training loss over steps, the mean over seeds and its bootstrap interval, at the learning rate of each start.
+    """Draws the training loss over steps: mean over seeds and bootstrap interval, at each start's learning rate.
 
-    Steps are averaged to fifty points. Losses that are not finite, or larger than half as much again as the lowest
-    that any start begins with, are drawn at that height.
+    Steps are averaged to fifty points. The curves are cut at one and a half times the lowest initial loss of any
+    start: losses that are larger, or not finite, are drawn at that height.
 
     Args:
       result: of `jaxinit.study`.
-      ax: matplotlib axes; by default new ones.
+      ax: Matplotlib axes; by default new ones.
       legend: whether to name the starts beside the axes.
 
     Returns:
@@ -60,14 +60,14 @@ def learning_curves(result: "StudyResult", ax: Any = None, *, legend: bool = Tru
 
 
 def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bool = True) -> Any:
-    """A metric with one number a layer, before training: the median over seeds, on a logarithmic scale.
+    """Draws a metric with one number per layer, before training: the median over seeds, on a logarithmic scale.
 
-    What overflows, and what is not finite, is drawn at 1e12, and what vanishes at 1e-12.
+    Values that overflow or are not finite are drawn at 1e12, and values that vanish at 1e-12.
 
     Args:
       result: of `jaxinit.study`.
       metric: name of an entry of `result.initial` of shape starts × seeds × layers.
-      ax: matplotlib axes; by default new ones.
+      ax: Matplotlib axes; by default new ones.
       legend: whether to name the starts beside the axes.
 
     Returns:
@@ -78,7 +78,9 @@ def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bo
     """
     fitting = [name for name, values in result.initial.items() if values.ndim == 3]
     if metric not in fitting:
-        raise ValueError(f"metric must be one that metrics_fn gives as an array over layers, {fitting}, got {metric!r}")
+        raise ValueError(
+            f"metric must be one that metrics_fn returns as an array over layers, {fitting}, got {metric!r}"
+        )
     ax = axes_or_new(ax)
     values = np.abs(result.initial[metric].astype(np.float64))
     values = np.median(np.clip(np.nan_to_num(values, nan=np.inf, posinf=np.inf), 1 / _EXTREME, _EXTREME), axis=1)
@@ -89,11 +91,11 @@ def over_depth(result: "StudyResult", metric: str, ax: Any = None, *, legend: bo
 
 
 def outcomes(result: "StudyResult", ax: Any = None) -> Any:
-    """The metric of every seed as a dot, one row a start, with the mean and its bootstrap interval.
+    """Draws the metric of every seed as a dot, one row per start, with the mean and its bootstrap interval.
 
     Args:
       result: of `jaxinit.study`.
-      ax: matplotlib axes; by default new ones.
+      ax: Matplotlib axes; by default new ones.
 
     Returns:
       The axes.
@@ -116,7 +118,7 @@ def outcomes(result: "StudyResult", ax: Any = None) -> Any:
 
 
 def line(ax: Any, index: int, x: Any, y: Any, band: tuple[Any, Any] | None = None, **options: Any) -> None:
-    """The line of the entry of some number in a list, with a band around it if it has one."""
+    """Draws the line for one entry of a list, given its index, with a band around it if it has one."""
     color, style = COLORS[index % len(COLORS)], STYLES[(index + index // len(COLORS)) % len(STYLES)]
     ax.plot(x, y, color=color, linestyle=style, linewidth=1.6, **options)
     if band is not None and np.isfinite(band).all():
@@ -124,7 +126,7 @@ def line(ax: Any, index: int, x: Any, y: Any, band: tuple[Any, Any] | None = Non
 
 
 def finished(ax: Any, legend: bool) -> Any:
-    """The axes with a quiet grid, and a legend beside them that covers nothing."""
+    """The axes with a light grid, and a legend beside them that covers nothing."""
     ax.grid(color=GREY, alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that colour-blind readers tell apart, on light and on dark ground."""
+"""What all plots share: colours that colour-blind readers can distinguish, on light and on dark backgrounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 """Blue, vermilion, green and pink (Okabe & Ito, 2008): a contrast of three to one with white and with near black."""
 
 STYLES = ("-", "--", ":", "-.")
-"""Line styles; neighbours in a list differ in theirs too, so that of two equal lines both are seen."""
+"""Line styles; neighbours in a list differ in style too, so that both of two equal lines are visible."""
 
 GREY = "#808080"
 
 
 def axes_or_new(ax: Any) -> Any:
-    """The axes given, or those of a new figure."""
+    """The given axes, or those of a new figure."""
     return plt.subplots(figsize=(6.4, 4), layout="constrained")[1] if ax is None else ax
 
 

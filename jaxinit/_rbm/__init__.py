@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machines: each layer of a stack of sigmoids starts as a model of what comes into it.
+"""Restricted Boltzmann machines: each layer of a stack of sigmoids is pretrained as a model of its input.
 
 In: a key, parameters, a function and a batch. Out: parameters with the stack pretrained, and an `RbmReport`.
 `_stack.py` finds the stack in the program and says why other layers are not in it, `_leaf_array.py` reads and writes

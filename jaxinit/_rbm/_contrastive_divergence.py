@@ -1,16 +1,16 @@
 r"""One restricted Boltzmann machine, and k-step contrastive divergence (Hinton 2002, 2010).
 
-A machine gives binary visible units v and hidden units h the probability
+A machine assigns to binary visible units v and hidden units h the probability
 
 .. math:: p(v, h) \propto \exp(b^\top v + c^\top h + v^\top W h).
 
 Given one side, the weights of the other are independent: p(h = 1 | v) = σ(c + vW) and p(v = 1 | h) = σ(b + hWᵀ). The
-gradient of the log-likelihood in W is the mean of vᵀh over the data minus that over the model; contrastive divergence
-takes the second over chains of k steps that start at the data. As Hinton's guide has it, hidden units are sampled until
-the last step, which takes probabilities, and data and reconstructions are probabilities too; between the steps of a
-longer chain visible units are sampled. The last step without noise gives better features (on digits a readout is right
-0.92 of the time, against 0.88 with sampled reconstructions), and a bias of a few per cent that no chain is long enough
-to remove.
+gradient of the log-likelihood in W is the mean of vᵀh over the data minus the mean over the model; contrastive
+divergence estimates the latter with chains of k steps that start at the data. Following Hinton's guide, hidden units
+are sampled until the last step, which uses probabilities, and data and reconstructions are probabilities too; between
+the steps of a longer chain, visible units are sampled. A last step without noise yields better features (on digits a
+readout is right 0.92 of the time, against 0.88 with sampled reconstructions), and a bias of a few per cent that even
+long chains do not remove.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Machine(NamedTuple):
 
 
 def fresh(key: Array, data: Array, hidden: int) -> Machine:
-    """Small normal weights, hidden biases zero, and visible biases with which the machine knows the mean of the data.
+    """Small normal weights, hidden biases zero, and visible biases that match the mean of the data.
 
     With b = log(p / (1 − p)) each visible unit is on as often as in the data; p is kept between 0.01 and 0.99.
     """
@@ -54,12 +54,12 @@ def fresh(key: Array, data: Array, hidden: int) -> Machine:
 
 
 def hidden_probabilities(machine: Machine, visible: Array) -> Array:
-    """p(h = 1 | v), a row for each row of v."""
+    """p(h = 1 | v), one row for each row of v."""
     return jax.nn.sigmoid(machine.hidden_bias[None] + visible @ machine.weight)
 
 
 def visible_probabilities(machine: Machine, hidden: Array) -> Array:
-    """p(v = 1 | h), a row for each row of h."""
+    """p(v = 1 | h), one row for each row of h."""
     return jax.nn.sigmoid(machine.visible_bias[None] + hidden @ machine.weight.T)
 
 
@@ -87,7 +87,7 @@ def divergence_gradient(key: Array, machine: Machine, data: Array, cd_steps: int
 
 
 def reconstruction_error(machine: Machine, data: Array) -> Array:
-    """Mean square of what is missing from the data after one step to the hidden probabilities and back."""
+    """Mean squared error of the data after one step to the hidden probabilities and back."""
     return jnp.mean((data - visible_probabilities(machine, hidden_probabilities(machine, data))) ** 2)
 
 
@@ -104,7 +104,7 @@ def trained(
     minibatch: int,
     cd_steps: int,
 ) -> tuple[Machine, Array, Array]:
-    """A fresh machine after training with momentum, and the reconstruction errors before and after.
+    """Trains a new machine with momentum; returns it and the reconstruction errors before and after.
 
     Args:
       key: a JAX key.
@@ -113,7 +113,7 @@ def trained(
       hidden: number of hidden units.
       has_bias: whether hidden units have biases; otherwise theirs stay zero.
       steps: number of updates.
-      minibatch: samples drawn for each of them, with replacement; all of the data, each once, if there are no more.
+      minibatch: samples drawn for each update, with replacement; if there are no more than that, all data, once each.
       cd_steps: length of the chains.
     """
     learning_rate, momentum = (jnp.asarray(x, data.dtype) for x in (learning_rate, momentum))

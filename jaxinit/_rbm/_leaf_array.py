@@ -1,7 +1,7 @@
-"""Where the program takes an array from: elements of one leaf, moved and cast but not computed with.
+"""Where the program reads an array from: elements of one leaf, moved and cast but not computed with.
 
-The way there is read off the program, and its transpose is the way back: what shall stand in the array is written where
-the program will look for it, whatever the layout in which the leaf is stored.
+The path from the leaf is found in the program, and its transpose is the path back: new values are written where
+the program will read them, whatever the layout in which the leaf is stored.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class LeafArray:
     Attributes:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
-      read: from the leaf to the array that the program makes of it, casts aside; each element is one of the leaf's.
+      read: maps the leaf to the array that the program reads, except for casts; each element is one of the leaf's.
     """
 
     leaf: int
@@ -31,7 +31,7 @@ class LeafArray:
     read: Callable[[Array], Array]
 
     def written(self, leaf: Array, values: Array) -> Array:
-        """The leaf with these values where the array is read from."""
+        """The leaf with these values written where the array is read from."""
         like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         shape, back = jax.eval_shape(self.read, like).shape, jax.linear_transpose(self.read, like)
         (new,), (meant,) = back(round_to(values.reshape(shape), leaf.dtype)), back(jnp.ones(shape, leaf.dtype))
@@ -43,9 +43,9 @@ class LeafArray:
 
 
 def leaf_array_of(analysis: Analysis, atom: ir.Atom, dims: tuple[int, ...]) -> LeafArray | None:
-    """The array of elements of one leaf that a value is, seen along these of its dimensions, in this order.
+    """The array of elements of one leaf that a value consists of, along these of its dimensions, in this order.
 
-    Along the others it must repeat itself. None for a value that is not made of single elements of one leaf.
+    Along the others it must repeat itself. None if the value does not consist of single elements of one leaf.
     """
     origins = analysis.of(atom).origins
     producers = {out: equation for equation in analysis.program.equations for out in equation.outputs}
@@ -74,5 +74,5 @@ def leaf_array_of(analysis: Analysis, atom: ir.Atom, dims: tuple[int, ...]) -> L
 
 
 def _is_single(origin: Origin, dims: tuple[int, ...]) -> bool:
-    """Whether the value has each element of the region once along these dimensions."""
+    """Whether the value has each element of the region exactly once along these dimensions."""
     return all((f.axis != FOREIGN) == (d in dims) for d, factors in enumerate(origin.dims) for f in factors)

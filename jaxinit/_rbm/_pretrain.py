@@ -1,7 +1,7 @@
-"""`rbm_pretrain`: greedy layer-wise pretraining of any JAX function, the start with which deep learning began.
+"""`rbm_pretrain`: greedy layer-wise pretraining of any JAX function, with which deep learning began.
 
-Each layer of a stack of sigmoids is a restricted Boltzmann machine over the layer below; trained one after the other,
-each on what those below make of the batch, they are a start from which deep nets could first be trained.
+Each layer of a stack of sigmoids is a restricted Boltzmann machine over the layer below. The machines are trained one
+after the other, each on the outputs of those below, and were the first initialization that made deep nets trainable.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,9 @@ def rbm_pretrain(
     cd_steps: int = 1,
     return_report: bool = False,
 ) -> Any:
-    r"""Starts a stack of sigmoid layers as restricted Boltzmann machines, trained one after the other on a batch.
+    r"""Pretrains a stack of sigmoid layers as restricted Boltzmann machines, one after the other, on a batch.
 
-    With v the input of a layer, W its weight and c its bias, which start as N(0, 0.01²) and zero, each step adds
+    Let v be the input of a layer, W its weight and c its bias, initially N(0, 0.01²) and zero. Each step adds
 
     .. math::
         \Delta W &= \varepsilon (v^\top p_h - v'^\top p'_h) / B, \qquad
@@ -45,22 +45,22 @@ def rbm_pretrain(
         p_h &= \sigma(c + v W), \quad h \sim \mathrm{Bernoulli}(p_h), \quad
         v' = \sigma(b + h W^\top), \quad p'_h = \sigma(c + v' W)
 
-    with momentum: contrastive divergence, here of one step. The visible biases b start as log(p / (1 − p)), p the
-    mean of v. The next layer's input is what the program makes of σ(c + vW) with the trained weights.
+    with momentum: contrastive divergence, here of one step. The visible biases b are initially log(p / (1 − p)), where
+    p is the mean of v. The next layer's input is what the program computes from σ(c + vW) with the trained weights.
 
-    Layers are found in the program (see `trace_layers`). The chain begins with the first layer and goes on as long as
-    layers are dense, followed by a sigmoid, and take the output of the one before; the others, such as the readout,
-    stay as they are and are named in the report.
+    Layers are found in the program (see `trace_layers`). The chain begins with the first layer and continues as long
+    as layers are dense, followed by a sigmoid, and read the output of the one before. Other layers, such as the
+    readout, are not changed and are named in the report.
 
     Args:
       key: a typed or raw JAX key. Each layer has a key of its own, derived from its path.
-      params: pytree of arrays, never mutated. Of the layers of the chain only shapes and dtypes matter.
+      params: pytree of arrays, never mutated. For the layers of the chain only shapes and dtypes matter.
       apply_fn: function of (params, batch), for a Linen module `module.apply`.
-      batch: pytree of arrays, all the data to learn from. What the program feeds to the first layer must lie in
-        [0, 1], as probabilities.
+      batch: pytree of arrays, all the data to learn from. The input of the first layer must be in [0, 1], as
+        probabilities.
       steps: updates for each layer.
       learning_rate: ε.
-      momentum: what remains of the last update in the next one, from 0 to below 1.
+      momentum: the share of the last update that is kept in the next one, from 0 to below 1.
       minibatch: samples drawn from the batch for each update.
       cd_steps: steps of the Gibbs chain from the data to v'. More come closer to the gradient of the likelihood.
       return_report: also return an `RbmReport`, with reconstruction errors and visible biases.
@@ -70,7 +70,7 @@ def rbm_pretrain(
 
     Raises:
       jaxinit.schemes.MisfitError: the first layer is not dense and followed by a sigmoid; the error says what it is.
-      ValueError: an option is out of range, or, outside `jit`, what is fed to the first layer is not in [0, 1].
+      ValueError: an option is out of range, or, outside `jit`, the input of the first layer is not in [0, 1].
       TypeError: `apply_fn` is not callable, `key` is not a key, or a leaf of the parameters is not an array.
 
     Example:
@@ -99,10 +99,10 @@ def rbm_pretrain(
     _check_arrays(traced.paths, traced.leaves)
     stack, others = stack_of(roles(traced))
     if not stack:
-        reason = " ".join(others[0]) if others else "the program has none"
+        reason = " ".join(others[0]) if others else "the program has no layers"
         raise MisfitError(
             "rbm_pretrain is for programs that begin with dense layers, each followed by a sigmoid; "
-            f"of the first layer: {reason}. For other starts see jaxinit.initialize and jaxinit.lsuv"
+            f"the first layer does not qualify: {reason}. See also jaxinit.initialize and jaxinit.lsuv"
         )
     leaves, data = list(traced.leaves), jax.tree.leaves(batch)
     results = []
@@ -143,8 +143,8 @@ def _check_arrays(paths: tuple[str, ...], leaves: tuple[Any, ...]) -> None:
     for path, leaf in zip(paths, leaves, strict=True):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(
-                f"rbm_pretrain needs params made of arrays, since some stay as they are, but {path} is a "
-                "ShapeDtypeStruct; make arrays of them with jaxinit.initialize"
+                f"rbm_pretrain needs params made of arrays, since some are not changed, but {path} is a "
+                "ShapeDtypeStruct; make arrays of these shapes with jaxinit.initialize"
             )
 
 
@@ -157,6 +157,6 @@ def _check_probabilities(name: str, visible: Array) -> None:
     low, high = float(jnp.min(visible)), float(jnp.max(visible))
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"rbm_pretrain takes what is fed to {name} for probabilities, in [0, 1], but it lies between {low:g} and "
+            f"rbm_pretrain treats the input of {name} as probabilities, in [0, 1], but it is between {low:g} and "
             f"{high:g}; rescale the batch, as by (x - x.min()) / (x.max() - x.min())"
         )

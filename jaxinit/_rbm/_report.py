@@ -15,16 +15,16 @@ from jaxinit._typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RbmReport(Tabular):
-    """One entry for each pretrained layer, from the first up; under `vmap` every array has the mapped axes first.
+    """One entry per pretrained layer, from the first up; under `vmap` every array has the mapped axes first.
 
     Attributes:
       paths: paths of the weights.
       sizes: (visible, hidden) units.
-      before: mean squared reconstruction error of the fresh machine, which is near the variance of the data.
+      before: mean squared reconstruction error of the untrained machine, which is near the variance of the data.
       after: the same after training.
-      visible_bias: b of each machine, of shape (visible,): no leaf of a network that only goes up holds it, but the
+      visible_bias: b of each machine, of shape (visible,). A feed-forward network has no leaf for it, but the
         decoder of an autoencoder starts from it.
-      others: (path, reason) of the layers that stay as they are.
+      others: (path, reason) of the layers that are not changed.
     """
 
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})

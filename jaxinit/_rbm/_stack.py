@@ -20,8 +20,8 @@ class Level:
     Attributes:
       layer: its row in the table.
       use: the operation.
-      weight: where the program takes the weight from, seen as (visible, hidden).
-      bias: where it takes the bias from, seen as (hidden,); None for a layer without.
+      weight: where the program reads the weight, as (visible, hidden).
+      bias: where it reads the bias, as (hidden,); None for a layer without.
     """
 
     layer: Layer
@@ -30,7 +30,7 @@ class Level:
     bias: LeafArray | None
 
     def visible(self, program: ir.Program, inputs: Sequence[Array]) -> Array:
-        """What the program feeds to the layer, of shape (samples, visible)."""
+        """The input of the layer, of shape (samples, visible)."""
         values = value_of(program, self.use.data, inputs)
         (contracted, _) = self.use.equation.params["dimension_numbers"]
         (axis,) = contracted[1 - self.use.entries[0].weight]
@@ -38,7 +38,7 @@ class Level:
 
 
 def stack_of(model: Model) -> tuple[list[Level], list[tuple[str, str]]]:
-    """The chain from the first layer on, and the other layers, each with what keeps it out."""
+    """The chain from the first layer on, and the other layers, each with the reason why it is not in the chain."""
     stack: list[Level] = []
     others: list[tuple[str, str]] = []
     for layer, weight_read in model.layers:
@@ -54,12 +54,12 @@ def stack_of(model: Model) -> tuple[list[Level], list[tuple[str, str]]]:
 
 
 def _level(model: Model, layer: Layer, weight_read: Weight, below: list[Level]) -> Level | str:
-    """The layer as the next of the chain, or what is in the way."""
+    """The layer as the next one of the chain, or the reason why it cannot be."""
     analysis, use = model.traced.analysis, weight_read.uses[0]
     if layer.kind != "dense":
         return f"is of kind {layer.kind!r}, not dense"
     if use.entries[0].equation is not use.equation:
-        return "is spelled out as products and a sum"
+        return "is written out as products and a sum"
     if use.equation not in analysis.program.equations:
         return "is used inside a loop or a branch"
     name = layer.activation.name if layer.activation else "no activation"
@@ -84,7 +84,7 @@ def _level(model: Model, layer: Layer, weight_read: Weight, below: list[Level]) 
 
 
 def _is_made_of(analysis: Analysis, atom: ir.Atom, start: ir.Variable) -> bool:
-    """Whether a value is another one, rearranged and mapped element by element: by that one's activation."""
+    """Whether a value is another one, rearranged and mapped element by element by that one's activation."""
     producers = {out: equation for equation in analysis.program.equations for out in equation.outputs}
     while atom is not start:
         equation = producers.get(atom) if isinstance(atom, ir.Variable) else None
