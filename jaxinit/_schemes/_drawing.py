@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._checks import calling, check_initializer, check_patterns, first_match, shown
+from jaxinit._checks import calling, check_initializer, check_patterns, first_match, matches, shown
 from jaxinit._initializers import Initializer, constant, draw_from, scaled
 from jaxinit._reading import FROZEN, Layer, LeafRole, Weight, part_name, with_part
 from jaxinit._schemes._draw import Draw, KeyWords, draw_weight, key_for
@@ -17,7 +17,11 @@ from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
 from jaxinit._typing import Array
 
+ASKED_FOR = "kept"
+"""The role of leaves that stay since the user said so."""
+
 Init: TypeAlias = Callable[..., Array]
+Keep: TypeAlias = str | Sequence[str] | Callable[[str, Layer | None], bool] | None
 Overrides: TypeAlias = Mapping[str, Init] | Callable[[str, Layer | None], Init | None] | None
 
 
@@ -39,6 +43,33 @@ def check_overrides(overrides: Any, paths: Sequence[str]) -> None:
             "{'*kernel': jaxinit.he_normal()}, or a function of (path, layer) that returns an initializer or None, "
             f"got {shown(overrides)}"
         )
+
+
+def canonical_keep(keep: Any, paths: Sequence[str]) -> Callable[[str, Layer | None], bool]:
+    """Whether a leaf stays, from patterns of paths or a predicate.
+
+    Raises:
+      TypeError: it is something else, or the predicate does not return a truth value.
+      ValueError: a pattern matches no path.
+    """
+    if callable(keep):
+
+        def chosen(path: str, layer: Layer | None) -> bool:
+            with calling("keep", keep, "path", "layer"):
+                answer = keep(path, layer)
+            if not isinstance(answer, bool | np.bool_):
+                raise TypeError(f"keep must return True or False, got {shown(answer)} for {path!r}")
+            return bool(answer)
+
+        return chosen
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep or ()) if isinstance(keep, Sequence | None) else None
+    if patterns is None:
+        raise TypeError(
+            "keep must be one or more patterns of paths, such as 'backbone/*', or a function of (path, layer) that "
+            f"returns True for leaves that stay, got {shown(keep)}"
+        )
+    check_patterns("keep", patterns, paths, "leaf", "leaves")
+    return lambda path, layer: matches(patterns, path)
 
 
 def overridden(overrides: Overrides, path: str, layer: Layer | None) -> Init | None:
@@ -100,7 +131,7 @@ class Drawing:
             return self._drawn(Vector(path, shape, kept.name), Rule(override, "override"), dtype)
         else:
             new = self._kept(path, kept, old)
-            weights = () if kept.name in FROZEN else weights
+            weights = () if kept.name in FROZEN or kept.name == ASKED_FOR else weights
         for part in slices:
             rule = self.scheme.vector(part, self.model)
             new = (

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxinit._checks import check_choice, check_key
 from jaxinit._program import is_traced
-from jaxinit._reading import other_factors, trace
-from jaxinit._schemes._drawing import Drawn, Overrides, check_overrides, overridden
+from jaxinit._reading import LeafRole, other_factors, trace
+from jaxinit._schemes._drawing import ASKED_FOR, Drawn, Keep, Overrides, canonical_keep, check_overrides, overridden
 from jaxinit._schemes._prepared import Start, drawn
 from jaxinit._schemes._roles import Model, Vector, roles
 from jaxinit._schemes._scheme import Scheme, as_scheme
@@ -55,6 +55,7 @@ def initialize(
     scheme: str | Scheme = "auto",
     *,
     overrides: Overrides = None,
+    keep: Keep = None,
     unread: str = "keep",
     return_report: bool = False,
 ) -> Any:
@@ -80,6 +81,8 @@ def initialize(
       overrides: other initializers for some leaves: a mapping from path patterns, as in `fnmatch`, to initializers, the
         first match counts; or a function of (path, layer or None) that returns an initializer or None. They are called
         with the leaf's shape as it is stored, or for a layer's matrix in the layout (*taps, fan-in, fan-out).
+      keep: leaves that stay, such as those of a pretrained backbone under a new head: one or more patterns of paths, or
+        a function of (path, layer or None) that returns True for them. What follows them is drawn for what they give.
       unread: what becomes of leaves that no output depends on, such as those of a decoder when only the encoder is
         called: "keep" leaves their values; "draw" draws those with two axes or more as kernels in Flax's layout.
       return_report: also return an `InitializeReport`, the table of what was drawn and why.
@@ -91,7 +94,8 @@ def initialize(
       TypeError: `key` is not a key, `apply_fn` not a function of two arguments, `scheme` not a scheme, or an override
         not an initializer.
       ValueError: an unknown scheme, a scheme that does not fit the model (the layer that breaks its assumption is
-        named), a pattern that matches no leaf, or a leaf that is to be kept but has only a shape.
+        named), a pattern that matches no leaf, a leaf that is both kept and overridden, or one that is to be kept but
+        has only a shape.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -108,7 +112,7 @@ def initialize(
     check_choice("unread", unread, ("keep", "draw"))
     chosen = as_scheme(scheme)
     with waiting("initialize"):
-        leaves, rows = drawn(_read, key, params, apply_fn, batch, Start(chosen, overrides, unread))
+        leaves, rows = drawn(_read, key, params, apply_fn, batch, Start(chosen, overrides, unread, keep))
     old, structure = jax.tree.flatten(params)
     result = jax.tree.unflatten(structure, [_placed(new, x) for new, x in zip(leaves, old, strict=True)])
     return (result, InitializeReport(repr(chosen), rows)) if return_report else result
@@ -123,6 +127,8 @@ def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
     model = roles(trace(params, apply_fn, batch), start.scheme.fused, batch)
     start.scheme.check(model)
     check_overrides(start.overrides, model.traced.paths)
+    if start.keep is not None:
+        model = _with_kept(model, start)
     _check_products(model, start.overrides)
     if start.unread == "draw":
         model = _with_unread(model)
@@ -142,12 +148,34 @@ def _check_products(model: Model, overrides: Overrides) -> None:
         for other in other_factors(weight):
             paths = traced.paths[weight.leaf], traced.paths[other]
             told = any(overridden(overrides, path, layer) is not None for path in paths)
+            told |= any(i in model.kept and model.kept[i].name == ASKED_FOR for i in (weight.leaf, other))
             if layer.view is not None and np.shape(traced.leaves[other]) == shape and not told:
                 raise ValueError(
                     f"{paths[0]} and {paths[1]} are multiplied element by element, so the program does not say which "
                     "of them is the weight and which its mask; say what one of them is, for instance "
                     f"overrides={{{paths[1]!r}: lambda key, shape, dtype: mask}}"
                 )
+
+
+def _with_kept(model: Model, start: Start) -> Model:
+    """The same model, with the leaves that the user wants to keep among those that stay.
+
+    Raises:
+      ValueError: one of them is overridden, too.
+    """
+    traced = model.traced
+    stays = canonical_keep(start.keep, traced.paths)
+    layer_of = {leaf: layer for layer, weight in reversed(model.layers) for leaf in weight.regions}
+    vectors, kept, slices = dict(model.vectors), dict(model.kept), dict(model.slices)
+    for leaf, path in enumerate(traced.paths):
+        layer = layer_of.get(leaf)
+        if stays(path, layer):
+            if overridden(start.overrides, path, layer) is not None:
+                raise ValueError(f"{path} is both kept and overridden; leave it out of keep= or of overrides=")
+            kept[leaf] = LeafRole(ASKED_FOR, "as asked by keep=")
+            vectors.pop(leaf, None)
+            slices.pop(leaf, None)
+    return dataclasses.replace(model, vectors=vectors, kept=kept, slices=slices)
 
 
 def _with_unread(model: Model) -> Model:

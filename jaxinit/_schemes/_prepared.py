@@ -16,7 +16,7 @@ from jaxinit._caches import kept_with_functions
 from jaxinit._checks import is_typed_key
 from jaxinit._program import is_traced
 from jaxinit._schemes._draw import KeyWords
-from jaxinit._schemes._drawing import Drawing, Drawn, Overrides
+from jaxinit._schemes._drawing import ASKED_FOR, Drawing, Drawn, Keep, Overrides
 from jaxinit._schemes._roles import Model
 from jaxinit._schemes._scheme import Scheme
 from jaxinit._stages import Plan, kind_of, plan_of
@@ -25,11 +25,12 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How a model is drawn: by which scheme, with which exceptions; what becomes of leaves that are not read."""
+    """How a model is drawn: by which scheme, with which exceptions; which leaves stay, and those that are not read."""
 
     scheme: Scheme
     overrides: Overrides
     unread: str
+    keep: Keep = None
 
 
 def drawn(
@@ -45,7 +46,8 @@ def drawn(
         return _leaves(key, old, batch, start, read(params, apply_fn, batch, start))[:2]
     overrides = start.overrides
     exceptions = tuple(overrides.items()) if isinstance(overrides, Mapping) else overrides
-    about = start.scheme, exceptions, start.unread, structure, batch_structure, given is key, kind
+    keep = tuple(start.keep) if isinstance(start.keep, list) else start.keep
+    about = start.scheme, exceptions, start.unread, keep, structure, batch_structure, given is key, kind
     try:
         box = _box(apply_fn, about, *old, *data)
     except TypeError:  # something has no value to compare by
@@ -107,6 +109,8 @@ def _leaves(
     leaves = drawing.corrected([drawing.leaf(i, x) for i, x in enumerate(old)])
     if start.scheme.measures:
         for i, (new, reason) in start.scheme.finish(leaves, batch, model).items():
+            if i in model.kept and model.kept[i].name == ASKED_FOR:
+                continue
             path = model.traced.paths[i]
             leaves[i] = new
             drawing.rows = [dataclasses.replace(r, reason=reason) if r.path == path else r for r in drawing.rows]
