@@ -235,7 +235,7 @@ def scaled_to(**options):
 
 LINEAR = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 WHOLE_MODELS = [
-    (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from patterns.*he_normal'>"),
+    (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from path patterns.*he_normal'>"),
     (initialized(overrides=jaxinit.he_normal()), TypeError, r"such as {'\*kernel': .*, got he_normal\(\)"),
     (initialized(overrides=0.1), TypeError, "overrides must be a mapping.*got 0.1"),
     (initialized(overrides="he_normal"), TypeError, "overrides must be a mapping.*got 'he_normal'"),
@@ -251,8 +251,8 @@ WHOLE_MODELS = [
     (initialized(jaxinit.he_normal()), TypeError, r"got he_normal\(\), an init.*overrides={'\*kernel': jaxinit.he_no"),
     (initialized(jaxinit.orthogonal), TypeError, r"overrides={'\*kernel': jaxinit.orthogonal\(\)}"),
     (initialized("he_normal"), ValueError, r"overrides={'\*kernel': jaxinit.he_normal\(\)}"),
-    (initialized(jaxinit.lsuv), TypeError, "jaxinit.lsuv changes parameters that are there, so call it with what"),
-    (initialized("lsuv"), ValueError, "jaxinit.lsuv changes parameters that are there"),
+    (initialized(jaxinit.lsuv), TypeError, "jaxinit.lsuv changes existing parameters, so call it with what"),
+    (initialized("lsuv"), ValueError, "jaxinit.lsuv changes existing parameters"),
     (initialized(3), TypeError, "or a value of jaxinit.schemes, got 3$"),
     (initialized("mup"), schemes.MisfitError, r"pass jaxinit.schemes.mup\(base\), for instance with base = "),
     (initialized(schemes.mup()), schemes.MisfitError, "mup needs the parameters of a base model"),

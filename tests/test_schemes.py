@@ -279,7 +279,7 @@ def test_a_mask_is_not_drawn_anew_unasked():
     def apply_fn(p, x):
         return x @ (p["w"] * p["m"])
 
-    with pytest.raises(ValueError, match="which of them is the weight and which its mask"):
+    with pytest.raises(ValueError, match="which of them is the weight and which the mask"):
         initialize(KEY, params, apply_fn, jnp.ones((4, 8)))
     new = initialize(KEY, params, apply_fn, jnp.ones((4, 8)), overrides={"m": lambda key, shape, dtype: mask})
     np.testing.assert_array_equal(new["m"], mask)
@@ -327,7 +327,7 @@ def test_a_scheme_that_does_not_fit_names_the_layer():
     with pytest.raises(schemes.MisfitError, match=r"layers_0/kernel.*followed by tanh"):
         initialize(KEY, params, apply_fn, x, "looks_linear")
     for scheme in ("fixup", "gpt2"):
-        with pytest.raises(ValueError, match="no layer of this model sits in the branch"):
+        with pytest.raises(ValueError, match="no layer of this model is in the branch"):
             initialize(KEY, params, apply_fn, x, scheme)
     with pytest.raises(ValueError, match="scheme must be one of"):
         initialize(KEY, params, apply_fn, x, "best")

@@ -1,12 +1,12 @@
-"""Schemes: rules that give every leaf of the parameters its initial value, from how the program uses it.
+"""Schemes: rules that draw every leaf of the parameters, according to how the program uses it.
 
 In: a key, parameters or shapes, a function, a batch and a scheme. Out: parameters, and an `InitializeReport` with the
-role, the draw and the reason of each leaf. What no evidence gives a role keeps its value, or is an error.
+role, the draw and the reason of each leaf. A leaf whose role the program does not show keeps its value, or is an error.
 
 `_scheme.py` is the base class: one rule for each kind of leaf. A scheme is a class in a file of its kind, which
-`register` makes known by its name; what it requires of a model stands in `_requirements.py`. `_roles.py`,
-`_matrices.py` and `_vectors.py` say what a rule is asked about, `_incoming.py` what a layer takes, `_drawing.py` and
-`_draw.py` draw, and `_made_weights.py` sees to weights that the program makes of a leaf.
+`register` makes available by name; its requirements of a model are in `_requirements.py`. `_roles.py`,
+`_matrices.py` and `_vectors.py` define the arguments of rules, `_incoming.py` computes the input of each layer,
+`_drawing.py` and `_draw.py` draw, and `_made_weights.py` handles weights that the program makes of a leaf.
 """
 
 from jaxinit._schemes._admin import admin as admin

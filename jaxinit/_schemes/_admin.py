@@ -1,4 +1,4 @@
-"""Admin: the weight of each skip connection from the variance of the branches before it, as the data show it."""
+"""Admin: the weight of each skip connection, from the variance of the branches before it, measured on the data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from jaxinit._typing import Array
 @register
 @dataclasses.dataclass(frozen=True)
 class admin(Scheme):
-    r"""Admin: transformers LN(ω ⊙ x + f(x)) whose output depends on no branch too much.
+    r"""Admin: transformers LN(ω ⊙ x + f(x)) whose output does not depend too much on any one branch.
 
     .. math:: \omega_1 = 1, \qquad \omega_{i+1}^2 = \omega_i^2 + \mathrm{Var}\, f_i
 
-    with Glorot's weights, and the variances of the branches measured on the batch. The encoder and the decoder of a
-    model with cross attention each begin anew. The batch must be arrays.
+    with Glorot's weights, and the variances of the branches measured on the batch. In a model with cross attention
+    the encoder and the decoder each begin anew. The batch must be arrays.
 
     Example:
       >>> import jaxinit.schemes
@@ -58,7 +58,7 @@ class admin(Scheme):
             ]
             before: Array = jnp.ones((), jnp.float32)
             while weights:
-                # The skip connections of one scan take turns, step by step.
+                # The skip connections of one scan alternate, step by step.
                 steps = max(measured[weights[0][1]].size, 1)
                 group = [u for u in weights if max(measured[u[1]].size, 1) == steps] if steps > 1 else weights[:1]
                 weights = weights[len(group) :]

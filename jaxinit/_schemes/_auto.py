@@ -1,4 +1,4 @@
-"""The scheme of a user who knows nothing about initialization: every pre-activation has unit variance at the start."""
+"""The default scheme: every pre-activation has unit variance at initialization."""
 
 import dataclasses
 import math
@@ -12,31 +12,31 @@ from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import Rule, Scheme, register
 
 _ALIKE = 1.05
-"""Slices of a stack that take no more than this many times as much as the one that takes least have one variance."""
+"""If no slice of a stack has inputs more than this many times as large as the smallest, all share one variance."""
 _DIGITS = 4
-"""Of variances that are drawn from: more would only show how they were computed."""
+"""How many digits of a variance are kept: more would only show how it was computed."""
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class auto(Scheme):
-    r"""Variance scaling by what comes into each layer, so that every pre-activation has unit variance.
+    r"""Variance scaling by the inputs of each layer, so that every pre-activation has unit variance.
 
     .. math:: \mathrm{Var}(W) = \frac{1}{\text{fan\_in} \; \mathrm{E}[x^2]}, \qquad
         \mathrm{Var}(W_\text{last}) = \frac{1}{L \; \text{fan\_in} \; \mathrm{E}[x^2]}
 
-    with the mean square of the inputs x as the program makes them: of activations, gated units, dropout,
-    normalizations, pooling, attention, and sums with residual branches. After a ReLU it is 1/2, which gives He's 2 /
-    fan-in. The second formula is for the last layer of each of L residual branches, so that all branches together add
-    the variance of one. Of a stack that a loop walks along each slice has the variance for what comes into it.
-    Where the outputs of k layers are added before anything else is done with them, each has the
-    variance 1 / k; numbers that multiply a pre-activation are made up for. Embeddings have rows of unit variance, or
+    where E[x²] is the mean square of the layer's inputs x as the program computes them: from activations, gated units,
+    dropout, normalizations, pooling, attention, and sums with residual branches. After a ReLU it is 1/2, which yields
+    He's 2 / fan-in. The second formula is for the last layer of each of L residual branches, so that all branches
+    together add the variance of one. In a stack that a loop runs over, each slice has the variance for its own input.
+    If the outputs of k layers are added before anything else is done with them, each has the
+    variance 1 / k; constants that multiply a pre-activation are compensated. Embeddings have rows of unit variance, or
     1 / fan-in where they read out as well; biases and offsets are zero, scales one.
 
-    The mean square is computed from the program, without running it. Of the batch itself it is that of its numbers;
-    where there are only shapes, or one number throughout, or the batch is traced by `jit`, it is taken to be one.
-    Weights that the program centres, so that those into each unit sum to zero, do not see the mean of their inputs: for
-    them the variance counts.
+    The mean square is computed from the program, without running it. For the batch itself it is computed from its
+    numbers; it is taken to be one if there are only shapes, if all numbers are equal, or if the batch is traced by
+    `jit`. Weights that the program centres, so that those into each unit sum to zero, do not see the mean of their
+    inputs, so for them the variance is used instead.
 
     Example:
       >>> import jaxinit.schemes
@@ -81,7 +81,7 @@ def _rounded(number: float) -> float:
 
 
 def _second_moment(met: Incoming) -> float:
-    """Of what comes in; 1 where it is not known."""
+    """The mean square of the inputs; 1 where it is not known."""
     return met.second_moment if met.known and met.second_moment > 0 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""The coordinate check: whether pre-activations stay of one size over width, at the start and after some steps."""
+"""The coordinate check: whether the size of pre-activations is independent of width, initially and after some steps."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ class CoordinateReport(Tabular):
     Attributes:
       widths: the widths tried.
       layers: names of the layers.
-      stds: std of the pre-activations, of shape (widths, steps + 1, layers); the first step is the start.
-      slopes: of log std over log width after the last step, for each layer: 0 is flat, 1/2 grows as the root.
+      stds: std of the pre-activations, of shape (widths, steps + 1, layers); the first step is before training.
+      slopes: of log std over log width after the last step, for each layer: 0 is constant, 1/2 grows as the root.
     """
 
     widths: tuple[int, ...]
@@ -64,16 +64,16 @@ def coordinate_check(
 ) -> CoordinateReport:
     """Trains models of several widths for a few steps, and measures each layer's pre-activations.
 
-    In the maximal update parametrization they stay of one size, whatever the width; in the standard one they grow, or
-    the learning rate that one width wants makes another diverge.
+    In the maximal update parametrization their size does not depend on the width. In the standard one it grows, or
+    the learning rate that suits one width makes another diverge.
 
     Args:
-      build: function of (width, key) that gives (params, apply_fn, optimizer), the last an optax transformation.
-      widths: widths to try, two or more.
-      loss_fn: function of (the model's output, batch) that gives a number.
+      build: function of (width, key) that returns (params, apply_fn, optimizer), the last an Optax transformation.
+      widths: widths to try, at least two.
+      loss_fn: function of (the model's output, batch) that returns a number.
       batch: the batch, used in every step.
       steps: steps of training.
-      seeds: over how many starts the variances are averaged.
+      seeds: over how many initializations the variances are averaged.
       key: a JAX key; `jax.random.key(0)` by default.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What PyTorch, Keras and Flax give to the layers that they make."""
+"""The default initializations of the layers of PyTorch, Keras and Flax."""
 
 import dataclasses
 import math
@@ -28,13 +28,13 @@ def _torch_fan_in(layer: Layer) -> int | float:
 @register
 @dataclasses.dataclass(frozen=True)
 class torch_default(Scheme):
-    r"""The defaults of PyTorch's layers: weights and biases uniform, by the fan-in of the layer.
+    r"""The defaults of PyTorch's layers: uniform weights and biases, scaled by the fan-in of the layer.
 
     .. math:: W, b \sim U\left(\pm \frac{1}{\sqrt{\text{fan\_in}}}\right)
 
-    Of a transposed convolution PyTorch counts the features of the output, and every tap.
-    Embeddings are standard normal. Weights and biases of a recurrent cell go by its hidden size. PyTorch's cells have
-    two biases where most have one.
+    For a transposed convolution PyTorch counts the features of the output, and every tap.
+    Embeddings are standard normal. Weights and biases of a recurrent cell are scaled by its hidden size. PyTorch's
+    cells have two biases where most have one.
 
     Example:
       >>> import jaxinit.schemes
@@ -72,7 +72,7 @@ class keras_default(Scheme):
     """The defaults of Keras's layers: Glorot uniform kernels, orthogonal recurrent ones, zero biases.
 
     Embeddings are U(±0.05), and the forget gates of LSTM cells have a bias of one. Keras keeps the gates of a cell in
-    one matrix; where a program does too, it is drawn as one, so that its fan-out counts all gates. Of a transposed
+    one matrix; where a program does too, it is drawn as one, so that its fan-out counts all gates. For a transposed
     convolution Keras counts every tap, whatever its stride.
 
     Example:
@@ -118,7 +118,7 @@ def _is_stored_transposed(layer: Layer) -> bool:
 class flax_default(Scheme):
     """The defaults of Flax's layers: LeCun normal kernels, orthogonal recurrent ones, zero biases.
 
-    Embeddings have variance 1 / features. Of a transposed convolution Flax counts every tap, and the last axis but one
+    Embeddings have variance 1 / features. For a transposed convolution Flax counts every tap, and the last axis but one
     of the kernel: the output's features with `transpose_kernel=True`.
 
     Example:
@@ -136,7 +136,7 @@ class flax_default(Scheme):
         if features is not None:
             n_in, n_out = features
             counted = n_out if _is_stored_transposed(matrix.layer) else n_in
-            # A factor, even of one: initializers by fans are drawn for the taps that a unit sees.
+            # Always a factor, even if it is one: initializers by fans are drawn for the taps that a unit sees.
             return Rule(scaled(lecun_normal(), (n_in / counted) ** 0.5), "LeCun normal; transposed, all taps count")
         return Rule(lecun_normal(), "LeCun normal")
 

@@ -21,9 +21,9 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a matrix is drawn from, and with which key; by a scheme's rule, or as the user says.
+    """What a matrix is drawn from, and with which key; by a scheme's rule, or by the user's override.
 
-    `by_slice` multiplies the slices of a stack.
+    `by_slice` holds factors for the slices of a stack.
     """
 
     init: Callable[..., Array]
@@ -34,14 +34,14 @@ class Draw:
 
 
 class KeyWords(NamedTuple):
-    """A key as its words, from which NumPy makes those of other keys; and whether the keys are typed ones."""
+    """A key as its words, from which NumPy derives those of other keys; and whether keys are typed."""
 
     words: Array
     typed: bool
 
 
 def key_for(key: Array | KeyWords, path: str) -> Array:
-    """A key of the leaf's own: other leaves come and go without changing it."""
+    """A key that depends only on the leaf's path: other leaves do not change it."""
     number = np.uint32(zlib.crc32(path.encode()))
     if not isinstance(key, KeyWords):
         return jax.random.fold_in(key, number)
@@ -54,7 +54,7 @@ def key_for(key: Array | KeyWords, path: str) -> Array:
 
 
 def draw_weight(draws: Sequence[Draw], layer: Layer, weight: Weight, dtype: Any) -> Array:
-    """A weight of a layer's shape, drawn as the layer uses it."""
+    """A weight of a layer's shape, drawn in the layout in which the layer uses it."""
     first = draws[0]
     if layer.view is None and layer.kind != "embed" and not first.matrix.is_gain and first.is_rule:
         factors = spread_over_leaf(weight, (), jnp.asarray(first.by_slice)) if first.by_slice else None
@@ -100,7 +100,7 @@ def draw_weight(draws: Sequence[Draw], layer: Layer, weight: Weight, dtype: Any)
 
 
 def _by_slice(draw: Draw, weight: Weight, members: int) -> Array | None:
-    """What multiplies each matrix of a stack, of which each slice has some members."""
+    """The factor of each matrix of a stack, of which each slice has some members."""
     if not draw.by_slice:
         return None
     return jnp.repeat(in_order_of_view(weight, jnp.asarray(draw.by_slice)).reshape(-1), members)

@@ -1,4 +1,4 @@
-"""Drawing a model by a scheme, leaf after leaf, with a row for each draw; overrides of the scheme for some leaves."""
+"""Drawing a model by a scheme, one leaf after another, with a row for each draw; overrides for some leaves."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ Overrides: TypeAlias = Mapping[str, Init] | Callable[[str, Layer | None], Init |
 
 
 def check_overrides(overrides: Any, paths: Sequence[str]) -> None:
-    """Accept initializers by pattern, a function that chooses them, or None.
+    """Check that overrides are initializers by pattern, a function that chooses them, or None.
 
     Raises:
       TypeError: it is something else, such as one initializer for all.
@@ -39,7 +39,7 @@ def check_overrides(overrides: Any, paths: Sequence[str]) -> None:
                 check_initializer(f"overrides[{pattern!r}]", init)
     elif overrides is not None and (not callable(overrides) or isinstance(overrides, type | Initializer)):
         raise TypeError(
-            "overrides must be a mapping from patterns of paths to initializers, such as "
+            "overrides must be a mapping from path patterns to initializers, such as "
             "{'*kernel': jaxinit.he_normal()}, or a function of (path, layer) that returns an initializer or None, "
             f"got {shown(overrides)}"
         )
@@ -95,14 +95,14 @@ class Drawn:
 
 
 def _is_of_package(init: Any) -> bool:
-    """Whether nothing but this package draws; initializers may hold others."""
+    """Whether only this package draws; initializers may hold others."""
     if not isinstance(init, Initializer):
         return False
     return all(_is_of_package(x) for x in vars(init).values() if callable(x) and not isinstance(x, type))
 
 
 class Drawing:
-    """Draws leaf after leaf, and keeps the rows of the report."""
+    """Draws one leaf after another, and keeps the rows of the report."""
 
     def __init__(self, key: Array | KeyWords, scheme: Scheme, model: Model, overrides: Overrides):
         self.key, self.scheme, self.model, self.overrides = key, scheme, model, overrides
@@ -144,7 +144,7 @@ class Drawing:
         return new
 
     def _kept(self, path: str, role: LeafRole, old: Any) -> Array:
-        """The leaf as it was; state of which only the shape is known, as it changes nothing."""
+        """The leaf unchanged; if only its shape is known, the value at which it has no effect."""
         shape, is_shape = tuple(jnp.shape(old)), isinstance(old, jax.ShapeDtypeStruct)
         start = role.start or 0.0
         init = repr(constant(start)) if is_shape else "kept"
@@ -174,7 +174,7 @@ class Drawing:
         return draw_weight(draws, layer, weight, dtype)
 
     def corrected(self, leaves: list[Any]) -> list[Any]:
-        """The leaves, those of which the program makes weights multiplied so that these have the variance meant."""
+        """The leaves; those that weights are made of are multiplied so that the weights have their variance."""
         for (layer, weight), matrices in zip(self.model.layers, self.model.matrices, strict=True):
             told = overridden(self.overrides, layer.path, layer) is not None
             if told or not is_corrected(weight, matrices, self.model.kept.__contains__):
@@ -213,10 +213,10 @@ class Drawing:
 
 
 def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
-    """How many values are added to make a weight; where each meets data by itself, fans count them."""
+    """How many values are added to make a weight; if each meets data separately, the fans already count them."""
     use = weight.uses[0]
     if not weight.members and layer.view is None:
-        # Real numbers of which the program makes complex ones are their parts.
+        # Real numbers that the program joins to complex ones are parts of them, not terms.
         parts = jnp.issubdtype(use.weight.dtype, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating)
         return 2 if parts else 1
     return sum(map(weight.is_alike, weight.regions)) if len(use.entries) == 1 else 1
@@ -225,7 +225,7 @@ def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
 def _seen_in(
     model: Model, leaf: int, layer: Layer, weight: Weight, matrices: tuple[Matrix, ...]
 ) -> tuple[Layer, Weight, tuple[Matrix, ...]]:
-    """A layer whose weight several leaves make, as the layer of one of them."""
+    """A layer whose weight is made of several leaves, as the layer of one of them."""
     traced, seen = model.traced, weight.seen_in(leaf)
     name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
     own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)

@@ -1,4 +1,4 @@
-"""What comes into each layer at the start of a model whose pre-activations all have unit variance."""
+"""The input of each layer in a model whose pre-activations all have unit variance."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ _OWN = (0.5, 2.0)
 
 
 def argument_factor(layer: Layer) -> float:
-    """By how much numbers multiply a layer's output on its way into an activation, or to where it is used."""
+    """By how much constants multiply a layer's output on the way to an activation, or to where it is used."""
     found = layer.multiplier if layer.activation is None else getattr(layer.activation, "leading_factor", 1.0)
     if not 0 < found < math.inf or (layer.activation is not None and _OWN[0] <= found <= _OWN[1]):
         return 1.0
@@ -35,16 +35,16 @@ def incoming(
     kept: Mapping[int, LeafRole],
     slices: Mapping[int, np.ndarray],
 ) -> Mapping[Weight, Incoming]:
-    """What each weight is applied to.
+    """The second moments of the input of each weight.
 
     Args:
       traced: the program.
       batch: what it was traced for, arrays or shapes.
       layer_of: the layers by where they are computed.
-      wanted: the variance of a layer's output that is meant.
+      wanted: the intended variance of a layer's output.
       starts: index of a leaf → its role, and the number that it is drawn as.
-      kept: index of a leaf → its role, for those whose value stays.
-      slices: index of a leaf → its numbers, for those of which slices have roles of their own.
+      kept: index of a leaf → its role, for leaves that keep their values.
+      slices: index of a leaf → its numbers, for leaves whose slices have roles of their own.
     """
     leaf_of = {use: weight.leaf for weight in traced.analysis.weights for use in weight.uses}
     shares = {use: share for weight in traced.analysis.weights for use, share in _shares(traced, weight, kept)}
@@ -64,9 +64,9 @@ def incoming(
 
 
 def _shares(traced: Traced, weight: Weight, kept: Mapping[int, LeafRole]) -> Iterator[tuple[Use, float]]:
-    """For the uses of a weight that leaves which are kept multiply, as step sizes do: by how much, in variance.
+    """For the uses of a weight that kept leaves multiply, such as step sizes: the factor, in variance.
 
-    The weight is drawn as if they did not, since they are meant to.
+    The weight is drawn as if the factor were not there, since it is meant to act.
     """
     others = [i for i in weight.first_component.dependence.degrees if i not in weight.regions]
     if not any(i in kept for i in others) or any(i in kept for i in weight.regions):
@@ -89,7 +89,7 @@ def _shares(traced: Traced, weight: Weight, kept: Mapping[int, LeafRole]) -> Ite
 def _leaf(
     index: int, leaf: Any, starts: Mapping[int, tuple[str, float | None]], kept: Mapping[int, LeafRole]
 ) -> Samples | None:
-    """What is known of a leaf of the parameters: its value where that stays, and what it is drawn from."""
+    """What is known of a leaf of the parameters: its value if it is kept, and what it is drawn from."""
     shape = tuple(jnp.shape(leaf))
     if index in starts:
         role, start = starts[index]
@@ -105,7 +105,7 @@ def _leaf(
 
 
 def _known(leaf: Any) -> np.ndarray | None:
-    """The numbers of a leaf that can be looked at."""
+    """The numbers of a leaf, if they are known outside a trace."""
     if isinstance(leaf, jax.ShapeDtypeStruct) or is_traced(leaf) or not hasattr(leaf, "dtype"):
         return None
     if not getattr(leaf, "is_fully_addressable", True) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):

@@ -1,4 +1,4 @@
-"""`initialize`: every leaf of the parameters drawn by a scheme's rules, and a table of what was drawn and why."""
+"""`initialize`: draws every leaf of the parameters by a scheme's rules, with a table of what was drawn and why."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -59,32 +59,35 @@ def initialize(
     unread: str = "keep",
     return_report: bool = False,
 ) -> Any:
-    """Draws every leaf of the parameters anew, by a rule that knows how the program uses it.
+    """Draws every leaf of the parameters anew, by rules that know how the program uses it.
 
-    Layers are found in the program (see `trace_layers`), so fans, groups, heads and stacked layers are those of use,
-    whatever the framework; each independent matrix is drawn by itself. Keys are derived from paths: adding a layer
-    changes no other.
+    Layers are found in the program (see `trace_layers`), so fans, groups, heads and stacked layers are counted as the
+    program uses them, in any framework; each independent matrix is drawn by itself. Keys are derived from paths, so
+    adding a layer does not change the others.
 
-    A leaf that is not the weight of a layer is drawn by its role, which must show in the program: a bias, the scale of
-    a normalised value or of a residual branch, an offset, positions. A leaf of another role, or without evidence for
-    any, keeps its value, and the report says why: running statistics and other state that the function returns, decays
-    of a recurrence, slopes, quantisation scales, what it reads behind `stop_gradient` only, and what it does not read.
+    A leaf that is not the weight of a layer is drawn by its role, which the program must show: a bias, the scale of
+    a normalised value or of a residual branch, an offset, positions. A leaf of another role, or of unknown role, keeps
+    its value, and the report says why. These are running statistics and other state that the function returns, decays
+    of a recurrence, slopes, quantisation scales, and leaves that the function reads only behind `stop_gradient`, or
+    not at all.
 
     Args:
       key: a typed or raw JAX key.
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s. Of leaves that are drawn only shapes and dtypes matter; those
-        that are kept must be arrays. So must leaves that are not floating-point numbers.
-      apply_fn: function of (params, batch), for a Linen module `module.apply`. It is read once for arguments that are
-        the same, as `jax.jit` traces it once: what it closes over is that of the first call.
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s. For leaves that are drawn only shapes and dtypes matter;
+        those that are kept must be arrays. So must leaves that are not floating-point numbers.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`. It is read once for equal arguments, as
+        `jax.jit` traces it once: values that it closes over are those of the first call.
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
       scheme: a name ("auto", "torch_default", ...) or a value of `jaxinit.schemes`.
-      overrides: other initializers for some leaves: a mapping from path patterns, as in `fnmatch`, to initializers, the
-        first match counts; or a function of (path, layer or None) that returns an initializer or None. They are called
-        with the leaf's shape as it is stored, or for a layer's matrix in the layout (*taps, fan-in, fan-out).
-      keep: leaves that stay, such as those of a pretrained backbone under a new head: one or more patterns of paths, or
-        a function of (path, layer or None) that returns True for them. What follows them is drawn for what they give.
-      unread: what becomes of leaves that no output depends on, such as those of a decoder when only the encoder is
-        called: "keep" leaves their values; "draw" draws those with two axes or more as kernels in Flax's layout.
+      overrides: other initializers for some leaves: a mapping from path patterns, as in `fnmatch`, to initializers, of
+        which the first match counts; or a function of (path, layer or None) that returns an initializer or None. They
+        are called with the leaf's shape as it is stored, or, for a layer's matrix, in the layout
+        (*taps, fan-in, fan-out).
+      keep: leaves that are not drawn, such as those of a pretrained backbone under a new head: one or more path
+        patterns, or a function of (path, layer or None) that returns True for them. The layers after them are drawn
+        for the outputs that they produce.
+      unread: what to do with leaves that no output depends on, such as those of a decoder when only the encoder is
+        called: "keep" leaves their values; "draw" draws those with at least two axes as kernels in Flax's layout.
       return_report: also return an `InitializeReport`, the table of what was drawn and why.
 
     Returns:
@@ -119,7 +122,7 @@ def initialize(
 
 
 def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
-    """The program, and what becomes of each leaf.
+    """The program, and what is to be done with each leaf.
 
     Raises:
       ValueError: see `initialize`.
@@ -137,10 +140,10 @@ def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
 
 
 def _check_products(model: Model, overrides: Overrides) -> None:
-    """Of a weight and its mask the program does not say which is which, and to draw a mask anew would destroy it.
+    """Checks for masks: a weight times a mask does not show which is which, and drawing a mask anew would destroy it.
 
     Raises:
-      ValueError: the user does not say it either.
+      ValueError: the user does not say which is which either.
     """
     traced = model.traced
     for layer, weight in model.layers:
@@ -151,8 +154,8 @@ def _check_products(model: Model, overrides: Overrides) -> None:
             told |= any(i in model.kept and model.kept[i].name == ASKED_FOR for i in (weight.leaf, other))
             if layer.view is not None and np.shape(traced.leaves[other]) == shape and not told:
                 raise ValueError(
-                    f"{paths[0]} and {paths[1]} are multiplied element by element, so the program does not say which "
-                    "of them is the weight and which its mask; say what one of them is, for instance "
+                    f"{paths[0]} and {paths[1]} are multiplied element by element, so the program does not show which "
+                    "of them is the weight and which the mask; say what one of them is, for instance "
                     f"overrides={{{paths[1]!r}: lambda key, shape, dtype: mask}}"
                 )
 
@@ -190,7 +193,7 @@ def _with_unread(model: Model) -> Model:
 
 
 def _check_kept(model: Model, overrides: Overrides) -> None:
-    """Leaves that keep their values must have some.
+    """Checks that leaves that keep their values have values.
 
     Raises:
       ValueError: some are shapes.
@@ -215,7 +218,7 @@ def _check_kept(model: Model, overrides: Overrides) -> None:
 
 
 def _placed(new: Array, old: Any) -> Array:
-    """The new leaf where the old one was."""
+    """The new leaf on the devices where the old one was."""
     sharding = getattr(old, "sharding", None)
     if is_traced(new) or is_traced(old) or not isinstance(sharding, jax.sharding.NamedSharding):
         return new

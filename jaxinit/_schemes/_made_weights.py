@@ -1,8 +1,8 @@
 """Weights that the program makes of leaves: scaled by a constant, gathered, normalised, of real and imaginary parts.
 
-A scheme means the variance of the weight that data meets. Where that is not a leaf as it is, the leaf is drawn first,
-the program's own equations make the weight of it, and the leaf is multiplied by what is missing. All of these weights
-grow in proportion to their leaf, so one correction is exact.
+A scheme sets the variance of the weight that data meets. If that is not simply a leaf, the leaf is drawn first,
+the program's own equations compute the weight from it, and the leaf is multiplied by the factor that is missing. All
+of these weights are proportional to their leaf, so one correction is exact.
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxinit._schemes._scheme import Rule
 from jaxinit._typing import Array
 
 _CENTRED = 1e-3
-"""The mean of a centred weight beside its size; that of a random one is its size over the root of the fan-in."""
+"""The mean of a centred weight over its size; for a random weight it is one over the root of the fan-in."""
 
 REMARK = "for the weight that the program makes of it"
 UNMADE = "though the program makes the weight of it with data, so that the size of the weight is unknown"
@@ -31,14 +31,14 @@ UNMADE = "though the program makes the weight of it with data, so that the size 
 def is_corrected(weight: Weight, matrices: Sequence[Matrix], kept: Callable[[int], bool]) -> bool:
     """Whether all leaves that make a weight are drawn."""
     alike = all(weight.is_alike(leaf) for leaf in weight.regions)
-    # What a leaf that is kept multiplies it by, such as the step size of a recurrence, is meant to.
+    # A kept leaf that multiplies it, such as the step size of a recurrence, is meant to do so.
     drawn = not any(kept(leaf) for leaf in {*weight.regions, *weight.first_component.dependence.degrees})
     one = len(matrices) == 1 and len(weight.uses[0].components) == 1 and matrices[0].layer.kind != "embed"
     return alike and drawn and one and _grows(weight) and (matrices[0].is_gain or is_made(weight))
 
 
 def _grows(weight: Weight) -> bool:
-    """Whether the weight grows in proportion to its leaves."""
+    """Whether the weight is proportional to its leaves."""
     value = weight.first_component.dependence
     return bool(value.terms) or value.degree(weight.leaf) == 1
 
@@ -52,16 +52,16 @@ def corrected(
     key: Array,
     centred: Callable[[Layer, Model], float | Sequence[float]],
 ) -> list[Any]:
-    """The leaves, those of a weight multiplied so that it has the second moment that an initializer means.
+    """The leaves, with those of a weight multiplied so that it has the second moment of an initializer.
 
     Args:
       leaves: of the parameters, drawn.
       model: the traced program.
       weight: the weight.
       matrix: how it is drawn.
-      rule: what its elements are meant to be drawn from.
+      rule: the distribution that its elements should have.
       key: of the draw.
-      centred: by how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
+      centred: by how much more variance a layer gets if its weights sum to zero over the inputs of each unit.
     """
     made = weights_made(model.traced.analysis, weight, leaves)
     if made is None:
@@ -100,7 +100,7 @@ def _summed_dims(weight: Weight) -> tuple[int, ...]:
 
 
 def _sums_to_zero(weight: Array, dims: tuple[int, ...]) -> Array:
-    """Whether a program has centred a weight: its mean over inputs is rounding beside its size."""
+    """Whether a program has centred a weight: its mean over inputs is rounding relative to its size."""
     wide = jnp.asarray(weight).astype(drawing_dtype(weight.dtype))
     mean, size = jnp.abs(jnp.mean(wide, dims)), jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2))
     return jnp.max(mean) <= _CENTRED * size
@@ -121,9 +121,9 @@ def second_moment_of(init: Callable[..., Array], key: Array, layer: Layer) -> An
 
 
 def drawn_mixed(init: Callable[..., Array], key: Array, layer: Layer, dtype: Any, factors: Array | None) -> Array:
-    """A leaf whose elements the program mixes before use: normal, with the variance meant for the weight.
+    """A leaf whose elements the program mixes before use: normal, with the variance intended for the weight.
 
-    What multiplies slices of it broadcasts against it.
+    Factors of its slices broadcast against it.
     """
     wide = drawing_dtype(dtype)
     draw = jax.random.normal(key, layer.shape, wide)

@@ -1,4 +1,4 @@
-"""The matrices that are drawn by themselves: layers' weights, or some rows and columns of one."""
+"""The matrices that are drawn separately: layers' weights, or some rows and columns of one."""
 
 import dataclasses
 import math
@@ -8,13 +8,13 @@ from jaxinit._reading import Block, Layer, Traced, Weight
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """A matrix that is drawn by itself: a layer's weight, or some rows and columns of it.
+    """A matrix that is drawn separately: a layer's weight, or some rows and columns of it.
 
     Attributes:
-      layer: the layer; of a part of its weight, with the fans of the part.
+      layer: the layer; for a part of its weight, with the fans of the part.
       role: see `Layer.role`.
       cell: number of the recurrent cell that it belongs to, or None.
-      meets_state: whether the state of that cell goes into it.
+      meets_state: whether it is applied to the state of that cell.
       in_encoder: whether the memory of cross attention is computed from it.
       is_gain: whether it multiplies a normalised kernel along one axis.
       rows, columns: (start, stop), and the columns, in the layout (fan-in, fan-out); None for all.
@@ -64,7 +64,7 @@ def matrices_of(traced: Traced, layer: Layer, weight: Weight, fused: bool) -> tu
 
 
 def _is_gain(layer: Layer, weight: Weight) -> bool:
-    """Whether a leaf with one axis at most multiplies a kernel of other leaves, which has more elements than it."""
+    """Whether a leaf with at most one axis multiplies a kernel of other leaves, which has more elements than it."""
     if not set(weight.first_component.dependence.degrees) - set(weight.regions):
         return False
     component, use = weight.first_component, weight.uses[0]
@@ -88,14 +88,14 @@ def _range(indices: tuple[int, ...]) -> str:
 
 
 def matrix_fan_in(layer: Layer) -> int:
-    """The input features of a layer's kernel, taps aside."""
+    """The input features of a layer's kernel, without the taps."""
     if layer.view is None or layer.in_axes is None:
         return layer.shape[-2] if len(layer.shape) > 1 else 1
     return math.prod(layer.view[a] for a in layer.in_axes)
 
 
 def transposed_features(layer: Layer) -> tuple[int, int] | None:
-    """The features of input and of output of one group of a transposed convolution, as its stride shows it; or None."""
+    """The input and output features of one group of a transposed convolution, if its stride shows them; or None."""
     n_in = matrix_fan_in(layer)
     if layer.kind != "conv" or layer.fan_in >= layer.receptive_field * n_in:
         return None

@@ -1,4 +1,4 @@
-"""Mimetic initialization: attention that begins as trained attention looks."""
+"""Mimetic initialization: attention that initially looks like trained attention."""
 
 import dataclasses
 from typing import Any
@@ -20,14 +20,14 @@ class mimetic_factor:
     .. math:: \alpha Z + \beta I = U \Sigma V^\top, \quad Z_{ij} \sim N(0, 1/d), \qquad
         L = U_{:k} \Sigma_{:k}^{1/2}, \quad R = V_{:k} \Sigma_{:k}^{1/2}
 
-    The factor L has the shape (d, heads · k), so has R; with the same key they belong together. `transposed` is for the
-    output projection, which has the shape (heads · k, d).
+    The factor L has the shape (d, heads · k), and so has R; drawn with the same key they belong together. `transposed`
+    is for the output projection, which has the shape (heads · k, d).
 
     Args:
       noise: α.
       identity: β.
-      heads: the number of heads, each a product of its own.
-      right: R instead of L.
+      heads: the number of heads, each with a product of its own.
+      right: whether to return R instead of L.
       transposed: whether the features of the model are the second axis.
     """
 
@@ -56,8 +56,8 @@ class mimetic(auto):
 
     .. math:: W_Q W_K^\top \approx \alpha_1 Z + \beta_1 I, \qquad W_V W_O \approx \alpha_2 Z - \beta_2 I
 
-    the first head by head, from truncated singular value decompositions, Z with entries of variance 1 / d. All other
-    weights are those of `auto`.
+    the first head by head, from truncated singular value decompositions, where Z has entries of variance 1 / d. All
+    other weights are those of `auto`.
 
     Args:
       alpha1, beta1: noise and identity in the product of query and key.
@@ -89,8 +89,8 @@ class mimetic(auto):
                 if found.get(one) != found.get(other) or found.get(one, (0, 1))[0] < found.get(one, (1, 0))[1]:
                     names = [matrix.layer.name for matrix in model.all_matrices if matrix.role in (one, other)]
                     raise MisfitError(
-                        f"{self!r} makes {one} and {other} from one square matrix, so both must go between the same "
-                        f"number of features and no more than as many in all heads, but of {names} one pair has "
+                        f"{self!r} makes {one} and {other} from one square matrix, so both must map between the same "
+                        f"number of features, and all heads together must not have more, but of {names} one pair has "
                         f"(features, heads · size) {found.get(one)} and {found.get(other)}"
                     )
 

@@ -1,7 +1,7 @@
-"""The maximal update parametrization: hyperparameters that carry over from a narrow model to a wide one.
+"""The maximal update parametrization: hyperparameters that transfer from a narrow model to a wide one.
 
 A base model, given by shapes, says which dimensions are widths. Each weight is then an input weight (its fan-in does
-not grow), a hidden one, or an output weight (its fan-out does not grow), and has a variance and a learning rate of its
+not grow), a hidden one, or an output weight (its fan-out does not grow), with a variance and a learning rate of its
 own.
 """
 
@@ -35,15 +35,15 @@ class mup(auto):
     | hidden: fan-in and fan-out grow | base / sqrt(m) | 1 / m | 1 |
     | output: fan-out fixed | zero, or base / m | 1 / m | 1 / m |
 
-    where m is how many times larger the fan-in is than in the base model, and n the fan-out. The base model is that of
-    `auto`. Attention logits must be divided by the size of a head, not by its root, where that size grows.
-    `learning_rates` gives the factors of the last two columns. A tied embedding is drawn as an embedding; its logits
-    have to be divided by m in the program.
+    where m is how many times larger the fan-in is than in the base model, and n the same for the fan-out. The base
+    model has the initial weights of `auto`. Attention logits must be divided by the size of a head, not by its root, if that
+    size grows. `learning_rates` returns the factors of the last two columns. A tied embedding is drawn as an embedding;
+    the program has to divide its logits by m.
 
     Args:
       base: the parameters of the base model, a pytree of arrays or shapes of the same structure.
-      zero_output: whether output weights start at zero.
-      zero_query: whether query projections start at zero.
+      zero_output: whether output weights are initially zero.
+      zero_query: whether query projections are initially zero.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -93,7 +93,7 @@ class mup(auto):
         for path, shape in shapes.items():
             if len(base[path]) != len(shape) or 0 in base[path]:
                 raise MisfitError(
-                    f"mup needs a base model that differs in sizes alone, but {path} has the shape {shape}, and "
+                    f"mup needs a base model that differs only in sizes, but {path} has the shape {shape}, and "
                     f"{base[path]} in the base model"
                 )
 
@@ -118,17 +118,17 @@ class mup(auto):
     def learning_rates(
         self, params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any, *, optimizer: str = "adam"
     ) -> Any:
-        """The factor of the learning rate for each leaf.
+        """Returns the factor of the learning rate for each leaf.
 
         Args:
           params, apply_fn, batch: as for `jaxinit.initialize`.
-          optimizer: "adam", for all that divide gradients by their size, or "sgd".
+          optimizer: "adam", for all optimizers that divide gradients by their size, or "sgd".
 
         Returns:
           A pytree of floats of the structure of `params`.
 
         Raises:
-          ValueError: an unknown optimizer, or a base model of another structure.
+          ValueError: an unknown optimizer, or a base model with a different structure.
         """
         check_choice("optimizer", optimizer, ("adam", "sgd"))
         model = roles(trace(params, apply_fn, batch))

@@ -1,8 +1,8 @@
 """Drawing stage by stage (see `_stages`): draws of equal shape and kind share one program.
 
-What is read of a model does not depend on the key, so that a second call, with another key, draws at once: programs and
-the rows of the report are kept with the function, the leaves and the batch that they are for. Where an initializer is
-none of this package, and may do what it likes, nothing is kept.
+What is read from a model does not depend on the key, so a second call, with another key, can draw at once: programs and
+the rows of the report are kept with the function, the leaves and the batch that they are for. If an initializer is not
+from this package, and so may do anything, nothing is kept.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How a model is drawn: by which scheme, with which exceptions; which leaves stay, and those that are not read."""
+    """How a model is drawn: the scheme, overrides, leaves that are kept, and what to do with leaves that are not read."""
 
     scheme: Scheme
     overrides: Overrides
@@ -50,7 +50,7 @@ def drawn(
     about = start.scheme, exceptions, start.unread, keep, structure, batch_structure, given is key, kind
     try:
         box = _box(apply_fn, about, *old, *data)
-    except TypeError:  # something has no value to compare by
+    except TypeError:  # something cannot be compared by value
         box = []
     if not box:
         model = read(params, apply_fn, batch, start)
@@ -70,7 +70,7 @@ def _arrays(leaves: Sequence[Any]) -> list[Any]:
 
 @kept_with_functions(16)
 def _box(apply_fn: Any, about: Any, *leaves: Any) -> list[tuple[Plan, tuple[Drawn, ...]]]:
-    """Where the plan for these arguments is kept."""
+    """The cache entry for the plan of these arguments."""
     return []
 
 
@@ -90,13 +90,13 @@ def _planned(
 
     try:
         plan = plan_of(draw, given, [_arrays(old), _arrays(data)])
-    except jax.errors.JAXTypeError:  # an initializer of a user that needs the numbers of its key
+    except jax.errors.JAXTypeError:  # a user's initializer that needs the numbers of its key
         return None, (), False
     return plan, *found[-1]
 
 
 def _with(leaves: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
-    """The leaves, those that are arrays replaced by these."""
+    """The leaves, with those that are arrays replaced by these."""
     following = iter(arrays)
     return [x if isinstance(x, jax.ShapeDtypeStruct) else next(following) for x in leaves]
 

@@ -1,4 +1,4 @@
-"""Schemes for recurrent networks: a state that is kept, by its kernel or by its gates."""
+"""Schemes for recurrent networks: the state is kept, by its kernel or by its gates."""
 
 import dataclasses
 
@@ -11,15 +11,15 @@ from jaxinit._schemes._scheme import Rule, Scheme, register
 @register
 @dataclasses.dataclass(frozen=True)
 class recurrent(Scheme):
-    r"""Orthogonal recurrent kernels, gate by gate, and forget gates that start open.
+    r"""Orthogonal recurrent kernels, gate by gate, and forget gates that are open initially.
 
     .. math:: U_g^\top U_g = I, \qquad b_f = \text{forget} \quad \text{or} \quad
         b_f \sim \log U(1, T - 1), \; b_i = -b_f
 
     Input kernels are Glorot's. The second form, chrono, spreads the time scales of the gates up to T. Gates are found
     by what the program does with them: what multiplies the state on its way to the next one is a forget gate (in a GRU,
-    the update gate, where it is written so), and what multiplies the candidate that is added is an input gate. If the
-    program itself adds a constant to a gate, the bias is smaller by as much.
+    the update gate, if it is written so), and what multiplies the candidate that is added is an input gate. If the
+    program itself adds a constant to a gate, the bias is smaller by that constant.
 
     Args:
       forget: bias of the forget gates.
@@ -64,7 +64,7 @@ class recurrent(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class irnn(Scheme):
-    r"""IRNN: a rectified recurrent network that adds its input to its state at the start.
+    r"""IRNN: a rectified recurrent network that initially adds its input to its state.
 
     .. math:: U = I, \qquad b = 0, \qquad W \sim N(0, \sigma^2)
 

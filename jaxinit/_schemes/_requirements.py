@@ -1,4 +1,4 @@
-"""What schemes require of a model; each check raises `MisfitError` with the layer that does not meet it."""
+"""What schemes require of a model; each check raises `MisfitError` with the layer that fails it."""
 
 from typing import Any
 
@@ -11,38 +11,38 @@ class MisfitError(ValueError):
 
 
 def check_branches(scheme: Any, model: Model) -> None:
-    """The model has residual branches."""
+    """Checks that the model has residual branches."""
     if not model.branches:
         raise MisfitError(
-            f"{scheme!r} is for residual networks, but no layer of this model sits in the branch of a skip connection "
+            f"{scheme!r} is for residual networks, but no layer of this model is in the branch of a skip connection "
             f"x + f(x); its layers are {_paths(model)}"
         )
 
 
 def check_branch_lengths(scheme: Any, model: Model) -> None:
-    """Every residual branch has two layers or more."""
+    """Checks that every residual branch has at least two layers."""
     check_branches(scheme, model)
     for layer, _ in model.layers:
         if layer.branch_length == 1:
             raise MisfitError(
-                f"{scheme!r} needs branches of two layers or more: the last one is zero, and the others are scaled by "
+                f"{scheme!r} needs branches of at least two layers: the last one is zero, and the others are scaled by "
                 f"L^(-1/(2m-2)), but {layer.path} is the only layer of its branch"
             )
 
 
 def check_multipliers(scheme: Any, model: Model) -> None:
-    """Every residual branch is multiplied by a parameter of one number."""
+    """Checks that every residual branch is multiplied by a parameter of one number."""
     check_branches(scheme, model)
     for skip in model.traced.skips:
         if skip.multiplier is None:
             raise MisfitError(
-                f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but nothing of the "
-                f"kind multiplies the branch of {_names(model, skip)}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"
+                f"{scheme!r} needs x + α f(x) with a parameter α of one number in every branch, but no such parameter "
+                f"multiplies the branch of {_names(model, skip)}; see jaxinit.linen.ScaledResidual and jaxinit.nnx"
             )
 
 
 def check_shortcuts(scheme: Any, model: Model) -> None:
-    """In every skip connection a parameter multiplies what the branch is added to."""
+    """Checks that in every skip connection a parameter multiplies what the branch is added to."""
     check_branches(scheme, model)
     for skip in model.traced.skips:
         if skip.shortcut is None:
@@ -53,16 +53,16 @@ def check_shortcuts(scheme: Any, model: Model) -> None:
 
 
 def check_attention(scheme: Any, model: Model) -> None:
-    """The model has attention."""
+    """Checks that the model has attention."""
     if not model.traced.structure.attentions:
         raise MisfitError(
-            f"{scheme!r} is for transformers, but no layer of this model goes into softmax(Q Kᵀ) V; its layers are "
+            f"{scheme!r} is for transformers, but no layer of this model feeds softmax(Q Kᵀ) V; its layers are "
             f"{_paths(model)}"
         )
 
 
 def check_cells(scheme: Any, model: Model) -> None:
-    """The model has recurrent cells."""
+    """Checks that the model has recurrent cells."""
     if not model.traced.structure.cells:
         raise MisfitError(
             f"{scheme!r} is for recurrent networks, but no loop of this model carries a state into a layer; its layers "
@@ -71,13 +71,13 @@ def check_cells(scheme: Any, model: Model) -> None:
 
 
 def check_plain_cells(scheme: Any, model: Model) -> None:
-    """The model has recurrent cells, their kernels of the state are square, and none has gates."""
+    """Checks that the model has recurrent cells with square kernels of the state and without gates."""
     check_cells(scheme, model)
     for matrix in model.all_matrices:
         if matrix.meets_state and matrix.layer.fan_in != matrix.layer.fan_out:
             raise MisfitError(
                 f"{scheme!r} makes the kernel of the state the identity, so it must be square and without gates, but "
-                f"{matrix.layer.name} takes {matrix.layer.fan_in} to {matrix.layer.fan_out}"
+                f"{matrix.layer.name} maps {matrix.layer.fan_in} to {matrix.layer.fan_out}"
             )
     for i, cell in enumerate(model.traced.structure.cells):
         if cell.forget or cell.input:
@@ -88,7 +88,7 @@ def check_plain_cells(scheme: Any, model: Model) -> None:
 
 
 def check_rectified_chain(scheme: Any, model: Model) -> None:
-    """The model is a plain chain of layers with ReLU between them, and nothing after the last."""
+    """Checks that the model is a plain chain of layers with ReLU between them, and nothing after the last."""
     *hidden, (last, _) = model.layers
     for layer, _ in hidden:
         name = rectifier(layer, model)
@@ -101,7 +101,7 @@ def check_rectified_chain(scheme: Any, model: Model) -> None:
             )
     if rectifier(last, model) is not None:
         raise MisfitError(
-            f"{scheme!r} needs a last layer without activation, but {rectifier(last, model)} follows {last.path}"
+            f"{scheme!r} needs a last layer without an activation, but {rectifier(last, model)} follows {last.path}"
         )
     for layer in (model.layers[0][0], last):
         if layer.stacked > 1:

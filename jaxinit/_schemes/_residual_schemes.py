@@ -12,11 +12,11 @@ from jaxinit._schemes._scheme import Rule, Scheme, register
 @register
 @dataclasses.dataclass(frozen=True)
 class gpt2(Scheme):
-    r"""GPT-2's start: small normals, the last layer of each residual branch divided by the root of their number.
+    r"""GPT-2's initialization: small normals, with the last layer of each residual branch scaled down by depth.
 
     .. math:: W \sim N(0, \sigma^2), \qquad W_\text{last} \sim N(0, \sigma^2 / L)
 
-    with L the number of branches, two for each block of a transformer. Embeddings and positions are N(0, σ²).
+    where L is the number of branches, two for each block of a transformer. Embeddings and positions are N(0, σ²).
 
     Args:
       stddev: σ.
@@ -57,14 +57,14 @@ class fixup(Scheme):
 
     .. math:: W = L^{-1/(2m - 2)} \, W_\text{He}, \qquad W_\text{last} = 0
 
-    for the layers of L residual branches of m layers each; the last layer of every branch and the classifier are zero,
-    layers outside of branches are He's. The method also wants a scalar bias before every layer and activation and a
-    scalar multiplier for each branch, which are parts of the network (`jaxinit.linen.FixupResidual`, also for NNX) and
+    for the layers of L residual branches of m layers each. The last layer of every branch and the classifier are zero;
+    layers outside of branches are He's. The method also needs a scalar bias before every layer and activation and a
+    scalar multiplier for each branch, which belong to the network (`jaxinit.linen.FixupResidual`, also for NNX) and
     learn at a tenth of the rate (`jaxinit.scalar_labels`).
 
     Args:
-      branches: L; by default the number of skip connections that the program has.
-      zero_classifier: whether the model's last layer starts at zero too.
+      branches: L; by default the number of skip connections in the program.
+      zero_classifier: whether the model's last layer is initially zero too.
 
     Example:
       >>> import jaxinit.schemes
@@ -97,7 +97,7 @@ class fixup(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class skip_init(Scheme):
-    r"""SkipInit: residual branches multiplied by a number that starts at zero, after He's weights.
+    r"""SkipInit: residual branches multiplied by a scalar that is initially zero, with He's weights.
 
     .. math:: x + \alpha f(x), \qquad \alpha = 0
 
@@ -124,7 +124,7 @@ class skip_init(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class rezero(skip_init):
-    r"""ReZero: residual branches multiplied by a number that starts at zero, after Glorot's weights.
+    r"""ReZero: residual branches multiplied by a scalar that is initially zero, with Glorot's weights.
 
     .. math:: x + \alpha f(x), \qquad \alpha = 0
 

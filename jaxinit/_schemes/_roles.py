@@ -1,4 +1,4 @@
-"""What each leaf of the parameters is to the program: a layer's weight, its bias, a scale, an offset, or nothing."""
+"""What each leaf of the parameters is to the program: a layer's weight, its bias, a scale, an offset, or unknown."""
 
 import dataclasses
 import functools
@@ -43,10 +43,10 @@ class Model:
       traced: the program.
       layers: the layers in execution order, with their weights.
       matrices: the matrices that are drawn, layer by layer.
-      vectors: index of a leaf → its role, for leaves that are not the weight of a layer, or not in all of their
+      vectors: index of a leaf → its role, for leaves that are not the weight of a layer, or not with all of their
         elements.
-      kept: index of a leaf → its role, for those whose value stays, or that of the elements that are not the weight of
-        a layer.
+      kept: index of a leaf → its role, for leaves that keep their values, or of whose elements only those are drawn
+        that are the weight of a layer.
       batch: the data that the program was traced for, or shapes.
       slices: index of a leaf that is kept → those slices of it that are drawn, each by its own role.
     """
@@ -60,11 +60,11 @@ class Model:
     slices: Mapping[int, tuple[Vector, ...]] = dataclasses.field(default_factory=dict)
 
     def met(self, layer: Layer) -> Incoming:
-        """What a layer is applied to where all layers before it have outputs of unit variance."""
+        """What a layer is applied to if all layers before it have outputs of unit variance."""
         return self._incoming.get(self._weight_of(layer), _UNKNOWN)
 
     def terms(self, layer: Layer) -> int:
-        """Of how many layers' outputs the sum consists that a layer's goes into."""
+        """How many layers' outputs are added in the sum that a layer's output goes into."""
         return self._terms[self._weight_of(layer).uses[0]]
 
     def _weight_of(self, layer: Layer) -> Weight:
@@ -87,7 +87,7 @@ class Model:
         return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept, slices)
 
     def _wanted(self, layer: Layer) -> float:
-        """The variance of a layer's output that makes that of all pre-activations one."""
+        """The variance of a layer's output that gives all pre-activations unit variance."""
         if layer.kind == "embed":
             fan_in = self.readout_fan_in(layer)
             return 1.0 if fan_in is None else 1 / fan_in
@@ -101,19 +101,19 @@ class Model:
 
     @functools.cached_property
     def branches(self) -> int:
-        """The number of skip connections; one that a scan repeats counts as often as it is run."""
+        """The number of skip connections; one that a scan repeats counts as often as it runs."""
         stacked = {weight: layer.stacked for layer, weight in self.layers}
         uses = [[component.weight for use in skip.layers for component in use.components] for skip in self.traced.skips]
         return sum(max(stacked[weight] for weight in weights) for weights in uses)
 
     @property
     def depth(self) -> int:
-        """How many layers lie on the longest way through the model, lookups aside; layers side by side count once."""
+        """The number of layers on the longest path through the model, lookups excluded; parallel layers count once."""
         deep = [d.layers for layer, weight in self.layers if layer.kind != "embed" for d in self.traced.depths[weight]]
         return max(deep) - min(deep) + 1 if deep else 0
 
     def blocks(self, *, encoder: bool) -> int:
-        """The number of transformer blocks that lie in the encoder, or do not: those of attention to themselves."""
+        """The number of transformer blocks in the encoder, or outside it: those of self-attention."""
         structure = self.traced.structure
         uses = [a.value[0].use for a in structure.attentions if not a.cross]
         return sum(self._executions(use) for use in uses if (use in structure.encoder) == encoder)
@@ -131,7 +131,7 @@ class Model:
             blocks = {b.use for b in (*found.query, *found.key, *found.value)}
             if not uses.isdisjoint(blocks | set(found.output)):
                 return i, found.size
-        raise AssertionError(f"{matrix.layer.name} is part of no attention")
+        raise AssertionError(f"{matrix.layer.name} does not belong to any attention")
 
     def hidden_size(self, cell: int) -> int:
         """The size of the state of a recurrent cell."""
@@ -159,11 +159,11 @@ class Model:
 
 
 def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
-    """The role of every leaf; `fused` weights, whose outputs the program cuts, are drawn as one matrix.
+    """The role of every leaf; `fused` weights, whose outputs the program splits, are drawn as one matrix.
 
     Args:
       traced: the program.
-      fused: whether a weight whose output the program cuts is one matrix.
+      fused: whether a weight whose output the program splits is one matrix.
       batch: what the program was traced for.
     """
     layers = tuple(zip(layers_of(traced), traced.analysis.weights, strict=True))
@@ -173,7 +173,7 @@ def roles(traced: Traced, fused: bool = False, batch: Any = None) -> Model:
 
 
 def _adapters(traced: Traced) -> frozenset[int]:
-    """The leaves of low-rank additions to layers that start as zero, by which an adapter leaves its model as it is."""
+    """The leaves of low-rank additions to layers that are initially zero, as adapters have."""
     found: set[int] = set()
     for pair in low_rank_pairs(traced.flow):
         leaves = [{leaf for component in use.components for leaf in component.weight.regions} for use in pair]
@@ -192,9 +192,9 @@ def _is_zero(leaf: Any) -> bool:
 def _others(
     traced: Traced, layers: tuple[tuple[Layer, Weight], ...]
 ) -> tuple[dict[int, Vector], dict[int, LeafRole], dict[int, tuple[Vector, ...]]]:
-    """The leaves that are not, or not in all of their elements, layers' weights.
+    """The leaves that are not layers' weights, or not with all of their elements.
 
-    They are those to draw, those to keep, and those of which slices are drawn.
+    Returns those to draw, those to keep, and those whose slices are drawn.
     """
     shapes, found = traced.shapes, traced.roles
     structure = traced.structure

@@ -11,9 +11,9 @@ from jaxinit._reading import Origin, trace
 
 
 def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Any:
-    """Labels for `optax.partition`: "scalar" for parameters that are one number wherever they are used, else "other".
+    """Returns labels for `optax.partition`: "scalar" for parameters used as one number everywhere, else "other".
 
-    The gradient of a scalar gathers those of all the channels that it meets; in Fixup, scalars learn at a tenth of the
+    The gradient of a scalar sums those of all the channels that it meets; in Fixup, scalars learn at a tenth of the
     rate of weights. A stack of scalars, one for each step of a `scan`, is one too, whatever its shape; the weight of a
     layer never is.
 
@@ -23,7 +23,7 @@ def scalar_labels(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) 
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
-      A pytree of the structure of `params`, whose leaves are the strings. An `nnx.Optimizer` wants it without its
+      A pytree with the structure of `params`, whose leaves are the strings. An `nnx.Optimizer` needs it without its
       variables: `nnx.as_pure(labels)`.
 
     Raises:

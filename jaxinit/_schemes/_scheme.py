@@ -1,6 +1,6 @@
 """The base of all schemes: a value with one rule for each kind of leaf.
 
-A rule returns an initializer and the reason in words. A subclass overrides the rules that its paper speaks of; the
+A rule returns an initializer and the reason in words. A subclass overrides the rules that its paper specifies; the
 others are the customary ones.
 """
 
@@ -23,8 +23,8 @@ class Rule(NamedTuple):
     Attributes:
       init: the initializer.
       reason: in words.
-      shared: draws of the same name have the same key.
-      by_slice: for a stack of layers, what multiplies the draw of each slice, as loops walk along it; none for all.
+      shared: draws with the same name share a key.
+      by_slice: for a stack of layers, the factor of each slice, in the order of loops over it; empty for no factors.
     """
 
     init: Callable[..., Array]
@@ -47,9 +47,9 @@ _S = TypeVar("_S", bound="type[Scheme]")
 
 
 def register(kind: _S) -> _S:
-    """Lets `initialize` and `study` find a scheme by the name of its class; use it as a decorator.
+    """Registers a scheme under the name of its class, for `initialize` and `study`; use it as a decorator.
 
-    A class that is defined again where it was before, as in a notebook, takes the place of the old one.
+    A class that is defined again in the same place, as in a notebook, replaces the old one.
 
     Raises:
       ValueError: another scheme has this name.
@@ -80,18 +80,18 @@ def register(kind: _S) -> _S:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme(Public):
-    """A whole-model scheme: equal and printable like the initializers."""
+    """A whole-model scheme, which compares and prints like the initializers."""
 
     public_module = "jaxinit.schemes"
 
     fused: ClassVar[bool] = False
-    """Whether a weight whose output the program cuts, as one of queries, keys and values, is one matrix."""
+    """Whether a weight whose output the program splits, such as that of queries, keys and values, is one matrix."""
 
     measures: ClassVar[bool] = False
-    """Whether the scheme looks at the data: `finish` then changes leaves."""
+    """Whether the scheme uses the data: if so, `finish` changes leaves."""
 
     def check(self, model: Model) -> None:
-        """Raises `MisfitError` if the model does not meet the scheme's assumptions, naming the layer that does not."""
+        """Raises `MisfitError`, which names a layer, if the model does not meet the scheme's assumptions."""
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         """The rule for a layer's weight that is a matrix or a kernel, or for a part of one."""
@@ -109,7 +109,7 @@ class Scheme(Public):
         return Rule(ones, "the gain of a normalised kernel")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
-        """The rule for leaves that are not the weight of a layer, and whose role is known."""
+        """The rule for leaves of known role that are not the weight of a layer."""
         match vector.role:
             case "position" | "token":
                 return Rule(normal(POSITIONS), vector.reason)
@@ -120,14 +120,14 @@ class Scheme(Public):
         return Rule(_filled(vector.start or 0.0), vector.reason)
 
     def centred(self, layer: Layer, model: Model) -> float | Sequence[float]:
-        """By how much more variance a layer gets whose weights sum to zero over the inputs of each unit.
+        """By how much more variance a layer gets if its weights sum to zero over the inputs of each unit.
 
         One number, or one for each slice of a stack.
         """
         return 1.0
 
     def finish(self, leaves: Sequence[Array], batch: Any, model: Model) -> Mapping[int, tuple[Array, str]]:
-        """Leaves that the data decide, by index, with the reason, once all others are drawn."""
+        """Leaves that depend on the data, by index, with the reason, once all others are drawn."""
         return {}
 
 
@@ -136,7 +136,7 @@ def _filled(value: float) -> Initializer:
 
 
 def as_scheme(scheme: Any) -> Scheme:
-    """The scheme of a name; a scheme as it is.
+    """The scheme of this name; a scheme is returned unchanged.
 
     Raises:
       TypeError: it is neither.
@@ -160,11 +160,9 @@ def _remedy(scheme: Any) -> str:
     if isinstance(scheme, Initializer) or name in INITIALIZERS:
         init = repr(scheme) if isinstance(scheme, Initializer) else f"{name}()"
         return (
-            ", an initializer of single arrays; give it to leaves by their paths: "
+            ", an initializer of single arrays; assign it to leaves by their paths: "
             f"overrides={{'*kernel': jaxinit.{init}}}"
         )
     if callable(scheme) or name in ("lsuv", "rbm_pretrain"):
-        return (
-            "; a method such as jaxinit.lsuv changes parameters that are there, so call it with what initialize returns"
-        )
+        return "; a method such as jaxinit.lsuv changes existing parameters, so call it with what initialize returns"
     return ""

@@ -12,7 +12,7 @@ from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 def orthogonal_matrix(scale: float, layer: Layer) -> Initializer:
-    """An orthogonal start for a dense layer, or its counterpart on the middle tap for a convolution."""
+    """An orthogonal weight for a dense layer, or its counterpart at the centre tap for a convolution."""
     spatial = layer.kind == "conv" and layer.receptive_field > 1
     return delta_orthogonal(scale) if spatial else orthogonal(scale)
 
@@ -24,7 +24,7 @@ class orthogonal_critical(Scheme):
 
     .. math:: W = \sigma_w Q, \quad Q^\top Q = I, \qquad b \sim N(0, \sigma_b^2), \qquad \chi(\sigma_w, \sigma_b) = 1
 
-    Convolutions have Q on their middle tap (delta-orthogonal). The last layers, which no activation follows, have
+    Convolutions have Q at their centre tap (delta-orthogonal). Layers that no activation follows have
     σ_w = 1.
 
     Args:
@@ -56,10 +56,10 @@ class orthogonal_critical(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class sparse(Scheme):
-    """Martens's sparse start: a fixed number of connections into each unit.
+    """Martens's sparse initialization: a fixed number of connections into each unit.
 
     Args:
-      num_nonzero: nonzero weights into each unit; all of them where the fan-in is smaller.
+      num_nonzero: nonzero weights into each unit; all weights if the fan-in is smaller.
       stddev: their standard deviation.
 
     Example:
@@ -82,10 +82,10 @@ class sparse(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class random_walk(Scheme):
-    """Sussillo and Abbott's random walk: the gain that leaves the log-norm of gradients without drift over depth.
+    """Sussillo and Abbott's random walk: the gain that keeps the log-norm of gradients from drifting over depth.
 
-    Every layer gets the gain for the activation that follows and for the depth of the model; the last layer, which no
-    activation follows, gets that of a linear one.
+    Every layer has the gain for the activation that follows and for the depth of the model; the last layer, which no
+    activation follows, has that of a linear one.
 
     Example:
       >>> import jaxinit.schemes
@@ -109,15 +109,15 @@ class random_walk(Scheme):
 @register
 @dataclasses.dataclass(frozen=True)
 class looks_linear(Scheme):
-    r"""Looks-linear: mirrored pairs of units, with which a rectified network is exactly linear at the start.
+    r"""Looks-linear: mirrored pairs of units, which make a rectified network exactly linear at initialization.
 
     .. math:: W_\text{first} = [Q, -Q], \quad
         W_\text{hidden} = \begin{bmatrix} Q & -Q \\ -Q & Q \end{bmatrix}, \quad
         W_\text{last} = \begin{bmatrix} Q \\ -Q \end{bmatrix}
 
-    for kernels (in, out), Q orthogonal, or delta-orthogonal for convolutions; biases are zero. After a concatenated
-    ReLU, [relu(z), relu(−z)], which makes the pairs itself, the first layer is Q and all others have the last form. The
-    layers of a scanned stack are hidden ones: the first and the last layer lie outside of it.
+    for kernels (in, out), where Q is orthogonal, or delta-orthogonal for convolutions; biases are zero. After a
+    concatenated ReLU, [relu(z), relu(−z)], which makes the pairs itself, the first layer is Q and all others have the
+    last form. The layers of a scanned stack are hidden ones: the first and the last layer must be outside of it.
 
     Example:
       >>> import jaxinit.schemes

@@ -11,7 +11,7 @@ from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
 def _shrinks(matrix: Matrix) -> bool:
-    """Whether a weight is one of those that depth factors are for."""
+    """Whether a weight is one of those that are scaled by depth."""
     return matrix.layer.skip is not None and matrix.role not in ("query", "key")
 
 
@@ -25,7 +25,7 @@ class DeepnormConstants(NamedTuple):
 def deepnorm_constants(
     encoder_layers: int = 0, decoder_layers: int = 0
 ) -> tuple[DeepnormConstants | None, DeepnormConstants | None]:
-    r"""DeepNorm's constants for an encoder of N layers and a decoder of M.
+    r"""Computes DeepNorm's constants for an encoder of N layers and a decoder of M.
 
     .. math::
         \alpha = (2N)^{1/4}, \quad \beta = (8N)^{-1/4} \quad \text{for a stack of one kind}
@@ -38,7 +38,7 @@ def deepnorm_constants(
       decoder_layers: M, 0 for a model without decoder.
 
     Returns:
-      A pair for the encoder and the decoder, None for the one that the model has not.
+      A pair for the encoder and the decoder, with None for the one that the model does not have.
 
     Example:
       >>> import jaxinit.schemes
@@ -65,8 +65,8 @@ class t_fixup(Scheme):
         W = (9N)^{-1/4} \, W_\text{Glorot} \text{ in the decoder}
 
     for value, output and feed-forward weights of stacks of N blocks; queries and keys are Glorot's. Embeddings are
-    N(0, 1/d), times the decoder's factor. A model without cross attention is one stack and takes the encoder's factor
-    for its blocks and the decoder's for its embeddings. Of a fused weight only the columns of the values are scaled.
+    N(0, 1/d), times the decoder's factor. A model without cross attention is one stack, with the encoder's factor
+    for its blocks and the decoder's for its embeddings. In a fused weight only the columns of the values are scaled.
 
     Example:
       >>> import jaxinit.schemes
@@ -102,7 +102,7 @@ class deepnorm(Scheme):
     .. math:: W = \beta \, W_\text{Glorot}
 
     for value, output and feed-forward weights; queries and keys are Glorot's. β depends on the depth of the stack (see
-    `deepnorm_constants`, which has the α for the network too). A model without cross attention counts as one stack.
+    `deepnorm_constants`, which also computes the α for the network). A model without cross attention is one stack.
 
     Example:
       >>> import jaxinit.schemes

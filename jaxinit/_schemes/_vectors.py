@@ -22,14 +22,14 @@ class Vector:
       shape: shape of the leaf, or (elements,).
       role: "bias" of a layer, "gate bias", "multiplier" of a residual branch by one number, "shortcut" that multiplies
         what a branch is added to, "scale" of a normalised value or a residual branch, "offset" that is added to data,
-        "position" for an offset with more than one axis, "token", "embedding", or "kernel" for that of a layer whose
-        scale cannot be set.
+        "position" for an offset with more than one axis, "token", "embedding", or "kernel" of a layer whose scale
+        cannot be set.
       reason: the evidence for the role.
       start: the value at which the leaf changes nothing, where there is one.
       layer: the layer whose bias it is, or None.
       cell: number of the recurrent cell that a bias belongs to, or None.
-      gate: the gate of that cell whose elements are meant, or None for the whole leaf.
-      region: (start, stop) along each axis of the leaf that is meant, or None for the whole leaf.
+      gate: the gate of that cell whose elements this is, or None for the whole leaf.
+      region: (start, stop) along each axis of the leaf, or None for the whole leaf.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Vector:
 
 
 def filled(leaf: Any, slices: tuple[Vector, ...]) -> np.ndarray:
-    """A leaf of which each slice is as it is drawn; the kernels in it aside."""
+    """A leaf of which each slice is as it is drawn, except for the kernels in it."""
     found = np.zeros(jnp.shape(leaf), np.float32)
     for own in slices:
         found[tuple(slice(*bounds) for bounds in own.region or ())] = own.start or 0.0
