@@ -235,7 +235,7 @@ def scaled_to(**options):
 
 LINEAR = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 WHOLE_MODELS = [
-    (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from path patterns.*he_normal'>"),
+    (initialized(overrides=jaxinit.he_normal), TypeError, "overrides must be a mapping from path.*he_normal'>"),
     (initialized(overrides=jaxinit.he_normal()), TypeError, r"such as {'\*kernel': .*, got he_normal\(\)"),
     (initialized(overrides=0.1), TypeError, "overrides must be a mapping.*got 0.1"),
     (initialized(overrides="he_normal"), TypeError, "overrides must be a mapping.*got 'he_normal'"),

@@ -81,7 +81,7 @@ def test_in_a_trace_it_stays_too():
 SHAPES = jax.eval_shape(lambda: pretrained())
 WRONG = {
     "no match": (lambda: pretrained(), {"keep": "body/*"}, ValueError, "keep names 'body/\\*', which matches no leaf"),
-    "kind": (lambda: pretrained(), {"keep": 3}, TypeError, "keep must be one or more patterns of paths"),
+    "kind": (lambda: pretrained(), {"keep": 3}, TypeError, "keep must be one or more path patterns"),
     "answer": (lambda: pretrained(), {"keep": lambda path, layer: path}, TypeError, "keep must return True or False"),
     "shapes": (lambda: SHAPES, {"keep": "backbone/0/w"}, ValueError, "no values to keep: backbone/0/w"),
     "both": (

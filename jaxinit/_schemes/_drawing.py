@@ -18,7 +18,7 @@ from jaxinit._schemes._scheme import Rule, Scheme
 from jaxinit._typing import Array
 
 ASKED_FOR = "kept"
-"""The role of leaves that stay since the user said so."""
+"""The role of leaves that are kept because the user says so."""
 
 Init: TypeAlias = Callable[..., Array]
 Keep: TypeAlias = str | Sequence[str] | Callable[[str, Layer | None], bool] | None
@@ -46,7 +46,7 @@ def check_overrides(overrides: Any, paths: Sequence[str]) -> None:
 
 
 def canonical_keep(keep: Any, paths: Sequence[str]) -> Callable[[str, Layer | None], bool]:
-    """Whether a leaf stays, from patterns of paths or a predicate.
+    """Turns patterns of paths or a predicate into a function that says whether a leaf is kept.
 
     Raises:
       TypeError: it is something else, or the predicate does not return a truth value.
@@ -65,8 +65,8 @@ def canonical_keep(keep: Any, paths: Sequence[str]) -> Callable[[str, Layer | No
     patterns = (keep,) if isinstance(keep, str) else tuple(keep or ()) if isinstance(keep, Sequence | None) else None
     if patterns is None:
         raise TypeError(
-            "keep must be one or more patterns of paths, such as 'backbone/*', or a function of (path, layer) that "
-            f"returns True for leaves that stay, got {shown(keep)}"
+            "keep must be one or more path patterns, such as 'backbone/*', or a function of (path, layer) that "
+            f"returns True for leaves to keep, got {shown(keep)}"
         )
     check_patterns("keep", patterns, paths, "leaf", "leaves")
     return lambda path, layer: matches(patterns, path)

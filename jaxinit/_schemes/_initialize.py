@@ -161,7 +161,7 @@ def _check_products(model: Model, overrides: Overrides) -> None:
 
 
 def _with_kept(model: Model, start: Start) -> Model:
-    """The same model, with the leaves that the user wants to keep among those that stay.
+    """The same model, with the leaves that the user wants to keep among those that are kept.
 
     Raises:
       ValueError: one of them is overridden, too.

@@ -36,9 +36,9 @@ class mup(auto):
     | output: fan-out fixed | zero, or base / m | 1 / m | 1 / m |
 
     where m is how many times larger the fan-in is than in the base model, and n the same for the fan-out. The base
-    model has the initial weights of `auto`. Attention logits must be divided by the size of a head, not by its root, if that
-    size grows. `learning_rates` returns the factors of the last two columns. A tied embedding is drawn as an embedding;
-    the program has to divide its logits by m.
+    model has the initial weights of `auto`. Attention logits must be divided by the size of a head, not by its root, if
+    that size grows. `learning_rates` returns the factors of the last two columns. A tied embedding is drawn as an
+    embedding; the program has to divide its logits by m.
 
     Args:
       base: the parameters of the base model, a pytree of arrays or shapes of the same structure.

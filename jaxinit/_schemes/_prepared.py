@@ -25,7 +25,7 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How a model is drawn: the scheme, overrides, leaves that are kept, and what to do with leaves that are not read."""
+    """How a model is drawn: the scheme, overrides, kept leaves, and what to do with leaves that are not read."""
 
     scheme: Scheme
     overrides: Overrides
