@@ -28,7 +28,8 @@ def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Pr
     for equation in reversed(program.equations):
         if needed.isdisjoint(equation.outputs):
             continue
-        kept[equation] = _without_dead_outputs(equation, [v in needed for v in equation.outputs])
+        alone = type(equation) is ir.Equation
+        kept[equation] = equation if alone else _without_dead_outputs(equation, [v in needed for v in equation.outputs])
         needed.update(equation.inputs)
         if equation in call_of:  # a call is made with all its arguments, whatever is asked of it
             needed.update(call_of[equation].inputs)

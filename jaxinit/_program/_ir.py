@@ -76,9 +76,19 @@ class Program:
         return found
 
     @functools.cached_property
+    def producers(self) -> "dict[Atom, Equation]":
+        """The equation that makes each value."""
+        return {v: equation for equation in self.equations for v in equation.outputs}
+
+    @functools.cached_property
     def numbers(self) -> "dict[Equation, int]":
         """The places of the equations."""
         return {equation: i for i, equation in enumerate(self.equations)}
+
+    @functools.cached_property
+    def holders(self) -> "tuple[Equation, ...]":
+        """The equations that hold programs: loops and branches."""
+        return tuple(equation for equation in self.equations if type(equation) is not Equation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -269,7 +279,7 @@ def goes_forwards(program: Program) -> bool:
     return (
         all(call.primitive is not primitives.custom_vjp_call_p for call in program.calls)
         and not any(holds_program(e) for e in program.equations)
-        and all(goes_forwards(inner) for e in program.equations for inner in subprograms(e))
+        and all(goes_forwards(inner) for e in program.holders for inner in subprograms(e))
     )
 
 

@@ -15,9 +15,9 @@ from jaxinit._program import _primitives as primitives
 
 def with_stacks(program: ir.Program) -> ir.Program:
     """The same program, each stack that a scan walks along by its counter among the scan's stacked inputs."""
-    producers: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
-    new = {e: _rewritten(e, producers) for e in program.equations}
-    return _replaced(program, new)
+    if not program.holders:
+        return program
+    return _replaced(program, {e: _rewritten(e, program.producers) for e in program.holders})
 
 
 def _replaced(program: ir.Program, new: Mapping[ir.Equation, ir.Equation]) -> ir.Program:
@@ -77,7 +77,7 @@ def _picks_slice(equation: ir.Equation, counters: set[ir.Atom], length: int) -> 
 def _starts(scan: ir.Scan, producers: dict[ir.Atom, ir.Equation]) -> Iterable[ir.Atom]:
     """The inputs of a scan's body that are the number of the slice."""
     first, second = scan.num_consts, scan.num_consts + scan.num_carry
-    inner: dict[ir.Atom, ir.Equation] = {v: e for e in scan.body.equations for v in e.outputs}
+    inner = scan.body.producers
     # A carry that starts at zero and grows by one; going backwards, the last slice would be number zero.
     for i in range(first, second if not scan.reverse else first):
         carry, after = scan.body.inputs[i], inner.get(scan.body.outputs[i - first])

@@ -20,24 +20,22 @@ _MOVES |= primitives.IDENTITIES
 
 def unrolled(program: ir.Program, leaf_count: int) -> ir.Program:
     """The same program, its scans over several of the first `leaf_count` inputs written out."""
-    leaves = frozenset(program.inputs[:leaf_count])
-    producers: dict[ir.Atom, ir.Equation] = {v: e for e in program.equations for v in e.outputs}
+    leaves, producers = frozenset(program.inputs[:leaf_count]), program.producers
+    several = {e for e in program.holders if isinstance(e, ir.Scan) and _is_of_several(e, producers, leaves)}
+    if not several:
+        return program
     used = {atom for e in program.equations for atom in e.inputs} | set(program.outputs)
     equations: list[ir.Equation] = []
     calls = list(program.calls)
-    changed: set[ir.Equation] = set()
     for equation in program.equations:
-        if isinstance(equation, ir.Scan) and _is_of_several(equation, producers, leaves):
+        if isinstance(equation, ir.Scan) and equation in several:
             new, own_calls = _Steps(equation, producers, used).written_out()
             equations.extend(new)
             calls.extend(own_calls)
-            changed.add(equation)
         else:
             equations.append(equation)
-    if not changed:
-        return program
     # A call that holds a loop is differentiated as its inlined equations are.
-    calls = [c for c in calls if changed.isdisjoint(c.inlined)]
+    calls = [c for c in calls if several.isdisjoint(c.inlined)]
     return dataclasses.replace(program, equations=tuple(equations), calls=tuple(calls))
 
 
@@ -70,7 +68,7 @@ def _sums_products(scan: ir.Scan, walked: set[int]) -> bool:
     """Whether each step adds a product with a slice of a leaf to a value that it carries, and does no more with it."""
     body, first = scan.body, scan.num_consts
     slices = {body.inputs[first + scan.num_carry + i] for i in walked}
-    producers: dict[ir.Atom, ir.Equation] = {v: e for e in body.equations for v in e.outputs}
+    producers = body.producers
     for i in range(scan.num_carry):
         before, after = body.inputs[first + i], producers.get(body.outputs[i])
         readers = [e for e in body.equations if before in e.inputs]

@@ -18,7 +18,7 @@ from jaxinit._reading._complex_pairs import complex_pairs
 from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
 from jaxinit._reading._ensembles import feature_dims, mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
-from jaxinit._reading._geometry import Geometry, weight_operand
+from jaxinit._reading._geometry import OPERATIONS, Geometry, weight_operand
 from jaxinit._reading._grouping import grouped
 from jaxinit._reading._hypernetworks import Around, fan_in_made
 from jaxinit._reading._layers import Analysis, Component, Entry, Use
@@ -75,6 +75,7 @@ class _Analyser:
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
+        self.constants: dict[ir.Constant, Dependence] = {}
         self.noise: set[ir.Atom] = set()
         self.picked: dict[ir.Equation, Picked] = {}
         self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
@@ -84,7 +85,9 @@ class _Analyser:
     def of(self, atom: ir.Atom) -> Dependence:
         if isinstance(atom, ir.Variable):
             return self.dependences[atom]
-        return DATA if atom in self.as_data else dependence.of_constant(atom)
+        if atom not in self.constants:
+            self.constants[atom] = DATA if atom in self.as_data else dependence.of_constant(atom)
+        return self.constants[atom]
 
     def known_so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
@@ -92,22 +95,22 @@ class _Analyser:
 
     def became(self, atoms: Sequence[ir.Variable], values: Sequence[Dependence]) -> None:
         """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
-        for atom, value in zip(atoms, values, strict=True):
+        self.dependences.update(zip(atoms, values, strict=True))
+        for atom in atoms if self.as_data else ():
             if atom in self.as_data:
-                self.notes.read(value)
-                value = DATA
-            self.dependences[atom] = value
+                self.notes.read(self.dependences[atom])
+                self.dependences[atom] = DATA
 
     def program(self, program: ir.Program, inputs: Sequence[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         self.became(program.inputs, inputs)
         consumers = program.readers
-        self.producers.update((v, equation) for equation in program.equations for v in equation.outputs)
+        self.producers.update(program.producers)
         # What depends on no data comes first, so that a bias is known when its layer asks for it.
         late: list[ir.Equation] = []
-        unknown: set[ir.Atom] = set()
+        unknown: set[ir.Atom] = {v for v in program.inputs if self.dependences[v].data}
         for equation in program.equations:
             if unknown.isdisjoint(equation.inputs):
-                arguments = [self.of(atom) for atom in equation.inputs]
+                arguments = list(map(self.of, equation.inputs))
                 if not any(x.data for x in arguments):
                     if equation.primitive is ir.random_bits_p or not self.noise.isdisjoint(equation.inputs):
                         self.noise.update(equation.outputs)
@@ -124,8 +127,7 @@ class _Analyser:
             self.ends[region.end] = region
             self.entered.update((entry.equation, entry) for entry in region.entries)
         for equation in late:
-            arguments = [self.of(atom) for atom in equation.inputs]
-            results = self.equation(equation, arguments, loops, consumers)
+            results = self.equation(equation, list(map(self.of, equation.inputs)), loops, consumers)
             self.became(equation.outputs, results)
         return [self.of(atom) for atom in program.outputs]
 
@@ -136,21 +138,14 @@ class _Analyser:
         loops: tuple[Loop, ...],
         consumers: dict[ir.Atom, list[ir.Equation | None]],
     ) -> list[Dependence]:
-        self.slices.enter(equation)
-        # Noise that a loop or a branch reads is noise inside it.
-        self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
-        match equation:
-            case ir.Scan():
-                return self.scan(equation, arguments, loops)
-            case ir.Switch():
-                return self.switch(equation, arguments, loops)
-            case ir.While():
-                return self.loop(equation, arguments, loops)
-        picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weights.leaf_of)
-        if picked is not None:
-            self.picked[picked.product] = picked
-            self.notes.activation_input(equation, arguments, picked.lookup.weight, {picked.leaf})
-            return [DATA]
+        if type(equation) is not ir.Equation:
+            return self.holder(equation, arguments, loops)
+        if equation.primitive in OPERATIONS:
+            picked = picked_weight(equation, arguments, consumers, self.known_so_far, self.weights.leaf_of)
+            if picked is not None:
+                self.picked[picked.product] = picked
+                self.notes.activation_input(equation, arguments, picked.lookup.weight, {picked.leaf})
+                return [DATA]
         if equation in self.ends:
             self.region_use(self.ends[equation], loops, consumers)
             return [DATA]
@@ -159,8 +154,12 @@ class _Analyser:
             leaves = {leaf for part in arguments[entry.weight].parts for leaf in self.weights.leaves_of(part)}
             self.notes.activation_input(equation, arguments, entry.weight, leaves)
             return [DATA]
-        if equation not in self.picked and not any(x.degrees or x.mixed_in for x in arguments):
-            return rules.apply(equation, arguments)
+        if equation not in self.picked:
+            for x in arguments:
+                if x.degrees or x.mixed_in:
+                    break
+            else:
+                return rules.apply(equation, arguments)
         use = self.use(equation, arguments, loops, consumers)
         results = rules.apply(equation, arguments)
         if use:
@@ -186,6 +185,22 @@ class _Analyser:
         return [dataclasses.replace(x, mixed_in=found) for x in results] if found else results
 
     # Structured control flow
+
+    def holder(
+        self, equation: ir.Equation, arguments: list[Dependence], loops: tuple[Loop, ...]
+    ) -> list[Dependence]:
+        """A loop or a branch."""
+        self.slices.enter(equation)
+        # Noise that it reads is noise inside it.
+        self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
+        match equation:
+            case ir.Scan():
+                return self.scan(equation, arguments, loops)
+            case ir.Switch():
+                return self.switch(equation, arguments, loops)
+            case ir.While():
+                return self.loop(equation, arguments, loops)
+        raise TypeError(f"{equation.primitive} holds programs of an unknown kind")
 
     def scan(self, equation: ir.Scan, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         consts = arguments[: equation.num_consts]

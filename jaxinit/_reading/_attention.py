@@ -82,7 +82,7 @@ def _nests(program: ir.Program, around: _Nest | None = None) -> Iterator[_Nest]:
     programs, holders = around or ((), ())
     nest = _Nest((*programs, program), holders)
     yield nest
-    for equation in program.equations:
+    for equation in program.holders:
         for inner in ir.subprograms(equation):
             yield from _nests(inner, nest._replace(holders=(*nest.holders, equation)))
 

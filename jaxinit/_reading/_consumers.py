@@ -22,6 +22,7 @@ _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod",
 ELEMENTWISE = ir.ELEMENTWISE | ir.IDENTITIES
 """What makes each number of a value from those at the same place, or hands it on."""
 _REARRANGEMENTS = frozenset({ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.rev_p})
+_ELEMENT_BY_ELEMENT = ir.ELEMENTWISE | _REARRANGEMENTS
 
 
 class Consumers:
@@ -78,19 +79,24 @@ class Consumers:
         return () if equation is None else equation.inputs
 
     def _program(self, program: ir.Program) -> None:
+        holders = frozenset(program.holders)
         for v in program.inputs:
             found = self._leaf(v)
             if found is not None:
                 self.free.setdefault(v, found)
+        self._producers.update(program.producers)
+        levels, numbers = self._level, self._number
         for equation in program.equations:
-            level = 1 + max((self._level.get(a, 0) for a in equation.inputs), default=0)
-            self._level.update(dict.fromkeys(equation.outputs, level))
-            self._number.update(dict.fromkeys(equation.outputs, len(self._number) + 1))
-            self._producers.update(dict.fromkeys(equation.outputs, equation))
+            level = 0
+            for atom in equation.inputs:
+                level = max(level, levels.get(atom, 0))
+            number = len(numbers) + 1
+            for v in equation.outputs:
+                levels[v], numbers[v] = level + 1, number
             found = self._expression(equation)
             if found is not None:
                 self.free[equation.outputs[0]] = found
-            for entered in ir.entrances(equation):
+            for entered in ir.entrances(equation) if equation in holders else ():
                 for v, atom in entered:
                     self._outside[v] = atom
                     self._level[v] = self._level.get(atom, 0)
@@ -98,7 +104,7 @@ class Consumers:
                     outside = self.of(atom)
                     if outside is not None:
                         self.free[v] = outside
-            for inner in ir.subprograms(equation):
+            for inner in ir.subprograms(equation) if equation in holders else ():
                 self._program(inner)
         self._find_idle(program)
 
@@ -115,14 +121,14 @@ class Consumers:
             return Bits(equation.outputs[0].dtype)
         if equation.primitive in _REARRANGEMENTS:
             return self.of(equation.inputs[0])
-        if equation.primitive not in ELEMENTWISE or not all(self._may_be_free(a) for a in equation.inputs):
+        if equation.primitive not in ELEMENTWISE:
             return None
+        for atom in equation.inputs:
+            if atom not in self.free and isinstance(atom, ir.Variable):
+                return None
         inputs = [self.of(a) for a in equation.inputs]
         known = [x for x in inputs if x is not None]
         return self.expressions.step(equation, known) if known and len(known) == len(inputs) else None
-
-    def _may_be_free(self, atom: ir.Atom) -> bool:
-        return isinstance(atom, ir.Constant) or atom in self.free
 
     def _find_idle(self, program: ir.Program) -> None:
         """Follows every value back to the one it is an elementwise function of, and statistics to what they are of."""
@@ -131,11 +137,14 @@ class Consumers:
         of: dict[ir.Equation, ir.Atom] = {}
         met: set[ir.Equation] = set()
         for equation in program.equations:
-            elementwise = equation.primitive in ir.ELEMENTWISE or equation.primitive in _REARRANGEMENTS
+            elementwise = equation.primitive in _ELEMENT_BY_ELEMENT
             if not (elementwise or equation.primitive in _REDUCTIONS) or equation in self._uses:
                 continue
-            data = [a for a in equation.inputs if self._is_data(a) and a not in self.free]
+            data = [a for a in equation.inputs if a not in self.free and self._is_data(a)]
             if not data:
+                continue
+            if elementwise and len(data) == 1 and data[0] not in statistics:
+                root[equation.outputs[0]] = root.get(data[0], data[0])
                 continue
             whole = [a for a in data if a not in statistics]
             roots = {root.get(a, a) for a in whole}
@@ -151,7 +160,7 @@ class Consumers:
                 statistics.update(dict.fromkeys(equation.outputs, frozenset((equation,))))
         self.idle |= met
         for equation in reversed(program.equations) if met else ():
-            if equation.primitive not in ir.ELEMENTWISE and equation.primitive not in _REARRANGEMENTS:
+            if equation.primitive not in _ELEMENT_BY_ELEMENT:
                 continue
             readers = [e for v in equation.outputs for e in program.readers.get(v, [])]
             if readers and all(e in self.idle for e in readers):

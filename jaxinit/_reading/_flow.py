@@ -28,8 +28,8 @@ class Flow:
         self.producer: dict[ir.Atom, ir.Equation] = {}
         self._outside: dict[ir.Atom, tuple[ir.Atom, ...]] = {}
         for program in programs_of(analysis.program):
-            for equation in program.equations:
-                self.producer.update(dict.fromkeys(equation.outputs, equation))
+            self.producer.update(program.producers)
+            for equation in program.holders:
                 self._enter(equation)
 
     def _enter(self, equation: ir.Equation) -> None:
@@ -89,7 +89,7 @@ def _bodies(equation: ir.Equation) -> tuple[ir.Program, ...]:
 def programs_of(program: ir.Program) -> Iterator[ir.Program]:
     """A program and all that it holds."""
     yield program
-    for equation in program.equations:
+    for equation in program.holders:
         for inner in ir.subprograms(equation):
             yield from programs_of(inner)
 

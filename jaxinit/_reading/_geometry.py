@@ -43,7 +43,7 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
 
     A weight that grows with no leaf, since it is divided by its own norm, is one nevertheless if it is a matrix.
     """
-    if equation.primitive not in _OPERATIONS:
+    if equation.primitive not in OPERATIONS:
         return None
     for is_weight in (_grows, _is_normalized):
         for i, value in enumerate(arguments):
@@ -56,7 +56,7 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
     return None
 
 
-_OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
+OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
 
 
 def _grows(value: Dependence) -> bool:

@@ -30,6 +30,15 @@ def normalizations_of(analysis: Analysis, program: ir.Program) -> Iterator[ir.Eq
     roots: set[ir.Atom] = set()
     for equation in program.equations:
         inputs = [a for a in equation.inputs if isinstance(a, ir.Variable)]
+        if equation.primitive in _REDUCTIONS:
+            if any(analysis.of(a).data for a in inputs):
+                statistics.update(equation.outputs)
+            continue
+        if equation.primitive in _ROOTS and _is_power(analysis, inputs[:1], statistics):
+            roots.update(equation.outputs)
+            continue
+        if equation.primitive not in _MOVES or (roots.isdisjoint(inputs) and statistics.isdisjoint(inputs)):
+            continue
         data = [a for a in inputs if analysis.of(a).data]
         if equation.primitive in (ir.mul_p, ir.div_p) and len(inputs) == 2:
             value, divisor = inputs if inputs[1] in roots else inputs[::-1]
@@ -37,15 +46,10 @@ def normalizations_of(analysis: Analysis, program: ir.Program) -> Iterator[ir.Eq
             if divides and value in data and value not in statistics and value not in roots:
                 yield equation
                 continue
-        if data and equation.primitive in _REDUCTIONS:
-            statistics.update(equation.outputs)
-        elif equation.primitive in _ROOTS and _is_power(analysis, inputs[:1], statistics):
+        if not roots.isdisjoint(inputs) and all(a in roots or a not in data for a in inputs):
             roots.update(equation.outputs)
-        elif inputs and equation.primitive in _MOVES:
-            if any(a in roots for a in inputs) and all(a in roots or a not in data for a in inputs):
-                roots.update(equation.outputs)
-            elif data and all(a in statistics for a in data):
-                statistics.update(equation.outputs)
+        elif data and all(a in statistics for a in data):
+            statistics.update(equation.outputs)
 
 
 def _is_power(analysis: Analysis, inputs: list[ir.Variable], statistics: set[ir.Atom]) -> bool:

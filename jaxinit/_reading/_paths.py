@@ -60,9 +60,10 @@ class Paths:
         for i, equation in enumerate(program.equations):
             data = tuple(a for a in equation.inputs if a in self.level)
             self.sources.append(data)
+            level = 1
             for atom in data:
                 self.readers[atom].append(i)
-            level = 1 + max((self.level[a] for a in data), default=0)
+                level = max(level, self.level[atom] + 1)
             for v in equation.outputs:
                 self.index[v] = i
                 if analysis.of(v).data:
@@ -71,7 +72,9 @@ class Paths:
             self.readers[atom].append(len(program.equations))
         self.height: dict[ir.Atom, int] = dict.fromkeys(self.level, 0)
         for i in reversed(range(len(program.equations))):
-            height = 1 + max((self.height.get(v, 0) for v in program.equations[i].outputs), default=0)
+            height = 1
+            for v in program.equations[i].outputs:
+                height = max(height, self.height.get(v, 0) + 1)
             for atom in self.sources[i]:
                 self.height[atom] = max(self.height[atom], height)
         self.known: dict[ir.Atom, ir.Atom] = {}

@@ -91,7 +91,7 @@ def _programs(
     program: ir.Program, carried: frozenset[ir.Atom] = frozenset()
 ) -> Iterator[tuple[ir.Program, frozenset[ir.Atom]]]:
     """A program and all that it holds, those within first; and which of its inputs a loop carries."""
-    for equation in program.equations:
+    for equation in program.holders:
         for inner in ir.subprograms(equation):
             inputs: Sequence[ir.Atom] = ()
             if isinstance(equation, ir.Scan):

@@ -32,9 +32,8 @@ class Sums(Paths):
     def _inside_layers(self) -> frozenset[int]:
         """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
         inside: set[int] = set()
-        for equation in self.program.equations:
-            use = self.analysis.uses.get(equation)
-            if use is None or len(use.entries) == 1:
+        for use in self.analysis.uses.values():
+            if len(use.entries) == 1 or use.finish not in self.program.numbers:
                 continue
             entries = {self.number(entry.equation.outputs[0]) for entry in use.entries}
             pending = [self.number(use.equation.outputs[0])]

@@ -280,7 +280,7 @@ def _roles(traced: Traced, weight: Weight) -> list[str]:
 
 def _homes(program: ir.Program) -> dict[ir.Equation, ir.Program]:
     homes = dict.fromkeys(program.equations, program)
-    for equation in program.equations:
+    for equation in program.holders:
         for inner in ir.subprograms(equation):
             homes |= _homes(inner)
     return homes

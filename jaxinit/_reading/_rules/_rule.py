@@ -5,6 +5,7 @@ where its elements come from. Nothing is guessed of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -108,17 +109,23 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
     """What the outputs of an equation without programs inside depend on."""
     if equation.primitive is ir.select_p and inputs[0].data and _are_one(inputs[1:]):
         return [inputs[1]]
-    count = len(equation.outputs)
-    if any(x.data for x in inputs):
-        return [_with_pattern(DATA, equation, inputs)] * count
-    if not any(x.degrees for x in inputs):
+    rule, value = rule_of(equation), INDEPENDENT
+    for x in inputs:
+        if x.data:
+            value = DATA
+            break
+        if x.degrees:
+            value = None  # type: ignore[assignment]
+    if value is None:
+        found = rule.dependence(equation, inputs)
+        if not isinstance(found, Dependence):
+            return list(found)
+        value = found
+    elif value is INDEPENDENT and inputs and inputs[0].zero:
         stays = equation.primitive is ir.broadcast_p or equation.primitive in ir.IDENTITIES
-        value = ZERO if stays and inputs[0].zero else INDEPENDENT
-        return [_with_pattern(value, equation, inputs)] * count
-    found = rule_of(equation).dependence(equation, inputs)
-    if not isinstance(found, Dependence):
-        return list(found)
-    return [_with_pattern(found, equation, inputs)] * count
+        value = ZERO if stays else INDEPENDENT
+    pattern = rule.pattern(equation, [x.pattern for x in inputs])
+    return [value if pattern is value.pattern else _with_pattern(value, pattern)] * len(equation.outputs)
 
 
 def rearrangement(equation: ir.Equation) -> Move | None:
@@ -126,9 +133,14 @@ def rearrangement(equation: ir.Equation) -> Move | None:
     return rule_of(equation).move(equation)
 
 
-def _with_pattern(value: Dependence, equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    pattern = rule_of(equation).pattern(equation, [x.pattern for x in inputs])
-    return value if pattern is value.pattern else dataclasses.replace(value, pattern=pattern)
+def _with_pattern(value: Dependence, pattern: Pattern) -> Dependence:
+    return _data_with(pattern) if value is DATA else dataclasses.replace(value, pattern=pattern)
+
+
+@functools.lru_cache(maxsize=256)
+def _data_with(pattern: Pattern) -> Dependence:
+    """Data by its pattern: of all that is repeated there are few kinds."""
+    return dataclasses.replace(DATA, pattern=pattern)
 
 
 def _are_one(cases: Sequence[Dependence]) -> bool:
