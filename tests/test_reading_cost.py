@@ -1,5 +1,6 @@
 """Reading costs in proportion to the program: work is counted, since times depend on the machine."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 import jaxinit
 from jaxinit import trace_layers
+from jaxinit._reading import _consumers
+from jaxinit._reading._collector import uncollected
 
 
 def struct(*shape):
@@ -69,3 +72,29 @@ def test_reading_is_linear(apply_fn):
         for n in (2, 10, 40)
     ]
     assert work[2] <= 4.4 * work[1], work
+
+
+def test_what_was_read_is_gone_without_the_garbage_collector():
+    block = {name: struct(8, 8) for name in "wudo"} | {"b": struct(8)}
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(_consumers._known)
+        trace_layers([block] * 2, attention_blocks, struct(4, 8))
+        assert len(_consumers._known) == before
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_the_garbage_collector_goes_on_when_the_last_reading_is_done():
+    def fails():
+        with uncollected():
+            with uncollected():
+                pass
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert gc.isenabled()

@@ -271,6 +271,8 @@ def holds_program(equation: Equation) -> bool:
 
 def is_opaque(equation: Equation) -> bool:
     """Whether nothing is known of what a primitive computes: it holds a jaxpr, or is a callback, a foreign call, ..."""
+    if equation.primitive in primitives.ELEMENTWISE:
+        return False
     return holds_program(equation) or not (subprograms(equation) or equation.primitive in primitives.NAMED)
 
 

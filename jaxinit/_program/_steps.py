@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 class Sources:
-    """Of every value, whether it depends on data, and the first of the parameters that it depends on."""
+    """Of every value, whether it depends on data, and if not, the first of the parameters that it depends on."""
 
     def __init__(self, program: ir.Program, leaf_count: int):
         inputs = enumerate(program.inputs)
@@ -39,13 +39,14 @@ class Sources:
         for equation in program.equations:
             if not self.data.isdisjoint(equation.inputs):
                 self.data.update(equation.outputs)
+                continue
             leaves = [self.leaf[a] for a in equation.inputs if a in self.leaf]
             if leaves:
                 self.leaf.update(dict.fromkeys(equation.outputs, min(leaves)))
 
     def is_parameter(self, atom: ir.Atom) -> bool:
         """Whether a value depends on parameters and on no data."""
-        return atom in self.leaf and atom not in self.data
+        return atom in self.leaf
 
     def chooses(self, equation: ir.Equation) -> bool:
         """Whether an equation takes elements from known places of a value, or computes places from numbers."""

@@ -98,7 +98,8 @@ def _program(closed: Any) -> Program:
 
 
 def _variable(var: Any) -> Variable:
-    return Variable(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
+    aval = var.aval
+    return Variable(tuple(getattr(aval, "shape", ())), getattr(aval, "dtype", None))
 
 
 def _inline(
@@ -119,7 +120,7 @@ def _inline(
         return Constant(atom.val) if isinstance(atom, primitives.Literal) else environment[atom]
 
     for eqn in jaxpr.eqns:
-        inputs = tuple(read(v) for v in eqn.invars)
+        inputs = tuple([read(v) for v in eqn.invars])
         if eqn.primitive in primitives.CALLS:
             own, remat = eqn.primitive in primitives.WITH_DERIVATIVES, eqn.primitive is primitives.remat_p
             before = len(equations)
@@ -135,7 +136,7 @@ def _inline(
                 calls.append(Call(eqn.primitive, eqn.params, inputs, outputs, eqn.ctx, inlined, results))
             environment.update(zip(eqn.outvars, results, strict=True))
             continue
-        outputs = tuple(_variable(v) for v in eqn.outvars)
+        outputs = tuple([_variable(v) for v in eqn.outvars])
         environment.update(zip(eqn.outvars, outputs, strict=True))
         if eqn.primitive in primitives.IDENTITIES_OF_MANY:
             equations.extend(_identities(eqn, inputs, outputs))

@@ -64,34 +64,44 @@ def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
     return dependence.of_leaf(index, variable.shape) if ir.is_floating(variable) else INDEPENDENT
 
 
-class _Analyser:
-    def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
-        shapes = [v.shape for v in program.inputs[:leaf_count]]
-        self.producers: dict[ir.Atom, ir.Equation] = {}
-        self.slices = MixedSlices(self.producers, self.of)
-        self.weights, self.notes = Weights(shapes), Notes(shapes, self.slices)
+class _Known:
+    """What values depend on, as far as a program has been walked."""
+
+    def __init__(self, as_data: frozenset[ir.Atom]):
         self.as_data = as_data
-        self.towers: set[ir.Atom] = set()
-        self.entered: dict[ir.Equation, Entry] = {}
-        self.ends: dict[ir.Equation, Region] = {}
         self.dependences: dict[ir.Variable, Dependence] = {}
         self.constants: dict[ir.Constant, Dependence] = {}
-        self.noise: set[ir.Atom] = set()
-        self.picked: dict[ir.Equation, Picked] = {}
-        self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
-        for atom in program.outputs:
-            self.notes.read_leaves |= set(self.of(atom).degrees)
 
     def of(self, atom: ir.Atom) -> Dependence:
+        """What a value depends on that has been walked."""
         if isinstance(atom, ir.Variable):
             return self.dependences[atom]
         if atom not in self.constants:
             self.constants[atom] = DATA if atom in self.as_data else dependence.of_constant(atom)
         return self.constants[atom]
 
-    def known_so_far(self, atom: ir.Atom) -> Dependence:
+    def so_far(self, atom: ir.Atom) -> Dependence:
         """As `of`; what has not been walked yet depends on data."""
         return self.dependences.get(atom, DATA) if isinstance(atom, ir.Variable) else self.of(atom)
+
+
+class _Analyser:
+    def __init__(self, program: ir.Program, leaf_count: int, as_data: frozenset[ir.Atom]):
+        shapes = [v.shape for v in program.inputs[:leaf_count]]
+        self.producers: dict[ir.Atom, ir.Equation] = {}
+        known = _Known(as_data)
+        self.dependences, self.of, self.known_so_far = known.dependences, known.of, known.so_far
+        self.slices = MixedSlices(self.producers, self.of)
+        self.weights, self.notes = Weights(shapes), Notes(shapes, self.slices)
+        self.as_data = as_data
+        self.towers: set[ir.Atom] = set()
+        self.entered: dict[ir.Equation, Entry] = {}
+        self.ends: dict[ir.Equation, Region] = {}
+        self.noise: set[ir.Atom] = set()
+        self.picked: dict[ir.Equation, Picked] = {}
+        self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
+        for atom in program.outputs:
+            self.notes.read_leaves |= set(self.of(atom).degrees)
 
     def became(self, atoms: Sequence[ir.Variable], values: Sequence[Dependence]) -> None:
         """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
@@ -186,9 +196,7 @@ class _Analyser:
 
     # Structured control flow
 
-    def holder(
-        self, equation: ir.Equation, arguments: list[Dependence], loops: tuple[Loop, ...]
-    ) -> list[Dependence]:
+    def holder(self, equation: ir.Equation, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         """A loop or a branch."""
         self.slices.enter(equation)
         # Noise that it reads is noise inside it.

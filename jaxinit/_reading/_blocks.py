@@ -5,6 +5,7 @@ A fused weight is cut by the program after its product; each block is a set of c
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from jaxinit._reading._following import Onward, onward
 from jaxinit._reading._layers import Analysis, Component, Use, Weight
 from jaxinit._reading._origin import FOREIGN, Factor
 from jaxinit._reading._residual import Skip
-from jaxinit._reading._views import view
+from jaxinit._reading._views import View, view
 
 _SEVERAL = Onward(None, 1.0)
 _Named: TypeAlias = tuple[str | None, Features, float]
@@ -176,15 +177,31 @@ def _columns(analysis: Analysis, use: Use, component: Component, features: Featu
     axes, origin = view(component.weight), component.origin
     if axes is None or origin is None or any(f.axis == FOREIGN for d in use.geometry.out_dims for f in origin.dims[d]):
         return None
-    region = [stop - start for start, stop in component.weight.region]
-    strides = _strides(region)
     segments = analysis.of(use.weight).segments
-    offsets, chosen = np.zeros(1, np.int64), np.ones(1, bool)
+    wanted = []
     for d in use.geometry.out_dims:
-        along = steps(origin.dims[d], lambda f: f.stride * strides[f.axis])
         start = component.start if segments is not None and segments.dimension == d else 0
         indices = features.indices[use.geometry.placed[d]]
         assert indices is not None
+        wanted.append((origin.dims[d], start, indices))
+    return _columns_in(axes, tuple(stop - start for start, stop in component.weight.region), tuple(wanted))
+
+
+@functools.lru_cache(maxsize=128)
+def _columns_in(
+    axes: View, region: tuple[int, ...], wanted: tuple[tuple[tuple[Factor, ...], int, frozenset[int]], ...]
+) -> tuple[int, ...]:
+    """The columns of a weight, seen with these axes, that make some features of the output.
+
+    Args:
+      axes: of the view.
+      region: the shape of the weight's part of its leaf.
+      wanted: for each dimension of features its factors, at which feature they start, and which features are wanted.
+    """
+    strides = _strides(region)
+    offsets, chosen = np.zeros(1, np.int64), np.ones(1, bool)
+    for factors, start, indices in wanted:
+        along = steps(factors, lambda f: f.stride * strides[f.axis])
         kept = np.array([start + i in indices for i in range(len(along))], bool)
         offsets, chosen = np.add.outer(offsets, along).reshape(-1), np.logical_and.outer(chosen, kept).reshape(-1)
     view_strides = _strides(axes.shape)

@@ -29,10 +29,12 @@ def complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consume
     for equation in equations:
         if equation.primitive not in (ir.add_p, ir.sub_p, ir.add_any_p):
             continue
-        found = [_layer(producers.get(atom), of, consumers, producers) for atom in equation.inputs]
-        if found[0] is None or found[1] is None:
+        makers = [producers.get(atom) for atom in equation.inputs]
+        first = _layer(makers[0], of, consumers, producers)
+        second = None if first is None else _layer(makers[1], of, consumers, producers)
+        if first is None or second is None:
             continue
-        ((one, w), (other, v)) = found[0], found[1]
+        (one, w), (other, v) = first, second
         a, b = (_identity(entry.data, producers) for entry in (one, other))
         if w != v and a != b and one.atom.shape == other.atom.shape:
             sums.setdefault(frozenset({w, v}), []).append((equation, (one, other), {w: a, v: b}))
@@ -41,8 +43,8 @@ def complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consume
         if len(both) != 2:
             continue
         w, v = weights
-        (_, _, first), (_, _, second) = both
-        if second == {w: first[v], v: first[w]}:
+        (_, _, here), (_, _, there) = both
+        if there == {w: here[v], v: here[w]}:
             for end, entries, _ in both:
                 dimensions = _dimensions_at(end, entries[0].equation, producers)
                 result.append(Region(entries, end, dimensions, frozenset(), joint=True))

@@ -87,7 +87,10 @@ DATA = Dependence(data=True)
 
 def of_constant(constant: ir.Constant) -> Dependence:
     """A value known when the function was traced."""
-    return ZERO if _is_zero(constant) else dataclasses.replace(INDEPENDENT, pattern=_one_hot.of_constant(constant))
+    if _is_zero(constant):
+        return ZERO
+    pattern = _one_hot.of_constant(constant)
+    return INDEPENDENT if pattern is NONE else dataclasses.replace(INDEPENDENT, pattern=pattern)
 
 
 def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
@@ -194,7 +197,9 @@ def multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
 
 def _is_zero(atom: ir.Constant) -> bool:
     """Whether all elements are zero, or not a number, as where a mean is taken over nothing."""
-    if not isinstance(atom.value, int | float | np.generic | np.ndarray) and not np.isscalar(atom.value):
+    if isinstance(atom.value, int | float):
+        return atom.value == 0 or atom.value != atom.value
+    if not isinstance(atom.value, np.generic | np.ndarray) and not np.isscalar(atom.value):
         return False
     value = np.asarray(atom.value)
     return bool(np.all((value == 0) | (value != value)))

@@ -6,6 +6,7 @@ program cuts it into.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
@@ -124,7 +125,7 @@ class Followed(Origin):
             base[outer.axis] += (size - limit if outer.flipped else start) // step * outer.stride
             size = (limit - start) // step
             dims[d] = (*([outer._replace(size=size)] if size > 1 else []), *inner)
-        return dataclasses.replace(self, base=tuple(base), dims=tuple(dims))
+        return self.changed(base=tuple(base), dims=tuple(dims))
 
     def strided(
         self, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int], shape: Sequence[int]
@@ -145,7 +146,7 @@ class Followed(Origin):
             if factor.axis != FOREIGN:
                 base[factor.axis] += first * factor.stride
             dims[d] = (factor._replace(size=count, stride=factor.stride * stride),) if count > 1 else ()
-        return dataclasses.replace(cut, base=tuple(base), dims=tuple(dims))
+        return cut.changed(base=tuple(base), dims=tuple(dims))
 
     def coordinates(self, dims: Sequence[int], axis: int) -> np.ndarray:
         """Where along an axis of the start each element lies, over the flattened product of some dimensions."""
@@ -154,8 +155,12 @@ class Followed(Origin):
 
     def indices(self, axis: int) -> frozenset[int]:
         """Which indices along an axis of the start are left."""
-        factors = [f for dim in self.dims for f in dim if f.axis == axis]
-        return frozenset((self.base[axis] + steps(factors, lambda f: f.stride)).tolist())
+        return _indices(self.base[axis], tuple(f for dim in self.dims for f in dim if f.axis == axis))
+
+
+@functools.lru_cache(maxsize=128)
+def _indices(start: int, factors: tuple[Factor, ...]) -> frozenset[int]:
+    return frozenset((start + steps(factors, lambda f: f.stride)).tolist())
 
 
 def steps(factors: Iterable[Factor], stride: Callable[[Factor], int]) -> np.ndarray:

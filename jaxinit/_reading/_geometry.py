@@ -12,6 +12,9 @@ from jaxinit import _program as ir
 from jaxinit._numbers import fans
 from jaxinit._reading._dependence import Dependence
 
+OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
+"""What a layer is made of."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -54,9 +57,6 @@ def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tu
             if shape is not None and (is_weight is _grows or (shape.in_dims and shape.out_dims)):
                 return i, shape
     return None
-
-
-OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
 
 
 def _grows(value: Dependence) -> bool:

@@ -45,6 +45,8 @@ NONE = Pattern()
 
 def of_constant(constant: ir.Constant) -> Pattern:
     """Of a value known when the function was traced."""
+    if not constant.shape:
+        return NONE
     sizes = [(n, d) for d, n in enumerate(constant.shape) if n > 1]
     if len(sizes) != 1 or not ir.is_known(constant) or not ir.is_integer(constant):
         return NONE

@@ -99,20 +99,25 @@ class Paths:
         """The equations between a value and others, in execution order."""
         seen: set[int] = set()
         pending = [self.index[a] for a in ends if a in self.index]
+        level, height = self.level[root], self.height[root]
         while pending:
             i = pending.pop()
             if i in seen:
                 continue
             seen.add(i)
-            pending.extend(self.index[a] for a in self._before(i, root) if a in self.index and self.may_reach(root, a))
+            for a in self._before(i, root):
+                if a in self.index and self.level[a] > level and self.height[a] < height:
+                    pending.append(self.index[a])
         window: _Window = {}
         for i in sorted(seen):
-            own = [a for a in self._before(i, root) if self._descends(a, root, window)]
-            window[i] = any(window.get(self.number(a)) for a in own) or bool(self._layers(i)) if own else None
+            window[i] = None
+            for atom in self._before(i, root):
+                if self._descends(atom, root, window):
+                    window[i] = bool(window[i] or window.get(self.index.get(atom, -1)) or self._layers(i))
         return window
 
     def _descends(self, atom: ir.Atom, root: ir.Atom, window: _Window) -> bool:
-        return atom is root or window.get(self.number(atom)) is not None
+        return atom is root or window.get(self.index.get(atom, -1)) is not None
 
     def branch(self, root: ir.Atom, term: ir.Atom, window: _Window) -> Branch:
         """The layers between a value and a term, each with the least number of layers that come after it."""

@@ -68,7 +68,7 @@ def regions(equations: Sequence[ir.Equation], of: Of, consumers: _Consumers) -> 
     partials: _Found = {}
     followed: set[tuple[ir.Atom, int, ir.Equation]] = set()
     for equation in equations:
-        if not multiplies(equation) and partials.keys().isdisjoint(equation.inputs):
+        if partials.keys().isdisjoint(equation.inputs) and not multiplies(equation):
             continue
         carried = [partials.get(atom, {}) for atom in equation.inputs]
         entry = entry_of(equation, of)

@@ -4,12 +4,13 @@ Pooling, messages that are added up at the nodes of a graph, and the mean over a
 layer, or monotone, and leave its features apart. A sum that is divided by the number of its terms is a mean.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple, TypeAlias
 
 from jaxinit import _program as ir
-from jaxinit._reading._origin import FOREIGN, Origin
+from jaxinit._reading._origin import FOREIGN, Factor, Origin
 from jaxinit._reading._rules import cuts, rule_of
 
 _OVER_AXES = ir.family("reduce_sum", "reduce_max", "reduce_min")
@@ -97,9 +98,13 @@ def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> fr
     parts = cuts(equation)
     move = rule_of(equation).move(equation) if parts is None else parts[output]
     origin = move and move(Origin.of_leaf(0, shape))
-    if origin is None:
-        return None
-    axes = [{f.axis for f in dim if f.axis != FOREIGN} for dim in origin.dims]
+    return None if origin is None else _dimensions_of(origin.dims, frozenset(features))
+
+
+@functools.lru_cache(maxsize=256)
+def _dimensions_of(dims: tuple[tuple[Factor, ...], ...], features: frozenset[int]) -> frozenset[int] | None:
+    """The dimensions along which axes of a value lie in another one that is made of it, if they are alone there."""
+    axes = [{f.axis for f in dim if f.axis != FOREIGN} for dim in dims]
     found = frozenset(d for d, own in enumerate(axes) if own & features)
     return found if all(axes[d] <= features for d in found) else None
 

@@ -15,6 +15,7 @@ from jaxinit._program import rolled, unrolled, with_stacks
 from jaxinit._reading._activated import ActivationInput, activation_inputs
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._blocks import Structure, structure
+from jaxinit._reading._collector import uncollected
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._evidence import LeafRole
@@ -93,8 +94,9 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
     leaves = tuple(leaf for _, leaf in with_paths)
     with calling("apply_fn", apply_fn, "params", "batch"):
         program = ir.traced_program(apply_fn, params, batch)
-    program = rolled(unrolled(with_stacks(program), len(leaves)), len(leaves))
-    return Traced(analyse(program, len(leaves)), paths, leaves)
+    with uncollected():
+        program = rolled(unrolled(with_stacks(program), len(leaves)), len(leaves))
+        return Traced(analyse(program, len(leaves)), paths, leaves)
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
@@ -148,7 +150,14 @@ def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -
       >>> [(layer.path, layer.fan_in, layer.activation) for layer in layers]
       [('hidden', 4, <tanh>), ('out', 8, None)]
     """
-    return layers_of(trace(params, apply_fn, batch))
+    traced = trace(params, apply_fn, batch)
+    with uncollected():
+        layers = layers_of(traced)
+        # Weights and their uses name one another. Apart, all that was read is gone at once.
+        for weight in traced.analysis.weights:
+            weight.uses.clear()
+        del traced
+    return layers
 
 
 def layers_of(traced: Traced) -> Layers:

@@ -5,6 +5,7 @@ own, which is how scales are spread over a leaf and how its matrices are found.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -67,30 +68,44 @@ def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False)
 
 def view(weight: Weight) -> View | None:
     """The roles of a weight's axes at its first use; None where the program does not tell."""
-    origin, roles = weight.first_component.origin, weight.uses[0].geometry
+    component, roles = weight.first_component, weight.uses[0].geometry
+    origin = component.origin
     if origin is None or origin.region != weight.region or roles.kind == "embed":
         return None
-    role = dict.fromkeys(origin.picked, "batch") | dict.fromkeys(weight.stack, "stack")
-    for d, dim in enumerate(origin.dims):
-        name = (
-            "in" if d in roles.in_dims else "out" if d in roles.out_dims else "batch" if d in roles.batch_dims else ""
-        )
+    dims = roles.in_dims, roles.out_dims, roles.batch_dims
+    apart = weight.stack, origin.picked, component.ensemble
+    return _view(weight.region, origin.dims, dims, roles.feature_group_count, apart)
+
+
+@functools.lru_cache(maxsize=1024)
+def _view(
+    region: tuple[tuple[int, int], ...],
+    dims: tuple[tuple[Factor, ...], ...],
+    roles: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    group_count: int,
+    apart: tuple[tuple[Factor, ...], tuple[Factor, ...], frozenset[Factor]],
+) -> View | None:
+    """The view of a weight with these factors; those of the stack, picked by data, and of an ensemble lie `apart`."""
+    (in_dims, out_dims, batch_dims), (stack, picked, ensemble) = roles, apart
+    role = dict.fromkeys(picked, "batch") | dict.fromkeys(stack, "stack")
+    for d, dim in enumerate(dims):
+        name = "in" if d in in_dims else "out" if d in out_dims else "batch" if d in batch_dims else ""
         rest = list(dim)
-        if name == "out" and roles.feature_group_count > 1:
+        if name == "out" and group_count > 1:
             # Each group of a grouped convolution is a matrix of its own; the groups are the outer part of the axis.
-            groups = grouped_factors(rest, roles.feature_group_count)
+            groups = grouped_factors(rest, group_count)
             if groups:
                 role |= dict.fromkeys(groups, "batch")
                 role |= dict.fromkeys(rest[len(groups) :], name)
                 continue
-            if len(rest) != 1 or rest[0].size % roles.feature_group_count:
+            if len(rest) != 1 or rest[0].size % group_count:
                 return None
             (whole,) = rest
-            size = whole.size // roles.feature_group_count
-            role[whole._replace(size=roles.feature_group_count, stride=whole.stride * size)] = "batch"
+            size = whole.size // group_count
+            role[whole._replace(size=group_count, stride=whole.stride * size)] = "batch"
             rest = [whole._replace(size=size)] if size > 1 else []
-        role |= {f: "batch" if f in weight.first_component.ensemble else name for f in rest}
-    axes = [f for axis, (start, stop) in enumerate(weight.region) for f in axis_factors(axis, stop - start, list(role))]
+        role |= {f: "batch" if f in ensemble else name for f in rest}
+    axes = [f for axis, (start, stop) in enumerate(region) for f in axis_factors(axis, stop - start, list(role))]
     if any(f not in role for f in axes):
         return None
     by_role = {
