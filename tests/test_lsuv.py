@@ -632,7 +632,7 @@ def test_a_loop_over_a_part_of_a_stack_has_one_scale_and_says_so(bounds):
     new, report = lsuv(params, apply_fn, batch, orthonormalize=False, return_report=True)
     ratio = new["w"] / params["w"]
     np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
-    assert "one scale for all of it" in report.problems()["w"][0]
+    assert "one scale for the whole weight" in report.problems()["w"][0]
 
 
 def counted_scan(w, x):
@@ -1102,7 +1102,11 @@ def read_before(params, x):
     [
         ({"w": jnp.ones((12, 3), jnp.int32)}, lambda p, x: x @ p["w"].astype(x.dtype), "no floating-point numbers"),
         ({}, lambda p, x: x, "params holds no floating-point numbers"),
-        ({"w": jnp.ones(12)}, lambda p, x: x * p["w"][None], "apply_fn multiplies no data with a weight"),
+        (
+            {"w": jnp.ones(12)},
+            lambda p, x: x * p["w"][None],
+            "apply_fn has no product, convolution or lookup of data with a weight",
+        ),
         ({"w": jnp.ones((12, 3))}, entered, "w: it enters pure_callback, whose program is not read"),
         ({"w": jnp.ones((12, 12))}, read_before, "w: skipped: .* before the first layer"),
     ],
@@ -1110,7 +1114,7 @@ def read_before(params, x):
 )
 def test_where_no_layer_can_be_scaled_a_warning_says_why(params, apply_fn, reason):
     for _ in range(2):  # the second call traces nothing
-        with pytest.warns(UserWarning, match=f"lsuv leaves all parameters as they are: .*{reason}"):
+        with pytest.warns(UserWarning, match=f"lsuv leaves all parameters unchanged: .*{reason}"):
             new = lsuv(params, apply_fn, VECTORS)
     chex.assert_trees_all_equal(new, params)
 

@@ -122,7 +122,7 @@ def test_slices_that_a_loop_in_python_mixes_have_one_scale_and_the_report_says_s
 
     w = normal(0, *shape)
     new, report = jaxinit.lsuv(w, apply_fn, X, return_report=True)
-    assert "one scale for all of it" in report.notes[0]
+    assert "one scale for the whole weight" in report.notes[0]
     np.testing.assert_allclose(new / w, (new / w).reshape(-1)[0], rtol=1e-4)
     seen = []
     x = X

@@ -205,7 +205,7 @@ def check_linear(program: Program, layers: Any) -> None:
 
 def run_lsuv(program: Program, **options: Any) -> tuple[Any, Any]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "lsuv leaves all parameters as they are")
+        warnings.filterwarnings("ignore", "lsuv leaves all parameters unchanged")
         return jaxinit.lsuv(program.params(), program.apply, program.batch(), return_report=True, **options)
 
 
@@ -267,7 +267,7 @@ def _kept_axes(
     weight: Weight, options: dict[str, Any], row: Any, report: Any, i: int, shape: tuple[int, ...], size: int
 ) -> list[int] | None:
     """The axes of the outputs, uses first, along which a scale of its own is due; None where that is not decided."""
-    one = "one scale for all of it" in report.notes[i]
+    one = "one scale for the whole weight" in report.notes[i]
     if weight.members is None or (options.get("statistic") == "channel" and weight.channels is None):
         return [] if size == 1 else None
     kept = [] if one else [a + 1 for a in weight.members]

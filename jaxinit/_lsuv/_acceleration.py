@@ -1,9 +1,9 @@
 """Anderson acceleration: corrections of many scales that influence one another.
 
-Taken alone, each scale asks for a correction g in log space. Where scales act on one another, as in the loops of
-recurrent nets, taking all at once overshoots or goes astray. What earlier steps changed in g tells how: of the span of
-those steps the correction that takes g to zero is known to first order, and what is left of g is damped by how much
-larger than the last step its effect was.
+Each scale on its own asks for a correction g in log space. Where scales affect one another, as in the loops of
+recurrent nets, applying all corrections at once overshoots or diverges. The changes of g in earlier steps show how to
+do better: within the span of those steps, the correction that brings g to zero is known to first order, and the rest
+of g is damped by how much larger than the last step its effect was.
 
 Reference: Walker & Ni, 2011, "Anderson acceleration for fixed-point iterations".
 """
@@ -15,21 +15,21 @@ import jax.numpy as jnp
 from jaxinit._typing import Array
 
 _MEMORY = 5
-"""How many steps are remembered."""
+"""How many steps are kept."""
 
 _LONGEST = 1.0
 """No scale changes by more than a factor of e to this power in one attempt."""
 
 _NEW = 0.05
-"""A step teaches nothing beside later ones if less than this share of what it changed is not explained by them."""
+"""A step adds no information if later ones explain all but this share of the change that it caused."""
 
 
 class Memory(NamedTuple):
-    """What earlier steps have taught.
+    """The memory of earlier steps.
 
     Attributes:
       correction: the g of the last attempt.
-      steps, changes: the last steps, latest first, and how each changed g; zeros where there were fewer.
+      steps, changes: the last steps, latest first, and how each changed g; padded with zeros.
       attempts: how many attempts there have been.
     """
 
@@ -40,13 +40,13 @@ class Memory(NamedTuple):
 
 
 def no_memory(size: int) -> Memory:
-    """Before the first attempt, for this number of scales, whose corrections are float32 whatever the weights are."""
+    """The memory before the first attempt, for this many scales; corrections are float32 whatever the weights are."""
     pairs = jnp.zeros((_MEMORY, size), jnp.float32)
     return Memory(pairs[0], pairs, pairs, jnp.zeros((), jnp.int32))
 
 
 def accelerated(memory: Memory, correction: Array) -> tuple[Memory, Array]:
-    """The step to take for this correction, and the memory of it."""
+    """The step to take for this correction, and the updated memory."""
     change = jnp.where(memory.attempts > 0, correction - memory.correction, 0)
     changes = memory.changes.at[0].set(jnp.where(jnp.isfinite(change), change, 0))
     taken, left = jnp.zeros_like(correction), correction

@@ -1,4 +1,4 @@
-"""From scales to parameters: weights made orthonormal, multiplied by their scales, biases moved."""
+"""From scales to parameters: makes weights orthonormal, multiplies them by their scales, and moves biases."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +29,9 @@ from jaxinit._typing import Array
 
 
 def with_orthonormal(leaves: Sequence[Any], weights: Iterable[Weight]) -> list[Any]:
-    """The leaves, each of these weights replaced by the orthonormal factor of itself in its layout of use.
+    """The leaves, with each of these weights replaced by its own orthonormal factor in its layout of use.
 
-    Matrices of zeros have none, and stay: a readout or a branch may be meant to start at zero.
+    Matrices of zeros have no such factor and stay zero, since a readout or a branch may be meant to start at zero.
 
     Weights of equal shape and layout go through one loop: a program for each of a hundred layers would take a hundred
     times as long to compile.
@@ -77,15 +77,16 @@ def _orthonormal_by_numpy(
 def _entries(stack: Array) -> list[Array]:
     """stack[0], stack[1], ...
 
-    Each index goes through memory: with it written into the program, no two of these slices would be alike, and XLA's
-    CPU compiler, which makes code for equal operations once, would take eight milliseconds for each.
+    Each index is stored in memory first: if it were written into the program, all slices would be different
+    operations, and XLA's CPU compiler, which generates code for equal operations once, would take eight milliseconds
+    for each.
     """
     indices = [jax.lax.optimization_barrier(np.array([i, 0], np.int32)) for i in range(len(stack))]
     return [jax.lax.dynamic_index_in_dim(stack, index[0], keepdims=False) for index in indices]
 
 
 def with_scales(leaves: Sequence[Any], problem: Problem, states: States) -> list[Any]:
-    """The leaves multiplied by the scales found, and the biases moved."""
+    """The leaves multiplied by the scales that were found, with the biases moved."""
     change = functools.partial(_with_scales, problem)
     found = {weight: (states[weight].scale, states[weight].shift) for weight in problem.selected}
     new: list[Any] = with_automatic_axes(change, list(leaves), found, like=list(leaves))
@@ -119,8 +120,8 @@ def _scaled(part: Array, scales: Array) -> Array:
 def _move_bias(leaves: list[Any], problem: Problem, weight: Weight, shift: Array) -> None:
     centre = problem.centres[weight]
     leaf, origin = centre.leaf, centre.origin
-    # The bias has the output's features, stacked dimensions first, and each dimension may be made of factors in an
-    # order of its own.
+    # The bias has the output's features, stacked dimensions first, and each dimension may be a product of factors in
+    # an order of its own.
     known = [*weight.stack, *centre.channels]
     dims = [*((f,) for f in weight.stack), *output_dims(weight)]
     shift = spread(shift.reshape([f.size for f in known]), known, dims)

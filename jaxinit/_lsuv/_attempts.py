@@ -1,6 +1,7 @@
-"""Scales by repeated evaluation: of weights that are used more than once, and layer by layer, the classical algorithm.
+"""Scales by repeated evaluation: for weights that are used more than once, and for the classical algorithm.
 
-Each takes the flat inputs of a traced program and returns the state of every weight, and how many attempts it took.
+Each function accepts the flat inputs of a traced program and returns the state of every weight, and how many attempts
+it took.
 """
 
 import math
@@ -21,10 +22,10 @@ from jaxinit._typing import Array
 
 
 def refined(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Weight, Array]]:
-    """Evaluations until the pooled output of every shared weight is at its target; the others follow in each.
+    """Evaluates until the pooled output of every shared weight is at its target; the others follow in each evaluation.
 
     The first use of a shared weight decides its scale in the first evaluation, which keeps reused blocks from
-    exploding; from then on its pooled moments do.
+    exploding; after that its pooled moments do.
     """
     shared = problem.shared & problem.selected
     evaluation = problem.evaluation(shared)
@@ -46,7 +47,7 @@ def _refined(
     start: States,
     shapes: States,
 ) -> tuple[States, dict[Weight, Array]]:
-    """Evaluations until the pooled outputs of all weights in `start` are at their targets, corrected together."""
+    """Evaluates until the pooled outputs of all weights in `start` are at their targets, all corrected together."""
     order = sorted(start)
     sizes = [math.prod(shapes[u].scale.shape) for u in order]
 
@@ -87,7 +88,7 @@ def _refined(
 
 
 def _correction(problem: Problem, weight: Weight, state: ScaleState) -> tuple[Array, Array]:
-    """The logarithm of the ratio that would bring a weight to its target; whether it is there or cannot get there."""
+    """The log of the ratio that would bring a weight to its target; whether it is there already or cannot get there."""
     pooled = pooled_of(state)
     ratio, flags = solve(pooled, problem.targets[weight])
     if weight not in problem.selected:
@@ -101,9 +102,9 @@ def _correction(problem: Problem, weight: Weight, state: ScaleState) -> tuple[Ar
 
 
 def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dict[Weight, Array]]:
-    """The classical algorithm: a scan over layers, and for each a loop of evaluations until it is at its target.
+    """The classical algorithm: a scan over layers, and for each layer a loop of evaluations until it is at its target.
 
-    Where layers share weights, all scales are then corrected together.
+    If layers share weights, all scales are then corrected together.
     """
     weights = problem.analysis.weights
     evaluation = problem.evaluation(frozenset(weights))
@@ -138,7 +139,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
                 following[weight] = before._replace(
                     scale=jnp.where(mask, before.scale * jnp.exp(steps[weight].log_ratio), before.scale),
                     before=jnp.where(mask & (tries == 0), now, before.before),
-                    # The step after the last layer changes nothing, and sees what all scales together give.
+                    # The step after the last layer changes nothing, and measures the outputs with all scales.
                     after=jnp.where(group == count, now, before.after),
                     flags=jnp.where(group == count, _flags(problem, weight, state), before.flags),
                     shift=state.shift,
@@ -158,7 +159,7 @@ def layer_by_layer(problem: Problem, values: Sequence[Any]) -> tuple[States, dic
     states, tries = lax.scan(layer, start, jnp.arange(count + 1))
     attempts = {u: tries[groups[u]] for u in weights}
     if problem.shared & problem.selected:
-        # Later layers have changed what the earlier uses of a weight see.
+        # Scaling later layers has changed the inputs of the earlier uses of a weight.
         states, more = _refined(problem, evaluate, states, shapes)
         return states, {u: attempts[u] + more[u] for u in weights}
     for weight in weights:
@@ -176,7 +177,7 @@ def _groups(problem: Problem, weights: Sequence[Weight]) -> tuple[dict[Weight, A
     while i < len(weights):
         size = stacked_size(weights[i])
         together = [weights[i]]
-        # Weights that one scan walks along take turns, slice by slice.
+        # Weights that one scan runs over alternate, slice by slice.
         for following in weights[i + 1 :]:
             one = scans[following.uses[0].finish] == scans[weights[i].uses[0].finish]
             if size == 1 or stacked_size(following) != size or not one:
@@ -192,7 +193,7 @@ def _groups(problem: Problem, weights: Sequence[Weight]) -> tuple[dict[Weight, A
 def _scans_around(
     program: ir.Program, around: tuple[ir.Scan, ...]
 ) -> Iterator[tuple[ir.Equation, tuple[ir.Scan, ...]]]:
-    """Every equation of a program, with the scans in whose bodies it is."""
+    """Every equation of a program, with the scans that contain it."""
     for equation in program.equations:
         yield equation, around
         for inner in ir.subprograms(equation):
@@ -204,7 +205,7 @@ def _aligned(mask: Array, like: Array) -> Array:
 
 
 class _Step(NamedTuple):
-    """The last correction of a scale, for the next to learn from."""
+    """The last correction of a scale, from which the next one is computed."""
 
     log_ratio: Array
     log_std: Array
@@ -216,10 +217,10 @@ def _no_step(shapes: ScaleState) -> _Step:
 
 
 def _step(problem: Problem, weight: Weight, state: ScaleState, last: _Step) -> tuple[_Step, Array]:
-    """The correction that brings a weight to its target, and whether it is there (or cannot get there) already.
+    """The correction that brings a weight to its target, and whether it is already there (or cannot get there).
 
     A weight that is used k times in a row changes its pooled output by up to the k-th power of the correction. The
-    power seen at the last correction is therefore undone in the next: the secant method on a doubly logarithmic scale.
+    power observed at the last correction is therefore undone in the next: the secant method on a log-log scale.
     """
     pooled = pooled_of(state)
     ratio, flags = solve(pooled, problem.targets[weight])
@@ -238,7 +239,7 @@ def _step(problem: Problem, weight: Weight, state: ScaleState, last: _Step) -> t
 
 
 def _flags(problem: Problem, weight: Weight, state: ScaleState) -> Array:
-    """What keeps a weight from its target; nothing, for one whose deviation a scale would mend."""
+    """Why a weight misses its target; empty if a further scale would correct it."""
     pooled = pooled_of(state)
     ratio, flags = solve(pooled, problem.targets[weight])
     if state.limits is not None:

@@ -1,4 +1,4 @@
-"""Which layers can be centred: those with a bias that has an entry of its own for each channel, with either sign."""
+"""Which layers can be centred: those with a bias, of either sign, that has its own entry for each channel."""
 
 import math
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from jaxinit._reading import FOREIGN, Factor, Origin, Traced, Weight, of_constan
 
 
 class Centre(NamedTuple):
-    """What centres the output of a weight.
+    """The bias that centres the output of a weight.
 
     Attributes:
-      channels: the factors along which each entry of the output's mean is taken off by itself.
-      leaf, origin: the bias, and where its elements lie.
+      channels: the factors along which each mean of the output is removed separately.
+      leaf, origin: the bias, and which of its elements.
       sign: with which the bias enters the output.
     """
 
@@ -26,15 +26,15 @@ class Centre(NamedTuple):
 
 
 def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, Centre], dict[Weight, str]]:
-    """What centres each weight; and why the others of those selected are not centred.
+    """The bias that centres each weight; and why other selected weights are not centred.
 
-    Only a weight that is used once can be, with a bias that is a leaf of its own, with either sign, and has one entry
-    for each channel.
+    A weight can be centred only if it is used once, with a bias, of either sign, that is a leaf of its own and has one
+    entry for each channel.
     """
     found, refused = {}, {}
     for weight in selected:
         if weight.use_count > 1:
-            # What centres one use does not centre the others.
+            # What centres one use would not centre the others.
             refused[weight] = "not centred: it is used more than once"
             continue
         if len(weight.uses) == 1 and not weight.uses[0].bias_dims <= set(weight.uses[0].placed.values()):
@@ -53,7 +53,7 @@ def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, C
 
 
 def _bias_leaves(traced: Traced, weight: Weight) -> list[tuple[int, Origin, int]]:
-    """The leaves that are a weight's bias and nothing else, their origins, and the signs with which they are added."""
+    """The leaves that are only a weight's bias, their origins, and the signs with which they are added."""
     if len(weight.uses) != 1:
         return []
     (use,) = weight.uses
@@ -79,7 +79,7 @@ def _bias_leaves(traced: Traced, weight: Weight) -> list[tuple[int, Origin, int]
 
 
 def _sign(traced: Traced, value: ir.Atom) -> int:
-    """1 for elements of a leaf as they are, -1 for those with the other sign, 0 for anything else made of them."""
+    """1 for elements of a leaf, -1 for elements with the other sign, 0 for anything else computed from them."""
     sign = 1
     while not all(origin.exact for origin in traced.analysis.of(value).origins.values()):
         equation = traced.flow.producer.get(value)
@@ -104,7 +104,7 @@ def _is_zero(traced: Traced, atom: ir.Atom) -> bool:
 
 
 def _is_in_a_weight(traced: Traced, leaf: int) -> bool:
-    """Whether the weight of any layer is made of this leaf, or a program that is not read takes it."""
+    """Whether the weight of any layer is made of this leaf, or a program that is not read uses it."""
     weights = (component.dependence for use in traced.analysis.uses.values() for component in use.components)
     return any(leaf in weight.degrees for weight in weights) or any(leaf == at for at, _ in traced.analysis.opaque)
 

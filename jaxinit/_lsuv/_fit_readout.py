@@ -1,8 +1,8 @@
-"""The last layer fitted to the targets: its bias is their mean in the units of the loss, its kernel small enough.
+"""The last layer fitted to the targets: its bias is their mean in the units of the loss, its kernel is small enough.
 
-With a bias of log class frequencies, and no say of the data yet, the first loss is the entropy of the labels. What the
-data says at random adds to it: a kernel whose outputs have variance v adds about v·p(1 - p)/2 for two classes. So the
-kernel is scaled down as far as it must be, which is less than to zero, where no gradient would reach the layers below.
+With a bias of log class frequencies, and no influence of the data yet, the first loss is the entropy of the labels. The
+random influence of the data adds to it: a kernel whose outputs have variance v adds about v·p(1 - p)/2 for two classes.
+So the kernel is scaled down as far as necessary, but not to zero, where no gradient would reach the layers below.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ _UNSEEN = 1e-3
 """The share of the probability that is spread over all classes, so that those without labels are not impossible."""
 _HALVINGS = 12
 _ROUNDS = 8
-"""How often a bias is corrected; each round takes most of what is left."""
+"""How often a bias is corrected; each round removes most of the remaining error."""
 
 
 class _Readout(NamedTuple):
-    """The last layer: its weight, its bias, and how many numbers it gives."""
+    """The last layer: its weight, its bias, and its number of outputs."""
 
     weight: Weight
     centre: Centre
@@ -48,7 +48,7 @@ def fit_readout(
     *,
     tolerance: float | None = 0.01,
 ) -> Any:
-    r"""Sets the last layer so that the first loss is that of the best constant: the entropy of the labels.
+    r"""Sets the last layer so that the first loss is that of the best constant prediction: the entropy of the labels.
 
     The bias b of the readout solves, for its outputs s·u + b on the batch,
 
@@ -67,15 +67,15 @@ def fit_readout(
         shape of the output; for the others numbers in the shape of the output, for "sigmoid" between 0 and 1.
       loss: what the network is trained with: "softmax" (cross-entropy), "sigmoid" (binary cross-entropy of each unit)
         or "squared".
-      tolerance: by what share the first loss may exceed that of the best constant; None leaves the kernel as it is.
+      tolerance: by what share the first loss may exceed that of the best constant; None leaves the kernel unchanged.
 
     Returns:
-      The new parameters: the readout's bias is another, its kernel scaled, all else as it was.
+      The new parameters: the readout has a new bias and a scaled kernel, and everything else is unchanged.
 
     Raises:
       TypeError: an argument is of the wrong type.
       ValueError: `loss` is unknown, the output is not that of a layer with a bias of its own, or targets do not have
-        its shape, or are not labels or probabilities. In a trace labels that no class has count as none.
+        its shape, or are not labels or probabilities. Inside a trace, labels beyond the last class are ignored.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -151,7 +151,7 @@ def _readout(traced: Traced) -> _Readout:
     """The layer whose output is that of the program.
 
     Raises:
-      ValueError: there is none, or its bias is not one that can be set.
+      ValueError: there is no such layer, or its bias cannot be set.
     """
     program = traced.analysis.program
     finishes = {use.finish.outputs[0]: use for use in traced.analysis.uses.values()}
@@ -192,7 +192,7 @@ def _refusal(refused: dict[Weight, str], weight: Weight) -> str:
 
 
 def _keeps_units(equation: ir.Equation) -> bool:
-    """Whether an equation leaves values as they are, and units along the last axis."""
+    """Whether an equation leaves values unchanged, with units along the last axis."""
     (old, *_), (new, *_) = equation.inputs, equation.outputs
     if equation.primitive in (ir.reshape_p, ir.squeeze_p):
         units = old.shape[-1] if old.shape else 1
@@ -222,7 +222,7 @@ def _are_labels(targets: Array, loss: str) -> bool:
 
 
 def _check_values_of(targets: Array, loss: str) -> None:
-    """Accept labels that are not negative, and probabilities."""
+    """Check that labels are not negative, or that probabilities are between 0 and 1."""
     values = np.asarray(targets)
     if loss == "squared" or not values.size:
         return
@@ -233,7 +233,7 @@ def _check_values_of(targets: Array, loss: str) -> None:
 
 
 def _solved(u: Array, wanted: Array, loss: str, tolerance: float | None) -> tuple[Array, Array]:
-    """What the kernel is multiplied by, and the bias."""
+    """The factor of the kernel, and the bias."""
     one = jnp.ones((), u.dtype)
     if tolerance is None:
         return one, _bias(one * u, wanted, loss)

@@ -1,4 +1,4 @@
-"""The scales that a weight's dtype can hold: float16 and float8 end within what a scale may ask for."""
+"""The scales that a weight's dtype can hold: float16 and float8 have a smaller range than scales may need."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,22 +10,22 @@ from jaxinit._reading import Factor, Weight, axis_factors, in_order_of_leaf, par
 from jaxinit._typing import Array, DTypeLike
 
 _LEVELS = 16
-"""Steps that the largest entry must have above zero, so that rounding keeps the variance to a percent."""
+"""How many representable steps the largest entry must be above zero, so that rounding keeps the variance to 1%."""
 
 
 class Limits(NamedTuple):
-    """The smallest and the largest scale with which a weight stays what it is."""
+    """The smallest and the largest scale that the dtype of a weight can hold."""
 
     smallest: Array
     largest: Array
 
     def hold(self, scale: Array) -> Array:
-        """Whether each scale lies within them."""
+        """Whether each scale is between them."""
         return (scale >= self.smallest) & (scale <= self.largest)
 
 
 def is_narrow(dtype: DTypeLike) -> bool:
-    """Whether a floating dtype reaches less far than float32."""
+    """Whether a floating dtype has a smaller range than float32."""
     return bool(jnp.issubdtype(dtype, jnp.floating)) and float(jnp.finfo(dtype).max) < 1e38
 
 
@@ -46,7 +46,7 @@ def limits_of(
             divisor = jnp.where(alive, largest, 1)
             smallest = jnp.float32(info.smallest_subnormal) * _LEVELS
             found[weight] = Limits(
-                # One always stays possible, for entries as small as they came.
+                # A scale of one is always possible, however small the entries are.
                 jnp.minimum(jnp.where(alive, smallest / divisor, 0), 1),
                 jnp.where(alive, jnp.float32(info.max) / divisor, jnp.inf),
             )
@@ -57,7 +57,7 @@ def limits_of(
 
 
 def _largest_entries(part: Array, weight: Weight, factors: tuple[Factor, ...]) -> Array:
-    """The largest absolute value that each scale of a weight multiplies, stacked dimensions first."""
+    """The largest absolute value among the elements that share a scale, stacked dimensions first."""
     known = [*weight.stack, *factors]
     axes = [f for a, (start, stop) in enumerate(weight.region) for f in axis_factors(a, stop - start, known)]
     split = jnp.abs(part.astype(jnp.float32)).reshape([f.size for f in axes])

@@ -1,8 +1,8 @@
 """LSUV (layer-sequential unit-variance initialization, Mishkin & Matas 2015) for any JAX function.
 
-A layer is linear in its weight, so the scale that gives its output unit variance is known once the output is; and
-that output, scaled, is what flows on. One evaluation of the program therefore does what the classical algorithm does
-with two evaluations a layer.
+A layer is linear in its weight, so the scale that gives its output unit variance is known once the output is. Later
+layers then see the scaled output. One evaluation of the program therefore does what the classical algorithm does
+with two evaluations per layer.
 """
 
 import dataclasses
@@ -75,51 +75,52 @@ def lsuv(
 
     .. math:: s = \min \{ s > 0 : \mathrm{Var}(s u + b) = \text{target}^2 \}
 
-    Layers are found in the program (see `trace_layers`) and taken in execution order. Scaled outputs flow on, so one
-    evaluation does all layers; a block that a `scan` repeats is scaled inside that scan.
+    Layers are found in the program (see `trace_layers`) and scaled in execution order. Later layers see scaled
+    outputs, so one evaluation does all layers; a block that a `scan` repeats is scaled inside that scan.
 
     Args:
       params: pytree of arrays, never mutated.
-      apply_fn: function of (params, batch). What its output is does not matter, but layers on which no output depends
-        are not computed. For a Linen module `module.apply`, or see `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`. Outside
-        `jit` it is compiled once and kept, as by `jax.jit`: what it closes over is that of the first call.
+      apply_fn: function of (params, batch). Its output does not matter, except that layers on which no output depends
+        are not computed. For a Linen module pass `module.apply`, or see `jaxinit.linen.lsuv` and `jaxinit.nnx.lsuv`.
+        Outside `jit` it is compiled once and kept, as by `jax.jit`: values that it closes over are those of the first
+        call.
       batch: pytree of arrays; more samples give steadier statistics.
       target: standard deviation of every layer; or one for each layer in execution order; or a mapping from path
-        patterns to numbers, of which the first that matches counts, and layers that match none get 1. Where a layer's
-        output is the weight of what follows, as in hypernetworks, it is that of the product with this weight.
-      orthonormalize: first replace each weight by the orthonormal factor of itself in its (fan-in, fan-out) layout,
+        patterns to numbers, of which the first match counts; layers without a match get 1. If a layer's
+        output is the weight of another product, as in hypernetworks, the target is that of this product.
+      orthonormalize: first replace each weight by its own orthonormal factor in its (fan-in, fan-out) layout,
         as `jaxinit.orthonormalize` does. Lookup tables are only scaled, and a matrix of zeros, such as a readout or a
         branch that is meant to start at zero, stays zero.
       method: "fused" is one evaluation, in which the first use of a weight decides. "scan" is the classical algorithm:
         a scan over layers, each evaluated until it is within the tolerance, statistics pooled over all uses of the
         weight. "auto" is "fused", repeated until weights that are used more than once are within the tolerance.
       tolerance: relative deviation from the target at which repetition ends.
-      max_attempts: the most repetitions.
-      where: which layers to scale: a predicate on `Layer`, or one or more patterns of paths as in `fnmatch`
-        ("*/kernel"). The others are measured and left alone. By default all are scaled but those on the state that a
-        recurrence carries from one step of the data to the next: orthonormal, they keep what the state remembers, and
-        unit variance of their product would make it grow or fade. They are made orthonormal, keep scale one, and are
-        named in the report; so is the whole of a kernel of which some rows meet the state.
+      max_attempts: the maximum number of repetitions.
+      where: which layers to scale: a predicate on `Layer`, or one or more path patterns as in `fnmatch`
+        ("*/kernel"). The others are measured and left unchanged. By default all are scaled except kernels on the state
+        that a recurrence carries from one step of the data to the next: if orthonormal, they preserve the state, and
+        scaling their product to unit variance would make it grow or fade. They are made orthonormal, keep scale one,
+        and are named in the report. If only some rows of a kernel meet the state, this holds for the whole kernel.
       statistic: "layer" pools all units; "channel" gives every output channel its own scale (Krähenbühl et al. 2015; of
         weight-normalised layers, the initialization of Salimans & Kingma 2016).
-      center: also move each bias so that every unit has mean zero on the batch; the report names layers whose bias
-        stays, such as those that are used more than once. Off by default: unit by unit centring makes deep plain ReLU
-        nets untrainable.
-      verify: evaluate once more with the new parameters, refine once, and report what that evaluation sees.
-        Very deep chaotic nets amplify rounding; the report names layers that no scale reproduces to the tolerance.
+      center: also move each bias so that every unit has mean zero on the batch; the report names layers whose bias is
+        not moved, such as those that are used more than once. Off by default: centring unit by unit makes deep plain
+        ReLU nets untrainable.
+      verify: evaluate once more with the new parameters, refine once, and report the result of that evaluation.
+        Very deep chaotic nets amplify rounding; the report names layers that miss the tolerance for that reason.
       return_report: also return an `LsuvReport`.
 
     Returns:
       The new parameters, of the same structure and dtypes; with `return_report=True` a pair with the report.
 
     Raises:
-      TypeError: `apply_fn` is not a function of two arguments, an option is of the wrong type, or a leaf of the
-        parameters or the batch is not an array, or a shape without values.
+      TypeError: `apply_fn` is not a function of two arguments, an option has the wrong type, or a leaf of the
+        parameters or the batch is not an array, or is a shape without values.
       ValueError: an option is unknown, a pattern matches no layer, `where` chooses none, `target` has the wrong length
         or is not positive, or, outside `jit`, the parameters or the batch are not finite.
 
     Layers whose output does not vary are not scaled and are named in the report; so are weights that
-    the program uses in ways that no single scale keeps consistent. Where no layer is found that could be
+    the program uses in ways that no single scale keeps consistent. If no layer is found that could be
     scaled, a `UserWarning` says why.
 
     Example:
@@ -162,7 +163,7 @@ def lsuv(
     with waiting("lsuv"):
         new, report = run(params, batch, targets)
     if all(note.startswith(SKIPPED) for note in report.notes):
-        warnings.warn(f"lsuv leaves all parameters as they are: {_reason(params, report)}", UserWarning, stacklevel=2)
+        warnings.warn(f"lsuv leaves all parameters unchanged: {_reason(params, report)}", UserWarning, stacklevel=2)
     return (new, report) if return_report else new
 
 
@@ -175,7 +176,7 @@ def _reason(params: Any, report: LsuvReport) -> str:
     if report.unvisited:
         return "; ".join(f"{path}: {reason}" for path, reason in report.unvisited)
     return (
-        "apply_fn multiplies no data with a weight, by no product, convolution or lookup on which its output depends; "
+        "apply_fn has no product, convolution or lookup of data with a weight on which its output depends; "
         "jaxinit.trace_layers(params, apply_fn, batch) shows what it does with the parameters"
     )
 
@@ -183,7 +184,7 @@ def _reason(params: Any, report: LsuvReport) -> str:
 def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
     try:
         return _cached(apply_fn, options.where, dataclasses.replace(options, where=None))
-    except TypeError:  # something unhashable: no cache, same result
+    except TypeError:  # something unhashable: without a cache, but with the same result
         return in_stages(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
 
 
@@ -259,7 +260,7 @@ def _verified(
     states: States,
     attempts: dict[Weight, Array],
 ) -> tuple[list[Any], States, dict[Weight, Array]]:
-    """Refines once from the new leaves, and measures what they give in an evaluation of their own."""
+    """Refines once from the new leaves, and measures the outputs in a separate evaluation."""
     second, more = _scales(problem, method, leaves, data)
     leaves = with_scales(leaves, problem, second)
     after = measured(problem, [*leaves, *data])
@@ -273,7 +274,7 @@ def _verified(
 
 
 def _in_order_of_leaf(state: ScaleState, factors: Sequence[Factor]) -> ScaleState:
-    """What is reported of a weight, in the order in which its leaf holds slices and channels."""
+    """What is reported for a weight, in the order of slices and channels in its leaf."""
     if not any(f.flipped for f in factors):
         return state
     before, after, scale, flags = (

@@ -1,4 +1,4 @@
-"""Means and covariances of a layer's output u and its bias b, and the scale that gives s·u + b the variance wanted.
+"""Means and covariances of a layer's output u and its bias b, and the scale that gives s·u + b the target variance.
 
 Var(s·u + b) = s² Var(u) + 2s Cov(u, b) + Var(b), a quadratic in s. Everything is accumulated in float32 or wider.
 """
@@ -33,7 +33,7 @@ _CONSTANT = 1e-12
 
 
 class Moments(NamedTuple):
-    """Moments over `size` pooled elements; those of the bias are zero where there is none."""
+    """Moments over `size` pooled elements; those of the bias are zero if there is no bias."""
 
     size: Array
     mean_u: Array
@@ -44,15 +44,15 @@ class Moments(NamedTuple):
 
 
 def wide(x: Array) -> Array:
-    """In float32, or wider if it is."""
+    """In float32, or wider if it already is."""
     return x.astype(drawing_dtype(x.dtype))
 
 
 @hosted(static_argnums=(2,), jitted=True)
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
-    """Moments of u over these axes, and of a bias that has size 1 where it does not vary."""
-    # First along the axes in which the bias is the same, then over the sums of each channel, which are few. In as few
-    # operations as will do, since each costs compile time; but centred before squaring, because squares of a large
+    """Moments of u over these axes, and of a bias that has size 1 along axes where it does not vary."""
+    # First along the axes in which the bias is constant, then over the sums of each channel, which are few. In as few
+    # operations as possible, since each costs compile time; but centred before squaring, because squares of a large
     # mean would swamp the variance.
     u = wide(u)
     size = math.prod(u.shape[axis] for axis in axes)
@@ -64,7 +64,7 @@ def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     kept = tuple(axis for axis in range(u.ndim) if axis not in axes)
     kept_of_left = tuple(i for i in range(len(left)) if i not in second)
 
-    shares = _sum([u], first)[0] / size  # of each channel in the mean
+    shares = _sum([u], first)[0] / size  # the contribution of each channel to the mean
     if bias is None:
         (mean_u,) = _sum([shares], second)
     else:
@@ -91,7 +91,7 @@ def _times(a: Array, b: Array) -> Array:
 
 
 def mean_dtype(dtype: DTypeLike) -> type[np.generic]:
-    """In what means are kept: those of complex outputs are complex, so that means of several uses can be compared."""
+    """The dtype of means: those of complex outputs are complex, so that means of several uses can be compared."""
     return np.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float32
 
 
@@ -111,7 +111,7 @@ def _sum(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
 
 @_sum.defjvp
 def _sum_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[list[Array], list[Array]]:
-    """One reduction for each tangent: JAX differentiates none that takes several arrays."""
+    """One reduction for each tangent: JAX cannot differentiate one of several arrays."""
     (arrays,), (changes,) = primals, tangents
     return _sum(arrays, axes), [jnp.sum(x, axes) for x in changes]
 
@@ -155,16 +155,16 @@ def std(m: Moments) -> Array:
 
 @hosted(jitted=True)
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
-    """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 where there is none."""
+    """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 if there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target
     dead = a < jnp.maximum(_SMALLEST_VARIANCE, _CONSTANT * jnp.real(m.mean_u * m.mean_u.conj()))
-    # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root, which is not
-    # a number where there is no root.
+    # Each root in the form that does not cancel: one division by or of the sum of |c| and the square root, which is NaN
+    # if there is no root.
     total = jnp.abs(c) + jnp.sqrt(c * c - a * d)
     below, falls, distance = d < 0, c <= 0, jnp.abs(d)
     found = (below | falls) & (jnp.minimum(distance, total) > 0) & (total < jnp.inf)
     known, grows = found & ~dead, below & falls
-    # The division comes last: what follows one the compiler repeats wherever s is used.
+    # The division comes last: the compiler repeats whatever follows a division wherever s is used.
     s = jnp.where(known, jnp.where(grows, total, distance), 1.0) / jnp.where(known, jnp.where(grows, a, total), 1.0)
     finite = jnp.isfinite(a + c + d)
     silent = jnp.where((a == 0) & (m.mean_u == 0), ZERO, DEAD)

@@ -1,4 +1,4 @@
-"""What the user of LSUV chose: options checked, layers selected, targets assigned, and what is worth a remark."""
+"""The user's options of LSUV: options checked, layers selected, targets assigned, and remarks on them."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ from jaxinit._reading import Layer, Traced, Weight, layers_of, other_factors, vi
 from jaxinit._typing import Array, Scalar
 
 SKIPPED = "skipped"
-"""How the note of a layer begins that is measured alone."""
+"""How the note of a layer begins that is only measured."""
 
 Where: TypeAlias = Callable[[Layer], bool] | str | Sequence[str] | None
 Target: TypeAlias = Scalar | Sequence[Scalar] | Mapping[str, Scalar]
@@ -58,7 +58,7 @@ def canonical_where(where: Any) -> Callable[[Layer], bool] | tuple[str, ...] | N
     """A predicate, a tuple of patterns, or None.
 
     Raises:
-      TypeError: it is none of them.
+      TypeError: it is something else.
     """
     if where is None or (callable(where) and not isinstance(where, type)):
         return where
@@ -67,7 +67,7 @@ def canonical_where(where: Any) -> Callable[[Layer], bool] | tuple[str, ...] | N
     patterns = tuple(where) if isinstance(where, Iterable) and not isinstance(where, Mapping) else (None,)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
-            "where must be a pattern of paths such as '*/kernel', a sequence of them, or a function of a Layer that "
+            "where must be a path pattern such as '*/kernel', a sequence of them, or a function of a Layer that "
             f"returns True or False, got {shown(where)}"
         )
     return patterns
@@ -103,7 +103,7 @@ def selected_weights(
 def recurrent_weights(traced: Traced) -> dict[Weight, str]:
     """The weights that meet the state of a recurrence over steps of data, and why such a weight keeps its scale.
 
-    A block that a loop applies again and again to what it made of the batch, without new data, is depth and no
+    If a loop applies a block again and again to its own output, without new data, that is depth, not a
     recurrence.
     """
     loops = [e for e in ir.equations_of(traced.analysis.program) if isinstance(e, ir.Scan)]
@@ -129,11 +129,11 @@ def recurrent_weights(traced: Traced) -> dict[Weight, str]:
 
 
 def canonical_target(target: Any) -> tuple[tuple[str, ...] | None, Any]:
-    """The patterns of targets that go by path, in the user's order, or None; and the number or numbers.
+    """The patterns of targets by path, in the user's order, or None; and the number or numbers.
 
     Raises:
-      TypeError: a number is none.
-      ValueError: a number is not positive and finite.
+      TypeError: a target is not a number.
+      ValueError: a target is not positive and finite.
     """
     if isinstance(target, Mapping):
         return tuple(target), tuple(_deviation(f"target[{at!r}]", number) for at, number in target.items())
@@ -154,9 +154,9 @@ def _deviation(name: str, number: Any) -> Any:
 
 
 def weight_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: Any) -> list[Array]:
-    """The standard deviation wanted of each weight.
+    """The target standard deviation of each weight.
 
-    Where the output of a layer is the weight of what follows, the product that takes it gets the deviation meant.
+    If the output of a layer is the weight of another product, the target is that of this product.
     """
     paths = [traced.paths[weight.leaf] for weight in traced.analysis.weights]
     if patterns is not None:
@@ -174,7 +174,7 @@ def weight_targets(traced: Traced, patterns: tuple[str, ...] | None, numbers: An
 
 
 def target_remark(weight: Weight) -> str:
-    """Why the target of a layer is smaller than the one asked for."""
+    """Why the target of a layer is smaller than the user's."""
     makes = weight.uses[0].makes
     if makes == 1:
         return ""
@@ -182,17 +182,17 @@ def target_remark(weight: Weight) -> str:
 
 
 def caveat(traced: Traced, weight: Weight, options: Options) -> str:
-    """What a user should know of a weight that is scaled, but not as simply as others."""
+    """What a user should know about a weight that is scaled in an unusual way."""
     others = other_factors(weight)
     if others:
         paths = ", ".join(traced.paths[leaf] for leaf in others)
         return f"scaled but not made orthonormal: the weight is its product with {paths}"
     if weight.members:
-        return f"one scale for all of it, not made orthonormal: {len(weight.regions)} leaves make one weight"
+        return f"one scale for the whole weight, not made orthonormal: it consists of {len(weight.regions)} leaves"
     if any(
         component.origin is None for use in weight.uses for component in use.components if component.weight is weight
     ):
-        return "one scale for all of it: the program mixes its elements, or picks slices by a number that it computes"
+        return "one scale for the whole weight: the program mixes its elements, or computes which slices it picks"
     if options.orthonormalize and view(weight) is None and weight.uses[0].geometry.kind != "embed":
-        return "scaled but not made orthonormal: no one matrix is what all layers use, such as parts that overlap"
+        return "scaled but not made orthonormal: the layers use different matrices, such as overlapping parts"
     return ""

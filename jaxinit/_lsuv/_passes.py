@@ -1,6 +1,6 @@
-"""One evaluation of the program: it finds the scales, or measures what is there.
+"""One evaluation of the program: it finds the scales, or only measures.
 
-It takes the flat inputs of a traced program and returns the state, or the std, of every weight.
+Each function accepts the flat inputs of a traced program and returns the state, or the std, of every weight.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ States = dict[Weight, ScaleState]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is to be reached: see `ScaleVisitor` for the fields in common.
+    """What LSUV has to achieve: see `ScaleVisitor` for the fields in common.
 
-    Of weights whose dtype does not hold every scale, `limits` says which it does.
+    `limits` is for weights whose dtype cannot hold every scale.
     """
 
     analysis: Analysis
@@ -65,7 +65,7 @@ def limited_states(problem: Problem, evaluation: Evaluation, values: Sequence[An
     shapes = jax.eval_shape(lambda: as_arrays(evaluation.run(values, {})[1]))
     states = {}
     for weight, limits in problem.limits.items():
-        # Every slice of a stack begins alike.
+        # Every slice of a stack has the same initial state.
         state = jax.tree.map(
             lambda x, like: jnp.broadcast_to(x, like.shape) if like.shape != jnp.shape(x) else x,
             evaluation.visitor.initial(weight),
@@ -76,14 +76,14 @@ def limited_states(problem: Problem, evaluation: Evaluation, values: Sequence[An
 
 
 def measured(problem: Problem, values: Sequence[Any]) -> dict[Weight, Array]:
-    """One evaluation that changes nothing: the std of each weight's output, its uses pooled."""
+    """One evaluation that changes nothing: the std of each weight's output, pooled over its uses."""
     weights = frozenset(problem.analysis.weights)
     _, states = problem.evaluation(weights, selected=frozenset()).run(values, {})
     return {weight: std(pooled_of(state)) for weight, state in states.items()}
 
 
 def deviations(analysis: Analysis, values: Sequence[Any]) -> dict[Weight, Array]:
-    """The std of each weight's output, for each slice of a stack: one evaluation of the program as it is."""
+    """The std of each weight's output, for each slice of a stack: one evaluation of the unchanged program."""
     factors: dict[Weight, tuple[Factor, ...]] = dict.fromkeys(analysis.weights, ())
     targets = {weight: jnp.ones((), jnp.float32) for weight in analysis.weights}
     return measured(Problem(analysis, factors, {}, targets, frozenset(), 0.0, 1), values)

@@ -22,7 +22,7 @@ from jaxinit._tabular import Tabular, add_path_column
 from jaxinit._typing import Array
 
 MEANINGS = {
-    DEAD: "dead: its output does not vary, or by rounding alone; not scaled",
+    DEAD: "dead: its output does not vary, or only by rounding; not scaled",
     NO_ROOT: "no scale reaches the target: the bias alone varies more; not scaled",
     NOT_FINITE: "its output, or the square of it, is not finite in float32; not scaled",
     NOT_CONVERGED: "not within the tolerance after the last attempt",
@@ -36,19 +36,19 @@ MEANINGS = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LsuvReport(Tabular):
-    """One entry a layer, in execution order of first use; under `vmap` every array has the mapped axes first.
+    """One entry per layer, in execution order of first use; under `vmap` every array has the mapped axes first.
 
     Attributes:
       paths: paths of the weights.
-      notes: for each, what tracing knows: why it was skipped, whether it is shared; "" for nothing.
+      notes: for each, what is known from tracing: why it was skipped, whether it is shared; "" if there is no note.
       before: std of the layer's output, bias included, before scaling; one for each slice of a scan and each
         independent weight, or channel.
       after: the same after scaling.
-      target: the std wanted.
-      scale: what the weight was multiplied by.
-      attempts: evaluations of the program that the layer took.
-      flags: bits, named in `problems`; 0 if all is well.
-      unvisited: (path, reason) of weights that are not of any layer: see `jaxinit.trace_layers`.
+      target: the target std.
+      scale: the factor of the weight.
+      attempts: how many evaluations of the program the layer took.
+      flags: bits, explained in `problems`; 0 if all is well.
+      unvisited: (path, reason) of weights that do not belong to any layer: see `jaxinit.trace_layers`.
     """
 
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -65,7 +65,7 @@ class LsuvReport(Tabular):
         return len(self.paths)
 
     def problems(self) -> dict[str, list[str]]:
-        """Path → what went wrong, in words, and what was left alone and why; layers without either are absent."""
+        """Path → what went wrong, or what was left unchanged and why, in words; other layers are absent."""
         found: dict[str, list[str]] = {}
         for path, note, flags in zip(self.paths, self.notes, self.flags, strict=True):
             bits = int(np.bitwise_or.reduce(np.asarray(flags), axis=None))
@@ -76,7 +76,7 @@ class LsuvReport(Tabular):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON: a list with one entry a layer."""
+        """Plain data, ready for JSON: a list with one entry per layer."""
         arrays = ("before", "after", "target", "scale", "attempts", "flags")
         rows = [
             {"path": path, "note": note} | {name: np.asarray(getattr(self, name)[i]).tolist() for name in arrays}

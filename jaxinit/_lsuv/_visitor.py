@@ -1,4 +1,4 @@
-"""What LSUV does at each layer: measure, decide the scale at the first use, keep to it afterwards."""
+"""What LSUV does at each layer: measure, decide the scale at the first use, and keep it afterwards."""
 
 import dataclasses
 import functools
@@ -31,16 +31,16 @@ from jaxinit._typing import Array
 
 
 class ScaleState(NamedTuple):
-    """What is known of a weight.
+    """The state of a weight.
 
     Attributes:
-      known: whether the scale is decided: a Python bool where tracing tells, else an array.
-      scale: what the weight is multiplied by.
-      shift: what is added to its bias, along the channels; None if biases stay.
+      known: whether the scale is decided: a Python bool if tracing decides it, else an array.
+      scale: the factor of the weight.
+      shift: what is added to its bias, along the channels; None if biases are not moved.
       before, after: std of the pre-activation before and after scaling, at the first use.
       flags: see `_moments`.
       pooled: moments of the scaled output over all uses; None for a weight whose first use decides alone.
-      limits: the scales that the weight's dtype can hold; None where it holds all.
+      limits: the scales that the weight's dtype can hold; None if it holds all.
     """
 
     known: bool | Array
@@ -59,10 +59,10 @@ class ScaleVisitor:
 
     Attributes:
       factors: along which factors the scale of each weight varies.
-      channels: along which factors the output of each weight is centred, for weights that are used once; empty where
-        biases stay.
-      targets: the standard deviation wanted.
-      selected: the weights to scale; the others are measured.
+      channels: along which factors the output of each weight is centred, for weights that are used once; empty if
+        biases are not moved.
+      targets: the target standard deviation.
+      selected: the weights to scale; the others are only measured.
       refined: the weights whose uses are pooled.
       reused: the weights with more than one use.
     """
@@ -91,15 +91,15 @@ class ScaleVisitor:
         return ScaleState(False, ones, shift, zeros, zeros, not_reached, pooled)
 
     def is_final(self, state: ScaleState) -> bool:
-        """Whether further uses leave the state alone."""
+        """Whether further uses leave the state unchanged."""
         return state.known is True and state.pooled is None
 
     def scale(self, state: ScaleState) -> Array:
-        """What the weight is multiplied by."""
+        """The factor of the weight."""
         return state.scale
 
     def use(self, used: WeightUse, state: ScaleState | None, u: Array, bias: Array | None) -> tuple[ScaleState, Array]:
-        """Decides the scale if it is not decided, and applies it."""
+        """Decides the scale if it is not yet decided, and applies it."""
         weight = used.weight
         if state is None:
             state = self.initial(weight)
@@ -135,7 +135,7 @@ class ScaleVisitor:
         flags: Array,
     ) -> ScaleState:
         """The state after a use that suggests this scale."""
-        # An output that is all zero, as that of a recurrent kernel in the first step, leaves the decision to the next.
+        # If an output is all zero, as that of a recurrent kernel in the first step, the next use decides.
         known = jnp.any((found.var_u != 0) | (found.mean_u != 0)) if weight in self.reused else True
         new = ScaleState(known, scale, shift, before, std(scaled(found, scale)), flags, state.pooled, state.limits)
         if state.known is not False:
@@ -164,7 +164,7 @@ class ScaleVisitor:
             scale = jnp.where(state.known, state.scale, scale)
         sizes = [f.size if f in used.factors else 1 for f in channels.factors]
         shift = -(scale.reshape(sizes) * per_channel.mean_u) - per_channel.mean_b
-        # Where there is no finite mean, the bias stays.
+        # If there is no finite mean, the bias is not moved.
         finite = jnp.isfinite(pooled_var).reshape(sizes) & jnp.isfinite(shift)
         shift = jnp.where(finite, shift, 0)
         if used.weight not in self.selected:
@@ -175,7 +175,7 @@ class ScaleVisitor:
 
 
 def _held(limits: Limits | None, scale: Array, flags: Array) -> tuple[Array, Array]:
-    """A scale, and flags: one, and a flag, where the weight's dtype cannot hold the scale."""
+    """The scale without a flag; or one with a flag, if the weight's dtype cannot hold the scale."""
     if limits is None:
         return scale, flags
     held = limits.hold(scale)
@@ -186,7 +186,7 @@ def _measured(used: WeightUse, u: Array, bias: Array | None) -> Moments:
     """Moments for each scale of the weight, in the order of its factors."""
     found: Moments = with_automatic_axes(functools.partial(_arranged_moments, used), u, bias)
     if used.is_rounding is not None:
-        # No scale makes a signal of it: for the scale it does not vary.
+        # No scale turns rounding into a signal, so the output counts as constant.
         var_u, cov = (jnp.where(used.is_rounding, 0, x) for x in (found.var_u, found.cov))
         found = found._replace(var_u=var_u, cov=cov)
     return found
