@@ -92,7 +92,7 @@ def filled(starts=("a", "b"), seeds=(0, 1), rates=(0.1,), steps=3, programs="12"
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"steps": 4}, "its steps is 4, and this one's 3"),
+        ({"steps": 4}, "its steps is 4, but here it is 3"),
         ({"rates": (0.2,)}, "its learning_rates is"),
         ({"data": "y"}, "its data is 'y'"),
         ({"seeds": (0, 2)}, r"does not ask for: \[2\]"),
@@ -208,7 +208,7 @@ def test_other_formats_are_named(saved):
 
 def test_nothing_is_lost_to_another_set_of_starts(saved):
     result, path = saved
-    with pytest.raises(ValueError, match=r"without path=.*can be loaded, but not continued. Give another path"):
+    with pytest.raises(ValueError, match=r"without path=.*can be loaded, but not continued. Pass another path"):
         study([fresh], path=path)
     assert StudyResult.load(path).to_dict() == result.to_dict()
     assert jax.tree.leaves(result.settings) == []

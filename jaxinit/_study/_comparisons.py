@@ -1,6 +1,6 @@
-"""What a study says of one start over its seeds, and of two starts beside one another: functions of arrays.
+"""What a study says about one start over its seeds, and about two starts compared: functions of arrays.
 
-A score is the metric with the sign that makes more of it better, and -inf where it is not finite.
+A score is the metric with its sign chosen so that more is better, and -inf where it is not finite.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ class Summary:
     Attributes:
       start: its name.
       learning_rates: those at which its runs count; see `StudyResult.chosen_rates`.
-      mean, low, high: mean of the metric over its seeds and the bootstrap interval of it, non-finite ones left out.
+      mean, low, high: mean of the metric over its seeds and its bootstrap interval, without non-finite values.
       finite: how many of its seeds have a finite metric.
       diverged: share of its seeds that diverged.
     """
@@ -55,9 +55,9 @@ class Comparison:
 def chosen_rates(score: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     """Starts × seeds, the index of the learning rate at which a run counts.
 
-    The best of several rates, judged by the very seeds that are reported, looks better than it is. So each seed is
-    reported at the rate that is best for all the others: no seed has a say in its own rate. Best is the rate at which
-    the fewest of them diverge, and among those the one with the best mean of the rest.
+    If the best of several rates were judged by the same seeds that are reported, it would look better than it is. So
+    each seed is reported at the rate that is best for all the others: no seed influences its own rate. The best rate
+    is the one at which the fewest of them diverge, and among those the one with the best mean of the rest.
 
     Args:
       score, diverged: starts × learning rates × seeds.
@@ -76,7 +76,7 @@ def at_rates(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def best(score: np.ndarray) -> int:
-    """Of starts × seeds, the start with the fewest runs that are lost, and among those the best mean."""
+    """The start with the fewest lost runs, and among those the best mean, from values of starts × seeds."""
     return min(range(len(score)), key=lambda i: _badness(score[i]))
 
 
@@ -87,7 +87,7 @@ def summaries(
     diverged: np.ndarray,
     level: float,
 ) -> list[Summary]:
-    """One entry a start, from its values and which runs diverged, both starts × seeds."""
+    """One entry per start, from its values and which runs diverged, both starts × seeds."""
     entries = []
     for name, own_rates, own, lost in zip(names, rates, values, diverged, strict=True):
         finite = own[np.isfinite(own)]
@@ -100,7 +100,7 @@ def summaries(
 def comparisons(
     names: Sequence[str], pairs: Sequence[tuple[int, int]], values: np.ndarray, score: np.ndarray, level: float
 ) -> list[Comparison]:
-    """One entry a pair of starts, from values and scores, both starts × seeds; Holm's correction over all pairs."""
+    """One entry per pair of starts, from values and scores, both starts × seeds; Holm's correction over all pairs."""
     found, p_values = [], []
     for i, j in pairs:
         # Two runs that are both lost are equal; infinity minus infinity would be NaN.
@@ -118,6 +118,6 @@ def comparisons(
 
 
 def _badness(score: np.ndarray) -> tuple[int, float]:
-    """Smaller is better: scores that are lost, then the mean of the others."""
+    """Smaller is better: the number of lost scores, then the mean of the others."""
     finite = np.isfinite(score)
     return int((~finite).sum()), -float(score[finite].mean()) if finite.any() else 0.0

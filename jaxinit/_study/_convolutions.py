@@ -1,10 +1,10 @@
-"""Convolutions as a CPU computes them fast within a loop.
+"""Convolutions in the form that a CPU computes fast inside a loop.
 
-XLA gives a convolution to Eigen, on all cores, if batch, space and channels come in one certain order (NHWC, HWIO),
-and computes it by nested loops, ten to fifty times slower, if not. It puts others into that order, but only outside of
-loops: in `lax.scan` the two convolutions of a gradient stay what they are (XLA's
-`conv_canonicalization.cc`). Mapped over kernels a convolution has groups, which are no faster. So here each is written
-in that order, and under `vmap` one after the other.
+XLA passes a convolution to Eigen, on all cores, only if batch, space and channels are in one certain order (NHWC,
+HWIO); otherwise it computes it by nested loops, ten to fifty times slower. It reorders others, but only outside of
+loops: in `lax.scan` the two convolutions of a gradient stay as they are (XLA's
+`conv_canonicalization.cc`). A convolution that is mapped over kernels has groups, which are no faster. So here each
+convolution is written in that order, and under `vmap` they run one after the other.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxinit._typing import Array
 
 
 def with_fast_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its derivatives taken, with convolutions that a CPU computes fast in a loop."""
+    """The function, differentiated, with convolutions that a CPU computes fast in a loop."""
     return ir.replacing(function, ir.conv_p, _convolution)
 
 
@@ -37,7 +37,7 @@ def _convolution(equation: ir.Equation, x: Array, kernel: Array) -> Array:
 
 def _in_order(equation: ir.Equation, x: Array, kernel: Array) -> Array:
     numbers = equation.params["dimension_numbers"]
-    # Of each: batch, or outputs of a kernel; channels; and the dimensions of space.
+    # For each: batch, or outputs of a kernel; channels; and the spatial dimensions.
     (batch, channel, *space), (out, into, *window), result = numbers
     last = len(space) + 1
     middle = tuple(range(1, last))

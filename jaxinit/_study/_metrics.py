@@ -1,4 +1,4 @@
-"""What is measured of a run: the user's metrics as a dictionary, and the one by which starts are compared."""
+"""What is measured in a run: the user's metrics as a dictionary, and the one by which starts are compared."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,8 +12,8 @@ def as_metrics(metrics_fn: Callable[[Any, Any], Any] | None, loss_fn: Callable[[
     """A function of (params, data) that returns a dictionary.
 
     Args:
-      metrics_fn: what the user gave: it returns a scalar, or a dictionary of arrays.
-      loss_fn: the loss, to be measured on test data where the user gave nothing; None where there are none.
+      metrics_fn: the user's function, which returns a scalar, or a dictionary of arrays.
+      loss_fn: the loss, to be measured on test data if the user passed no function; None if there are no test data.
     """
     if metrics_fn is None:
         return lambda params, data: {TEST_LOSS: loss_fn(params, data)} if loss_fn else {}
@@ -43,12 +43,12 @@ def chosen_metric(shapes: Mapping[str, Any], metric: str | None, maximize: bool 
     """The name of the metric to compare by, and whether larger is better.
 
     Raises:
-      ValueError: there is no such metric, it is not a single number, or it is not clear which is meant.
+      ValueError: there is no such metric, it is not a single number, or it is ambiguous.
     """
     scalars = [name for name, shape in shapes.items() if shape.shape == ()]
     if metric is None:
         if len(scalars) > 1:
-            raise ValueError(f"metrics_fn returns several numbers; say by which to compare: metric=one of {scalars}")
+            raise ValueError(f"metrics_fn returns several numbers; choose one to compare by: metric=one of {scalars}")
         metric = scalars[0] if scalars else LOSS
     if metric != LOSS and metric not in scalars:
         raise ValueError(f"metric must be one of {[LOSS, *scalars]}, the numbers that are measured, got {metric!r}")

@@ -1,4 +1,4 @@
-"""What the user of a study chose: numbers, samples, optimizer, loss and key, checked."""
+"""The user's options of a study, checked: numbers, samples, optimizer, loss and key."""
 
 import numbers
 import os
@@ -36,7 +36,7 @@ def rate_numbers(learning_rates: Sequence[float]) -> tuple[float, ...]:
     """The learning rates, checked."""
     listed = isinstance(learning_rates, (Sequence, np.ndarray, jax.Array)) and not isinstance(learning_rates, str)
     if not listed or np.size(learning_rates) == 0:
-        raise TypeError(f"learning_rates must be a sequence of one number or more, got {learning_rates!r}")
+        raise TypeError(f"learning_rates must be a sequence of at least one number, got {learning_rates!r}")
     for rate in learning_rates:
         check_number("a learning rate", rate, nonnegative=True)
     rates = tuple(float(rate) for rate in learning_rates)
@@ -58,14 +58,14 @@ def sample_count(data: Any) -> int:
 
 
 def check_functions(loss_fn: Any, apply_fn: Any, metrics_fn: Any) -> None:
-    """Raises for what is not a function."""
+    """Raises for arguments that are not functions."""
     expected = {
         "loss_fn": (loss_fn, "a function of (params, batch) that returns the mean loss of the batch"),
         "apply_fn": (apply_fn, "a function of (params, batch), for a Flax module module.apply, or None for loss_fn"),
         "metrics_fn": (
             metrics_fn,
-            "a function of (params, test_data) that returns a number or a dictionary of arrays, or None; by which of "
-            "them to compare, metric= says",
+            "a function of (params, test_data) that returns a number or a dictionary of arrays, or None; metric= says "
+            "which of them to compare by",
         ),
     }
     for name, (function, what) in expected.items():
@@ -82,7 +82,7 @@ def check_arrays(name: str, tree: Any) -> None:
 
 
 def check_params(params: Any) -> None:
-    """Raises for what is neither a pytree of arrays or shapes nor a function of a key."""
+    """Raises if it is neither a pytree of arrays or shapes nor a function of a key."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     strange = [
         (jax.tree_util.keystr(at, simple=True, separator="/"), leaf)
@@ -93,7 +93,7 @@ def check_params(params: Any) -> None:
         got = f"{strange[0][1]!r:.80} at {strange[0][0]!r}" if strange and strange[0][0] else f"{params!r:.80}"
         raise TypeError(
             "params must be a pytree of arrays or of jax.ShapeDtypeStructs, such as jax.eval_shape(model.init, key, x) "
-            f"gives, or the function of a key that makes it, got {got}"
+            f"returns, or the function of a key that makes it, got {got}"
         )
 
 
@@ -104,14 +104,14 @@ def device_list(devices: Any) -> list[Any]:
     listed = list(devices) if isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str) else []
     if not listed or not all(isinstance(device, jax.Device) for device in listed):
         raise TypeError(
-            f"devices must be a sequence of one device or more, such as jax.devices()[:1], or None for all, got "
+            f"devices must be a sequence of at least one device, such as jax.devices()[:1], or None for all, got "
             f"{devices!r}"
         )
     return listed
 
 
 def check_path(path: Any) -> None:
-    """Raises for what names no file."""
+    """Raises if it does not name a file."""
     if path is not None and not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be the name of a file, as a string or a pathlib.Path, or None, got {path!r}")
     if path is not None and Path(path).is_dir():
@@ -119,7 +119,7 @@ def check_path(path: Any) -> None:
 
 
 def check_optimizer(optimizer: Any, rate: float) -> None:
-    """Raises for what is not a function of a learning rate, or does not return a transformation."""
+    """Raises if it is not a function of a learning rate, or does not return a transformation."""
     if not callable(optimizer):
         hint = "; it is called with each of learning_rates" if hasattr(optimizer, "update") else ""
         raise TypeError(
@@ -129,19 +129,19 @@ def check_optimizer(optimizer: Any, rate: float) -> None:
     made = optimizer(rate)
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise TypeError(
-            "optimizer must return an optax transformation, as optax.adam does, but of the learning rate "
-            f"{rate} it made {made!r:.80}"
+            "optimizer must return an Optax transformation, as optax.adam does, but for the learning rate "
+            f"{rate} it returned {made!r:.80}"
         )
 
 
 def check_loss(loss: Any) -> None:
-    """Raises for the shape of a loss that is not a scalar."""
+    """Raises if the loss is not a scalar, given its shape."""
     if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(f"loss_fn must return one floating-point number, the mean loss of a batch, got {loss}")
 
 
 def typed_key(key: Any, chunk: int | None) -> Array:
-    """A typed key; warns of one whose draws depend on what runs beside."""
+    """A typed key; warns if its draws depend on the other seeds that run beside it."""
     key = jax.random.key(0) if key is None else check_key("study", key, "as key=")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)

@@ -1,11 +1,12 @@
 """Compiled programs: one seed's functions mapped over the seeds of a group, each group on a device of its own.
 
-A group has a fixed number of seeds, padded where seeds run out. So the program that trains a seed is the same whatever
-other seeds there are, and so are the numbers, to the last bit. Devices have a copy of it each rather than one program
-that is partitioned: XLA optimizes partitioned programs in another order, which rounds differently.
+A group has a fixed number of seeds, and is padded if there are too few. So the program that trains a seed does not
+depend on the other seeds, and neither do the numbers, to the last bit. Each device has its own copy of the program
+rather than a share of a partitioned one: XLA optimizes partitioned programs in a different order, which rounds
+differently.
 
-A study on disk is known to be the same study by digests of its data and its program. Another model, loss, optimizer or
-set of metrics compiles from another program, whatever the functions are called; and so does another version of JAX.
+A study on disk is recognised by digests of its data and its program. A different model, loss, optimizer or
+set of metrics compiles from a different program, whatever the functions are called; and so does another version of JAX.
 """
 
 import concurrent.futures
@@ -26,10 +27,10 @@ from jaxinit._study._train import SEED, State, Training
 from jaxinit._typing import Array
 
 _CPU_CHUNK = 2
-"""Seeds in a program on a CPU: more share its caches and gain little."""
+"""Seeds in a program on a CPU: more of them would share its caches and gain little."""
 
 _SHARE = 0.8
-"""How much of the memory that is free a study may plan for."""
+"""How much of the free memory a study may plan for."""
 
 _SEGMENTS = 20
 """About how often training pauses for the progress bar and a checkpoint."""
@@ -40,7 +41,7 @@ _LEAST_STEPS = 25
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the programs take beside seeds and states."""
+    """The inputs of the programs other than seeds and states."""
 
     key: Array
     rates: Array
@@ -60,9 +61,9 @@ class Programs:
       size: seeds in a group.
       places: a device for each group that is in training at the same time.
       length: steps of one call of `advance`.
-      begin: parameters of a group → its state, and the initial metrics.
-      advance: (place, state, seeds, first step) → the state some steps later, and the losses.
-      finish: state → the final metrics.
+      begin: maps parameters of a group to its state and the initial metrics.
+      advance: maps (place, state, seeds, first step) to the state some steps later, and the losses.
+      finish: maps a state to the final metrics.
     """
 
     size: int
@@ -79,10 +80,10 @@ class Compiler:
     Args:
       training: what to do with a seed.
       devices: the devices; starts are drawn and metrics measured on the first.
-      inputs: what the programs take.
-      chunk: seeds in a program; None for a choice of it.
+      inputs: the inputs of the programs.
+      chunk: seeds in a program; None to choose it here.
       seeds: number of seeds of the study.
-      steps: of training.
+      steps: number of training steps.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Compiler:
         def group(seeds: Array, key: Array, data: Any) -> Any:
             return jax.vmap(lambda seed: self.training.draw(draw, seed, key, data))(seeds)
 
-        # It runs once for each seed and draws little, so most of its time would be LLVM's.
+        # It runs once for each seed and draws little, so compiling it would take most of its time.
         options = {"xla_backend_optimization_level": 0} if self.training.on_cpu else {}
         program = self._ahead(group, _seeds(size), inputs.key, inputs.data, options=options).on(self.devices[0])
         return lambda seeds: program(seeds, inputs.key, inputs.data)
@@ -118,11 +119,11 @@ class Compiler:
         return self._compiled[signature]
 
     def close(self) -> None:
-        """Ends the threads that compile."""
+        """Stops the threads that compile."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fitting(self, params: Any) -> Programs:
-        """Programs with as many seeds as memory holds."""
+        """Programs with as many seeds as memory can hold."""
         first, length = self.devices[0], segment(self._steps)
         chunk = self._chunk or (_CPU_CHUNK if self.training.on_cpu else math.ceil(self._seeds / len(self.devices)))
         free = _free_bytes(first)
@@ -133,7 +134,7 @@ class Compiler:
                 break
             chunk = max(1, min(chunk - 1, int(chunk * free / held)))
         at_once = math.ceil(self._seeds / chunk)
-        if self.training.on_cpu:  # whose devices share one memory, and on which a small program keeps one core busy
+        if self.training.on_cpu:  # CPU devices share one memory, and a small program keeps one core busy
             cores = os.cpu_count() or 1
             at_once = max(1, min(at_once, max(cores, len(self.devices)), int(free / max(held, 1))))
             places = [self.devices[i % len(self.devices)] for i in range(at_once)]
@@ -153,7 +154,7 @@ class Compiler:
 
         def group(params: Any, rates: Array, test_data: Any) -> Any:
             states = jax.vmap(lambda one: self.training.begin(one, rates))(params)
-            # Seed after seed: all test samples of all seeds at once may be more than memory holds.
+            # One seed after another: all test samples of all seeds at once may be more than memory can hold.
             return states, jax.lax.map(lambda one: self.training.measure(one, test_data), params)
 
         program = self._ahead(group, _many(params, size), inputs.rates, inputs.test_data).on(self.devices[0])
@@ -171,7 +172,7 @@ class Compiler:
     def _advance(
         self, params: Any, size: int, length: int, places: Sequence[Any], advancing: Ahead
     ) -> Callable[[int, State, Array, int], Any]:
-        """The programs of all devices, as a function of the place in the list of groups."""
+        """The programs of all devices, as a function of the index in the list of groups."""
         rest = self._steps % length
         segments = {length: advancing, **({rest: self._advancing(params, size, rest)} if rest else {})}
         programs = {(device, n): part.on(device) for device in dict.fromkeys(places) for n, part in segments.items()}
@@ -206,7 +207,7 @@ class Compiler:
 
 
 def segment(steps: int) -> int:
-    """Steps of one call: a divisor of all steps where there is one of a fitting size."""
+    """Steps of one call: a divisor of all steps, if there is one of a suitable size."""
     usual = max(math.ceil(steps / _SEGMENTS), min(steps, _LEAST_STEPS))
     divisors = [n for n in range(math.ceil(usual / 2), min(4 * usual, steps) + 1) if steps % n == 0]
     return min(divisors, key=lambda n: abs(n - usual), default=usual)
@@ -225,7 +226,7 @@ def _seeds(size: int) -> jax.ShapeDtypeStruct:
 
 
 def bytes_held(memory: Any) -> float:
-    """The peak memory of a program, as far as its backend tells."""
+    """The peak memory of a program, if its backend reports it."""
     if memory is None:
         return 0.0
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
@@ -233,13 +234,13 @@ def bytes_held(memory: Any) -> float:
 
 
 def _free_bytes(device: Any) -> float:
-    """Memory of a device that is free to plan for."""
+    """The free memory of a device that may be planned for."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return float(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     try:
         return _SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system reports it
         return math.inf
 
 
@@ -255,7 +256,7 @@ def data_digest(*trees: Any) -> str:
 
 
 def program_digest(training: Training, draw: Draw, inputs: Inputs, steps: int) -> str:
-    """A short name for the program that draws and trains one seed: another model, loss or optimizer has another."""
+    """A short name for the program that draws and trains one seed; it differs for another model, loss or optimizer."""
 
     def one(seed: Array, key: Array, rates: Array, data: Any, test_data: Any) -> Any:
         params = training.draw(draw, seed, key, data)

@@ -1,6 +1,6 @@
-"""The progress bar of a study: which start is compiled or in training, and how long the rest takes at this speed.
+"""The progress bar of a study: which start is being compiled or trained, and how long the rest takes at this speed.
 
-It is for a terminal. In pipes, files and notebooks nothing is shown.
+It is only for terminals. In pipes, files and notebooks nothing is shown.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Progress:
-    """What a study tells of its progress; this one says nothing."""
+    """The interface by which a study reports its progress; this class reports nothing."""
 
     def compiling(self, start: str) -> None:
         """The programs of a start are being compiled."""
@@ -20,7 +20,7 @@ class Progress:
         """Seeds of a start are in training."""
 
     def took(self, seed_steps: int, rate: float) -> None:
-        """Seed-steps were taken; at which rate a second, all in all."""
+        """Reports seed-steps that were taken, and the overall rate per second."""
 
 
 class _Bar(Progress):
@@ -42,12 +42,12 @@ class _Bar(Progress):
 
 @contextlib.contextmanager
 def progress_bar(wanted: bool, total: int, done: int) -> Iterator[Progress]:
-    """What to tell of progress.
+    """The progress bar, or the class that reports nothing.
 
     Args:
       wanted: whether a bar is shown on a terminal.
       total: seed-steps of the study.
-      done: those that came from disk.
+      done: seed-steps that were loaded from disk.
     """
     if not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield Progress()

@@ -1,4 +1,4 @@
-"""What a study has found so far: a table of starts × seeds that fills up, and goes to disk and back."""
+"""What a study has found so far: a table of starts × seeds that is filled step by step, saved and loaded."""
 
 import dataclasses
 import os
@@ -14,13 +14,13 @@ from jaxinit._study import _store
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What decides the numbers of a study; records of equal plans may be put together.
+    """What decides the numbers of a study; records of equal plans may be joined.
 
     Attributes:
       learning_rates: the learning rates.
-      steps: of training.
+      steps: number of training steps.
       settings: further facts, as JSON: sizes, the key, the versions, a digest of the data.
-      programs: start → digest of the program that draws and trains it; empty where nothing is to be resumed.
+      programs: start → digest of the program that draws and trains it; empty if nothing is to be resumed.
     """
 
     learning_rates: tuple[float, ...]
@@ -31,15 +31,15 @@ class Plan:
 
 @dataclasses.dataclass
 class Running:
-    """Seeds in the midst of training, as they were after some steps.
+    """Seeds that are still in training, as they were after some steps.
 
     Attributes:
       start: their start.
       seeds: their numbers.
       step: steps taken.
-      leaves: the leaves of their states, the seeds first.
+      leaves: the leaves of their states, with seeds as the first axis.
       losses: seeds × steps × learning rates.
-      initial: metrics at the start.
+      initial: metrics before training.
     """
 
     start: str
@@ -54,7 +54,7 @@ class Records:
     """The table.
 
     Attributes:
-      done: starts × seeds, whether they are in.
+      done: starts × seeds, whether they are finished.
       losses: starts × learning rates × seeds × steps; None before the first entry.
       initial: metric → starts × seeds × ...
       final: metric → starts × learning rates × seeds × ...
@@ -72,11 +72,11 @@ class Records:
         self.running: Running | None = None
 
     def holds_something(self) -> bool:
-        """Whether any run is in, or was in training at a checkpoint."""
+        """Whether any run is finished, or was in training at a checkpoint."""
         return bool(self.done.any()) or self.running is not None
 
     def pending(self, start: str) -> list[int]:
-        """The seeds of a start that are not in."""
+        """The seeds of a start that are not finished."""
         done = self.done[self.starts.index(start)]
         return [seed for seed, there in zip(self.seeds, done, strict=True) if not there]
 
@@ -104,10 +104,10 @@ class Records:
         self.done[i, columns] = True
 
     def take_over(self, other: "Records", path: Any) -> None:
-        """Takes the entries of an earlier study over.
+        """Copies the entries of an earlier study.
 
         Raises:
-          ValueError: it is another study, or does not tell which, or has starts or seeds that would be lost.
+          ValueError: it is a different study, or does not say which, or has starts or seeds that would be lost.
         """
         if not other.holds_something():
             return
@@ -115,15 +115,15 @@ class Records:
             raise ValueError(
                 f"{path} is the saved result of a study without path=. To tell whether two studies are the same, the "
                 "programs that draw and train every start must be traced once more, which only a study with path= "
-                "does: so this file can be loaded, but not continued. Give another path"
+                "does: so this file can be loaded, but not continued. Pass another path"
             )
         theirs, mine = (dataclasses.asdict(records.plan) for records in (other, self))
         for name, value in {**theirs, **theirs["settings"]}.items():
             wanted = {**mine, **mine["settings"]}.get(name)
             if name not in ("settings", "programs") and value != wanted:
                 raise ValueError(
-                    f"{path} holds another study: its {name} is {value!r}, and this one's {wanted!r}; "
-                    "give another path, or the same settings to go on with it"
+                    f"{path} holds another study: its {name} is {value!r}, but here it is {wanted!r}; "
+                    "pass another path, or use the same settings to continue it"
                 )
         running = {other.running.start} if other.running else set()
         begun = [start for start, done in zip(other.starts, other.done, strict=True) if done.any() or start in running]
@@ -133,14 +133,14 @@ class Records:
         lost = [s for s in begun if s not in self.starts] + sorted(seeds - set(self.seeds))
         if lost:
             raise ValueError(
-                f"{path} holds starts or seeds that this study does not ask for: {lost}; ask for them too, or give "
+                f"{path} holds starts or seeds that this study does not ask for: {lost}; ask for them too, or pass "
                 "another path"
             )
         for start in begun:
             if other.plan.programs.get(start) != self.plan.programs[start]:
                 raise ValueError(
-                    f"{path} holds another study: its start {start!r}, model, loss, optimizer or metrics are not those "
-                    "of this one; give another path, or go back to what was running"
+                    f"{path} holds another study: its start {start!r}, model, loss, optimizer or metrics differ from "
+                    "those of this one; pass another path, or restore the code that wrote it"
                 )
         for start in begun:
             i = other.starts.index(start)
@@ -178,7 +178,7 @@ class Records:
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: it is damaged, or something else than a study.
+          ValueError: it is damaged, or not a study.
         """
         header, arrays = _store.read(path)
         try:
@@ -189,7 +189,7 @@ class Records:
             return records, dict(header["facts"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{path} is a damaged study of jaxinit ({error!r}); give another path, or move the file away"
+                f"{path} is a damaged study of jaxinit ({error!r}); pass another path, or move the file away"
             ) from error
 
     def _fill(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -215,7 +215,7 @@ class Records:
 
 
 def as_stored(leaf: Any) -> np.ndarray:
-    """A leaf as numpy can write it: keys as their data, and dtypes that it does not know as bits."""
+    """A leaf in a form that NumPy can write: keys as their data, and dtypes that it does not know as bits."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
@@ -223,9 +223,9 @@ def as_stored(leaf: Any) -> np.ndarray:
 
 
 def from_stored(array: np.ndarray, like: Any) -> Any:
-    """What `as_stored` was given, of the dtype and shape (after the seeds) of `like`."""
+    """The inverse of `as_stored`, with the dtype and shape (after the seeds) of `like`."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        found: list[Any] = []  # only a key, if a traced one, tells of its implementation
+        found: list[Any] = []  # only a key, even a traced one, knows its implementation
         jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
         return jax.random.wrap_key_data(jnp.asarray(array), impl=found[0])
     return _of_shape(array.view(like.dtype), (len(array), *like.shape))

@@ -27,9 +27,9 @@ class StudyResult(Tabular):
       initial: metric → its values before training, starts × seeds × ...
       final: metric → its values after training, starts × learning rates × seeds × ...; "loss" is the mean training
         loss of the last tenth of the steps.
-      metric: the one by which starts are compared.
+      metric: the metric by which starts are compared.
       maximize: whether more of it is better.
-      diverged_above: final loss above which a run has diverged; None for twice what it was at its first step.
+      diverged_above: final loss above which a run counts as diverged; None for twice the loss at its first step.
       settings: steps, batch size, versions, device, seed-steps per second and the like.
     """
 
@@ -48,8 +48,8 @@ class StudyResult(Tabular):
     def diverged(self) -> np.ndarray:
         """Starts × learning rates × seeds, whether a run diverged.
 
-        It has if a loss or the metric is not finite, or if the final loss is above `diverged_above`, by default above
-        first + |first|, twice the loss at its own first step.
+        A run diverged if a loss or the metric is not finite, or if the final loss is above `diverged_above`, by default
+        above first + |first|, where first is the loss at its own first step (so twice that loss if it is positive).
         """
         first = self.losses[..., 0].astype(np.float64)
         limit = first + np.abs(first) if self.diverged_above is None else self.diverged_above
@@ -59,9 +59,9 @@ class StudyResult(Tabular):
     def chosen_rates(self) -> np.ndarray:
         """Starts × seeds, the index of the learning rate at which a run counts: the best for all the other seeds.
 
-        The best of several rates, judged by the very seeds that are reported, looks better than it is. So no seed has a
-        say in its own rate. Best is the rate at which the fewest runs diverge, and among those the one with the best
-        mean of the rest.
+        If the best of several rates were judged by the same seeds that are reported, it would look better than it is.
+        So no seed influences its own rate. The best rate is the one at which the fewest runs diverge, and among those
+        the one with the best mean of the rest.
         """
         return _comparisons.chosen_rates(self._score(), self.diverged())
 
@@ -74,10 +74,10 @@ class StudyResult(Tabular):
         return _comparisons.at_rates(self.losses, self.chosen_rates())
 
     def summary(self, level: float = 0.95) -> list[Summary]:
-        """One entry a start.
+        """Summarizes each start, with one entry per start.
 
         Args:
-          level: of confidence of the intervals.
+          level: confidence level of the intervals.
         """
         chosen = self.chosen_rates()
         rates = [[self.learning_rates[r] for r in np.unique(own)] for own in chosen]
@@ -85,14 +85,14 @@ class StudyResult(Tabular):
         return _comparisons.summaries(self.starts, rates, self.values().astype(np.float64), diverged, level)
 
     def comparisons(self, reference: str | None = None, level: float = 0.95) -> list[Comparison]:
-        """Paired comparisons, with Holm's correction over those that are returned.
+        """Compares starts in pairs, with Holm's correction over the comparisons that are returned.
 
-        Equal seeds of two starts share their random key and the order of their samples. The null hypothesis is that it
-        is a coin flip, for every seed, which of the two starts gave which result.
+        Equal seeds of two starts share their random key and the order of their samples. The null hypothesis is that,
+        for every seed, a coin flip decided which of the two starts had which result.
 
         Args:
-          reference: compare every start with this one only; by default every two are compared.
-          level: of confidence of the intervals, which are not corrected.
+          reference: compare every start only with this one; by default all pairs are compared.
+          level: confidence level of the intervals, which are not corrected.
         """
         if reference is None:
             pairs = [(i, j) for i in range(len(self.starts)) for j in range(i + 1, len(self.starts))]
@@ -109,20 +109,20 @@ class StudyResult(Tabular):
     def seeds_needed(
         self, effect: float, first: str, second: str, *, power: float = 0.8, alpha: float = 0.05, comparisons: int = 1
     ) -> int:
-        """How many seeds it takes to find a difference between two starts, if there is one of this size.
+        """Computes how many seeds are needed to find a difference of this size between two starts.
 
-        Goes by the standard deviation of their paired differences in this study, which n seeds know to about
+        Uses the standard deviation of their paired differences in this study, which n seeds determine to about
         1/sqrt(2n): the answer from 16 seeds may be a third too large or too small.
 
         Args:
           effect: the mean difference of the metric to be found.
           first, second: the starts.
-          power: the chance to find it.
+          power: the probability of finding it.
           alpha: level of the two-sided test.
           comparisons: how many comparisons share the level.
 
         Raises:
-          ValueError: the effect is not positive, a start is unknown, or fewer than two seeds tell of the spread.
+          ValueError: the effect is not positive, a start is unknown, or fewer than two seeds have a finite metric.
         """
         if not (np.isfinite(effect) and effect > 0):
             raise ValueError(f"effect must be a positive number, the difference in {self.metric!r}, got {effect}")
@@ -136,7 +136,7 @@ class StudyResult(Tabular):
         difference = difference[np.isfinite(difference)]
         if len(difference) < 2:
             raise ValueError(
-                f"two seeds or more with a finite {self.metric!r} from both starts are needed to know how it spreads, "
+                f"at least two seeds with a finite {self.metric!r} from both starts are needed to know how it spreads, "
                 f"got {len(difference)}; run more seeds"
             )
         return _statistics.seeds_needed(float(difference.std(ddof=1)), effect, power, alpha / comparisons)
@@ -157,10 +157,10 @@ class StudyResult(Tabular):
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the result to a file, an npz, which is there whole or not at all.
+        """Writes the result to an npz file, either as a whole or not at all.
 
-        `load` reads it. It can be given as `path=`, to go on with more seeds or starts, if the study had a path, too:
-        only such a study records which programs made the numbers.
+        `load` reads it. To continue the study with more seeds or starts, pass the file as `path=`; this requires that
+        the study had a path, too, because only such a study records which programs computed the numbers.
         """
         records = Records(self._plan, self.starts, self.seeds)
         records.done[:] = True
@@ -177,13 +177,13 @@ class StudyResult(Tabular):
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: it is damaged, something else, or a study that was interrupted.
+          ValueError: it is damaged, not a study, or a study that was interrupted.
         """
         records, facts = Records.read(path)
         if not records.done.all():
             raise ValueError(
                 f"{path} is a study that was interrupted: {records.done.sum()} of its {records.done.size} runs are "
-                "in; call jaxinit.study again with this path to finish it"
+                "finished; call jaxinit.study again with this path to complete it"
             )
         try:
             return result_of(records, **facts)
@@ -191,7 +191,7 @@ class StudyResult(Tabular):
             raise ValueError(f"{path} is a damaged study of jaxinit ({error!r})") from error
 
     def _score(self) -> np.ndarray:
-        """The metric with the sign that makes more of it better, and -inf where it is not finite."""
+        """The metric with its sign chosen so that more is better, and -inf where it is not finite."""
         values = self.final[self.metric].astype(np.float64)
         return np.where(np.isfinite(values), values if self.maximize else -values, -np.inf)
 
@@ -207,7 +207,7 @@ class StudyResult(Tabular):
 def result_of(
     records: Records, *, metric: str, maximize: bool, diverged_above: float | None, settings: dict[str, Any]
 ) -> StudyResult:
-    """The result that full records hold."""
+    """The result of complete records."""
     losses = records.losses
     assert losses is not None
     steps = losses.shape[-1]

@@ -1,4 +1,4 @@
-"""The loop of a study: start after start, turn after turn of seeds, with checkpoints.
+"""The loop of a study: one start after another, one turn of seeds after another, with checkpoints.
 
 A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
 groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each seed.
@@ -21,12 +21,12 @@ from jaxinit._study._starts import Draw, naming
 from jaxinit._study._train import SEED
 
 _CHECKPOINT_SECONDS = 20.0
-"""Time between checkpoints: so much work at most, and what one call takes, is done again after an interruption."""
+"""Time between checkpoints: at most this much work, plus one call, is repeated after an interruption."""
 
 
 @dataclasses.dataclass
 class Clock:
-    """Seed-steps taken, and the seconds that they took, compilation aside."""
+    """Seed-steps taken, and the seconds that they took, without compilation."""
 
     seed_steps: int = 0
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class _Start:
 
 
 class Runner:
-    """Trains what the records lack.
+    """Trains what is missing from the records.
 
     Args:
       compiler: makes the programs.
@@ -72,7 +72,7 @@ class Runner:
         self._saved = time.monotonic()
 
     def run(self, draws: Mapping[str, Draw]) -> None:
-        """Runs every start; in the end, and whatever ends it, the table is saved."""
+        """Runs every start; at the end, even after an error, the table is saved."""
         try:
             for name, draw in draws.items():
                 pending = self._records.pending(name)
@@ -166,7 +166,7 @@ def _advanced_once(programs: Programs, step: int, place: int, state: Any, seeds:
 
 
 def _padded(array: Any, size: int) -> list[Any]:
-    """Parts of one size; the last one repeats its last entry where entries run out."""
+    """Parts of equal size; the last one is padded with copies of its last entry."""
     count = -(-len(array) // size)
     rows = np.minimum(np.arange(count * size), len(array) - 1)
     return [array[part] for part in rows.reshape(count, size)]

@@ -1,7 +1,7 @@
 """Starts: the things that a study compares, each turned into a function of a key and some samples.
 
-Names and values of schemes go through `jaxinit.initialize`; an initializer gives every kernel its draw and leaves the
-rest to the customary rules; a function of a key is what it is; and a method such as `jaxinit.lsuv`, a function of
+Names and values of schemes go through `jaxinit.initialize`. An initializer draws every kernel and leaves the
+rest to the customary rules. A function of a key is used as it is. A method such as `jaxinit.lsuv`, a function of
 (params, apply_fn, batch), changes what another start drew.
 """
 
@@ -21,11 +21,11 @@ Draw: TypeAlias = Callable[[Array, Any], Any]
 """Function of (key, samples) that returns parameters."""
 
 _CUSTOMARY = "flax_default"
-"""The scheme of leaves that an initializer is not for, and of parameters that a method by itself is to change."""
+"""The scheme for leaves that an initializer does not draw, and for parameters that a method alone changes."""
 
 
 def named_starts(starts: Any) -> dict[str, Any]:
-    """The starts by name; those of a sequence are named for what they are."""
+    """The starts by name; those of a sequence are named after what they are."""
     if isinstance(starts, Mapping):
         named = {str(name): start for name, start in starts.items()}
     elif isinstance(starts, str) or not isinstance(starts, Iterable):
@@ -34,9 +34,9 @@ def named_starts(starts: Any) -> dict[str, Any]:
         listed = list(starts)
         named = {_name(start): start for start in listed}
         if len(named) < len(listed):
-            raise ValueError(f"two starts have the same name; give names of your own: {{name: start}}, got {listed}")
+            raise ValueError(f"two starts have the same name; choose other names: {{name: start}}, got {listed}")
     if not named:
-        raise ValueError("a study needs one start or more, got none")
+        raise ValueError("a study needs at least one start, got none")
     return named
 
 
@@ -45,7 +45,7 @@ def as_draw(name: str, start: Any, params: Any, program: Callable[[Any, Any], An
 
     Args:
       name: of the start, for messages.
-      start: what the user gave.
+      start: the user's start.
       params: pytree of arrays or shapes, or a function of a key that returns arrays.
       program: function of (params, batch), read for its layers.
 
@@ -78,7 +78,7 @@ def as_draw(name: str, start: Any, params: Any, program: Callable[[Any, Any], An
 
 
 class _Kernels:
-    """Overrides for `initialize`: one initializer for every kernel; lookup tables, gains and vectors are none."""
+    """Overrides for `initialize`: one initializer for every kernel, but not for lookup tables, gains and vectors."""
 
     def __init__(self, init: Initializer) -> None:
         self._init = init
@@ -108,12 +108,12 @@ def _refined(name: str, start: tuple[Any, ...], params: Any, program: Callable[[
 
 
 def _arity(function: Any) -> int | None:
-    """The number of arguments that a function cannot do without; None for what is not a function."""
+    """The number of arguments that a function requires; None if it is not a function."""
     if not callable(function):
         return None
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # written in C, and silent about its arguments
+    except ValueError:  # written in C, without a signature
         return 1
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
@@ -129,7 +129,7 @@ def is_function(params: Any) -> bool:
 
 
 def _template(params: Any, key: Array) -> Any:
-    """Parameters of which shapes and dtypes matter, and the values of leaves that no start is for."""
+    """Parameters of which shapes and dtypes matter, and the values of leaves that no start sets."""
     return params(key) if is_function(params) else params
 
 
@@ -143,7 +143,7 @@ def _name(start: Any) -> str:
 
 @contextlib.contextmanager
 def naming(start: str) -> Iterator[None]:
-    """Adds to an error from which start it came."""
+    """Adds to an error which start it came from."""
     try:
         yield
     except Exception as error:

@@ -1,11 +1,10 @@
 r"""Statistics of studies: an interval for a mean, a paired test, Holm's correction, and the number of seeds to run.
 
-Few seeds and skewed outcomes (a run that diverges is an outlier, not noise) rule out what assumes normality:
-
-- the interval is the bootstrap's BCa interval, at the wider level that undoes the narrowness of resampling n values,
+Few seeds and skewed outcomes (a run that diverges is an outlier, not noise) rule out methods that assume normality:
+- the interval is the bootstrap's BCa interval, at a wider level that corrects for the narrowness of resampling,
   :math:`\alpha' = \Phi(-\sqrt{n / (n - 1)}\, t_{1 - \alpha / 2,\, n - 1})` in each tail;
-- the test is Wilcoxon's signed-rank test with its exact distribution, ties and all. Its null hypothesis is that, for
-  every seed, which of the two starts gave which result was a coin flip;
+- the test is Wilcoxon's signed-rank test with its exact distribution, including ties. Its null hypothesis is that, for
+  every seed, a coin flip decided which of the two starts had which result;
 - Holm's step-down correction keeps the chance of any false claim among all comparisons below the level.
 
 References: Efron, 1987, "Better bootstrap confidence intervals"; Hesterberg, 2015, "What teachers should know about
@@ -18,7 +17,7 @@ import numpy as np
 
 _RESAMPLES = 9999
 _LARGE = 200
-"""Pairs from which the normal approximation of the signed-rank statistic is as good as its exact distribution."""
+"""The number of pairs from which the signed-rank statistic is practically normal."""
 
 
 def interval(values: np.ndarray, level: float = 0.95, resamples: int = _RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +25,7 @@ def interval(values: np.ndarray, level: float = 0.95, resamples: int = _RESAMPLE
 
     Args:
       values: finite numbers of shape (n, ...), each column by itself.
-      level: of confidence.
+      level: confidence level.
       resamples: number of bootstrap samples, drawn with a fixed seed.
     """
     from scipy.special import ndtr, ndtri
@@ -41,7 +40,7 @@ def interval(values: np.ndarray, level: float = 0.95, resamples: int = _RESAMPLE
     centred = columns - mean
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
     means = np.sort(counts @ centred / n, axis=0)
-    # Sums in another order round differently: what is that close to the mean is a tie.
+    # Sums in a different order round differently: values this close to the mean count as ties.
     tie = 1e-12 * np.abs(centred).max(axis=0)
     below = ((means < -tie).sum(axis=0) + 0.5 * (np.abs(means) <= tie).sum(axis=0)) / resamples
     bias = ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
@@ -52,7 +51,7 @@ def interval(values: np.ndarray, level: float = 0.95, resamples: int = _RESAMPLE
     for z in (tail, -tail):
         shifted = bias + z
         denominator = 1 - acceleration * shifted
-        # Beyond its pole the correction says nothing; the extreme resample is all there is to give.
+        # Beyond its pole the correction is undefined; the extreme resample is the best available bound.
         adjusted = np.where(denominator > 0, bias + shifted / np.where(denominator > 0, denominator, 1), z * np.inf)
         position = ndtr(adjusted) * (resamples - 1)
         low = np.floor(position).astype(int)
@@ -80,7 +79,7 @@ def signed_rank(differences: np.ndarray) -> float:
     positive = int(doubled[differences > 0].sum())
     total = int(doubled.sum())
     if n > _LARGE:
-        # Half a unit of continuity in the units of undoubled ranks.
+        # Half a unit as the continuity correction, in the units of undoubled ranks.
         deviation = max(abs(positive - total / 2) - 1, 0) / math.sqrt((doubled.astype(float) ** 2).sum() / 4)
         return float(2 * ndtr(-deviation))
     probabilities = np.zeros(total + 1)
@@ -93,7 +92,7 @@ def signed_rank(differences: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values: those below a level are claims of which any is false with at most that chance."""
+    """Holm's adjusted p-values: with at most the probability of the level, any claim below that level is false."""
     p_values = np.asarray(p_values, np.float64)
     order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)
@@ -103,20 +102,20 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def fewest_seeds(alpha: float) -> int:
-    """The number of pairs from which the signed-rank test can reach a level at all: 2^(1 - n) ≤ alpha."""
+    """The smallest number of pairs with which the signed-rank test can reach a level: 2^(1 - n) ≤ alpha."""
     return math.ceil(1 - math.log2(alpha))
 
 
 def seeds_needed(stddev: float, effect: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    r"""The number of pairs at which the signed-rank test finds a mean difference with a given power.
+    r"""The number of pairs with which the signed-rank test finds a mean difference with a given power.
 
-    The power of a t-test on 3/π·n pairs, which is what n pairs are worth to the signed-rank test if differences are
-    normal; it is worth more if their tails are heavier.
+    The power of a t-test on 3/π·n pairs, which is the efficiency of the signed-rank test for normal differences;
+    it is more efficient if their tails are heavier.
 
     Args:
       stddev: standard deviation of the paired differences.
       effect: the mean difference to be found, positive.
-      power: the chance to find it.
+      power: the probability of finding it.
       alpha: two-sided level of the test.
     """
     from scipy.stats import nct, t

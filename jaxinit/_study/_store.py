@@ -1,7 +1,7 @@
-"""Studies on disk: an npz of arrays and one JSON header, written in one stroke and checked when read.
+"""Studies on disk: an npz of arrays and one JSON header, written atomically and checked when read.
 
-A file is written beside its place and moved there, so whoever reads it, and whenever the writer dies, finds the last
-whole version. Nothing in it is pickled: a file from a stranger can be wrong, but it cannot run.
+A file is written beside its final path and then moved there, so readers always find the last complete version, even if
+the writer is killed. Nothing in it is pickled: an untrusted file can be wrong, but it cannot run code.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _HEADER = "header"
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Writes a study: all of it or nothing."""
+    """Writes a study, either as a whole or not at all."""
     path = Path(path)
     text = json.dumps({"format": FORMAT, "version": VERSION, **header}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged, or something else than a study.
+      ValueError: it is damaged, or not a study.
     """
     try:
         with open(path, "rb") as file:
@@ -55,13 +55,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         raise
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is damaged, or not a study of jaxinit ({error}); give another path, or move the file away"
+            f"{path} is damaged, or not a study of jaxinit ({error}); pass another path, or move the file away"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a study of jaxinit; give another path, or move the file away")
+        raise ValueError(f"{path} is not a study of jaxinit; pass another path, or move the file away")
     if header.get("version") != VERSION:
         raise ValueError(
             f"{path} is a study in format {header.get('version')!r}, and this version of jaxinit reads format "
-            f"{VERSION}; read it with the version that wrote it, or give another path"
+            f"{VERSION}; read it with the version that wrote it, or pass another path"
         )
     return header, arrays

@@ -38,7 +38,7 @@ from jaxinit._study._train import SEED, Training
 from jaxinit._typing import Array
 
 
-@jax.disable_jit(False)  # its programs are compiled ahead, which JAX refuses where calls are not to be compiled
+@jax.disable_jit(False)  # its programs are compiled ahead of time, which JAX refuses when jit is disabled
 def study(
     starts: Mapping[str, Any] | Sequence[Any],
     params: Any,
@@ -64,59 +64,60 @@ def study(
     path: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> StudyResult:
-    """Trains a model from several starts with many seeds each, and says what the start is worth.
+    """Trains a model from several starts, with many seeds each, and compares the starts.
 
-    Seeds and learning rates are trained side by side (`vmap`), the steps are one loop (`scan`), and the seeds are
-    spread over all devices. Starts whose parameters have the same shapes share the program that trains them.
+    A start is a way to initialize the model. Seeds and learning rates are trained side by side (`vmap`), the steps are
+    one loop (`scan`), and the seeds are spread over all devices. Starts whose parameters have the same shapes share the
+    program that trains them.
 
-    A seed is the same in every start: its random key, the order of its samples and what a start may look at derive
-    from `fold_in(key, seed)` alone. So comparisons are paired, and the numbers of a seed depend neither on the other
-    seeds nor on the number of devices. That holds to the last bit for programs of equal `chunk`, which on CPUs is
-    always the same; on accelerators give one, since programs for more or fewer seeds round differently.
+    A seed is the same for every start: its random key, the order of its samples and the samples that a start may use
+    derive only from `fold_in(key, seed)`. So comparisons are paired, and the numbers of a seed depend neither on the
+    other seeds nor on the number of devices. That holds to the last bit for programs of equal `chunk`, which on CPUs is
+    always the same; on accelerators set it, since programs for more or fewer seeds round differently.
 
     Args:
       starts: name → start, or a sequence of starts. A start is a scheme or its name ("auto"), as for
-        `jaxinit.initialize`; an initializer, which draws all kernels, with lookup tables, biases and the like as Flax
-        has them; a function of a key that returns parameters; a method such as `jaxinit.lsuv`, a function of (params,
-        apply_fn, batch), here applied to Flax's start; or a tuple (start, method, ...).
+        `jaxinit.initialize`; an initializer, which draws all kernels, while lookup tables, biases and the like have
+        Flax's defaults; a function of a key that returns parameters; a method such as `jaxinit.lsuv`, a function of
+        (params, apply_fn, batch), here applied to Flax's defaults; or a tuple (start, method, ...).
       params: parameters of the model, of which only shapes and dtypes matter: a pytree of arrays or
         `jax.ShapeDtypeStruct`s, or the function of a key that makes them. Leaves that are not floating-point numbers
         are not trained.
       loss_fn: function of (params, batch) that returns the mean loss of a batch, a scalar.
       data: pytree of arrays with samples along their first axis; a batch has the same structure. Every epoch goes
-        through them in a new order, and leaves out what does not fill a batch.
-      optimizer: function of a learning rate that returns an optax transformation, such as `optax.adam`.
+        through them in a new order, and leaves out samples that do not fill a batch.
+      optimizer: function of a learning rate that returns an Optax transformation, such as `optax.adam`.
       learning_rates: each start is trained at each of them.
       steps: number of training steps.
       seeds: how many, or which: non-negative integers.
-      batch_size: samples of a step; by default 64, or all of them where there are fewer.
+      batch_size: samples per step; by default 64, or all samples if there are fewer.
       apply_fn: function of (params, batch) whose program is read for the layers of the model; by default `loss_fn`.
       test_data: pytree of arrays for `metrics_fn`; by default `data`.
       metrics_fn: function of (params, test_data) that returns a number, or a dictionary of arrays, measured before and
         after training. By default the loss on `test_data` if there are any.
       metric: name of the metric by which starts are compared. By default the only number that `metrics_fn` returns, or
         the training loss: its mean over the last tenth of the steps.
-      maximize: whether more of it is better; to be given for metrics of your own.
+      maximize: whether more of it is better; required for metrics of your own.
       diverged_above: final training loss above which a run counts as diverged; by default twice its first loss. A run
-        whose loss is not finite always does.
-      stochastic: whether `loss_fn` takes a key as its third argument (dropout), another one in every step.
-      start_samples: how many samples, drawn anew for each seed, a data-dependent start may look at.
-      key: a key; by default `jax.random.key(0)`.
-      chunk: seeds in one program. By default two on a CPU, and elsewhere an equal part of them for each device; fewer
-        where memory would not hold them.
+        whose loss is not finite always counts as diverged.
+      stochastic: whether `loss_fn` takes a key as its third argument (dropout), which differs from step to step.
+      start_samples: how many samples, drawn anew for each seed, a data-dependent start may use.
+      key: a JAX key; by default `jax.random.key(0)`.
+      chunk: seeds in one program. By default two on a CPU, and elsewhere an equal share for each device; fewer
+        if memory could not hold them.
       devices: where to run; by default on all local devices of the default backend.
-      path: a file for the study, written as it goes. If the study is interrupted, the same call goes on from there;
-        more seeds and starts may be asked for later. A result of a study without a path, which `save` wrote, is no such
-        file: it does not tell which model, loss and data made it.
+      path: a file for the study, written as it runs. If the study is interrupted, the same call continues from there;
+        more seeds and starts may be added later. A result that `save` wrote after a study without a path cannot be
+        used here: it does not record which model, loss and data it belongs to.
       progress: whether to show a progress bar on a terminal.
 
     Returns:
       A `StudyResult`, with table, statistics, `to_dict`, `save` and `load`; `jaxinit.plot` draws it.
 
     Raises:
-      TypeError: a start, the optimizer or the key is something else.
-      ValueError: an option is out of range, samples are not equally many in all arrays, the loss is not a scalar, or
-        `path` holds another study, or none.
+      TypeError: a start, the optimizer or the key has the wrong type.
+      ValueError: an option is out of range, the arrays of the data differ in their number of samples, the loss is not a
+        scalar, or `path` holds another study, or not a study.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -152,7 +153,7 @@ def study(
     check_arrays("data", data)
     check_arrays("test_data", test_data)
     if test_data is not None and not jax.tree.leaves(test_data):
-        raise ValueError(f"test_data must hold an array or more, or be None for the training data, got {test_data!r}")
+        raise ValueError(f"test_data must hold at least one array, or be None for the training data, got {test_data!r}")
     batch_size = min(64, samples) if batch_size is None else batch_size
     check_integer("batch_size", batch_size, 1)
     if batch_size > samples:
@@ -165,7 +166,7 @@ def study(
     def noisy_loss(params: Any, batch: Any, key: Array) -> Any:
         return loss_fn(params, batch, key) if stochastic else loss_fn(params, batch)
 
-    # Layers are those of any noise.
+    # Layers are the same for any noise.
     program = apply_fn or (lambda params, batch: noisy_loss(params, batch, jax.random.key(0)))
     if test_data is not None and metrics_fn is None and stochastic:
         raise ValueError("with stochastic=True, metrics_fn must say how to measure test_data without noise")

@@ -1,4 +1,4 @@
-"""The table of a study: one row a start, and below it what its columns mean."""
+"""The table of a study: one row per start, and explanations of its columns below."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from jaxinit._study._comparisons import Comparison, Summary
 
 
 class Tabulated(Protocol):
-    """What is shown of a study."""
+    """The numbers that are shown of a study."""
 
     @property
     def metric(self) -> str: ...
@@ -32,7 +32,7 @@ class Tabulated(Protocol):
 
 
 def shown(result: Tabulated) -> Iterator[Any]:
-    """What rich is to print."""
+    """What rich should print."""
     from rich.table import Table
 
     several_rates, several_starts = len(result.learning_rates) > 1, len(result.starts) > 1
@@ -87,7 +87,7 @@ def _remarks(result: Tabulated, comparisons: list[Comparison]) -> Iterator[str]:
         smallest = min(1.0, 2.0 ** (1 - count) * len(comparisons))
         if smallest > 0.05:
             least = _statistics.fewest_seeds(0.05 / len(comparisons))
-            yield f"With {count} seeds no p below {smallest:.2g} is possible; it takes {least} seeds to show anything."
+            yield f"With {count} seeds no p below {smallest:.2g} is possible; at least {least} seeds are necessary."
     if len(result.learning_rates) > 1 and count > 1:
         yield "Each seed is reported at the learning rate that was best for all the others."
     rate = result.settings.get("seed_steps_per_second")

@@ -1,8 +1,8 @@
-"""What happens to one seed: parameters at several learning rates, trained side by side on the same samples.
+"""Training of one seed: parameters at several learning rates, trained side by side on the same samples.
 
-A seed's randomness comes from its own key, `fold_in(key, seed)`, in a stream for each purpose. Two starts of equal
-seed therefore see the same samples in the same order, which is what makes comparisons of starts paired; and nothing
-depends on the seeds that run beside.
+A seed's randomness comes from its own key, `fold_in(key, seed)`, with a stream for each purpose. Two starts with the
+same seed therefore see the same samples in the same order, which is what makes comparisons of starts paired; and
+nothing depends on the seeds that run beside it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ START, BATCH, ORDER, NOISE = range(4)
 
 
 SEED = jax.ShapeDtypeStruct((), np.uint32)
-"""What the number of a seed looks like."""
+"""The type of the number of a seed."""
 
 
 class State(NamedTuple):
@@ -31,7 +31,7 @@ class State(NamedTuple):
       params: the floating-point leaves, with a leading axis of learning rates.
       fixed: the other leaves, with None for those of `params`.
       optimizer: states of the optimizer, with a leading axis of learning rates.
-      order: the samples in the order of the present epoch.
+      order: the samples in the order of the current epoch.
     """
 
     params: Any
@@ -47,7 +47,7 @@ def own_key(key: Array, seed: Array, stream: int) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
-    """Loss, optimizer and measurements; its methods are about one seed, to be mapped over seeds.
+    """Loss, optimizer and measurements; its methods handle one seed, to be mapped over seeds.
 
     Attributes:
       loss_fn: function of (params, batch, key) that returns a scalar.
@@ -55,7 +55,7 @@ class Training:
       metrics_fn: function of (params, data) that returns a dictionary of arrays.
       samples: number of samples.
       batch_size: samples of a step.
-      looked_at: samples that a start may look at.
+      looked_at: how many samples a start may use.
       on_cpu: whether it runs on CPUs.
     """
 
@@ -105,7 +105,7 @@ class Training:
             return jax.random.permutation(epoch, self.samples).astype(jnp.int32)
 
         def one(state: State, step: Array) -> tuple[State, Array]:
-            # The step is the same for all seeds, so that mapped over seeds this still is a branch, not a choice.
+            # The step is the same for all seeds, so even when mapped over seeds this is a branch, not a select.
             order = jax.lax.cond(step % batches == 0, shuffled, lambda step: state.order, step)
             rows = jax.lax.dynamic_slice_in_dim(order, (step % batches) * self.batch_size, self.batch_size)
             batch = jax.tree.map(lambda x: x[rows], data)
@@ -123,7 +123,7 @@ class Training:
 
     def _updated(self, params: Any, optimizer: Any, gradients: Any, rate: Array) -> tuple[Any, Any]:
         """One step of the optimizer, and its updates applied as `optax.apply_updates` does."""
-        # Optax mixes dtypes, whatever the user's own functions are held to.
+        # Optax mixes dtypes, whatever promotion rules the user's own functions follow.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = self.optimizer(rate).update(gradients, optimizer, params)
             return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), optimizer
@@ -135,12 +135,12 @@ class Training:
 
     def finish(self, state: State, data: Any) -> dict[str, Array]:
         """The metrics at each learning rate."""
-        # One after the other: all test samples at all rates at once may be more than memory holds.
+        # One after the other: all test samples at all rates at once may be more than memory can hold.
         return jax.lax.map(lambda params: self.measure(_merged(params, state.fixed), data), state.params)
 
 
 def _split(params: Any) -> tuple[Any, Any]:
-    """The leaves that are trained, and the others; each with None in the place of the other's."""
+    """The leaves that are trained, and the others; each with None in place of the other's."""
     trained = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), params)
     return (
         jax.tree.map(lambda x, yes: x if yes else None, params, trained),

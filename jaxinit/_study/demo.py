@@ -1,4 +1,4 @@
-"""A small study that needs nothing but this package: a deep plain network on two spirals, from four starts."""
+"""A small study that needs only this package: a deep plain network on two spirals, from four starts."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ DEPTH, WIDTH, SAMPLES = 20, 32, 512
 
 
 def spirals() -> tuple[np.ndarray, np.ndarray]:
-    """Points on two noisy spirals, and which of the two each lies on."""
+    """Points on two noisy spirals, and which of the two each is on."""
     random = np.random.default_rng(0)
     which = np.arange(SAMPLES) % 2
     angle = 1.5 * np.pi * np.sqrt(random.uniform(0.02, 1, SAMPLES))
@@ -48,7 +48,7 @@ def loss_fn(params: Any, batch: tuple[Array, Array]) -> Array:
 
 
 def accuracy(params: Any, batch: tuple[Array, Array]) -> Array:
-    """The share of points that are told apart."""
+    """The share of points that are classified correctly."""
     return jnp.mean(logits(params, batch).argmax(axis=1) == batch[1].astype(jnp.int32))
 
 
