@@ -407,7 +407,7 @@ def test_what_is_not_finite_zero_or_missing_is_said():
     nothing = diagnose(params, lambda p, x: x @ jnp.tanh(p[0]), x)
     assert "no layer" in nothing.verdict
     assert not nothing.healthy
-    with pytest.raises(ValueError, match="must return one number, got shape"):
+    with pytest.raises(ValueError, match="returns one number, got shape"):
         diagnose(params, relu_net, x, loss_fn=lambda output, batch: output)
 
 

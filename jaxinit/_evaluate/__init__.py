@@ -1,9 +1,9 @@
 """Evaluation: a program run once, with a visitor that sees the output of every layer and decides its scale.
 
 In: what was read of a program, the values of its inputs, and a visitor. Out: the outputs, and a state for each weight.
-`_visitor.py` says what a visitor is asked, `_evaluation.py` runs equations in order and `_control_flow.py` loops and
-branches; `_scaling.py` carries scales through what is computed from weights, `_rounding.py` knows what varies by
-rounding alone, and `measure` in `_measure.py` is the evaluation that measures and changes nothing.
+`_visitor.py` defines what a visitor must answer, `_evaluation.py` runs equations in order and `_control_flow.py` loops
+and branches. `_scaling.py` applies scales to values computed from weights, `_rounding.py` finds values that vary only
+by rounding, and `measure` in `_measure.py` is the evaluation that measures and changes nothing.
 """
 
 from jaxinit._evaluate._evaluation import Evaluation as Evaluation

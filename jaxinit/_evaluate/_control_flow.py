@@ -1,6 +1,6 @@
-"""Loops and branches with layers inside, evaluated as the traced ones would be, states of weights passing through.
+"""Loops and branches with layers inside, evaluated like the traced ones, with the states of weights passed through.
 
-A weight that is used in each step is carried along; of a weight that a scan walks along, each step has its own slice.
+A weight that is used in each step is carried along; of a weight that a scan runs over, each step has its own slice.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +62,7 @@ class ControlFlow:
         }
 
     def _initial(self, weight: Weight, programs: Iterable[ir.Program]) -> State:
-        """The state before any use, one for each slice that scans inside the programs walk along."""
+        """The state before any use, one for each slice that scans inside the programs run over."""
         if not weight.stack:
             return self.visitor.initial(weight)
         inside = max((self._walks(weight, program) for program in programs), default=0)
@@ -70,7 +70,7 @@ class ControlFlow:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, sizes + jnp.shape(x)), self.visitor.initial(weight))
 
     def _walks(self, weight: Weight, program: ir.Program) -> int:
-        """How many scans, one within the other, walk along a weight's stack there."""
+        """How many nested scans run over a weight's stack there."""
         count = 0
         for equation in program.equations:
             for inner in ir.subprograms(equation):
@@ -90,7 +90,7 @@ class ControlFlow:
         taken_as: Sequence[ir.Variable],
         states: dict[Weight, State],
     ) -> list[Any]:
-        """Values that enter or leave a program: parameters that go on as data are multiplied by their scales."""
+        """Values that enter or leave a program: parameters that continue as data are multiplied by their scales."""
         return [
             self.scaling.applied(x, self.analysis.of(atom), states) if self.analysis.of(variable).data else x
             for x, atom, variable in zip(values, atoms, taken_as, strict=True)
@@ -196,10 +196,10 @@ class ControlFlow:
 
 
 def _arrays(states: dict[Weight, State], weights: Iterable[Weight]) -> list[State]:
-    """States as loops and branches hand them on."""
+    """States in the form in which loops and branches pass them on."""
     return [jax.tree.map(jnp.asarray, states[weight]) for weight in weights]
 
 
 def _with_step(state: State) -> State:
-    """A state as that of the one step of a loop."""
+    """A state as that of a loop's only step."""
     return jax.tree.map(lambda x: jnp.asarray(x)[None], state)

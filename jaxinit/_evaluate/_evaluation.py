@@ -1,9 +1,9 @@
 """Evaluates a program once, stopping at each layer.
 
-A visitor sees the output of every layer, decides by what its weight is multiplied, and keeps a state for each weight.
-Values that depend on no data are computed from the parameters as they came; where data meets them they are multiplied
+A visitor sees the output of every layer, decides the factor of its weight, and keeps a state for each weight.
+Values that depend on no data are computed from the original parameters; where data meets them they are multiplied
 by the scales decided so far, to the power of their degree. So every use of a leaf sees the scale that its first use
-decided, and what is computed is what the scaled parameters compute.
+decided, and the result is that of the program with scaled parameters.
 """
 
 import functools
@@ -31,10 +31,10 @@ class Evaluation:
     Args:
       analysis: of the program.
       visitor: what happens at layers.
-      scale_factors: of each weight, along which its scale varies.
-      differentiable: weights keep their scales, and functions with derivatives of their own are called as they are.
-      watched: values that depend on data, and what of each is added to the states: a function of (value, states).
-      rounding: look for layers whose data is rounding alone, and tell the visitor.
+      scale_factors: for each weight, the factors along which its scale varies.
+      differentiable: weights keep their scales, and functions with custom derivatives are called unchanged.
+      watched: values that depend on data, and what each adds to the states: a function of (value, states).
+      rounding: whether to look for layers whose data is only rounding, and tell the visitor.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Evaluation:
         self.rounding = rounding
         self._scaling = Scaling([] if differentiable else analysis.weights, visitor.scale, scale_factors)
         self._control_flow = ControlFlow(analysis, visitor, self._scaling, self._program)
-        # Where weights are taken: which input is one, and the weights whose scale the layer's output gets instead.
+        # Where weights are used: which input is one, and the weights whose scale the layer's output gets instead.
         self._weights: dict[ir.Equation, tuple[int, frozenset[Weight]]] = {}
         for use in analysis.uses.values():
             own = frozenset(component.weight for component in use.components)
             self._weights.update((entry.equation, (entry.weight, own)) for entry in use.entries)
             if use.lookup is not None:
                 self._weights[use.lookup.equation] = use.lookup.weight, own
-        # Of several biases all are added with the last; on the way there, the sum is the output alone.
+        # If there are several biases, all are added with the last; until then, the sum is the output alone.
         self._additions = {b.equation: b.value for use in analysis.uses.values() for b in use.biases}
         self._holding_uses: dict[ir.Equation, bool] = {}
 
@@ -83,9 +83,9 @@ class Evaluation:
         for atom in program.inputs:
             if atom in self.watched:
                 states.update(self.watched[atom](environment[atom], states))
-        # What depends on no data comes first, so that a bias is there when its layer asks for it; but for what is
-        # computed from other outputs of an equation that meets data, such as the number of steps of a loop of layers.
-        # What is recomputed on the way back stays together.
+        # Values that depend on no data come first, so that a bias is ready when its layer needs it. Exceptions are
+        # values computed from other outputs of an equation that meets data, such as the number of steps of a loop of
+        # layers. Equations that are recomputed in the backward pass stay together.
         regions = {e: r for r in program.recomputed for e in r.inlined} if self.differentiable else {}
         late = []
         unknown: set[ir.Atom] = set()
@@ -113,7 +113,7 @@ class Evaluation:
         calls: Mapping[ir.Equation, ir.Call],
         states: dict[Weight, State],
     ) -> None:
-        """Evaluates what `jax.checkpoint` recomputes on the way back, so that it is."""
+        """Evaluates what `jax.checkpoint` recomputes in the backward pass, so that it is recomputed here too."""
         inside = set(equations)
         used = {atom for e in program.equations if e not in inside for atom in e.inputs} | set(program.outputs)
         used |= {atom for e, call in calls.items() if e not in inside for atom in call.inputs}
@@ -139,7 +139,7 @@ class Evaluation:
         states: dict[Weight, State],
         rounding: Rounding | None,
     ) -> None:
-        """Evaluates equations that meet data, values and states updated."""
+        """Evaluates equations that meet data, and updates values and states."""
 
         def read(atom: ir.Atom) -> Any:
             return atom.value if isinstance(atom, ir.Constant) else environment[atom]
@@ -170,7 +170,7 @@ class Evaluation:
                     states.update(self.watched[atom](read(atom), states))
 
     def _calls(self, program: ir.Program) -> dict[ir.Equation, ir.Call]:
-        """Equation → the call that is made in its place, for calls without layers inside."""
+        """Equation → the call that replaces it, for calls without layers inside."""
         if not self.differentiable:
             return {}
         whole = [call for call in program.calls if not any(self._is_of_layer(e) for e in call.inlined)]
@@ -214,12 +214,12 @@ class Evaluation:
             if outputs is not None:
                 return outputs
         if not any(self.analysis.of(v).data for v in equation.outputs):
-            # Made of values that are the same whichever data chooses; scales come where they are taken.
+            # These values are the same for any choice of the data; scales are applied where they are used.
             return equation.bind(*arguments)
         return self._bound(equation, arguments, states)
 
     def _bound(self, equation: ir.Equation, arguments: Sequence[Any], states: dict[Weight, State]) -> list[Any]:
-        """The outputs for scaled leaves; the scale of a layer's own weight comes at the layer's end."""
+        """The outputs for scaled leaves; the scale of a layer's own weight is applied at the end of the layer."""
         weight, own = self._weights.get(equation, (None, frozenset[Weight]()))
         scaled = [
             self._scaling.applied(x, self.analysis.of(atom), states, but=own if i == weight else frozenset())
@@ -285,14 +285,14 @@ class Evaluation:
                 where_to = [atom.value for atom in move.inputs[1:] if isinstance(atom, ir.Constant)]
                 (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *where_to)
             term = jnp.reshape(term, (1,) * len(shape)) if jnp.ndim(term) == 0 else term
-            # What is not repeated need not be stored.
+            # What is not recomputed need not be stored.
             term = with_automatic_axes(functools.partial(_once, repeated), term)
             term = term if bias.sign == 1 else -term
             total = term if total is None else total + term
         return total
 
     def weight_use(self, use: Use, component: Component, rank: int, is_rounding: Array | None = None) -> WeightUse:
-        """How the output of a use, of this rank, belongs to the scales of one of its weights."""
+        """How the output of a use, of this rank, corresponds to the scales of one of its weights."""
         factors = self.scale_factors[component.weight]
         dims: list[tuple[Factor, ...]] = [()] * rank
         if component.origin is not None:
@@ -302,7 +302,7 @@ class Evaluation:
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:
-    """The first of each axis along which a bias does not vary."""
+    """The first entry of each axis along which a bias does not vary."""
     for axis in axes:
         bias = lax.slice_in_dim(bias, 0, 1, axis=axis) if bias.shape[axis] > 1 else bias
     return bias

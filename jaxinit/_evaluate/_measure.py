@@ -1,4 +1,4 @@
-"""Measuring: a program run as it is, with something added up from the output of every layer."""
+"""Measuring: a program run unchanged, with a sum over the output of every layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -15,9 +15,9 @@ from jaxinit._reading import Analysis, Weight
 from jaxinit._typing import Array
 
 Look: TypeAlias = Callable[[WeightUse, State, Array, Array], tuple[State, Array]]
-"""Of a layer's output, and of it without its bias, the new state of its weight and what flows on, equal to the output.
+"""Maps a layer's output, and the output without bias, to the weight's new state and the output, passed on unchanged.
 
-Without a bias both are one array.
+Without a bias both are the same array.
 """
 
 
@@ -36,11 +36,11 @@ class _Measuring:
         return False
 
     def scale(self, state: State) -> Array:
-        """Weights stay as they are."""
+        """Weights are not scaled."""
         return jnp.ones((), jnp.float32)
 
     def use(self, used: WeightUse, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
-        """Looks at a layer's output."""
+        """Measures a layer's output."""
         return self.look(used, self.empty if state is None else state, u if bias is None else u + bias, u)
 
 
@@ -53,20 +53,20 @@ def measure(
     start: Mapping[Weight, State] = MappingProxyType({}),
     watched: Mapping[ir.Atom, Watch] = MappingProxyType({}),
 ) -> tuple[list[Array], dict[Weight, State]]:
-    """Runs a program once, and looks at the output of every layer, bias included.
+    """Runs a program once, and measures the output of every layer, bias included.
 
-    It can be differentiated: functions with derivatives of their own keep them, and what is checkpointed stays so.
+    It can be differentiated: custom derivatives are kept, and so are checkpoints.
 
     Args:
       analysis: of the program.
       values: of its inputs.
       empty: the state of a weight that no layer has used yet, a pytree of arrays.
-      look: what a use makes of the state.
-      start: other states to begin with, those of stacked weights with an entry for each slice.
-      watched: other values at which to look, and what of each is added to the states.
+      look: updates the state at each use.
+      start: other initial states, those of stacked weights with an entry for each slice.
+      watched: other values to measure, and what each adds to the states.
 
     Returns:
-      The outputs of the program, and the state of every weight, of stacked weights one for each slice.
+      The outputs of the program, and the state of every weight; stacked weights have one for each slice.
     """
     factors: dict[Weight, tuple[Any, ...]] = dict.fromkeys(analysis.weights, ())
     evaluation = Evaluation(analysis, _Measuring(empty, look), factors, differentiable=True, watched=watched)
@@ -81,7 +81,7 @@ def stacked(state: State, weight: Weight) -> State:
 
 
 def value_of(program: ir.Program, atom: ir.Atom, inputs: Sequence[Array]) -> Array:
-    """The value of one variable, computed by the equations that it needs and no others."""
+    """The value of one variable, computed by only the equations that it needs."""
     needed = {atom}
     equations = []
     for equation in reversed(program.equations):

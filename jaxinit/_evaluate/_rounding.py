@@ -1,9 +1,9 @@
-"""Values that hold nothing but rounding: what is left of equal numbers once one is taken off the other.
+"""Values that hold nothing but rounding: what is left when equal numbers are subtracted from one another.
 
-A batch of identical samples in front of a batch normalization leaves x - mean(x), whose entries are the rounding of the
-mean and no signal, and whatever is multiplied by them is rounding too. So does x minus anything that equals it. Such a
-difference is found by its size next to that of x, and followed to the layers that take it, into loops and branches and
-out of them. Each answer is computed only when a layer or a loop asks for it.
+A batch of identical samples before a batch normalization leaves x - mean(x), whose entries are the rounding of the
+mean, not signal, and anything that is multiplied by them is rounding too. So does x minus anything that equals it. Such
+a difference is recognised by its size relative to that of x, and followed to the layers that use it, into and out of
+loops and branches. Each answer is computed only when a layer or a loop asks for it.
 """
 
 import functools
@@ -22,18 +22,18 @@ from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 Answer: TypeAlias = Callable[[], Array]
-"""Whether a value is rounding alone, asked when it is needed."""
+"""Whether a value is only rounding, computed when it is needed."""
 
 _Constants: TypeAlias = Mapping[ir.Atom, ir.Constant]
 
 _STEPS = 8
-"""Times the square root of the number of terms, by so many roundings a mean may miss."""
+"""A mean may be wrong by this many roundings, times the square root of the number of terms."""
 _TERMS = 64
-"""Of so many terms a value is taken to be a sum at least; where a mean is taken off, they are counted."""
+"""The least number of terms of which a value is assumed to be a sum; where a mean is subtracted, they are counted."""
 _LEVELS = 8
-"""So many equations back sums are looked for."""
+"""How many equations back sums are looked for."""
 _CENTRED = 1e-4
-"""The sum of numbers whose sum is meant to be zero, beside the sum of their absolute values."""
+"""The largest sum of numbers that are meant to sum to zero, relative to the sum of their absolute values."""
 
 _THROUGH_ZERO = ir.family("neg", "abs", "tanh", "sin", "tan", "asin", "atan", "erf", "expm1", "log1p", "sqrt", "cbrt")
 _THROUGH_ZERO |= ir.family("sinh", "asinh", "square", "integer_pow", "sign")
@@ -41,7 +41,7 @@ _THROUGH_ZERO |= ir.family("sinh", "asinh", "square", "integer_pow", "sign")
 
 
 class Rounding:
-    """Follows values that are rounding alone through one program."""
+    """Follows values that are only rounding through one program."""
 
     def __init__(
         self,
@@ -57,26 +57,26 @@ class Rounding:
         self._negated = _negated(program)
 
     def enters(self, equation: ir.Equation) -> bool:
-        """Whether a value that goes into a loop or a branch may be rounding, or one that is made there."""
+        """Whether an input of a loop or a branch may be rounding, or rounding may arise inside."""
         if any(atom in self.known for atom in equation.inputs):
             return True
         return any(_may_cancel(inner, _entered(equation, self.constants)) for inner in ir.subprograms(equation))
 
     def flags(self, atoms: Iterable[ir.Atom]) -> list[Array]:
-        """Whether values are rounding alone, here and now; nothing is said of those that are not followed."""
+        """Whether values are only rounding, as an array; unknown for values that are not followed."""
         return [jnp.asarray(self.known[atom]() if atom in self.known else False) for atom in atoms]
 
     def found(self, atoms: Iterable[ir.Atom], flags: Iterable[Array]) -> None:
-        """Takes note of values of which it is known whether they are rounding alone."""
+        """Records values for which it is known whether they are only rounding."""
         self.known.update((atom, _answered(flag)) for atom, flag in zip(atoms, flags, strict=False))
 
     def within(self, equation: ir.Equation, program: ir.Program, flags: Sequence[Array]) -> "Rounding":
-        """The values of a loop's or a branch's program, for inputs that are rounding alone or not."""
+        """The values of a loop's or a branch's program, for inputs that are only rounding or not."""
         known: dict[ir.Atom, Answer] = {v: _answered(x) for v, x in zip(program.inputs, flags, strict=False)}
         return Rounding(self.analysis, program, known, _entered(equation, self.constants))
 
     def follow(self, equation: ir.Equation, values: Sequence[Any], results: Sequence[Any]) -> None:
-        """Takes note of an equation that has been evaluated, with these values of its inputs and outputs."""
+        """Records an equation that has been evaluated, with the values of its inputs and outputs."""
         answer = self._of(equation, values, results)
         if answer is not None:
             self.known.update(dict.fromkeys(equation.outputs, functools.cache(answer)))
@@ -107,7 +107,7 @@ class Rounding:
         return first if passes or rule_of(equation).linear == "first" else None
 
     def _terms(self, atom: ir.Atom) -> int:
-        """Of how many numbers a value is a sum, as far as the last equations tell."""
+        """How many numbers a value is a sum of, as far as the last equations show."""
         found, level = _TERMS, [atom]
         for _ in range(_LEVELS):
             makers = [e for e in (self._producers.get(a) for a in level) if e is not None]
@@ -116,7 +116,7 @@ class Rounding:
         return found
 
     def _all(self, atoms: Sequence[ir.Atom], values: Sequence[Any]) -> Answer | None:
-        """Whether each of some values is rounding, or zero and no data."""
+        """Whether each of some values is rounding, or zero and not data."""
         answers: list[Answer] = []
         for atom, value in zip(atoms, values, strict=True):
             if atom in self.known:
@@ -137,7 +137,7 @@ def _answered(flag: Array) -> Answer:
 
 
 def _negated(program: ir.Program) -> set[ir.Atom]:
-    """Values that a program has multiplied by a negative number, and moved perhaps."""
+    """Values that are a negative multiple of this one, possibly rearranged."""
     found: set[ir.Atom] = set()
     for e in program.equations:
         moved = rearrangement(e) is not None or e.primitive in (ir.mul_p, ir.div_p)
@@ -153,7 +153,7 @@ def _is_negative(atom: ir.Atom) -> bool:
 
 
 def _is_difference(equation: ir.Equation, negated: Set[ir.Atom]) -> bool:
-    """Whether an equation takes one variable off another."""
+    """Whether an equation subtracts one variable from another."""
     if len(equation.outputs) != 1 or not ir.is_floating(equation.outputs[0]):
         return False
     if not all(isinstance(atom, ir.Variable) for atom in equation.inputs):
@@ -163,13 +163,13 @@ def _is_difference(equation: ir.Equation, negated: Set[ir.Atom]) -> bool:
 
 
 def _entered(equation: ir.Equation, constants: _Constants) -> _Constants:
-    """The known numbers that the programs of a loop or a branch take as they are."""
+    """The known numbers that go unchanged into the programs of a loop or a branch."""
     pairs = [(v, constants.get(a, a)) for entered in ir.entrances(equation) for v, a in entered if v.shape == a.shape]
     return {v: a for v, a in pairs if isinstance(a, ir.Constant)}
 
 
 def _centred_operand(equation: ir.Equation, constants: _Constants) -> tuple[int, float, int] | None:
-    """Of a product with known numbers that sum to zero over what it contracts: which input is the data, and sizes.
+    """For a product with known numbers that sum to zero over the contracted axes: which input is the data, and sizes.
 
     These are the largest sum of absolute values of the numbers, and how many there are in a sum.
     """
@@ -197,7 +197,7 @@ def _summed(equation: ir.Equation) -> int:
 
 
 def _may_cancel(program: ir.Program, constants: _Constants) -> bool:
-    """Whether a program, or one that it holds, takes one variable off another, or multiplies by centred numbers."""
+    """Whether a program, or one inside it, subtracts one variable from another, or multiplies by centred numbers."""
     negated = _negated(program)
     return any(
         _is_difference(e, negated)

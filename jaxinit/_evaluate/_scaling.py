@@ -1,4 +1,4 @@
-"""Parameters where data meets them: values computed from the leaves as they came, multiplied by the scales decided."""
+"""Parameters where data meets them: values computed from the original leaves, times the scales decided so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -36,7 +36,7 @@ class Scaling:
         states: Mapping[Weight, State],
         but: frozenset[Weight] = frozenset(),
     ) -> Any:
-        """The value for the scaled leaves; the scales of the weights `but` are left out."""
+        """The value for the scaled leaves, except for the scales of the weights in `but`."""
         if dependence.data or not dependence.degrees:
             return value
         if dependence.segments is not None:
@@ -65,7 +65,7 @@ class Scaling:
     def _active(
         self, dependence: Dependence, states: Mapping[Weight, State], but: frozenset[Weight]
     ) -> dict[Weight, int]:
-        """The weights whose scale enters a value, each with the leaf by which it does."""
+        """The weights whose scale enters a value, each with the leaf through which it does."""
         found: dict[Weight, int] = {}
         for leaf, degree in dependence.degrees.items():
             origin = dependence.origins.get(leaf)

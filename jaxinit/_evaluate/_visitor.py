@@ -1,4 +1,4 @@
-"""What an evaluation asks at each layer, and of the values that are watched beside layers."""
+"""What an evaluation asks at each layer, and for the values that are watched beside layers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class WeightUse:
-    """One weight in one of its uses, and how the dimensions of the output belong to its scales.
+    """One weight in one of its uses, and how the dimensions of the output correspond to its scales.
 
-    Of data that is known to be no rounding, `is_rounding` is None; else it says whether the data is rounding alone.
+    `is_rounding` is None for data that is known not to be rounding; else it says whether the data is only rounding.
     """
 
     weight: Weight
@@ -50,10 +50,10 @@ class Visitor(Protocol):
         """The state of a weight that no layer has used yet, without stacked dimensions."""
 
     def is_final(self, state: State) -> bool:
-        """Whether a state is known, while tracing, to stay as it is at further uses."""
+        """Whether tracing already shows that a state stays the same at further uses."""
 
     def scale(self, state: State) -> Array:
-        """What the weight is multiplied by, of the weight's `scale_factors`."""
+        """The factor of the weight, in the shape of its `scale_factors`."""
 
     def use(self, used: WeightUse, state: State | None, u: Array, bias: Array | None) -> tuple[State, Array]:
         """The new state, and the pre-activation scale · u + bias; the bias broadcasts against u."""

@@ -1,12 +1,12 @@
 """Measuring: what initial weights do to signals and gradients, at every layer of any JAX function.
 
 In: parameters, a function, a batch and a key. Out: `Measurements`, a frozen pytree of arrays with one entry for each
-row, and rows of what tracing knows of each layer. Nothing is judged here.
+row, and rows with what is known of each layer from tracing. Nothing is judged here.
 
-`_measure.py` runs the program once forwards and once back. What is measured at a layer stands in `_probe.py`, beside
+`_measure.py` runs the program once forward and once backward. Measurements at a layer are in `_probe.py`, those beside
 layers in `_beside_layers.py`, at activations in `_activity.py`, of the Jacobian in `_jacobian.py`, of units in
-`_units.py`. `_rows.py` holds what tracing knows of a layer, `_measurements.py` what was measured and what was not
-read, and `_alike.py` decides which rows may be compared.
+`_units.py`. `_rows.py` holds what is known of a layer from tracing, `_measurements.py` what was measured and what was
+not read, and `_alike.py` decides which rows may be compared.
 """
 
 from jaxinit._measuring._alike import TINY as TINY

@@ -1,7 +1,7 @@
-"""What is known of an activation before any signal comes: its largest slope, where it is flat, what its gain costs.
+"""What is known of an activation without data: its largest slope, where it is flat, its effect on gradients.
 
-With z standard normal and weights that keep signals, of variance 1 / E[f(z)²] over the fan-in, gradients shrink or grow
-by sqrt(E[f'(z)²] / E[f(z)²]) a layer: 1 for ReLU, 1.09 for tanh, 0.39 for the logistic sigmoid.
+Let z be standard normal and let weights keep signals, with variance 1 / E[f(z)²] over the fan-in. Then gradients change
+by sqrt(E[f'(z)²] / E[f(z)²]) per layer: 1 for ReLU, 1.09 for tanh, 0.39 for the logistic sigmoid.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxinit._reading import TracedActivation
 from jaxinit._stages import evaluated
 
 FLAT = 0.05
-"""A slope below so much of the largest one counts as none."""
+"""A slope below this share of the largest one counts as zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Curve:
     Attributes:
       activation: the function.
       steepest: its largest slope.
-      flat: the share of standard normal numbers at which it has next to no slope.
-      gradient_factor: by how much gradients grow on their way back through a layer that keeps signals.
-      straight: whether it only multiplies by a number, as attention divides its queries.
+      flat: the share of standard normal numbers at which its slope is nearly zero.
+      gradient_factor: by how much gradients grow in the backward pass through a layer that keeps signals.
+      straight: whether it only multiplies by a constant, as attention divides its queries.
       positive: whether all its values are positive, as those of gates are.
-      factor: whether all its values are positive and grow without bound, as of step sizes: a change of z is a factor.
+      factor: whether its values are positive and unbounded, as those of step sizes: a change of z acts as a factor.
     """
 
     activation: TracedActivation
@@ -47,7 +47,7 @@ class Curve:
 @forgotten_by_clear
 @functools.lru_cache(maxsize=256)
 def curve(activation: TracedActivation | None) -> Curve | None:
-    """What is known of an activation; None where it has no slope, or no finite one."""
+    """The facts of an activation; None if it has no slope, or not a finite one."""
     if activation is None:
         return None
     points = np.linspace(-6, 6, 2401, dtype=np.float32)
@@ -66,12 +66,12 @@ def curve(activation: TracedActivation | None) -> Curve | None:
     factor = float(np.sqrt(slope / size)) if size > 0 else 1.0
     straight = bool(slopes.min() > 0.999 * steepest)
     ends = sorted((float(slopes[0]), float(slopes[-1])))
-    positive = bool(values.min() >= 0 and values[len(values) // 2] > 0)  # what underflows far off is positive, too
+    positive = bool(values.min() >= 0 and values[len(values) // 2] > 0)  # values far out may underflow to zero
     grows = positive and ends[0] < FLAT * steepest and ends[1] > steepest / 2
     return Curve(activation, steepest, flat, factor, straight, positive, grows)
 
 
 def is_factor(activation: TracedActivation | None) -> bool:
-    """Whether an activation gives positive numbers without bound, as softplus and exp do."""
+    """Whether an activation has positive, unbounded values, as softplus and exp do."""
     known = curve(activation)
     return known is not None and known.factor

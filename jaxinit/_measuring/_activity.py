@@ -1,6 +1,6 @@
-"""What activations make of the outputs of layers: how many units are dead or saturated, how alike samples are.
+"""What activations do to the outputs of layers: how many units are dead or saturated, how alike samples are.
 
-Measured at the input of the activation itself, whatever stands between it and the layer.
+Measured at the input of the activation itself, whatever is between it and the layer.
 """
 
 import math
@@ -18,20 +18,20 @@ from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 SURE = 0.99
-"""With so much confidence a unit that is dead at all samples is dead at others."""
+"""The confidence with which a unit that is dead at all samples must be dead at others, to count as surely dead."""
 VECTORS = 64
 """How many samples are compared with one another."""
 
 
 class Activity(NamedTuple):
-    """Sums over the activations that take what a weight makes, each weighted by how many elements it takes.
+    """Sums over the activations of a weight's outputs, each weighted by the number of its elements.
 
     Attributes:
-      weight: the elements.
-      mean, std: of what the activation makes of them.
+      weight: the number of elements.
+      mean, std: of the outputs of the activations.
       dead: share of units whose activation has no slope at any sample.
-      surely: share of weights that have none at other samples either, by how far what they take is spread.
-      saturated: share of elements where it has next to none.
+      surely: share of units that have none at other samples either, judging by the spread of their inputs.
+      saturated: share of elements where the slope is nearly zero.
       similarity: mean cosine between pairs of samples.
       rank: participation ratio of the samples.
     """
@@ -46,7 +46,7 @@ class Activity(NamedTuple):
     rank: Array
 
     def plus(self, other: "Activity") -> "Activity":
-        """The sums over both."""
+        """The sum of both."""
         return Activity(*(a + b for a, b in zip(self, other, strict=True)))
 
     def means(self) -> dict[str, Array]:
@@ -56,12 +56,12 @@ class Activity(NamedTuple):
 
 
 def no_activity() -> Activity:
-    """Nothing met yet."""
+    """The sums before any activation."""
     return Activity(*[jnp.zeros((), jnp.float32)] * 8)
 
 
 def activity(activation_input: ActivationInput, weighs: bool, value: Array) -> Activity:
-    """What is measured at one meeting; of an activation that weighs other data, changes count as factors."""
+    """The measurements at one activation; if it weighs other data, changes of its values count as factors."""
     z = lax.stop_gradient(activation_input.of(value))
     known = curve(activation_input.activation)
     return _measured(z, known, weighs, activation_input.samples, activation_input.features)
@@ -77,7 +77,7 @@ def _measured(
         post = z
         mean, size = totals([z / z.size, jnp.abs(z) / z.size], samples)
     else:
-        # Without the barrier the compiler repeats the activation in each of the statistics.
+        # Without the barrier the compiler would repeat the activation in each of the statistics.
         post, slope = lax.optimization_barrier(jax.jvp(known.activation, (z,), (jnp.ones_like(z),)))  # type: ignore[no-untyped-call]
         slope = jnp.abs(slope)
         idle = (jnp.sum(slope, samples, keepdims=True) == 0).astype(z.dtype)
@@ -102,7 +102,7 @@ def _measured(
 
 
 def _is_idle_beside(activation: TracedActivation, z: Array, samples: tuple[int, ...]) -> Array:
-    """Whether an activation has no slope, either, as far off as one more sample of a unit may lie (Student's t)."""
+    """Whether an activation also has no slope as far out as one more sample of a unit may be (Student's t)."""
     count = math.prod(z.shape[d] for d in samples)
     if count < 2:
         return jnp.zeros((), z.dtype)

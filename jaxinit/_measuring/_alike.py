@@ -1,7 +1,7 @@
-"""Which rows are compared with one another: those that data meet, and among them those that are alike.
+"""Which rows are compared with one another: those that meet data, in groups of similar layers.
 
-What is said of growth over depth is said of layers that do the same at different depths: the layers of the trunk of one
-tower, or those at one position of all branches. A branch that starts closed, a tower of what conditions the model and a
+Growth over depth is fitted over layers that do the same at different depths: the layers of the trunk of one
+tower, or those at one position of all branches. A branch that starts closed, a tower that conditions the model and a
 readout have sizes of their own, so none of them is a measure of the others.
 """
 
@@ -13,15 +13,15 @@ from jaxinit._measuring._measurements import Measurements
 from jaxinit._measuring._rows import Row
 
 TINY = 1e-30
-"""Scales below this are no longer those of what float32 holds."""
+"""Scales below this are outside the range of float32."""
 FEW = 4
-"""The scale of fewer numbers than these is chance."""
+"""The scale of fewer numbers than these is a matter of chance."""
 
 
 def counted(report: Measurements) -> np.ndarray:
-    """The rows that count for growth over depth: no lookups, no queries and keys.
+    """The rows that count for growth over depth, which excludes lookups, queries and keys.
 
-    Weights that are zero are meant to be: readouts and last layers of branches. Nothing is to be learned of them.
+    Weights that are zero are meant to be: readouts and last layers of branches. They show nothing.
     """
     counts = [row.kind != "embed" and row.role not in ("query", "key") for row in report.rows]
     norms = np.asarray(report.weight_norm, float)
@@ -29,7 +29,7 @@ def counted(report: Measurements) -> np.ndarray:
 
 
 def form(row: Row) -> object:
-    """What rows have in common that do the same at different depths."""
+    """What is equal for rows that do the same at different depths."""
     if not row.residual:
         return row.tower, row.aside, row.normalized, row.recurrent
     return row.position, row.branch_length, row.kind, row.role, row.activation, row.normalized, row.recurrent
@@ -44,12 +44,12 @@ def alike(rows: Sequence[Row], chosen: np.ndarray) -> list[np.ndarray]:
 
 
 def spans(rows: Sequence[Row], members: np.ndarray) -> int:
-    """How many different depths rows lie at."""
+    """The number of different depths of rows."""
     return len({rows[i].depth for i in members})
 
 
 def gains(report: Measurements) -> np.ndarray:
-    """By what each layer multiplies the size of what it takes; NaN where either is nothing, or of few numbers."""
+    """The output size of each layer over its input size; NaN if either is zero, or of few numbers."""
     out, taken = np.asarray(report.product_size, float), np.asarray(report.input_size, float)
     several = np.array([row.numbers >= FEW for row in report.rows], bool)
     known = counted(report) & several & (out > TINY) & (taken > TINY)
@@ -62,5 +62,5 @@ def ends_branch(row: Row) -> bool:
 
 
 def reads_out(row: Row) -> bool:
-    """Whether a layer is a readout or a head: no other one takes what it gives, and no skip connection does."""
+    """Whether a layer is a readout or a head: no other layer and no skip connection uses its output."""
     return row.last and not row.residual

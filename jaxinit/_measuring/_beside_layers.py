@@ -1,4 +1,4 @@
-"""What is watched beside the layers themselves: what they take, the inputs of activations, attention, and branches."""
+"""What is measured beside the layers themselves: their inputs, the inputs of activations, attention, and branches."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ def watches(traced: Traced) -> dict[ir.Atom, Watch]:
 
     for attention in traced.structure.attentions:
         if attention.in_parts:
-            continue  # which has no probabilities of all keys, or not of all queries
+            continue  # because it does not hold the probabilities of all keys, or of all queries
         keys = 1
         for dimension in attention.summed:
             keys *= attention.probabilities.shape[dimension]
@@ -87,7 +87,7 @@ def _at_branch(weights: Sequence[Weight], column: int) -> Watch:
 
 def _at_activation(activation_inputs: Sequence[ActivationInput], onwards: Onwards) -> Watch:
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
-        known: dict[Any, Any] = {}  # layers that meet their activation together have it measured once
+        known: dict[Any, Any] = {}  # an activation that several layers share is measured once
         found = {}
         for activation_input in activation_inputs:
             what = activation_input.samples, activation_input.segment

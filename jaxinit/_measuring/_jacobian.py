@@ -1,8 +1,8 @@
 """The singular values of the input–output Jacobian, from products with it alone.
 
-J is block-diagonal over samples unless the function lets them meet, as batch statistics do; where it is, some samples
-show the spectrum. Lanczos on J Jᵀ or Jᵀ J, whichever is smaller,
-finds the ends of the spectrum; from a start of random signs ε its first product shows the trace too, because
+J is block-diagonal over samples unless the function lets samples interact, as batch statistics do; if it is
+block-diagonal, a few samples show the spectrum. Lanczos on J Jᵀ or Jᵀ J, whichever is smaller,
+finds the ends of the spectrum. If it starts from random signs ε, its first product also yields the trace, because
 E|J ε|² = tr Jᵀ J.
 """
 
@@ -21,9 +21,9 @@ from jaxinit._stages import computed, hosted
 from jaxinit._typing import Array
 
 SHARE = 64
-"""One sample in this many is looked at, and one at least."""
+"""One sample in this many is used, but at least one."""
 _FEW = 8
-"""How many numbers may have two values by chance."""
+"""Up to how many numbers may take only two values by chance."""
 
 
 _Map = Callable[[list[Array]], list[Array]]
@@ -37,7 +37,7 @@ class Spectrum(NamedTuple):
 
 
 def taken(traced: Traced) -> list[bool]:
-    """For each leaf of the batch, whether a layer takes it, or some multiple of it, as it is."""
+    """For each leaf of the batch, whether it, or some multiple of it, is directly the input of a layer."""
     return [traced.onwards.enters_a_layer(v) for v in traced.analysis.program.inputs[len(traced.paths) :]]
 
 
@@ -46,7 +46,7 @@ def spectrum(
 ) -> Spectrum | None:
     """The spectrum at some samples of the batch; None for a function of integers.
 
-    Inputs of two values only, such as masks, are not numbers that could change a little, unless layers take them.
+    Inputs with only two values, such as masks, are not numbers that could change a little, unless layers read them.
     """
     if not any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(batch)):
         return None
@@ -88,7 +88,7 @@ def spectrum(
 
 
 def _is_mask(x: Any) -> Array:
-    """Whether several numbers have two values only."""
+    """Whether numbers, if there are several, have only two values."""
 
     x = jnp.asarray(x)
     return with_automatic_axes(_has_two_values, x) if x.size > _FEW else jnp.zeros((), bool)
@@ -108,7 +108,7 @@ def _counted(inputs: list[Array], masks: Sequence[Array], taken: Sequence[bool])
 
 
 def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, _Map]:
-    """The function's value, its derivative, and the transpose of that."""
+    """The function's value, its derivative, and the transpose of the derivative."""
     if ir.goes_forwards(ir.traced_program(function, inputs)):
         outputs, push = jax.linearize(function, inputs)
         pull = jax.linear_transpose(push, inputs)
@@ -119,7 +119,7 @@ def _both_ways(function: _Map, inputs: list[Array]) -> tuple[list[Array], _Map, 
 
 
 def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
-    """Rayleigh's quotient of the start, and the Ritz values of a symmetric operator in ascending order."""
+    """The Rayleigh quotient of the initial vector, and the Ritz values of a symmetric operator in ascending order."""
 
     def step(carry: tuple[Array, Array], i: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, v = carry
@@ -136,7 +136,7 @@ def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tu
     else:
         _, (alphas, betas) = jax.lax.scan(step, begin, jnp.arange(steps))
     matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
-    # Once the space is exhausted what follows is zero, and no eigenvalue.
+    # Once the space is exhausted, further vectors are zero, and their values are not eigenvalues.
     used = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.where(betas[:-1] > 0, 1.0, 0.0)]))
     matrix = matrix + jnp.diag(jnp.where(used > 0, 0, alphas[0]))
     (values,) = computed(lambda x: [jnp.linalg.eigvalsh(x)], lambda x: [np.linalg.eigvalsh(x)], [matrix], like=[alphas])
@@ -145,10 +145,10 @@ def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> tu
 
 @hosted()
 def _taken_in(basis: Array, v: Array, w: Array, i: Array) -> tuple[Array, Array, Array, Array]:
-    """The basis with v as row i, and what its product with the operator adds: its direction, alpha and beta."""
+    """The basis with v as row i, and the results of its product with the operator: the next direction, alpha, beta."""
     basis = jnp.where(jnp.arange(len(basis))[:, None] == i, v[None], basis)
     alpha = jnp.sum(v * w)
-    for _ in range(2):  # once leaves rounding of the size of what is left
+    for _ in range(2):  # once would leave rounding as large as the remainder
         w = w - basis.T @ (basis @ w)
     beta = jnp.sqrt(jnp.sum(w * w))
     grows = beta > 1e-6 * jnp.abs(alpha)
@@ -157,7 +157,7 @@ def _taken_in(basis: Array, v: Array, w: Array, i: Array) -> tuple[Array, Array,
 
 
 def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
-    """The first samples, if samples lie along the first axis and do not meet; the whole batch otherwise."""
+    """The first samples, if samples are along the first axis and do not interact; otherwise the whole batch."""
     counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(batch)}
     count = max(counts, default=())
     if len(counts) != 1 or not count or count[0] <= max(1, count[0] // SHARE):
@@ -168,11 +168,11 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((samples, *jnp.shape(x)[1:]), jnp.result_type(x)), batch)
 
     try:
-        # The program for the samples looked at is needed anyway, and JAX traces it once; that for one has no such axis.
+        # The program for the chosen samples is needed anyway, and JAX traces it once; that for one has no such axis.
         fewer = max(some, 2)
         less, more = (ir.traced_program(apply_fn, params, resized(samples)) for samples in (fewer, fewer + 1))
         outputs = [y.shape[:1] for y in jax.tree.leaves(jax.eval_shape(apply_fn, params, resized(some)))]
-    except Exception:  # whatever a function raises that was written for this batch alone
+    except Exception:  # whatever a function raises that was written for this batch size only
         return batch
     if set(outputs) != {(some,)} or _samples_meet(less, more):
         return batch
@@ -180,10 +180,10 @@ def _some(apply_fn: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
 
 
 def _samples_meet(less: ir.Program, more: ir.Program) -> bool:
-    """Whether a function makes one of several samples: some step has their number in its inputs, and not in its output.
+    """Whether a function reduces several samples to one: some step has their number in its inputs, but not its output.
 
-    Or has it once in its inputs and twice in its output, as the products of all samples with one another. The number
-    is what differs between the programs for so many samples and for one more.
+    Or has it once in its inputs and twice in its output, like the products of all samples with one another. The number
+    is recognised as what differs between the programs for this many samples and for one more.
     """
     pairs = list(zip(ir.equations_of(less), ir.equations_of(more), strict=False))
     lengths = {sum(1 for _ in ir.equations_of(program)) for program in (less, more)}
@@ -210,7 +210,7 @@ def _joined(arrays: list[Array]) -> Array:
 
 
 def _cut(vector: Array, like: list[Array]) -> list[Array]:
-    """The vector as arrays like these."""
+    """The vector split into arrays of these shapes and dtypes."""
 
     def cut(vector: Array) -> list[Array]:
         parts, start = [], 0

@@ -1,4 +1,4 @@
-"""One pass forward and one back over the traced program, measuring at every layer."""
+"""One forward and one backward pass over the traced program, with measurements at every layer."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def measured(
     loss_fn: Loss | None,
     lanczos_steps: int,
 ) -> Measurements:
-    """What one pass forwards and one back show of every layer."""
+    """The results of one forward and one backward pass for every layer."""
     traced = trace(params, apply_fn, batch)
     table = layers_of(traced)
     layers = dict(zip(traced.analysis.weights, table, strict=True))
@@ -54,7 +54,7 @@ def measured(
             columns.setdefault(name, []).append(values.reshape(-1))
     found = None
     if lanczos_steps and gradients is not None:
-        # The batch may have been drawn from the same key, and random signs that are its signs are not random.
+        # If the batch was drawn from the same key, random signs from that key would be those of the batch.
         found = spectrum(apply_fn, params, batch, jax.random.fold_in(key, _APART), lanczos_steps, taken(traced))
     joined: dict[str, Any] = {name: jnp.concatenate(parts) for name, parts in columns.items()}
     weights = list(layers)
@@ -142,13 +142,13 @@ def _number(loss: Any) -> Array:
     if len(jax.tree.leaves(loss)) != 1 or jnp.shape(jax.tree.leaves(loss)[0]) != ():
         shapes = jax.tree.map(jnp.shape, loss)
         raise ValueError(
-            f"loss_fn is a function of (output of apply_fn, batch) and must return one number, got shape {shapes}"
+            f"loss_fn must be a function of (output of apply_fn, batch) that returns one number, got shape {shapes}"
         )
     return jnp.real(jnp.asarray(jax.tree.leaves(loss)[0])).astype(jnp.float32)
 
 
 def _projected(output: Any, batch: Any, key: Array) -> Array:
-    """A random projection of the output, of unit variance where the output has it."""
+    """A random projection of the output, with unit variance if the output has unit variance."""
     parts = [y for y in jax.tree.leaves(output) if _is_inexact(y)]
     keys = jax.random.split(key, max(len(parts), 1))
     size = max(sum(y.size for y in parts), 1)
@@ -180,7 +180,7 @@ def _columns(state: ProbeState) -> dict[str, Array]:
 
 
 def _mean(total: Array, count: Array) -> Array:
-    """1 of nothing."""
+    """The function that is 1 everywhere."""
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 1)
 
 
@@ -213,7 +213,7 @@ def _gradient_columns(of_probes: Array, gradient_norm: Array, weight_norm: Array
 
 
 def _rows(parts: Sequence[Array], weights: Sequence[Weight]) -> Array:
-    """What is known of weights, slice after slice, along one axis; those without slices are taken together."""
+    """Facts about weights, slice by slice, along one axis; those without slices are joined."""
     found: list[Array] = []
     pairs = zip(parts, weights, strict=True)
     for is_stack, group in itertools.groupby(pairs, key=lambda pair: bool(pair[1].stack)):
@@ -225,7 +225,7 @@ def _rows(parts: Sequence[Array], weights: Sequence[Weight]) -> Array:
 
 
 def _slices(leaf: Any, weight: Weight) -> Array:
-    """A weight's part of its leaf or of the gradient there, one row a slice of a stack."""
+    """A weight's part of its leaf or of the gradient there, one row for each slice of a stack."""
     found: Array = with_automatic_axes(lambda x: per_slice(part_of(x, weight), weight), jnp.asarray(leaf))
     return found
 

@@ -1,4 +1,4 @@
-"""What `diagnose` measures, before anything is judged: one entry a row of every column; and what was not read."""
+"""What `diagnose` measures, before anything is judged: columns with one entry per row; and what was not read."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ _UNKNOWN = ("unknown", "unread")
 
 @dataclasses.dataclass(frozen=True)
 class Unread:
-    """A leaf of which nothing is measured.
+    """A leaf that could not be measured.
 
     Attributes:
       path: of the leaf.
@@ -26,7 +26,7 @@ class Unread:
 
 
 def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
-    """Leaves that belong to no layer and whose role the program does not show, and layers that are read in part."""
+    """Leaves that belong to no layer and whose role the program does not show, and layers that are partly read."""
     found = {entry.path: entry.reason for entry in layers.unvisited}
     measured = {leaf for weight in traced.analysis.weights for leaf in weight.regions}
     for leaf, role in enumerate(traced.roles):
@@ -36,7 +36,7 @@ def unread(traced: Traced, layers: Layers) -> tuple[Unread, ...]:
 
 
 def fitting(traced: Traced) -> tuple[str, ...]:
-    """The schemes whose assumptions the program meets, of those that make any."""
+    """The schemes that make assumptions which the program meets."""
     if not traced.analysis.weights or traced.skips or traced.structure.cells:
         return ()
     try:
@@ -49,7 +49,7 @@ def fitting(traced: Traced) -> tuple[str, ...]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """The arrays of a `DiagnoseReport`, which says what each of them is."""
+    """The arrays of a `DiagnoseReport`, whose docstring explains each of them."""
 
     rows: tuple[Row, ...] = dataclasses.field(metadata={"static": True})
     unread: tuple[Unread, ...] = dataclasses.field(metadata={"static": True})

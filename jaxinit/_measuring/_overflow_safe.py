@@ -8,11 +8,11 @@ from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 _MOST = 4096
-"""How many numbers can be added one after another without loss."""
+"""How many numbers can be added one after another without loss of precision."""
 
 
 def real(x: Array) -> Array:
-    """Real numbers of the size of x, in a precision to compute statistics in."""
+    """Real numbers of the size of x, in a precision that is enough for statistics."""
     x = jnp.abs(x) if jnp.iscomplexobj(x) else x
     return x.astype(drawing_dtype(x.dtype))
 
@@ -26,14 +26,14 @@ def rms(x: Array, axes: tuple[int, ...]) -> Array:
 
 
 def size_of(value: Array) -> Array:
-    """The root mean square of all numbers of a value; nothing comes back through it."""
+    """The root mean square of all numbers of a value; no gradient passes through it."""
     size: Array = with_automatic_axes(lambda x: rms(x, tuple(range(x.ndim))), lax.stop_gradient(value))
     return size
 
 
 @hosted()
 def mean_and_std(x: Array) -> tuple[Array, Array]:
-    """Over all elements."""
+    """The mean over all elements."""
     mean, size = totals([x / x.size, jnp.abs(x) / x.size])
     return mean.astype(jnp.float32), spread(x, mean, size)
 
@@ -48,7 +48,7 @@ def spread(x: Array, mean: Array, size: Array, first: tuple[int, ...] | None = N
 def totals(arrays: list[Array], first: tuple[int, ...] | None = None) -> list[Array]:
     """The sums over all elements of arrays of one shape, along these axes first; by default along all but the last.
 
-    Few operations, since each takes its time to compile: the second sums of all arrays are one reduction.
+    There are few operations, since each takes time to compile: the second sums of all arrays are one reduction.
     """
     if first is None:
         first = tuple(range(arrays[0].ndim - 1))
@@ -61,12 +61,12 @@ def totals(arrays: list[Array], first: tuple[int, ...] | None = None) -> list[Ar
 
 
 def divisor(size: Array) -> Array:
-    """A size to divide by, also where it is zero or infinite, or its reciprocal is."""
+    """A size that is safe to divide by, even if it, or its reciprocal, is zero or infinite."""
     return jnp.where((size > 0) & jnp.isfinite(size), jnp.maximum(size, 1e-37), 1)
 
 
 def _some(x: Array, axes: tuple[int, ...]) -> Array:
-    """At least every sixteenth slice: the size of some tells that of all to far less than a factor of 10^19."""
+    """At least every sixteenth slice: their size is close enough to that of all slices to prevent overflow."""
     if not axes:
         return x
     longest = max(axes, key=lambda axis: x.shape[axis])

@@ -1,8 +1,8 @@
-"""What is measured at each layer: on the way forward from its output, on the way back from the gradient there.
+"""What is measured at each layer: its output in the forward pass, the gradient there in the backward pass.
 
-The gradient is measured by the identity with a derivative of its own: backwards it hands the gradient on, and gives its
-root mean square as the "gradient" of a number that nothing depends on. So both passes measure all layers, inside
-loops too, and nothing is stored.
+The gradient is measured by an identity function with a custom derivative: in the backward pass it returns the gradient
+unchanged, and its root mean square as the "gradient" of a number that nothing depends on. So both passes measure all
+layers, even inside loops, and nothing is stored.
 """
 
 import functools
@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     """Sums over the uses of a layer in one call, of means over the elements of its output.
 
     Attributes:
-      uses: how many there were.
+      uses: how many uses there were.
       mean, std: of the output.
       size: the root mean square of the output without its bias.
     """
@@ -40,11 +40,11 @@ class ProbeState(NamedTuple):
 
     Attributes:
       probe: numbers whose gradients are sums over uses: of root mean squares, of ones, of samples.
-      measured: of its outputs.
-      activity: of what activations make of them.
-      attention: for queries and keys, the sum over uses of the mean largest probability, and how many there were.
-      taken: the sum over uses of the root mean square of what the layer takes, and how many there were.
-      branch: the sums over uses of the mean squares of what its branch adds to a skip connection, and of that.
+      measured: sums over its outputs.
+      activity: sums over the outputs of activations.
+      attention: for queries and keys, the sum over uses of the mean largest probability, and the number of uses.
+      taken: the sum over uses of the root mean square of the layer's input, and the number of uses.
+      branch: the sums over uses of the mean squares of what its branch adds to a skip connection, and of the skip.
     """
 
     probe: Array
@@ -81,7 +81,7 @@ _probed.defvjp(_probed_forward, _probed_backward)
 
 
 def probe(used: WeightUse, state: ProbeState, output: Array, product: Array) -> tuple[ProbeState, Array]:
-    """Measures a layer's output, and lets it pass."""
+    """Measures a layer's output, and returns it unchanged."""
     mean, std = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
     size = jnp.hypot(mean, std) if product is output else size_of(product)
     found = Measured(jnp.ones((), jnp.float32), mean, std, size)

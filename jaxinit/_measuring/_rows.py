@@ -1,4 +1,4 @@
-"""The rows of a report: what tracing knows of each layer, one row for each slice of a scanned stack."""
+"""The rows of a report: what is known of each layer from tracing, with one row for each slice of a scanned stack."""
 
 import dataclasses
 import itertools
@@ -13,32 +13,32 @@ from jaxinit._reading import KEPT, ActivationInput, Block, Depth, Layer, Traced,
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What tracing knows of a row.
+    """What is known of a row from tracing.
 
     Attributes:
       name: the layer, and the slice of a scanned stack.
       kind: of the layer.
-      activation: name of the activation that follows, beyond a normalization too; several for gates; or None.
-      expected_saturation: the share of elements without slope for standard normal pre-activations; all those of gates
-        that keep the state of a recurrent cell or let into it, and of decays, which may be open or shut by design (a
-        chrono start).
+      activation: name of the activation that follows, possibly after a normalization; several for gates; or None.
+      expected_saturation: the share of elements without slope for standard normal pre-activations. All elements of
+        gates that keep the state of a recurrent cell or let data into it count, and of decays, since these may be open
+        or shut by design (as with chrono biases).
       gradient_factor: by how much gradients grow through the activation if the weights keep signals; 1 without one.
-      residual: whether the layer sits in a residual branch.
+      residual: whether the layer is in a residual branch.
       role: of the layer, such as "query", or None.
-      normalized: whether a normalization stands between the layer and its activation.
-      recurrent: whether the layer is part of a recurrent cell.
-      depth: how many layers data go through before this one.
-      tower: number of the tower: rows of one tower come one after another, those of others beside them.
-      before: the rows that come right before this one on the ways of the data to it.
+      normalized: whether there is a normalization between the layer and its activation.
+      recurrent: whether the layer belongs to a recurrent cell.
+      depth: how many layers data pass through before this one.
+      tower: number of the tower: rows of one tower follow one another, those of others run beside them.
+      before: the rows directly before this one on the paths of the data to it.
       skip, position, branch_length: the skip connection whose branch holds the layer, its position in that branch, and
         how many layers the branch has; or None.
-      fresh: whether all that the layer takes comes through a normalization.
-      last: whether no other layer takes what this one gives: a readout, or a head.
-      weighs: whether all that it gives weighs other data by positive numbers, as gates, step sizes and decays do, or is
-        made such a weight by other layers: it may start as small as one likes.
-      beside: whether its output is added to that of another layer of the same data, as noise to a mean.
-      aside: whether only branches take what it gives, and the layers beside it: what conditions them.
-      numbers: how many numbers the layer gives for this batch, in one use.
+      fresh: whether all inputs of the layer come through a normalization.
+      last: whether no other layer uses its output: a readout, or a head.
+      weighs: whether its whole output weighs other data by positive numbers, as gates, step sizes and decays do, or
+        becomes such a weight through other layers: it may start as small as one likes.
+      beside: whether its output is added to that of another layer of the same data, as noise is to a mean.
+      aside: whether its output is used only by branches, and by the layers beside it: layers that condition them.
+      numbers: how many output numbers the layer has for this batch, in one use.
       paced: whether leaves that are not drawn multiply its weight, as step sizes and decays do.
     """
 
@@ -93,7 +93,7 @@ def all_rows(traced: Traced, layers: Mapping[Weight, Layer]) -> tuple[Row, ...]:
             takers.setdefault(before, []).append(i)
     aside: set[int] = set()
     for i in sorted(range(len(found)), key=lambda i: -found[i].depth):
-        # What goes into a stream of many layers is `last` here, before its takers are known.
+        # A layer whose output goes into a stream of many layers is `last` here, before its users are known.
         known = takers.get(i, []) if found[i].last else []
         if known and not found[i].residual and all(found[j].residual or j in aside for j in known):
             aside.add(i)
@@ -166,12 +166,12 @@ def _is_paced(weight: Weight, traced: Traced) -> bool:
 
 
 def decays(activation_inputs: Sequence[ActivationInput], traced: Traced) -> bool:
-    """Whether what activations make of a layer multiplies the state of a loop."""
+    """Whether an activation of a layer's output multiplies the state of a loop."""
     met = [m.value for m in activation_inputs if m.activation is not None]
     return bool(met) and all(traced.onwards.keeps(value) for value in met)
 
 
 def _gates(blocks: Sequence[Block]) -> float:
-    """The share of a weight's columns that make gates of the state."""
+    """The share of a weight's columns whose outputs gate the state."""
     sizes = [(p.role in ("forget", "input"), len(p.indices or (0,))) for p in blocks]
     return sum(size for gate, size in sizes if gate) / max(sum(size for _, size in sizes), 1)

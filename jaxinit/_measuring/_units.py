@@ -1,9 +1,9 @@
-"""How the units of a layer differ: whether they are all the same and stay so, and how far they are from orthogonal.
+"""How the units of a layer differ: whether they are all equal and stay so, and how far they are from orthogonal.
 
-Units that start equal learn apart if what comes back to them differs; but unless they are zero they all give the same
-at first, and what is behind them sees one number. A layer to which nothing comes back yet may wait for a zero layer
-above that is about to move, as below a readout or a branch that starts at zero: it is not counted if some layer of
-zeros has a gradient that tells its inputs and its units apart.
+Units that start equal become different if their gradients differ. But unless they are zero, they initially have the
+same output, and later layers see one number. A layer without a gradient may be waiting for a zero layer
+above that is about to move, such as a readout or a branch that starts at zero. So it is not counted if some layer of
+zeros has a gradient that differs over inputs and over units.
 """
 
 import math
@@ -17,19 +17,19 @@ from jaxinit._stages import hosted
 from jaxinit._typing import Array
 
 _COMPARED = 32
-"""How many units are looked at when they are compared with one another."""
+"""How many units are used when they are compared with one another."""
 
 _SAME = 1e-3
-"""Deviations of so much of the size of a weight or gradient are rounding."""
+"""Deviations of this share of the size of a weight or gradient are rounding."""
 _LOOKED_AT = {"in": 64, "out": 16}
 """How many inputs and units are compared, evenly spaced, and how many entries of all other axes."""
 _OTHERS = 4
 
 
 def variety(leaf: Array, weight: Weight) -> tuple[Array, Array] | None:
-    """How far a weight, or its gradient, varies over its units and over its inputs, of its size, slice by slice.
+    """How far a weight, or its gradient, varies over its units and over its inputs, relative to its size, by slice.
 
-    None where the roles of its axes are not known, and for lookups; one along what there is only one of.
+    None where the roles of its axes are not known, and for lookups; 1 along an axis of size one.
     """
     axes = view(weight)
     if axes is None:
@@ -53,7 +53,7 @@ def _variety(part: Array, axes: View, stack: tuple[Factor, ...]) -> tuple[Array,
     def largest(a: list[Array], b: list[Array]) -> list[Array]:
         return [jnp.maximum(x, y) for x, y in zip(a, b, strict=True)]
 
-    # In one reduction, since each takes its time to compile.
+    # In one reduction, since each takes time to compile.
     compared = [jnp.abs(x), off_first(axes.out_axes), off_first(axes.in_axes)]
     peak, *found = lax.reduce(compared, [jnp.zeros((), y.dtype) for y in compared], largest, rest)
 
@@ -78,12 +78,12 @@ def _some(x: Array, axes: View) -> Array:
 def equal_units(
     weight_norm: Array, gradient_norm: Array, weights_over_units: Array, over_units: Array, over_inputs: Array
 ) -> Array:
-    """For each row, whether its units are equal and stay so, or all give the same though they are not zero.
+    """For each row, whether its units are equal and stay so, or all have the same output though they are not zero.
 
     Args:
       weight_norm, gradient_norm: of each row.
       weights_over_units: the variety of each weight over its units.
-      over_units, over_inputs: that of its gradient.
+      over_units, over_inputs: the variety of its gradient.
     """
     moved = gradient_norm > 0
     about_to_move = (weight_norm == 0) & moved & (over_units > _SAME) & (over_inputs > _SAME)
