@@ -5,9 +5,9 @@ for each layer the second moment of what it is applied to. Nothing is run on dat
 drawn a thousand times from the distribution that they have over the weights.
 
 What a value is stands in `_samples.py`, the numbers that it is drawn from in `_streams.py`. How primitives act on
-values is told by family: `_elementwise.py`, `_moves.py`, `_sums.py`, and `_softmax.py` with `_masks.py`. `_layers.py`
-gives the outputs of layers, `_propagation.py` walks through the program, its loops and branches, and `_turns.py` sorts
-what layers took by the slices of their weights.
+values is told by family: `_elementwise.py`, `_moves.py`, `_indexed.py`, `_sums.py`, and `_softmax.py` with `_masks.py`.
+`_layers.py` gives the outputs of layers, `_propagation.py` walks through the program, its loops and branches, and
+`_turns.py` sorts what layers took by the slices of their weights.
 """
 
 from jaxinit._moments._layers import Incoming as Incoming

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxinit._moments._samples import rolled
 from jaxinit._moments._streams import COUNT, Streams, stratified
 
+ALIKE = 0.1
+"""Below this correlation other elements along a dimension are taken from other samples."""
 _ONE = 0.999
 """From this correlation on, elements are one."""
 _HALVINGS = 8
@@ -62,6 +65,16 @@ def more_elements(streams: Streams, values: np.ndarray, axes: Sequence[int], cou
         noise = of_covariance(streams, covariance, corners).reshape(-1, *lengths)
         own = common + np.sqrt(1 - shared) * np.moveaxis(noise, last, axes)
         yield np.take_along_axis(ordered, np.argsort(np.argsort(own, 0), 0), 0)
+
+
+def others_beside(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray:
+    """Two more elements beside the two along an axis."""
+    if values.shape[axis] == 1:
+        return values
+    if len(values) == 1 or correlation(values, axis) < ALIKE:
+        return rolled(values, 1)
+    (others,) = more_elements(streams, values, [axis], 1)
+    return others
 
 
 def _shared(streams: Streams, ordered: np.ndarray, wanted: float) -> float:

@@ -1,7 +1,7 @@
 """Masks that a program makes of known numbers, as those of causal attention, and what they show of scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._arrays import outside_traces
 from jaxinit._moments._elementwise import values_of
+from jaxinit._moments._indexed import INDEXED
 from jaxinit._moments._samples import Samples, numbers, of_array
 from jaxinit._reading import rule_of
 
@@ -20,10 +21,11 @@ _MOST_ELEMENTS = 1 << 22
 
 
 class Masks:
-    """What is known of the values of a program that are computed from constants alone, and of scores under masks."""
+    """What is known of the values of a program that are computed from known numbers, and of scores under masks."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[ir.Atom, np.ndarray] = {}
+    def __init__(self, known: Mapping[ir.Atom, np.ndarray]) -> None:
+        self._arrays = dict(known)
+        self._counted: set[ir.Atom] = set()
         self._shown: dict[ir.Atom, np.ndarray] = {}
 
     def counts(self, atom: ir.Atom, dimension: int) -> Samples | None:
@@ -34,21 +36,29 @@ class Masks:
         whole = shown if shown.shape[dimension] == atom.shape[dimension] else shown * atom.shape[dimension]
         return of_array(whole.sum(dimension, keepdims=True).astype(float))
 
+    def counted(self, atom: ir.Atom) -> np.ndarray | None:
+        """The numbers of a value that is computed from what lies where known indices say, as degrees of nodes are."""
+        return self._arrays[atom] if atom in self._counted else None
+
     def visit(self, equation: ir.Equation) -> None:
         """Takes an equation in."""
         rule = rule_of(equation)
-        if not (rule.elementwise or rule.rearranges or equation.primitive is ir.iota_p) or len(equation.outputs) != 1:
+        computed = rule.elementwise or rule.rearranges or equation.primitive in INDEXED | {ir.iota_p}
+        if not computed or len(equation.outputs) != 1:
             return
         (output,) = equation.outputs
-        known = [self._known(atom) for atom in equation.inputs]
+        known = [self.known(atom) for atom in equation.inputs]
         if all(x is not None for x in known) and math.prod(output.shape) <= _MOST_ELEMENTS:
             self._arrays[output] = _computed(equation, known)
+            if equation.primitive in INDEXED or not self._counted.isdisjoint(equation.inputs):
+                self._counted.add(output)
             return
         shown = self._shown_by(equation, known)
         if shown is not None:
             self._shown[output] = shown
 
-    def _known(self, atom: ir.Atom) -> np.ndarray | None:
+    def known(self, atom: ir.Atom) -> np.ndarray | None:
+        """The numbers of a value, if they are known."""
         if isinstance(atom, ir.Constant):
             return numbers(atom.value) if ir.is_known(atom) and math.prod(atom.shape) <= _MOST_ELEMENTS else None
         return self._arrays.get(atom)

@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _program as ir
-from jaxinit._moments._elements import correlation, more_elements
+from jaxinit._moments._elements import ALIKE, correlation, others_beside
 from jaxinit._moments._samples import CHANCE, Samples, aligned, of_array, rolled
 from jaxinit._moments._streams import COUNT, Streams
-
-_ALIKE = 0.1
-"""Below this correlation other elements along a dimension are taken from other samples."""
 
 
 def _factors(shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -88,10 +85,7 @@ def _parted(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray:
     """
     if values.shape[axis] == 1:
         return np.expand_dims(values, axis)
-    if correlation(values, axis) < _ALIKE or len(values) == 1:
-        others = rolled(values, 1)
-    else:
-        (others,) = more_elements(streams, values, [axis], 1)
+    others = others_beside(streams, values, axis)
     first, second = (np.take(x, [0], axis) for x in (values, others))
     third, fourth = (np.take(x, [1], axis) for x in (others, values))
     return np.stack([np.concatenate([first, third], axis), np.concatenate([second, fourth], axis)], axis)
@@ -118,7 +112,7 @@ def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: in
     number = max(round(start / size), 1) if start else 0
     values = operand.values
     if values.shape[axis] > 1:
-        if correlation(values, axis) < _ALIKE:
+        if correlation(values, axis) < ALIKE:
             operand = dataclasses.replace(operand, marks=streams.part_mark(operand.marks, number))
         values = np.flip(values, axis) if number % 2 else values
         values = rolled(values, number // 2)
@@ -265,27 +259,6 @@ def _iota(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) ->
     return dataclasses.replace(places, values=values, factors=tuple(factors))
 
 
-def _gather(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples | None:
-    """Slices of data from places that are looked up: independent elements at each."""
-    operand, numbers = inputs[0], equation.params["dimension_numbers"]
-    shape = equation.outputs[0].shape
-    if numbers.operand_batching_dims:
-        return None
-    for d, size in enumerate(equation.params["slice_sizes"]):
-        operand = cut(streams, operand, d, 0, size)
-    kept = [d for d in range(len(operand.factors)) if d not in numbers.collapsed_slice_dims]
-    operand = dataclasses.replace(operand, factors=tuple(operand.factors[d] for d in kept))
-    for d, size in enumerate(shape):
-        if d in numbers.offset_dims:
-            continue
-        operand = dataclasses.replace(operand, factors=(*operand.factors[:d], (), *operand.factors[d:]))
-        if size > 1:
-            first = _with_axis(operand, d)
-            both = np.concatenate([first, rolled(first, 1)], 1 + sum(map(len, operand.factors[:d])))
-            operand = operand.with_dimension(d, both, (size,))
-    return operand
-
-
 RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Any]] = {
     ir.broadcast_p: _broadcast,
     ir.transpose_p: _transpose,
@@ -300,7 +273,6 @@ RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Any]] = {
     ir.pad_p: _pad,
     ir.tile_p: _tile,
     ir.iota_p: _iota,
-    ir.gather_p: _gather,
     ir.dynamic_update_slice_p: _updated,
     ir.rev_p: lambda streams, equation, inputs: inputs[0],
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._moments import _moves, _sums
 from jaxinit._moments._elementwise import BY_PRIMITIVE, elementwise
+from jaxinit._moments._indexed import SCATTERS, gathered, scattered
 from jaxinit._moments._layers import Incoming, gaussian, output
 from jaxinit._moments._masks import Masks
 from jaxinit._moments._samples import (
@@ -60,8 +62,18 @@ def propagate(
     inputs: list[Later] = [functools.partial(walk.leaf, v, x) for v, x in zip(shapes, leaves, strict=False)]
     inputs += [functools.partial(walk.data, v, x) for v, x in zip(shapes[len(leaves) :], batch, strict=True)]
     with np.errstate(all="ignore"):
-        walk.run(program, inputs)
+        walk.run(program, inputs, _integers(shapes[len(leaves) :], batch))
     return walk.turns.by_weight()
+
+
+def _integers(variables: Sequence[ir.Variable], batch: Sequence[Any]) -> dict[ir.Atom, np.ndarray]:
+    """Those leaves of the batch that are integers or booleans, and can be looked at."""
+    found = zip(variables, batch, strict=True)
+    return {v: numbers(x) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and _is_array(x)}
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
 
 
 class _Propagation:
@@ -89,8 +101,7 @@ class _Propagation:
         """A leaf of the batch."""
         if ir.is_key(variable):
             return constant(0, variable.shape)
-        known = isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
-        if known:
+        if _is_array(leaf):
             array = numbers(leaf)
             if not is_one_number(array) and np.isfinite(mean_square(array)):
                 return of_array(array)
@@ -102,11 +113,16 @@ class _Propagation:
         uniform = self.streams.uniforms(*drawn.values.shape[1:])
         return dataclasses.replace(drawn, values=(uniform * _MOST_CLASSES).astype(np.dtype(variable.dtype)))
 
-    def run(self, program: ir.Program, inputs: "Sequence[Samples | Later]") -> list[Samples]:
-        """The outputs of a program."""
+    def run(
+        self,
+        program: ir.Program,
+        inputs: "Sequence[Samples | Later]",
+        integers: Mapping[ir.Atom, np.ndarray] = MappingProxyType({}),
+    ) -> list[Samples]:
+        """The outputs of a program, of which some inputs are known integers."""
         given = dict(zip(program.inputs, inputs, strict=True))
         values: dict[ir.Atom, Samples] = {v: x for v, x in given.items() if isinstance(x, Samples)}
-        divisions, spreads, masks = normalized_by_sum(program), variances(program), Masks()
+        divisions, spreads, masks = normalized_by_sum(program), variances(program), Masks(integers)
 
         def read(atom: ir.Atom) -> Samples:
             if isinstance(atom, ir.Constant):
@@ -132,6 +148,11 @@ class _Propagation:
                 elements, total, axes = spreads[equation]
                 both, rank = (read(elements), read(total.outputs[0])), len(equation.outputs[0].shape)
                 found = [variance(self.streams, *both, axes, rank)]
+            elif (array := masks.counted(equation.outputs[0])) is not None:
+                found = [of_array(array)]
+            elif equation.primitive in SCATTERS:
+                added = scattered(self.streams, equation, taken, masks.known(equation.inputs[1]))
+                found = [self.unknown(equation.outputs[0]) if added is None else added]
             else:
                 found = self._outputs(equation, taken, values)
             for variable, x in zip(equation.outputs, found, strict=True):
@@ -179,6 +200,8 @@ class _Propagation:
             return dataclasses.replace(drawn, values=(uniform * 2.0 ** (8 * dtype.itemsize)).astype(dtype))
         if any(map(ir.is_key, (*equation.inputs, *equation.outputs))):
             return None
+        if primitive is ir.gather_p:
+            return gathered(self.streams, equation, inputs[0])
         if primitive in _moves.RULES:
             return _moves.RULES[primitive](self.streams, equation, inputs)
         if primitive in _sums.RULES:

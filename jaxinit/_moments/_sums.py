@@ -53,11 +53,11 @@ def _summed(streams: Streams, operand: Samples, dimension: int) -> Samples:
     if operand.values.shape[axis] == 1:
         return _without(operand, dimension, np.take(operand.values, 0, axis) * float(size))
     values = np.moveaxis(operand.values, axis, -1)
-    found = _mean(streams, values.reshape(len(values), -1, 2), size)
+    found = mean_of(streams, values.reshape(len(values), -1, 2), size)
     return _without(operand, dimension, size * found.reshape(len(found), *values.shape[1:-1]), streams.mark())
 
 
-def _mean(
+def mean_of(
     streams: Streams, values: np.ndarray, size: int, known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
     """The mean of `size` elements of which two are given along the last axis: (samples, others).
@@ -73,7 +73,7 @@ def _mean(
     return _completed(streams, mean, (first + second) / 2, min(slope, 1.0), (same + across) / 2, total, values)
 
 
-def _moving_mean(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
+def _movingmean_of(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
     """Of windows of `size` elements beside each of the two that are given along the last axis: of the same shape."""
     mean, first, second, same, across = _covariances(values)
     inside = same / size + (1 - 1 / size) * across
@@ -162,7 +162,7 @@ def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
     lengths = product.values.shape[1:]
     flat = [np.broadcast_to(a, (len(a), *lengths)).reshape(len(a), -1, 2) for a in arrays]
     size = math.prod(factors[last])
-    means = _mean(streams, product.values.reshape(len(product.values), -1, 2), size, _independent(*flat))
+    means = mean_of(streams, product.values.reshape(len(product.values), -1, 2), size, _independent(*flat))
     values = size * means.reshape(len(means), *lengths[:-1])
     return _without(product, last, values, streams.mark())
 
@@ -225,7 +225,7 @@ def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
             found = operand.values * float(size)
         else:
             values = np.moveaxis(operand.values, axis, -1)
-            means = _moving_mean(streams, values.reshape(len(values), -1, 2), size)
+            means = _movingmean_of(streams, values.reshape(len(values), -1, 2), size)
             found = np.moveaxis(size * means.reshape(-1, *values.shape[1:]), -1, axis)
         marks = operand.marks | streams.mark()
         operand = resized(dataclasses.replace(operand, values=found, marks=marks), d, out[d])
