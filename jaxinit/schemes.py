@@ -6,6 +6,7 @@ from jaxinit._schemes import Rule as Rule
 from jaxinit._schemes import Scheme as Scheme
 from jaxinit._schemes import admin as admin
 from jaxinit._schemes import auto as auto
+from jaxinit._schemes import closed as closed
 from jaxinit._schemes import coordinate_check as coordinate_check
 from jaxinit._schemes import deepnorm as deepnorm
 from jaxinit._schemes import deepnorm_constants as deepnorm_constants

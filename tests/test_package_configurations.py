@@ -262,7 +262,7 @@ def schemes_of_the_library():
         "mlp": ["auto", "torch_default", "keras_default", "flax_default", "orthogonal_critical", "sparse"],
         "attention": ["gpt2", "t_fixup", "deepnorm", "mimetic"],
         "rectified": ["random_walk", "looks_linear"],
-        "residual": ["admin", "fixup", "skip_init", "rezero"],
+        "residual": ["admin", "closed", "fixup", "skip_init", "rezero"],
         "recurrent": ["recurrent", "irnn"],
     }
 

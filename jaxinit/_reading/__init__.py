@@ -7,14 +7,16 @@ What a primitive does is one rule in `_rules/`, in files by family. `_analysis.p
 each value depends on (`_dependence.py`, `_origin.py`), where data meets a weight (`_layers.py`), where a layer ends
 (`_regions.py` over `_partials.py`, `_sums.py`, `_bias.py`), and which uses share a weight (`_weights.py`,
 `_grouping.py`). From there on: activations in `_following.py` and `_activated.py`, skip connections in `_residual.py`
-over `_paths.py`, attention in `_attention.py`, recurrent cells in `_cells.py`, blocks of fused weights in `_blocks.py`,
-depth in `_depth.py`. What a leaf is that is not the weight of a layer is decided in `_roles.py` and `_decays.py`, by
-the evidence of `_evidence.py`. `_trace.py` ties all of it together, and `_table.py` is the table that users see.
+over `_paths.py`, what closes their branches in `_closing.py`, attention in `_attention.py`, recurrent cells in
+`_cells.py`, blocks of fused weights in `_blocks.py`, depth in `_depth.py`. What a leaf is that is not the weight of a
+layer is decided in `_roles.py` and `_decays.py`, by the evidence of `_evidence.py`. `_trace.py` ties all of it
+together, and `_table.py` is the table that users see.
 """
 
 from jaxinit._reading._activated import ActivationInput as ActivationInput
 from jaxinit._reading._attention import Attention as Attention
 from jaxinit._reading._blocks import Block as Block
+from jaxinit._reading._closing import closing as closing
 from jaxinit._reading._concatenated_relu import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant
@@ -33,6 +35,7 @@ from jaxinit._reading._origin import FOREIGN as FOREIGN
 from jaxinit._reading._origin import Factor as Factor
 from jaxinit._reading._origin import Origin as Origin
 from jaxinit._reading._origin import overlap as overlap
+from jaxinit._reading._residual import Skip as Skip
 from jaxinit._reading._roles import FROZEN as FROZEN
 from jaxinit._reading._roles import KEPT as KEPT
 from jaxinit._reading._rows import divides_by as divides_by

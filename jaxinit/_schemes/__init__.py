@@ -11,6 +11,7 @@ role, the draw and the reason of each leaf. A leaf whose role the program does n
 
 from jaxinit._schemes._admin import admin as admin
 from jaxinit._schemes._auto import auto as auto
+from jaxinit._schemes._closed import closed as closed
 from jaxinit._schemes._coordinates import CoordinateReport as CoordinateReport
 from jaxinit._schemes._coordinates import coordinate_check as coordinate_check
 from jaxinit._schemes._defaults import flax_default as flax_default

@@ -64,7 +64,7 @@ class auto(Scheme):
         if terms > 1:
             variance /= terms
             reason += f", one of {terms} layers that are added: variance / {terms}"
-        if model.last_in_branch(layer):
+        if model.closed is None and model.last_in_branch(layer):
             variance /= model.branches
             reason += f", last layer of a branch: variance / {model.branches}"
         if layer.note and layer.note.startswith(UNREAD):

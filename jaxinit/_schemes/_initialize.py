@@ -129,6 +129,7 @@ def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
     """
     model = roles(trace(params, apply_fn, batch), start.scheme.fused, batch)
     start.scheme.check(model)
+    model = start.scheme.prepared(model)
     check_overrides(start.overrides, model.traced.paths)
     if start.keep is not None:
         model = _with_kept(model, start)

@@ -49,6 +49,8 @@ class Model:
         that are the weight of a layer.
       batch: the data that the program was traced for, or shapes.
       slices: index of a leaf that is kept → those slices of it that are drawn, each by its own role.
+      closed: the layers that are zero since they end a residual branch, where the scheme closes all branches; None
+        where it does not.
     """
 
     traced: Traced
@@ -58,6 +60,7 @@ class Model:
     kept: Mapping[int, LeafRole]
     batch: Any = None
     slices: Mapping[int, tuple[Vector, ...]] = dataclasses.field(default_factory=dict)
+    closed: frozenset[tuple[str, tuple[tuple[int, int], ...]]] | None = None
 
     def met(self, layer: Layer) -> Incoming:
         """What a layer is applied to if all layers before it have outputs of unit variance."""
@@ -68,7 +71,11 @@ class Model:
         return self._terms[self._weight_of(layer).uses[0]]
 
     def _weight_of(self, layer: Layer) -> Weight:
-        return self._weights[layer.path, layer.region]
+        return self._weights[self._weight_key(layer)]
+
+    @staticmethod
+    def _weight_key(layer: Layer) -> tuple[str, tuple[tuple[int, int], ...]]:
+        return layer.path, layer.region
 
     @functools.cached_property
     def _weights(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], Weight]:
@@ -91,8 +98,17 @@ class Model:
         if layer.kind == "embed":
             fan_in = self.readout_fan_in(layer)
             return 1.0 if fan_in is None else 1 / fan_in
-        branches = self.branches if self.last_in_branch(layer) else 1
-        return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * branches)
+        if self.is_closed(layer):
+            return 0.0
+        return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * self.summed_branches(layer))
+
+    def is_closed(self, layer: Layer) -> bool:
+        """Whether a layer is zero since it ends a residual branch."""
+        return self.closed is not None and self._weight_key(layer) in self.closed
+
+    def summed_branches(self, layer: Layer) -> int:
+        """How many branches are added, for the last layer of one; 1 for other layers, and where all are closed."""
+        return self.branches if self.closed is None and self.last_in_branch(layer) else 1
 
     @property
     def all_matrices(self) -> tuple[Matrix, ...]:

@@ -93,6 +93,10 @@ class Scheme(Public):
     def check(self, model: Model) -> None:
         """Raises `MisfitError`, which names a layer, if the model does not meet the scheme's assumptions."""
 
+    def prepared(self, model: Model) -> Model:
+        """The model as the scheme sees it, such as with branches that start closed."""
+        return model
+
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         """The rule for a layer's weight that is a matrix or a kernel, or for a part of one."""
         return Rule(lecun_normal(), "LeCun: variance 1 / fan-in")
