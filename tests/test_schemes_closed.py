@@ -184,5 +184,5 @@ def test_a_hundred_blocks_train():
 
     found = losses("closed")
     assert found[-1] < 0.1 * float(jnp.var(y))
-    he = losses("auto", overrides={"blocks/*": jaxinit.he_normal(batch_axis=0)})
+    he = losses("auto", overrides={"blocks/*": jaxinit.he_normal()})
     assert not he[-1] < found[0]  # or not a number
