@@ -1,4 +1,4 @@
-"""More elements than the two that stand for a dimension, and numbers that vary along dimensions as elements do."""
+"""More elements than the two that represent a dimension, and numbers that vary along dimensions as elements do."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,12 +10,12 @@ from jaxinit._moments._streams import COUNT, Streams, stratified
 ALIKE = 0.1
 """Below this correlation other elements along a dimension are taken from other samples."""
 _ONE = 0.999
-"""From this correlation on, elements are one."""
+"""From this correlation on, elements count as equal."""
 _HALVINGS = 8
 
 
 def correlation(values: np.ndarray, axis: int) -> float:
-    """That of two elements along an axis."""
+    """The correlation of two elements along an axis."""
     if values.shape[axis] == 1 or len(values) == 1:
         return 1.0
     centred = values - values.mean(0, keepdims=True).mean(axis, keepdims=True)
@@ -44,18 +44,18 @@ def of_covariance(streams: Streams, covariance: np.ndarray, columns: int = 1) ->
 
 
 def more_elements(streams: Streams, values: np.ndarray, axes: Sequence[int], count: int) -> Iterator[np.ndarray]:
-    """Other elements that are distributed as the given ones are, and share as much with them as two along some axes do.
+    """Further elements, distributed as the given ones are, and as correlated with them as two along some axes are.
 
-    The scores of all, by which their quantiles are those of the normal distribution, are taken to be normal together:
-    a part that they share, and the rest each its own.
+    Assumes that the normal scores of all elements (which map their quantiles to those of a normal distribution) are
+    jointly normal: the sum of a common part and an independent part for each.
     """
     ordered = np.sort(values, 0)
-    # What is equal, as zeros behind a ReLU, is put in any order.
+    # Equal elements, such as zeros behind a ReLU, are put in random order.
     noise = streams.normals(*values.shape[1:]) * 1e-9 * values.std()
     scores = stratified(values + noise)
     shared = _shared(streams, ordered, float(np.mean([correlation(values, a) for a in axes])))
     common = np.sqrt(shared) * stratified(scores.mean(tuple(axes), keepdims=True))
-    # What is its own is so along these axes; along others it varies as the rest of the scores does.
+    # The independent part varies along these axes; along others it varies as the rest of the scores does.
     last = range(values.ndim - len(axes), values.ndim)
     rest = np.moveaxis(scores - common, axes, last)
     lengths, corners = rest.shape[1:], int(np.prod(rest.shape[values.ndim - len(axes) :]))
@@ -78,7 +78,7 @@ def others_beside(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray
 
 
 def _shared(streams: Streams, ordered: np.ndarray, wanted: float) -> float:
-    """The correlation of normal scores that gives their quantiles the correlation wanted."""
+    """The correlation of normal scores for which their quantiles have the correlation wanted."""
     if wanted <= 0:
         return 0.0
     if wanted > _ONE:

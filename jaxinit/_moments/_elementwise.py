@@ -1,7 +1,7 @@
-"""Functions of one number, or of several at the same place, on samples.
+"""Functions of one number, or of several at the same position, on samples.
 
-NumPy and SciPy compute them, since JAX would compile each for each shape. Where the operands share no random numbers,
-the second moment of a product, a sum or a choice is known exactly, and the samples get it.
+NumPy and SciPy compute them, since JAX would compile each for each shape. If the operands share no random numbers,
+the second moment of a product, a sum or a choice is known exactly, and the samples are scaled to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,9 +69,9 @@ BY_PRIMITIVE = {
     for name, function in _FUNCTIONS.items()
     if not isinstance(ir.primitive(name), ir.Absent)
 }
-"""Primitives that act element by element, and what computes them."""
+"""Primitives that act element by element, and the functions that compute them."""
 _SMALL = 0.01
-"""Of the mean square of a sum, what a term may have that nothing is known of."""
+"""The share of the mean square of a sum that an unknown term may have."""
 
 
 def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
@@ -87,7 +87,7 @@ def elementwise(equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
 
 
 def _is_dominated(inputs: Sequence[Samples]) -> bool:
-    """Whether what is unknown of a sum is small beside what is known."""
+    """Whether the unknown part of a sum is small relative to the known part."""
     sizes = [(x.second_moment(), x.known) for x in inputs]
     return max((n for n, known in sizes if not known), default=0.0) < _SMALL * max(
         (n for n, k in sizes if k), default=0.0
@@ -125,7 +125,7 @@ def _converted(x: np.ndarray, equation: ir.Equation) -> np.ndarray:
 
 
 def _second_moment(equation: ir.Equation, inputs: Sequence[Samples]) -> float | None:
-    """The exact one, where the operands are random and independent of one another."""
+    """The exact second moment, if the operands are random and independent of one another."""
     if len(inputs) < 2 or not ir.is_floating(equation.outputs[0]) or not all(x.marks for x in inputs[:2]):
         return None
     first, second = inputs[0], inputs[-1]

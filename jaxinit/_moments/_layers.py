@@ -1,4 +1,4 @@
-"""The outputs of layers: Gaussian over the weights, with the covariances of what the layer is applied to."""
+"""The outputs of layers: Gaussian over the weights, with covariances that follow from the layer's input."""
 
 import dataclasses
 import math
@@ -16,13 +16,13 @@ from jaxinit._reading import Use
 
 @dataclasses.dataclass(frozen=True)
 class Incoming:
-    """What a layer is applied to.
+    """The input of a layer.
 
     Attributes:
       second_moment: the mean square of an input, over all uses; inputs that a convolution pads with are zeros.
-      variance: of the inputs of one unit around their own mean, which is what weights see that sum to zero.
-      known: whether all primitives that made it are understood.
-      slices: the same for each slice of a stack, as loops walk along it; none where that is not told.
+      variance: of the inputs of one unit around their own mean, which is what weights that sum to zero see.
+      known: whether all primitives that computed it are understood.
+      slices: the same for each slice of a stack, in the order of loops over it; empty if unknown.
     """
 
     second_moment: float
@@ -32,7 +32,7 @@ class Incoming:
 
     @staticmethod
     def of(use: Use, data: Samples) -> "Incoming":
-        """For one use."""
+        """For a single use."""
         share = _inside(use)
         second = data.second_moment() * share
         kept = _kept(use)
@@ -41,14 +41,14 @@ class Incoming:
         for axis in inner:
             within = within.mean(axis, keepdims=True)
         shared = float(np.mean(np.abs(within) ** 2)) if inner else 0.0
-        # Two elements along each axis: their mean has half of what they do not share.
+        # Two elements along each axis: their mean has half of the part that they do not share.
         pairs = 2 ** sum(data.values.shape[a] == 2 for a in inner)
         variance = (second - shared * share) * pairs / (pairs - 1) if pairs > 1 else second
         return Incoming(second, max(variance, 0.0), data.known and math.isfinite(second))
 
     @staticmethod
     def mean(uses: "Sequence[Incoming]", slices: "tuple[Incoming, ...]" = (), multiplied: bool = False) -> "Incoming":
-        """Over several uses; where one follows another, the geometric mean."""
+        """For several uses; if one follows another, the geometric mean."""
         found = []
         for name in ("second_moment", "variance"):
             values = np.array([getattr(x, name) for x in uses])
@@ -58,9 +58,9 @@ class Incoming:
 
 
 def output(streams: Streams, use: Use, data: Samples, variance: float) -> Samples:
-    """The output of a layer whose units have a variance.
+    """The output of a layer whose units have a given variance.
 
-    Its dimensions that come from the data vary as the data does, those that come from the weight independently.
+    Dimensions that come from the data vary as the data does; those that come from the weight vary independently.
     """
     out, kept = use.equation.outputs[0], _kept(use)
     target_of = {target: d for d, target in kept.items()}
@@ -87,16 +87,16 @@ def output(streams: Streams, use: Use, data: Samples, variance: float) -> Sample
         axis += 1
     order = [a for d in range(len(out.shape)) for a in place.get(d, [])]
     found = Samples(drawn.transpose([0, *order]), factors, streams.mark(), True)
-    # A convolution has fewer outputs along a dimension than inputs, or more.
+    # A convolution may have fewer or more outputs along a dimension than inputs.
     for d, size in enumerate(out.shape):
         found = resized(found, d, size)
     return found
 
 
 def gaussian(streams: Streams, use: Use, found: Samples, variance: float) -> Samples:
-    """The output of a layer that several equations make, of which `found` shows what elements have in common.
+    """The output of a layer that consists of several equations, where `found` shows how elements are correlated.
 
-    Over the weights it is Gaussian, and independent along their dimensions, however few of them samples stand for.
+    Over the weights it is Gaussian, and independent along their dimensions, however few samples represent them.
     """
     own = [d for d in use.geometry.placed.values() if math.prod(found.factors[d]) > 1]
     others = [d for d in range(len(found.factors)) if d not in own]
@@ -128,9 +128,9 @@ def _drawn(streams: Streams, use: Use, covariance: np.ndarray, columns: int) -> 
 
 
 def _covariance(use: Use, elements: np.ndarray) -> np.ndarray | None:
-    """E[x_i x_j] over the inputs of a unit, for elements i and j of the dimensions that the output keeps."""
+    """E[x_i x_j] over the inputs of a unit, for elements i and j of the dimensions that remain in the output."""
     if use.geometry.kind == "embed":
-        # Two lookups give the same row, or independent ones.
+        # Two lookups return the same row, or independent ones.
         found = np.mean(elements[:, :, None] == elements[:, None, :], 0) if elements.dtype.kind in "iu" else None
         size = elements.shape[1]
         return np.asarray(found) if found is not None else (1 - ALIKE) * np.eye(size) + ALIKE
@@ -141,7 +141,7 @@ def _covariance(use: Use, elements: np.ndarray) -> np.ndarray | None:
 
 
 def _kept(use: Use) -> dict[int, int]:
-    """Dimension of the data → dimension of the layer's output, for those that the weight has no part in."""
+    """Dimension of the data → dimension of the layer's output, for those that the weight does not vary along."""
     entry = use.entries[0]
     equation, data = entry.equation, entry.data
     out = use.equation.outputs[0].shape
@@ -167,7 +167,7 @@ def _kept(use: Use) -> dict[int, int]:
 
 
 def _inside(use: Use) -> float:
-    """The share of the taps of a convolution that meet data, and not what it pads with."""
+    """The share of the taps of a convolution that meet data, not padding."""
     equation = use.entries[0].equation
     if equation.primitive is not ir.conv_p:
         return 1.0

@@ -1,4 +1,4 @@
-"""Masks that a program makes of known numbers, as those of causal attention, and what they show of scores."""
+"""Masks that a program computes from known numbers, such as causal masks, and which scores they leave visible."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from jaxinit._moments._samples import Samples, numbers, of_array
 from jaxinit._reading import rule_of
 
 _HIDDEN = -1e4
-"""What is below this before an exponential is left out."""
+"""Scores below this before an exponential are masked out."""
 _MOST_ELEMENTS = 1 << 22
-"""Larger arrays are not computed."""
+"""Larger arrays than this are not computed."""
 
 
 class Masks:
-    """What is known of the values of a program that are computed from known numbers, and of scores under masks."""
+    """The values of a program that are computed only from known numbers, and the scores under masks."""
 
     def __init__(self, known: Mapping[ir.Atom, np.ndarray]) -> None:
         self._arrays = dict(known)
@@ -29,7 +29,7 @@ class Masks:
         self._shown: dict[ir.Atom, np.ndarray] = {}
 
     def counts(self, atom: ir.Atom, dimension: int) -> Samples | None:
-        """How many elements along a dimension a mask shows of a value, if there is one."""
+        """How many elements of a value along a dimension a mask leaves visible, if there is a mask."""
         shown = self._shown.get(atom)
         if shown is None:
             return None
@@ -41,7 +41,7 @@ class Masks:
         return self._arrays[atom] if atom in self._counted else None
 
     def visit(self, equation: ir.Equation) -> None:
-        """Takes an equation in."""
+        """Records an equation."""
         rule = rule_of(equation)
         computed = rule.elementwise or rule.rearranges or equation.primitive in INDEXED | {ir.iota_p}
         if not computed or len(equation.outputs) != 1:

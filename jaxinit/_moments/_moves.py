@@ -1,8 +1,8 @@
 """Primitives that move, cut and join elements, on samples.
 
-Two parts of one value, as its halves or the value and itself a step further, are different elements of it: the first
-takes the elements that stand for the value, another takes them in exchanged places, and further ones take them from
-other samples.
+Two parts of one value, such as its halves or the value and a shifted copy, are different elements of it. The first
+part uses the elements that represent the value, the second uses them in exchanged places, and further parts use
+elements of other samples.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def _reshape(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
 
 
 def reshaped(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samples:
-    """The same elements in another shape: dimensions that are joined keep their factors, others are parted."""
+    """The same elements in another shape: dimensions that are joined keep their factors, others are split."""
     if math.prod(shape) <= 1:
         return dataclasses.replace(operand, factors=((),) * len(shape))
     values, left = operand.values, [f for own in operand.factors for f in own]
@@ -72,16 +72,16 @@ def reshaped(streams: Streams, operand: Samples, shape: Sequence[int]) -> Sample
                 missing = 1
                 axis += 1
             else:
-                # Dimensions that share no factors: any two elements stand for all.
+                # Dimensions that share no factors: any two elements represent all.
                 return _flattened(streams, operand, shape)
         factors.append(tuple(own))
     return dataclasses.replace(operand, values=values, factors=tuple(factors))
 
 
 def _parted(streams: Streams, values: np.ndarray, axis: int) -> np.ndarray:
-    """Two axes in place of one; the two elements along it lie at other places along both, as `Samples.joined` has it.
+    """Two axes in place of one; its two elements are at different positions along both, as in `Samples.joined`.
 
-    So what is computed of the parts meets the elements that it was computed of when the axis is whole again.
+    So when the axis is joined again, what was computed from the parts matches the elements that it came from.
     """
     if values.shape[axis] == 1:
         return np.expand_dims(values, axis)
@@ -103,7 +103,7 @@ def _flattened(streams: Streams, operand: Samples, shape: Sequence[int]) -> Samp
 
 
 def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: int) -> Samples:
-    """`size` elements along a dimension from some place on; parts from other places are other elements."""
+    """`size` elements along a dimension from some position on; parts from other positions are other elements."""
     length = operand.shape[dimension]
     if size == length:
         return operand
@@ -122,7 +122,7 @@ def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: in
 
 
 def resized(operand: Samples, dimension: int, size: int) -> Samples:
-    """The same elements where there are fewer of them, or more, along a dimension."""
+    """The same elements for a dimension that becomes shorter, or longer."""
     if size == operand.shape[dimension]:
         return operand
     operand = operand.joined(dimension)
@@ -165,7 +165,7 @@ def _unstack(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
 
 
 def mixed(parts: Sequence[Samples], shares: Sequence[int], dimension: int) -> Samples:
-    """A value of which each element is one of a part's, as often as the part has elements along a dimension."""
+    """A value whose elements come from several parts, each part in proportion to its size along a dimension."""
     own = (sum(shares),)
     parts = [
         joined.with_dimension(dimension, _with_axis(joined, dimension), own) for joined in _joined(parts, dimension)
@@ -194,7 +194,7 @@ def _with_axis(x: Samples, dimension: int) -> np.ndarray:
 
 
 def _selector(shares: tuple[int, ...]) -> np.ndarray:
-    """For each sample and each of two places, which part the element there is of; the same wherever shares agree."""
+    """For each sample and each of two positions, which part the element is from; equal wherever shares agree."""
     ends = np.cumsum(shares) / sum(shares)
     drawn = np.random.default_rng(list(shares))
     places = (np.arange(COUNT) + 0.5) / COUNT
@@ -223,7 +223,7 @@ def _pad(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> 
         if low < 0 or high < 0:
             operand = cut(streams, operand, d, max(-low, 0), shape[d])
         elif shape[d] > inside:
-            # What is filled in is one number.
+            # The padding is a single number.
             axes = [1] * sum(map(len, operand.factors))
             one = dataclasses.replace(fill, values=fill.values.reshape(-1, *axes), factors=operand.factors)
             operand = mixed([operand, one], [inside, shape[d] - inside], d)
@@ -244,7 +244,7 @@ def _spread(operand: Samples, shape: Sequence[int]) -> Samples:
 
 
 def _updated(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
-    """Whichever most of the elements are; a buffer is there to be overwritten."""
+    """The operand that most of the elements come from; a buffer counts as overwritten."""
     operand, update = inputs[:2]
     most = 2 * math.prod(update.shape) >= math.prod(operand.shape) or not operand.marks
     return _spread(update, operand.shape) if most else operand

@@ -1,4 +1,4 @@
-"""Propagation: a program walked through once, with samples of a few elements for every value."""
+"""Propagation: one walk through a program, with samples of a few elements for every value."""
 
 import dataclasses
 import functools
@@ -35,10 +35,10 @@ from jaxinit._reading import Analysis, Use, Weight, rule_of
 from jaxinit._typing import Array
 
 _STEPS = 8
-"""How many steps of a loop are walked through, of one that walks along a stack of weights more."""
+"""How many steps of a loop are simulated; more for a loop over a stack of weights."""
 _STACK_STEPS = 64
 _MOST_CLASSES = 64
-"""Integers of which only the shape is known lie below this, so that two are equal as seldom as elements are alike."""
+"""Integers of which only the shape is known are below this; two of them are as rarely equal as elements are alike."""
 
 Variance = Callable[[Use, Incoming], float]
 Later = Callable[[], Samples]
@@ -47,14 +47,14 @@ Later = Callable[[], Samples]
 def propagate(
     analysis: Analysis, leaves: Sequence[Callable[[], Samples | None]], batch: Sequence[Any], variance: Variance
 ) -> Mapping[Weight, Incoming]:
-    """What each weight is applied to.
+    """The second moments of the input of each weight.
 
     Args:
       analysis: of the program.
-      leaves: of the parameters, as far as they are known; others count as standard normal. Only those that are more
-        than a layer's weight are asked for.
-      batch: the leaves of the batch, arrays or shapes; numbers of arrays are looked at, unless they are all equal.
-      variance: of the output of a layer, for what it is applied to.
+      leaves: of the parameters, as far as they are known; others count as standard normal. Only leaves that are more
+        than a layer's weight are needed.
+      batch: the leaves of the batch, arrays or shapes; the numbers of arrays are used, unless they are all equal.
+      variance: of a layer's output, as a function of the layer's input.
     """
     walk = _Propagation(analysis, variance)
     program = analysis.program
@@ -77,7 +77,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 class _Propagation:
-    """One walk; `turns` has what each layer was applied to so far."""
+    """One walk; `turns` holds the inputs of each layer so far."""
 
     def __init__(self, analysis: Analysis, variance: Variance):
         self.analysis, self.variance = analysis, variance
@@ -183,7 +183,7 @@ class _Propagation:
         return output(self.streams, use, data, self.variance(use, incoming))
 
     def _spelled_out(self, use: Use, found: Samples, values: Mapping[ir.Atom, Samples]) -> Samples:
-        """A layer that several equations make: what they give, with the variance that it is to have."""
+        """The outputs of a layer that consists of several equations, with the variance that it should have."""
         met = [Incoming.of(use, values[entry.data]) for entry in use.entries if entry.data in values]
         if not met:
             return found
@@ -230,7 +230,7 @@ class _Propagation:
         return [*carry, *(_stacked([row[i] for row in rows], v.shape[0]) for i, v in enumerate(outputs))]
 
     def _entry(self, stack: Samples, step: int) -> Samples:
-        """One step of what a loop walks along."""
+        """The slice for one step of a value that a loop runs over."""
         found = _moves.cut(self.streams, stack, 0, step, 1)
         return dataclasses.replace(found, factors=found.factors[1:])
 
@@ -247,7 +247,7 @@ class _Propagation:
 
 
 def _stacked(steps: Sequence[Samples], length: int) -> Samples:
-    """The last steps stand for all of a stack."""
+    """The last steps, repeated to represent all of a stack."""
     wide = [dataclasses.replace(x, factors=((), *x.factors)) for x in steps[-2:]]
     if length == 1:
         return wide[-1]
@@ -261,7 +261,7 @@ def _stacked(steps: Sequence[Samples], length: int) -> Samples:
 
 
 def _either(cases: Sequence[Samples]) -> Samples:
-    """What is one of several values, each as often as the others."""
+    """A mixture of several values in equal shares."""
     arrays, factors = aligned(cases)
     chosen = np.random.default_rng(len(cases)).permutation(np.arange(COUNT) % len(cases))
     values, marks = arrays[0], CHANCE
@@ -272,11 +272,11 @@ def _either(cases: Sequence[Samples]) -> Samples:
 
 
 def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Use, int]:
-    """How many layers the sum consists of that a layer's output goes into; sums at the ends of branches aside.
+    """How many layers are added in the sum that a layer's output goes into, except for sums that end branches.
 
     Args:
       analysis: of the program.
-      joins: the equations that add residual branches to what goes past them.
+      joins: the equations that add residual branches to their skip connections.
     """
     found: dict[ir.Atom, frozenset[Use]] = {}
     counts = dict.fromkeys(analysis.uses.values(), 1)

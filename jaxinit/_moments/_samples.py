@@ -1,9 +1,9 @@
 """Values of a program as samples of a few of their elements.
 
-Along each dimension two elements stand for all: their joint distribution is that of any two. A value of shape (8, 32,
-64) is so an array of (samples, 2, 2, 2), and functions element by element, products and sums act on it as on the value.
-Along dimensions in which a value does not vary one element is enough. Dimensions that a reshape has joined keep their
-factors, so that it can part them again.
+Along each dimension two elements represent all: their joint distribution is that of any two. So a value of shape (8,
+32, 64) becomes an array of (samples, 2, 2, 2), and elementwise functions, products and sums act on it as on the value.
+If a value does not vary along a dimension, one element is enough. Dimensions that a reshape has joined keep their
+factors, so that they can be split again.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from jaxinit import _program as ir
 from jaxinit._moments._streams import COUNT, Streams
 
 ALIKE = 1 / 64
-"""Of data of which only the shape is known, the part of its second moment that two elements share; of data with values,
-such as text and images, it is seldom less."""
+"""For data of which only the shape is known, the part of its second moment that two elements share; for real data, such
+as text and images, it is seldom less."""
 _MOST = 1 << 20
-"""Of how many elements of a large array the mean square is taken."""
+"""How many elements of a large array the mean square is computed from."""
 CHANCE = 1
-"""The mark of known numbers, which are looked at at random places, and of mixtures: all of them may be the same."""
+"""The mark of known numbers, which are sampled at random positions, and of mixtures: all of them may be the same."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Samples:
     """Samples of elements of a value.
 
     Attributes:
-      values: samples (one where all are equal), then one axis for each factor of each dimension, of length 1 or 2.
+      values: samples (one if all are equal), then one axis for each factor of each dimension, of length 1 or 2.
       factors: for each dimension the sizes that it is the product of; none for dimensions of size 1.
-      marks: of the random numbers that it is made of, as bits.
-      known: whether all primitives that made the value are understood.
+      marks: of the random numbers that it is computed from, as bits.
+      known: whether all primitives that computed the value are understood.
     """
 
     values: np.ndarray
@@ -75,7 +75,7 @@ class Samples:
         return float(np.mean(self.values.real))
 
     def with_second_moment(self, wanted: float) -> "Samples":
-        """The same, multiplied so that elements have a second moment."""
+        """The same, scaled so that elements have this second moment."""
         found = self.second_moment()
         if not 0 < found < math.inf or not 0 < wanted < math.inf:
             return self
@@ -89,7 +89,7 @@ def constant(number: Any, shape: Sequence[int] = ()) -> Samples:
 
 
 def random(streams: Streams, shape: Sequence[int], *, alike: float = 0.0, known: bool = True) -> Samples:
-    """Standard normal elements, of which two share a part of their variance."""
+    """Standard normal elements, any two of which share a part of their variance."""
     factors = tuple((n,) if n != 1 else () for n in shape)
     lengths = [2] * sum(map(len, factors))
     values = streams.normals(*lengths)
@@ -100,13 +100,13 @@ def random(streams: Streams, shape: Sequence[int], *, alike: float = 0.0, known:
 
 
 def normal_samples(shape: Sequence[int], stddev: float) -> Samples:
-    """Elements of a leaf that is small on purpose; alone they count as unknown, so that nothing makes up for them."""
+    """Elements of a leaf that is small on purpose; alone they count as unknown, so nothing compensates for them."""
     drawn = random(Streams(len(shape) + 1), shape, known=False)
     return dataclasses.replace(drawn, values=drawn.values * stddev, marks=CHANCE)
 
 
 def of_array(array: np.ndarray) -> Samples:
-    """Elements of an array of known numbers, at random places, which are the same for arrays that meet."""
+    """Elements of an array of known numbers at random positions, which are the same for arrays that are combined."""
     if is_one_number(array):
         return constant(array.reshape(-1)[0].astype(_plain(array.dtype)) if array.size else 0.0, array.shape)
     factors = tuple((n,) if n != 1 else () for n in array.shape)
@@ -123,7 +123,7 @@ def of_array(array: np.ndarray) -> Samples:
 
 
 def mean_square(array: np.ndarray) -> float:
-    """Of the elements of an array, or of a large one of some that are spread over all of it."""
+    """The mean square of the elements of an array, or, if it is large, of some spread over all of it."""
     flat = array.reshape(-1)
     some = flat[:: max(flat.size // _MOST, 1)]
     return float(np.mean(np.abs(some).astype(np.float64) ** 2))
@@ -137,13 +137,13 @@ def is_one_number(array: np.ndarray) -> bool:
 
 
 def numbers(value: Any) -> np.ndarray:
-    """An array as NumPy has it, with narrow formats widened."""
+    """An array in NumPy, with narrow formats widened."""
     found = np.asarray(value)
     return found if found.dtype.kind in "biufc" else found.astype(np.float64)
 
 
 def of_constant(atom: ir.Constant) -> Samples | None:
-    """A constant of a program; None where its elements cannot be looked at."""
+    """A constant of a program; None if its elements are not available."""
     if not ir.is_known(atom):
         return None
     return of_array(numbers(atom.value))
@@ -156,14 +156,14 @@ def _plain(dtype: Any) -> Any:
 
 
 def _places(size: int, axis: int) -> np.ndarray:
-    """Two different places along an axis of some size, the same for all arrays with such an axis at that place."""
+    """Two different positions along an axis of some size, the same for all arrays with such an axis in this place."""
     drawn = np.random.default_rng([size, axis])
     first = drawn.permutation(np.arange(COUNT) * size // COUNT)
     return np.stack([first, (first + drawn.integers(1, size, COUNT)) % size], 1)
 
 
 def aligned(inputs: Sequence[Samples]) -> tuple[list[np.ndarray], tuple[tuple[int, ...], ...]]:
-    """The operands of a function element by element, with axes that agree, and the factors of the result."""
+    """The operands of an elementwise function, with axes that agree, and the factors of the result."""
     rank = max(len(x.factors) for x in inputs)
     whole = [x for x in inputs if len(x.factors) == rank]
     for d in range(rank):
@@ -182,5 +182,5 @@ def aligned(inputs: Sequence[Samples]) -> tuple[list[np.ndarray], tuple[tuple[in
 
 
 def rolled(values: np.ndarray, times: int) -> np.ndarray:
-    """Samples in another order: those of elements that are independent of the given ones and distributed alike."""
+    """Samples in another order: elements that are independent of the given ones and have the same distribution."""
     return np.roll(values, 389 * times, 0) if times else values

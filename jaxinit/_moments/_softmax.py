@@ -1,4 +1,4 @@
-"""Positive numbers that are divided by their sum, as the weights of attention are."""
+"""Positive numbers that are divided by their sum, such as the weights of attention."""
 
 import dataclasses
 
@@ -35,16 +35,16 @@ def _origin(made: dict[ir.Variable, ir.Equation], atom: ir.Atom) -> ir.Atom:
 
 
 def softmax(streams: Streams, operand: Samples, dimension: int, counts: Samples | None) -> Samples:
-    """Positive elements divided by the sum of all along a dimension, of which two are given.
+    """Positive elements divided by the sum of all along a dimension, given two of them.
 
-    The others are as many as there are, or as a mask shows, and independent of the two once what all of them share,
-    which makes no difference, is taken away.
+    The others, as many as there are or as a mask leaves visible, are independent of the two once the factor that all
+    of them share is removed, which does not change the result.
 
     Args:
       streams: of random numbers.
       operand: the elements; those that a mask hides are zero.
       dimension: along which they are summed.
-      counts: how many of them a mask shows, of size one along the dimension; None for all.
+      counts: how many of them a mask leaves visible, of size one along the dimension; None for all.
     """
     size = operand.shape[dimension]
     operand = operand.joined(dimension)

@@ -1,4 +1,4 @@
-"""Independent standard normal numbers, each sample of them stratified: its quantiles are those of the distribution."""
+"""Independent standard normal numbers in stratified samples, whose quantiles are exactly those of the distribution."""
 
 import functools
 
@@ -6,11 +6,11 @@ import numpy as np
 from scipy import special
 
 COUNT = 1024
-"""How many samples stand for a distribution."""
+"""How many samples represent a distribution."""
 
 
 class Streams:
-    """Samples of new random numbers, each with a mark of its own: values that share none are independent."""
+    """Samples of new random numbers, each with a mark of its own: values that share no marks are independent."""
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = np.random.default_rng(seed)
@@ -23,7 +23,7 @@ class Streams:
         return 1 << self._marks
 
     def part_mark(self, marks: int, number: int) -> int:
-        """The mark of elements that are independent of others of the same value; the same for the same elements."""
+        """A mark for elements that are independent of others of the same value; equal elements have equal marks."""
         if not number or not marks:
             return marks
         if (marks, number) not in self._parts:
@@ -54,7 +54,7 @@ def stratified(normals: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _uncorrelated(columns: int) -> np.ndarray:
-    """Columns of normal samples that have no correlation; their rows in any order have none either."""
+    """Columns of normal samples that are uncorrelated, in any order of their rows."""
     ranks = np.broadcast_to(np.arange(COUNT)[:, None], (COUNT, columns))
     block = _quantiles()[np.random.default_rng(columns).permuted(ranks, axis=0)]
     if columns > 1:

@@ -1,12 +1,12 @@
 r"""Sums, largest elements and products of data with data, on samples.
 
-Of n elements of variance V, of which two have the covariance C, the mean has the variance w = V/n + (1 - 1/n)C. Given
-the two elements x₀, x₁ that stand for all, it is best predicted by
+The mean of n elements of variance V, any two of which have the covariance C, has the variance w = V/n + (1 - 1/n)C.
+Given the two elements x₀, x₁ that represent all, its best prediction is
 
 .. math:: \mu + \frac{2w}{V + C} \left(\frac{x_0 + x_1}{2} - \mu\right),
 
-and the rest, of variance w - 2w²/(V + C), is independent of them. So what is divided by the sum over itself, or is made
-free of its own mean, keeps the right moments for few elements and for many.
+and the rest, of variance w - 2w²/(V + C), is independent of them. So when a value is divided by its own sum, or its
+own mean is subtracted, the moments stay right for few elements and for many.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from jaxinit._moments._samples import Samples, aligned
 from jaxinit._moments._streams import Streams
 
 _NEGLIGIBLE = 1e-6
-"""Variance beside the squared mean below which a sum is a number."""
+"""Variance relative to the squared mean below which a sum counts as a constant."""
 _TRIALS, _SMALLER, _TOLERATED = 12, 0.8, 0.02
-"""How often, and by how much, a prediction is made smaller until what is left is a covariance."""
+"""How often, and by how much, a prediction is weakened until the remainder is a valid covariance."""
 _LEAST = 0.9
-"""Of a mean product, the most that a factor takes."""
+"""The largest share of a mean product that a negative covariance may remove from it."""
 _MOST_COPIES = 16
-"""Of how many elements the largest is found by looking; of more, it is taken for a number."""
+"""For more elements than this the largest counts as a constant; for fewer it is found among samples."""
 
 
 def summed(streams: Streams, operand: Samples, dimensions: Sequence[int]) -> Samples:
@@ -60,9 +60,9 @@ def _summed(streams: Streams, operand: Samples, dimension: int) -> Samples:
 def mean_of(
     streams: Streams, values: np.ndarray, size: int, known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
-    """The mean of `size` elements of which two are given along the last axis: (samples, others).
+    """The mean of `size` elements, two of which are given along the last axis: (samples, others).
 
-    Their mean and covariances are those of the samples, unless they are known better.
+    Mean and covariances of the elements are those of the samples, unless they are known better.
     """
     mean, first, second, same, across = _covariances(values)
     if known is not None:
@@ -74,7 +74,7 @@ def mean_of(
 
 
 def _movingmean_of(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
-    """Of windows of `size` elements beside each of the two that are given along the last axis: of the same shape."""
+    """The means of windows of `size` elements beside each of the two along the last axis: of the same shape."""
     mean, first, second, same, across = _covariances(values)
     inside = same / size + (1 - 1 / size) * across
     total, elements = np.block([[inside, across], [across, inside]]), np.block([[same, across], [across, same]])
@@ -108,7 +108,7 @@ def _completed(
 ) -> np.ndarray:
     """Samples with the covariances `total`, predicted from elements that have the covariances `known`.
 
-    The prediction is weakened until what is left of the covariances is some. What is made of positive `values` is
+    The prediction is weakened until the remainder is a valid covariance. For positive `values` the result is
     positive.
     """
     size = float(np.trace(total)) / len(total)
@@ -168,7 +168,7 @@ def _product(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples])
 
 
 def _independent(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of products of independent values the mean, and the covariances at one element and at two: see `_covariances`."""
+    """The mean of products of independent values, and the covariances at one element and at two: see `_covariances`."""
     moments = []
     for x in (left, right):
         first, second = x[..., 0], x[..., 1]
@@ -212,7 +212,7 @@ def _largest(streams: Streams, values: np.ndarray, axis: int, count: int, is_max
 
 
 def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
-    """Each element and others beside it."""
+    """Each element with others beside it."""
     operand = inputs[0]
     out = equation.outputs[0].shape
     for d, size in enumerate(equation.params["window_dimensions"]):
@@ -233,7 +233,7 @@ def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
 
 
 def _window_max(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
-    """The largest of as many elements as a window has, which share as much as any two do."""
+    """The largest of as many elements as a window has, which are as correlated as any two are."""
     operand, sizes = inputs[0], equation.params["window_dimensions"]
     count = min(math.prod(sizes), _MOST_COPIES)
     windowed = [d for d, n in enumerate(sizes) if n > 1 and operand.factors[d]]

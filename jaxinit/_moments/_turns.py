@@ -1,4 +1,4 @@
-"""What a layer takes, turn by turn of the loops around it, and so what each slice of a stacked weight takes."""
+"""The input of a layer in each turn of the loops around it, and so for each slice of a stacked weight."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ Turn: TypeAlias = tuple[tuple[ir.Scan, int], ...]
 
 
 class Turns:
-    """What layers have taken so far, of a program that is being walked."""
+    """The inputs of layers so far, while a program is walked through."""
 
     def __init__(self, analysis: Analysis):
         self.analysis = analysis
@@ -23,11 +23,11 @@ class Turns:
         self._walked: dict[ir.Scan, set[int]] = {}
 
     def add(self, use: Use, incoming: Incoming) -> None:
-        """Takes in what comes into a layer in the turn that it is now."""
+        """Records the input of a layer in the current turn."""
         self.found.setdefault(use, []).append((tuple(self.now), incoming))
 
     def by_weight(self) -> Mapping[Weight, Incoming]:
-        """What each weight that was met is applied to, at its first use; a stack at all that have one fan-in."""
+        """The input of each weight that was met, at its first use; of a stack at all uses with one fan-in."""
         result = {}
         for weight in self.analysis.weights:
             first, *others = weight.uses
@@ -41,7 +41,7 @@ class Turns:
         return result
 
     def _slices(self, weight: Weight, uses: Sequence[Use]) -> tuple[Incoming, ...]:
-        """For each slice of a stack, as loops walk along it; nothing where turns are not told."""
+        """The input for each slice of a stack, in the order of loops over it; empty if turns are not known."""
         count = math.prod(f.size for f in weight.stack)
         by_use = [self._by_slice(weight.leaf, use, count) for use in uses] if count > 1 else []
         if not by_use or not all(by_use):
@@ -57,13 +57,13 @@ class Turns:
             found.setdefault(tuple(step for _, step in along), []).append(incoming)
         if math.prod(loop.length for loop in loops) != count:
             return []
-        # Turns that were not walked through are like the last one that was.
+        # Turns that were not simulated are like the last one that was.
         last = [max(steps) for steps in zip(*found, strict=True)]
         slices = itertools.product(*(range(loop.length)[:: -1 if loop.reverse else 1] for loop in loops))
         return [found.get(tuple(map(min, steps, last)), []) for steps in slices]
 
     def walked(self, loop: ir.Scan) -> set[int]:
-        """The leaves that a loop walks along."""
+        """The leaves that a loop runs over."""
         if loop not in self._walked:
             atoms = loop.inputs[loop.num_consts + loop.num_carry :]
             self._walked[loop] = {leaf for atom in atoms for leaf in self.analysis.of(atom).degrees}

@@ -1,8 +1,8 @@
-"""Variances that a program computes as a mean of squares less a squared mean, as Flax's normalizations do.
+"""Variances that a program computes as the mean of squares minus the squared mean, as Flax's normalizations do.
 
-The two means are sums over the same elements, so the difference is never negative, and for few elements that matters: a
-normalization divides by its root. Samples of the two sums by themselves do not know that, so what the program means is
-computed instead, the mean square of the elements around their mean.
+The two means are over the same elements, so the difference is never negative. For few elements that matters, because a
+normalization divides by its root. Separate samples of the two sums could not ensure that, so the mean square of the
+elements around their mean is computed instead.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def variances(program: ir.Program) -> dict[ir.Equation, Variance]:
 
 
 def _source(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom, through: Container[Any] = _MOVED) -> ir.Atom:
-    """A value before it is cast, and moved where that is asked for."""
+    """A value before casts, and before moves if those count."""
     while atom in made and made[atom].primitive in through:
         atom = made[atom].inputs[0]
     return atom
@@ -80,7 +80,7 @@ def _mean(made: Mapping[ir.Atom, ir.Equation], atom: ir.Atom) -> ir.Equation | N
 
 
 def variance(streams: Streams, elements: Samples, total: Samples, axes: tuple[int, ...], rank: int) -> Samples:
-    """The mean square of elements around their mean, whose sum is known; dimensions of size 1 make up for the rank."""
+    """The mean square of elements around their mean, whose sum is known; axes of size 1 are added to match the rank."""
     count = math.prod(elements.shape[a] for a in axes)
     wide = list(total.factors)
     for axis in sorted(axes):

@@ -1,12 +1,12 @@
 """Programs: a function traced by JAX, as one flat list of equations in execution order.
 
-In: a function and its arguments, arrays or shapes. Out: a `Program`, with dead code removed and the stacks that a loop
-picks from by its counter made inputs that it walks along. Nothing here knows what a weight is.
+In: a function and its arguments, arrays or shapes. Out: a `Program` without dead code, in which stacks that a loop
+indexes by its counter have become inputs that it scans over. Nothing here knows what a weight is.
 
-This room is the only contact with JAX's extension API. To take a new primitive in, name it in `_primitives.py`; the
+This room is the only contact with JAX's extension API. To support a new primitive, name it in `_primitives.py`. The
 representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`, loops
-over several leaves `_unrolled.py`, recurrences that a loop in Python wrote out `_rolled.py`. `_replaced.py` runs a
-function with another computation in the place of a primitive.
+over several leaves `_unrolled.py`, recurrences that a Python loop wrote out `_rolled.py`. `_replaced.py` runs a
+function with another computation in place of a primitive.
 """
 
 from jaxinit._program._dead_code import traced_program as traced_program

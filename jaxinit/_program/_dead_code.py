@@ -1,4 +1,4 @@
-"""Programs without what no output depends on, in loops and branches too."""
+"""Programs without equations that no output depends on, in loops and branches too."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ def traced_program(function: Callable[..., Any], *arguments: Any) -> ir.Program:
 
 
 def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Program, set[ir.Atom]]:
-    """The equations that the outputs that are `live` depend on, in loops and branches too, and all that is read.
+    """The equations that the `live` outputs depend on, in loops and branches too, and all values that they read.
 
-    What has effects (prints, callbacks) stays out of an initialization.
+    Equations with effects (prints, callbacks) are left out of an initialization.
     """
     call_of = {equation: call for call in program.calls for equation in call.inlined}
     needed: set[ir.Atom] = {atom for atom, is_live in zip(program.outputs, live, strict=True) if is_live}
@@ -31,7 +31,7 @@ def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Pr
         alone = type(equation) is ir.Equation
         kept[equation] = equation if alone else _without_dead_outputs(equation, [v in needed for v in equation.outputs])
         needed.update(equation.inputs)
-        if equation in call_of:  # a call is made with all its arguments, whatever is asked of it
+        if equation in call_of:  # a call is made with all its arguments, whichever outputs are needed
             needed.update(call_of[equation].inputs)
     calls = [dataclasses.replace(c, inlined=tuple(kept[e] for e in c.inlined if e in kept)) for c in program.calls]
     recomputed = tuple(
@@ -43,8 +43,8 @@ def _without_dead_code(program: ir.Program, live: Sequence[bool]) -> tuple[ir.Pr
 
 
 def _without_dead_outputs(equation: ir.Equation, live: list[bool]) -> ir.Equation:
-    """A loop or branch that does nothing for the outputs that are not live; it keeps them, to no purpose."""
-    # Of random keys there are no zeros.
+    """A loop or branch that does nothing for the outputs that are not live; these outputs stay, but are not used."""
+    # Random keys have no zeros.
     live = [a or ir.is_key(v) for a, v in zip(live, equation.outputs, strict=True)]
     match equation:
         case ir.Scan():
@@ -63,7 +63,7 @@ def _without_dead_outputs(equation: ir.Equation, live: list[bool]) -> ir.Equatio
 
 
 def _live_body(equation: ir.Equation, body: ir.Program, first: int, count: int, live: list[bool]) -> ir.Program:
-    """The body of a loop, of whose carries those live too from which another iteration computes what is live."""
+    """The body of a loop; a carry is live too if another iteration computes something live from it."""
     carries = body.inputs[first : first + count]
     while True:
         pruned, read = _without_dead_code(body, live)

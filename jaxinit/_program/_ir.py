@@ -43,7 +43,7 @@ class Constant:
         return jax.dtypes.result_type(self.value) if not hasattr(self.value, "dtype") else self.value.dtype
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Literals of a jaxpr are arrays of a class of their own, which JAX does not pickle.
+        # Literals of a jaxpr are arrays of a special class, which JAX does not pickle.
         return Constant, (np.asarray(self.value) if hasattr(self.value, "dtype") else self.value,)
 
 
@@ -54,8 +54,8 @@ Atom: TypeAlias = Variable | Constant
 class Program:
     """Equations in execution order, from inputs to outputs.
 
-    Calls of functions with derivatives of their own are inlined like others, and so is what `jax.checkpoint` recomputes
-    on the way back; `calls` and `recomputed` keep them for those who want to differentiate.
+    Calls of functions with custom derivatives are inlined like others, and so is what `jax.checkpoint` recomputes
+    in the backward pass; `calls` and `recomputed` keep them for those who want to differentiate.
     """
 
     inputs: tuple[Variable, ...]
@@ -77,12 +77,12 @@ class Program:
 
     @functools.cached_property
     def producers(self) -> "dict[Atom, Equation]":
-        """The equation that makes each value."""
+        """The equation that computes each value."""
         return {v: equation for equation in self.equations for v in equation.outputs}
 
     @functools.cached_property
     def numbers(self) -> "dict[Equation, int]":
-        """The places of the equations."""
+        """The position of each equation."""
         return {equation: i for i, equation in enumerate(self.equations)}
 
     @functools.cached_property
@@ -114,14 +114,14 @@ class Equation:
             return self.bind_here(*values)
 
     def bind_here(self, *values: Array) -> list[Array]:
-        """The outputs for these inputs, whatever mesh the function was traced on."""
+        """The outputs for these inputs, on any mesh, not only the one that the function was traced on."""
         params = self.primitive.get_bind_params(self.params)
         results = self.primitive.bind(*values, **params)
         return list(results) if self.primitive.multiple_results else [results]
 
 
 class _AnyContext:
-    """In place of the context of the trace that an equation came from: that of its use."""
+    """Replaces the context of the trace that an equation came from by that of its use."""
 
     manager = contextlib.nullcontext()
 
@@ -132,7 +132,7 @@ def _unpickled(kind: type[Equation], name: str, fields: dict[str, Any]) -> Equat
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call(Equation):
-    """A call of a function with its own derivative, and the equations that its program was inlined to."""
+    """A call of a function with a custom derivative, and the equations that its program was inlined to."""
 
     inlined: tuple[Equation, ...]
     results: tuple[Atom, ...]
@@ -140,14 +140,14 @@ class Call(Equation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recomputed:
-    """The equations that an outermost call of `jax.checkpoint` was inlined to, and what it keeps."""
+    """The equations that an outermost call of `jax.checkpoint` was inlined to, and what it saves."""
 
     inlined: tuple[Equation, ...]
     policy: Any
     prevent_cse: Any
 
     def apply(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, recomputed on the way back as these equations were to be."""
+        """The function, with these equations recomputed in the backward pass as in the original."""
         found: Callable[..., Any] = jax.checkpoint(function, policy=self.policy, prevent_cse=self.prevent_cse)
         return found
 
@@ -156,7 +156,7 @@ class Recomputed:
 class Scan(Equation):
     """A `lax.scan`: inputs are constants, initial carries and stacked inputs, in this order.
 
-    The last stacked inputs, as many as `appended`, are constants of the scan that was traced: see `_stacks`.
+    The last `appended` stacked inputs are constants of the scan that was traced: see `_stacks`.
     """
 
     body: Program
@@ -213,7 +213,7 @@ def is_integer(atom: Atom) -> bool:
 
 
 def is_key(atom: Atom) -> bool:
-    """Whether a value holds random keys, with which there is no arithmetic, or others of JAX's extended dtypes."""
+    """Whether a value holds random keys, which allow no arithmetic, or another of JAX's extended dtypes."""
     return bool(jnp.issubdtype(atom.dtype, jax.dtypes.extended))
 
 
@@ -223,15 +223,15 @@ def is_traced(x: Any) -> bool:
 
 
 def is_known(constant: Constant) -> bool:
-    """Whether the elements of a constant are numbers that can be looked at here and now."""
+    """Whether the elements of a constant are numbers that are available now."""
     here = not is_traced(constant.value) and getattr(constant.value, "is_fully_addressable", True)
     return here and not is_key(constant)
 
 
 def fills(equation: Equation) -> bool:
-    """Whether a lookup gives a number other than zero for indices out of range."""
+    """Whether a lookup returns a number other than zero for indices out of range."""
     value = equation.params["fill_value"]
-    # Those who fill with NaN mean indices to be in range.
+    # If it fills with NaN, indices are meant to be in range.
     return value is not None and not (value == 0 or value != value)
 
 
@@ -265,7 +265,7 @@ def subprograms(equation: Equation) -> tuple[Program, ...]:
 
 
 def holds_program(equation: Equation) -> bool:
-    """Whether a primitive that is not read into a program holds a jaxpr nevertheless (`shard_map`, kernels)."""
+    """Whether a primitive holds a jaxpr that is not read (`shard_map`, kernels)."""
     return not subprograms(equation) and any(True for _ in primitives.jaxprs_in_params(equation.params))
 
 
@@ -277,7 +277,7 @@ def is_opaque(equation: Equation) -> bool:
 
 
 def goes_forwards(program: Program) -> bool:
-    """Whether nothing in a program has a backward rule alone, as far as it can be read."""
+    """Whether no equation of a program has only a backward rule, as far as the program can be read."""
     return (
         all(call.primitive is not primitives.custom_vjp_call_p for call in program.calls)
         and not any(holds_program(e) for e in program.equations)

@@ -1,8 +1,8 @@
 """JAX's primitives: the one file that touches JAX's extension API, which changes between releases.
 
-A primitive is taken by its name from `jax.extend` or `jax.lax`, once, here; everywhere else primitives are compared by
-identity. One that this JAX does not have becomes an `Absent` object, which is not an equation's primitive: what would
-have read it stays idle. One that is new in this JAX is in no table, and is opaque.
+A primitive is looked up by name in `jax.extend` or `jax.lax`, once, here; everywhere else primitives are compared by
+identity. If this JAX does not have a primitive, it becomes an `Absent` object, which no equation has, so rules for it
+are never used. A primitive that is new in this JAX is not in any table, and is opaque.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ Tracer = jax.core.Tracer
 jaxpr_as_fun = jex.jaxpr_as_fun
 jaxprs_in_params = jex.jaxprs_in_params
 JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
-"""The classes of programs that JAX has traced; in later versions they are one."""
+"""The classes of programs that JAX has traced; in later versions they are a single class."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def name_of(known: Any) -> str:
     """The name by which `primitive` finds a primitive.
 
     Raises:
-      LookupError: it has none.
+      LookupError: there is no such name.
     """
     names = {id(value): name for module in (lax, jexp) for name, value in vars(module).items() if name.endswith("_p")}
     if id(known) not in names:
@@ -56,7 +56,7 @@ def name_of(known: Any) -> str:
 
 
 def _only_primitive(function: Any, *shapes: Any) -> Any:
-    """The primitive of a function that is traced to one equation, which JAX names nowhere."""
+    """The primitive of a function that is traced to one equation, for primitives that JAX does not name anywhere."""
     try:
         # This file may be imported on a mesh with explicit axes, where products must be told how to be sharded.
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
@@ -134,7 +134,7 @@ class Computation(NamedTuple):
 
 
 hosted_p = jex.Primitive("hosted")
-"""A computation that is not traced before it must be, because NumPy may do it."""
+"""A computation that is traced as late as possible, because NumPy may do it instead."""
 hosted_p.multiple_results = True
 hosted_p.def_abstract_eval(lambda *_, computation: [jax.core.ShapedArray(s.shape, s.dtype) for s in computation.shapes])
 mlir.register_lowering(
@@ -148,7 +148,7 @@ def family(*names: str) -> frozenset[Any]:
 
 
 PLACES = frozenset({*family("sharding_constraint", "shard_map", "reshard"), _reshard(), device_put_p})
-"""What says on which devices values are."""
+"""Primitives that say on which devices values are."""
 
 ADDITIONS = frozenset({add_p, sub_p, add_any_p})
 """Sums and differences of two operands."""
@@ -163,10 +163,10 @@ CALLS = {
 """Calls, and which of their parameters holds the program."""
 
 WITH_DERIVATIVES = {custom_jvp_call_p, custom_vjp_call_p}
-"""Calls of functions that bring derivatives of their own."""
+"""Calls of functions with custom derivatives."""
 
 CONTRACTIONS = {dot_general_p, ragged_dot_p, conv_p, gather_p}
-"""What layers are made of."""
+"""Primitives that layers are made of."""
 
 IDENTITIES = frozenset(
     {
@@ -175,13 +175,13 @@ IDENTITIES = frozenset(
         _reshard(),
     }
 )
-"""One operand in, the same numbers out."""
+"""Primitives with one operand that return the same numbers."""
 
 IDENTITIES_OF_MANY: dict[Any, tuple[str, ...]] = {
     device_put_p: ("devices", "srcs", "copy_semantics"),
     optimization_barrier_p: (),
 }
-"""Those that take any number of operands, and their parameters with an entry for each."""
+"""Primitives with any number of operands, and their parameters with an entry for each operand."""
 
 SCALE_FREE = family("sign", "eq", "ne", "lt", "le", "gt", "ge", "argmax", "argmin", "is_finite", "atan2")
 """Unchanged when all operands are multiplied by the same s > 0."""
@@ -198,7 +198,7 @@ ELEMENTWISE = frozenset(
         *family("shift_right_arithmetic", "bitcast_convert_type"),
     }
 )
-"""Functions of one number, or of several numbers at the same place."""
+"""Functions of one number, or of several numbers at the same position."""
 
 
 def _names(module: Any) -> Iterator[Any]:
@@ -207,5 +207,5 @@ def _names(module: Any) -> Iterator[Any]:
             yield getattr(module, name)
 
 
-# All that the extension API or `jax.lax` names, but for solvers, whose matrix is not a kernel.
+# Everything that the extension API or `jax.lax` names, except for solvers, whose matrix is not a kernel.
 NAMED = frozenset({*_names(jexp), *_names(lax), *IDENTITIES, *CONTRACTIONS} - {primitive("triangular_solve")})

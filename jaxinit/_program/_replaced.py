@@ -1,4 +1,4 @@
-"""A function with another computation in the place of one primitive, in its loops and branches too."""
+"""A function with another computation in place of one primitive, in its loops and branches too."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from jaxinit._program._tracing import flat_program
 
 
 def replacing(function: Callable[..., Any], primitive: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of arrays that computes `replacement(equation, *values)` where `function` has that primitive.
+    """The function of arrays that computes `replacement(equation, *values)` wherever `function` has that primitive.
 
-    Derivatives have been taken: what brings a derivative of its own is inlined without it.
+    Derivatives have already been taken: functions with custom derivatives are inlined without them.
     """
 
     def bind(equation: ir.Equation, *values: Any) -> list[Any]:

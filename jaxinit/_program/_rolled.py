@@ -1,9 +1,9 @@
-"""Recurrences that a loop in Python wrote out, step by step, read as the scans that they are.
+"""Recurrences that a Python loop wrote out step by step, read as the scans that they are.
 
 `for t in range(T): h = tanh(x[:, t] @ w + h @ u)` traces to T copies of the same equations. Steps are found by a weight
-that the program multiplies again and again at equal distances. They are one loop if the equations between are the same
-and fit together as the steps of a scan that takes new data in each: a block that is applied again and again to its own
-output is depth, and stays as it is.
+that the program multiplies again and again at equal distances. They form one loop if the equations in between are the
+same, and fit together as the steps of a scan that reads new data in each step. If a block is applied again and again to
+its own output, that is depth, and it is not changed.
 """
 
 import collections
@@ -16,17 +16,17 @@ from jaxinit._program import _primitives as primitives
 from jaxinit._program._steps import Run, Sources, Steps
 
 _OFFSETS = 16
-"""Places at which steps may begin that are tried at most."""
+"""How many positions are tried at most as the beginning of steps."""
 
 
 def rolled(program: ir.Program, leaf_count: int) -> ir.Program:
-    """The same program, the recurrences among its equations as scans; its first `leaf_count` inputs are parameters."""
+    """The same program, with recurrences replaced by scans; its first `leaf_count` inputs are parameters."""
     sources = Sources(program, leaf_count)
     found: list[Steps] = []
     for run in _runs(program, sources):
         start = max(run.start, found[-1].run.stop) if found else run.start
         found += itertools.islice(_segmented(program, run._replace(start=start), sources), 1)
-    # From the last on, so that the others keep their places.
+    # From the last to the first, so that the others keep their positions.
     for steps in reversed(found):
         program = steps.replaced(program)
     return program
@@ -76,12 +76,12 @@ def _signature(equation: ir.Equation, sources: Sources) -> Any:
 
 
 def _segmented(program: ir.Program, run: Run, sources: Sources) -> "Iterator[Steps]":
-    """The steps of a run, from where they take the least from one another."""
+    """The steps of a run, cut where they pass the fewest values to one another."""
     if run.stop - run.start < 2 * run.period:
         return
     left = (run.stop - run.start) % run.period
     found = []
-    # A first step that is another one, as without a state, is more common than a last one.
+    # It is more common that the first step differs, for instance without a state, than the last one.
     for offset in list(range(left, -1, -1))[:_OFFSETS]:
         steps = Steps.of(program, Run(run.start + offset, run.stop - left + offset, run.period), sources)
         if steps is not None:

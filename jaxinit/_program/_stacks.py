@@ -1,7 +1,7 @@
-"""Stacks of weights that a loop picks from by its counter, read as what they are: inputs that the loop walks along.
+"""Stacks of weights that a loop indexes by its counter, turned into inputs that the loop scans over.
 
-`w[i]` in step i of a scan of len(w) steps is the slice that the scan would hand its body were `w` a stacked input. It
-is made one, so that all that holds of stacked inputs (a scale for each slice) holds of `lax.fori_loop` too.
+`w[i]` in step i of a scan of len(w) steps is the slice that the scan would pass to its body if `w` were a stacked
+input. It becomes one, so that rules for stacked inputs (a scale for each slice) apply to `lax.fori_loop` too.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ from jaxinit._program import _primitives as primitives
 
 
 def with_stacks(program: ir.Program) -> ir.Program:
-    """The same program, each stack that a scan walks along by its counter among the scan's stacked inputs."""
+    """The same program, with each stack that a scan indexes by its counter among the scan's stacked inputs."""
     if not program.holders:
         return program
     return _replaced(program, {e: _rewritten(e, program.producers) for e in program.holders})
 
 
 def _replaced(program: ir.Program, new: Mapping[ir.Equation, ir.Equation]) -> ir.Program:
-    """A program with other equations in the place of some."""
+    """A program with some equations replaced."""
 
     def those(equations: tuple[ir.Equation, ...]) -> tuple[ir.Equation, ...]:
         return tuple(new.get(e, e) for e in equations)
@@ -67,7 +67,7 @@ def _with_stacked_inputs(scan: ir.Scan, producers: dict[ir.Atom, ir.Equation]) -
 
 
 def _picks_slice(equation: ir.Equation, counters: set[ir.Atom], length: int) -> bool:
-    """Whether an equation is w[i], i the counter of a loop with a step for each slice of w."""
+    """Whether an equation is w[i], where i is the counter of a loop with one step for each slice of w."""
     if equation.primitive is not primitives.dynamic_slice_p or equation.inputs[1] not in counters:
         return False
     shape = equation.inputs[0].shape
@@ -78,7 +78,7 @@ def _starts(scan: ir.Scan, producers: dict[ir.Atom, ir.Equation]) -> Iterable[ir
     """The inputs of a scan's body that are the number of the slice."""
     first, second = scan.num_consts, scan.num_consts + scan.num_carry
     inner = scan.body.producers
-    # A carry that starts at zero and grows by one; going backwards, the last slice would be number zero.
+    # A carry that starts at zero and grows by one; in reverse, the last slice would be number zero.
     for i in range(first, second if not scan.reverse else first):
         carry, after = scan.body.inputs[i], inner.get(scan.body.outputs[i - first])
         grows = after is not None and after.primitive is primitives.add_p and after.inputs[0] is carry
@@ -92,7 +92,7 @@ def _starts(scan: ir.Scan, producers: dict[ir.Atom, ir.Equation]) -> Iterable[ir
 
 
 def _counters(body: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
-    """All values that are the counter; indexing asks whether it is negative, which it never is."""
+    """All values that equal the counter; indexing asks whether it is negative, which it never is."""
     counters, no = set(starts), set[ir.Atom]()
     for equation in body.equations if counters else ():
         first, *others = equation.inputs

@@ -1,7 +1,7 @@
-"""Steps of a loop that are written out one after another, and the scan that they are.
+"""Steps of a loop that are written out one after another, and the scan that they amount to.
 
-Each step takes what it does not compute from the step before (a carry), from elsewhere and always the same (a
-constant), or from elsewhere and always another one (a slice).
+An input that a step does not compute itself comes from the step before (a carry), from elsewhere and always the same (a
+constant), or from elsewhere and different in each step (a slice).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _MOVES |= {primitives.reshape_p, primitives.transpose_p, primitives.broadcast_p,
 
 
 class Run(NamedTuple):
-    """Equations from `start` to `stop`, of which each is like the one that comes `period` later."""
+    """Equations from `start` to `stop`, each of which equals the one that comes `period` later."""
 
     start: int
     stop: int
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 class Sources:
-    """Of every value, whether it depends on data, and if not, the first of the parameters that it depends on."""
+    """For every value, whether it depends on data, and if not, the first parameter that it depends on."""
 
     def __init__(self, program: ir.Program, leaf_count: int):
         inputs = enumerate(program.inputs)
@@ -49,7 +49,7 @@ class Sources:
         return atom in self.leaf
 
     def chooses(self, equation: ir.Equation) -> bool:
-        """Whether an equation takes elements from known places of a value, or computes places from numbers."""
+        """Whether an equation picks elements of a value at known positions, or computes positions from numbers."""
         if not any(v in self.data or v in self.leaf for v in equation.outputs):
             return True
         return equation.primitive in _MOVES and self.data.isdisjoint(equation.inputs[1:])
@@ -73,7 +73,7 @@ class Rolled(ir.Scan):
 
 
 _Where = tuple[int, int]
-"""An output of an equation of a step: the number of the equation, and that of the output."""
+"""An output of an equation of a step: the number of the equation, and the number of the output."""
 
 
 @dataclasses.dataclass
@@ -82,10 +82,10 @@ class Steps:
 
     Attributes:
       run: the run.
-      hoisted: equations that only say which part of something is taken; they come before the loop.
-      inner: (equation, input) → the output of the same step that it takes.
-      carries: (output of the step before, start) → the inputs that take it.
-      constants, slices: what steps take from elsewhere → the inputs that take it.
+      hoisted: equations that only pick a part of something; they are moved before the loop.
+      inner: (equation, input) → the output of the same step that it reads.
+      carries: (output of the step before, initial value) → the inputs that read it.
+      constants, slices: values from outside the step → the inputs that read them.
     """
 
     run: Run
@@ -98,7 +98,7 @@ class Steps:
 
     @classmethod
     def of(cls, program: ir.Program, run: Run, sources: Sources) -> "Steps | None":
-        """The steps of a run; None if they do not make one loop over data."""
+        """The steps of a run; None if they do not form one loop over data."""
         starts = range(run.start, run.stop, run.period)
         steps = cls(run, tuple(program.equations[i : i + run.period] for i in starts))
         made: dict[ir.Atom, tuple[int, int, int]] = {
@@ -117,7 +117,7 @@ class Steps:
             outside = set(kinds) <= {"constant", "slice"}
             if differs and not outside:
                 return None
-            # Another part of something in each step is taken before the loop.
+            # If each step picks another part of something, the parts are picked before the loop.
             if differs or (outside and "slice" in kinds and all(sources.chooses(e) for e in alike)):
                 steps.hoisted.add(j)
                 for e in alike:
@@ -126,7 +126,7 @@ class Steps:
         return steps if steps._is_recurrence(sources) else None
 
     def _take(self, at: _Where, atoms: tuple[ir.Atom, ...], made: Mapping[ir.Atom, tuple[int, int, int]]) -> str | None:
-        """How an input of an equation is taken in all steps; None if not in one way."""
+        """The way in which an input of an equation is read in all steps; None if the steps differ."""
         places = [made.get(a) for a in atoms]
         second = places[1]
         if second is None:
@@ -153,7 +153,7 @@ class Steps:
 
     def _is_recurrence(self, sources: Sources) -> bool:
         """Whether a state goes from step to step, and new data comes in each; parameters do not change on the way."""
-        # What only hoisted equations take does not enter the loop.
+        # Values that only hoisted equations read do not enter the loop.
         for table in (self.constants, self.slices):
             for key, inputs in list(table.items()):
                 table[key] = [at for at in inputs if at[0] not in self.hoisted]  # type: ignore[index]
@@ -177,7 +177,7 @@ class Steps:
         return False
 
     def replaced(self, program: ir.Program) -> ir.Program:
-        """The program with a scan in the place of the run."""
+        """The program with a scan in place of the run."""
         made = {v for es in self.equations for e in es for v in e.outputs}
         inside = {e for es in self.equations for j, e in enumerate(es) if j not in self.hoisted}
         hoisted = [es[j] for es in self.equations for j in sorted(self.hoisted)]
@@ -251,7 +251,7 @@ class Steps:
     def _body(
         self, inputs: Sequence[ir.Variable], consts: int, program: ir.Program
     ) -> tuple[ir.Program, dict[_Where, ir.Atom]]:
-        """One step with inputs of its own, and what its equations give."""
+        """One step with inputs of its own, and the outputs of its equations."""
         known: dict[_Where, ir.Atom] = {}
         tables = [at for a, at in self.constants.items() if not isinstance(a, ir.Constant)]
         tables += [*self.carries.values(), *self.slices.values()]
@@ -285,7 +285,7 @@ class Steps:
 def _call(
     call: ir.Call, copies: Mapping[ir.Equation, ir.Equation], renamed: Mapping[ir.Atom, ir.Atom]
 ) -> ir.Call | None:
-    """A call of one step, with the variables of the body; None if it takes what no equation of the step does."""
+    """A call of one step, with the variables of the body; None if it reads values that no equation of the step does."""
     if any(isinstance(a, ir.Variable) and a not in renamed for a in (*call.inputs, *call.results)):
         return None
     return dataclasses.replace(

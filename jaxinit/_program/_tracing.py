@@ -16,13 +16,13 @@ def trace(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def as_function(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Array]]:
-    """A function traced once, from the leaves of its arguments to those of its result: no Python of it runs again."""
+    """A function traced once, from the leaves of its arguments to those of its result; its Python runs only once."""
     run: Callable[..., list[Array]] = primitives.jaxpr_as_fun(_jaxpr(function, arguments))
     return run
 
 
 def _jaxpr(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """What JAX traces a function to; where calls are not to be compiled, JAX would write out its loops."""
+    """What JAX traces a function to; with jit disabled, JAX would write out its loops."""
     with jax.disable_jit(False):
         return jax.make_jaxpr(function)(*arguments)
 
@@ -32,9 +32,9 @@ def flat(
 ) -> tuple[Program, Any] | None:
     """The program of a function as equations alone, ready to be bound again, and the structure of its results.
 
-    Calls are inlined but those of jitted functions whose names are to be kept, and of what is recomputed; loops and
-    branches stay equations that are not read. Nothing, if the program has effects, whose order counts, gives results of
-    weak types, or, unless `placed`, says where its values are.
+    Calls are inlined except for jitted functions whose names are to be kept, and recomputed parts; loops and branches
+    stay equations that are not read. Returns nothing if the program has effects, whose order counts, has results of
+    weak types, or (unless `placed`) says where its values are.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     program = flat_program(closed, keep)
@@ -73,7 +73,7 @@ def _flatten(
     for eqn in jaxpr.eqns:
         inputs = tuple(read(v) for v in eqn.invars)
         nowhere = eqn.primitive is primitives.device_put_p and not any(eqn.params["devices"])
-        if nowhere or eqn.primitive is primitives.stop_gradient_p:  # derivatives have been taken
+        if nowhere or eqn.primitive is primitives.stop_gradient_p:  # derivatives have already been taken
             environment.update(zip(eqn.outvars, inputs, strict=True))
             continue
         named = eqn.primitive is primitives.jit_p and keep(eqn.params["name"])
@@ -146,7 +146,7 @@ def _inline(
 
 
 def _identities(eqn: Any, inputs: tuple[Atom, ...], outputs: tuple[Variable, ...]) -> Iterator[Equation]:
-    """One equation for each operand of a primitive that hands on several values as they are: none depends on others."""
+    """One equation for each operand of a primitive that passes on several values unchanged: they are independent."""
     lists = primitives.IDENTITIES_OF_MANY[eqn.primitive]
     for i, (value, output) in enumerate(zip(inputs, outputs, strict=True)):
         params = eqn.params | {name: eqn.params[name][i : i + 1] for name in lists}

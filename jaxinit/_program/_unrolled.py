@@ -1,6 +1,6 @@
-"""Scans over weights that are several leaves, read as the steps that they are.
+"""Scans over weights that are several leaves, read as separate steps.
 
-`scan(body, x, jnp.stack(leaves))` walks along an array that holds a leaf, or some leaves' slices, for each step. Its
+`scan(body, x, jnp.stack(leaves))` runs over an array that holds a leaf, or some leaves' slices, for each step. Its
 steps use different leaves, so each is written out. So is a scan that adds a product with another slice of a weight in
 each step, as a convolution of shifted copies does: no step of it is a layer, but all together are.
 """
@@ -12,14 +12,14 @@ from jaxinit._program import _ir as ir
 from jaxinit._program import _primitives as primitives
 
 _LONGEST = 64
-"""Steps of a scan that is written out at most."""
+"""The maximum number of steps of a scan that is written out."""
 
 _MOVES = {primitives.reshape_p, primitives.broadcast_p, primitives.squeeze_p, primitives.transpose_p}
 _MOVES |= primitives.IDENTITIES
 
 
 def unrolled(program: ir.Program, leaf_count: int) -> ir.Program:
-    """The same program, its scans over several of the first `leaf_count` inputs written out."""
+    """The same program, with its scans over several of the first `leaf_count` inputs written out."""
     leaves, producers = frozenset(program.inputs[:leaf_count]), program.producers
     several = {e for e in program.holders if isinstance(e, ir.Scan) and _is_of_several(e, producers, leaves)}
     if not several:
@@ -55,7 +55,7 @@ def _unmoved(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> ir.Atom
 
 
 def _pieces(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> list[tuple[ir.Atom, int]]:
-    """What a value is joined of along its first dimension, and the place in each where its part begins."""
+    """The parts that a value is concatenated from along its first dimension, and the position where each begins."""
     equation = producers.get(atom)
     if equation is not None and equation.primitive is primitives.concatenate_p and equation.params["dimension"] == 0:
         return [piece for x in equation.inputs for piece in _pieces(x, producers)]
@@ -65,7 +65,7 @@ def _pieces(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> list[tup
 
 
 def _sums_products(scan: ir.Scan, walked: set[int]) -> bool:
-    """Whether each step adds a product with a slice of a leaf to a value that it carries, and does no more with it."""
+    """Whether each step adds a product with a slice of a leaf to a value that it carries, and nothing else."""
     body, first = scan.body, scan.num_consts
     slices = {body.inputs[first + scan.num_carry + i] for i in walked}
     producers = body.producers
@@ -111,7 +111,7 @@ class _Steps:
 
     def _slice(self, atom: ir.Atom, step: int) -> ir.Atom:
         for piece, start in _pieces(atom, self.producers):
-            if start < 0:  # one whole value a step
+            if start < 0:  # one whole value per step
                 if step == 0:
                     return piece
                 step -= 1
@@ -174,7 +174,7 @@ def _copy(
 
 
 def _with_own_programs(equation: ir.Equation) -> ir.Equation:
-    """An equation, the programs that it holds copied."""
+    """An equation, with copies of the programs that it holds."""
     match equation:
         case ir.Scan():
             return dataclasses.replace(equation, body=_copied(equation.body))

@@ -1,14 +1,14 @@
-"""Programs run stage by stage: equal stages are compiled once, and what measures is computed by NumPy.
+"""Programs run stage by stage: equal stages are compiled once, and measurements are computed by NumPy.
 
-In: a function of pytrees of arrays. Out: a function that gives the same, to rounding, and whose first call waits for
-less. A program of a hundred equal layers is compiled as the few layers that differ; what `hosted` marks, and arithmetic
-with a few numbers, is not compiled at all. Stages are known by their equations, shapes and wiring, so that another
+In: a function of pytrees of arrays. Out: a function with the same results, to rounding, whose first call takes less
+time. A program of a hundred equal layers is compiled as the few layers that differ; what `hosted` marks, and arithmetic
+with few numbers, is not compiled. Stages are identified by their equations, shapes and wiring, so a different
 function that is traced to the same equations compiles nothing.
 
-That is for arrays that are there, on one CPU device; where anything is unusual the program stays one.
+This applies to concrete arrays on one CPU device; in all unusual cases the program is compiled as one.
 
 `_cut.py` decides what a stage is, `_keys.py` when two are equal, `_compiled.py` compiles and `_run.py` runs them.
-`_ahead.py` compiles programs as one, for devices that are named. What NumPy computes is in `_numpy.py`, by rules in
+`_ahead.py` compiles whole programs, for given devices. What NumPy computes is in `_numpy.py`, by rules in
 `_numpy_elementwise.py` and `_numpy_arrays.py`. `_waiting.py` shows on a terminal that a call takes long. Nothing here
 knows what a layer is.
 """

@@ -1,6 +1,6 @@
-"""Programs compiled ahead for devices that are named, each once for all functions that are traced to equal equations.
+"""Programs compiled ahead of time for given devices, each once for all functions that are traced to equal equations.
 
-Arrays that a function closes over are arguments of its program, so that functions which differ in them share it.
+Arrays that a function closes over become arguments of its program, so functions that differ only in them share it.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from jaxinit._stages._numpy import as_numpy
 
 
 class Placed:
-    """A function of pytrees, compiled for one device; perhaps still in the making."""
+    """A function of pytrees, compiled for one device, or still compiling."""
 
     def __init__(self, program: "concurrent.futures.Future[Any]", structure: Any, constants: Sequence[Any]):
         self._program, self._structure, self._constants = program, structure, constants
@@ -28,7 +28,7 @@ class Placed:
         return jax.tree.unflatten(self._structure, results)
 
     def memory(self) -> Any:
-        """What XLA says of its memory."""
+        """What XLA reports of its memory."""
         return self._program.result().memory_analysis()
 
 
@@ -38,8 +38,8 @@ class Ahead:
     Args:
       function: what to compile.
       *shapes: its arguments, as pytrees of shapes.
-      pool: compiles. What is traced and lowered obeys settings of this thread; XLA needs neither it nor Python's lock.
-      donated: how many of the arguments, from the first on, end with the call.
+      pool: compiles. Tracing and lowering obey settings of this thread; XLA needs neither these nor Python's lock.
+      donated: how many of the arguments, from the first on, are consumed by the call.
       options: for the compiler.
     """
 
@@ -86,9 +86,9 @@ class Ahead:
 
 
 def as_one(program: ir.Program) -> tuple[Hashable, Callable[..., list[Any]], list[Any]] | None:
-    """A program with what it closes over as further arguments: its key, its function, and these arguments.
+    """A program with the arrays it closes over as further arguments: its key, its function, and these arguments.
 
-    Nothing, if the program has no key.
+    Returns nothing if the program has no key.
     """
     stage = whole_stage(program)
     if stage.key is None:
@@ -108,12 +108,12 @@ def as_one(program: ir.Program) -> tuple[Hashable, Callable[..., list[Any]], lis
 
 
 def constant(atom: ir.Atom) -> Any:
-    """The value of a constant, as an array or as NumPy has it."""
+    """The value of a constant, as a JAX or NumPy array."""
     assert isinstance(atom, ir.Constant)
     return atom.value if isinstance(atom.value, jax.Array) else as_numpy(atom)
 
 
 def _strong(x: Any) -> Any:
-    """An array; weak types are for those who go on with a number in the same program."""
+    """An array; weak types are only for numbers that are used further in the same program."""
     array = jnp.asarray(x)
     return jax.lax.convert_element_type(array, array.dtype) if jax.typeof(array).weak_type else array

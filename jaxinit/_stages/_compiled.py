@@ -19,11 +19,12 @@ from jaxinit._stages._cut import Stage
 _T = TypeVar("_T")
 
 _KEPT = 512
-"""Compiled stages that are kept, the last used."""
+"""How many compiled stages are kept, the most recently used ones."""
 _FEW = 1 << 24
-"""A stage whose equations give fewer numbers in all is compiled without optimizations by LLVM, in a third of the time.
+"""A stage whose equations have fewer output numbers than this is compiled without LLVM's optimizations, in a third of
+the time.
 
-Products and convolutions are calls of libraries either way; the rest is slower by tens of milliseconds at most.
+Products and convolutions are library calls either way; the rest is slower by tens of milliseconds at most.
 """
 _OF_UNKNOWN_LENGTH = frozenset({ir.scan_p, ir.while_p, ir.cond_p, ir.remat_p})
 _UNOPTIMIZED = {"xla_backend_optimization_level": 0}
@@ -37,7 +38,7 @@ _SETTINGS = (
     "jax_random_seed_offset",
     "jax_softmax_custom_jvp",
 )
-"""What changes the program that JAX traces a function to."""
+"""Settings that change the program that JAX traces a function to."""
 
 _lock = threading.Lock()
 _programs: OrderedDict[Hashable, Any] = OrderedDict()
@@ -57,12 +58,12 @@ def kept(key: Hashable, make: Callable[[], _T]) -> _T:
 
 
 def forget(key: Hashable) -> None:
-    """Drops the program of a key, as where it cannot be compiled."""
+    """Drops the program of a key, for instance if it cannot be compiled."""
     _programs.pop(key, None)
 
 
 def settings() -> Hashable:
-    """What decides, beside its equations and arguments, what a program is compiled to."""
+    """What a compiled program depends on, besides its equations and arguments."""
     return tuple(str(getattr(jax.config, name, None)) for name in _SETTINGS)
 
 
@@ -80,7 +81,7 @@ class _Compiled:
 
 
 def compiled(stages: Iterable[Stage], device: Any) -> dict[Stage, Callable[..., Any]]:
-    """Compiles the stages that have not been, several at a time: XLA compiles outside of Python's lock."""
+    """Compiles the stages that are not yet compiled, several at a time: XLA compiles without Python's lock."""
     found: dict[Stage, Callable[..., Any]] = {}
     about = device, settings()
     with contextlib.ExitStack() as stack:

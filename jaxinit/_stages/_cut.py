@@ -1,9 +1,9 @@
-"""How a program is cut: into what NumPy computes, and stages that are compiled.
+"""How a program is cut: into parts that NumPy computes, and stages that are compiled.
 
-Calls that are marked for NumPy divide a program into levels: what they take is of one level, what is computed from what
-they give of the next. Within a level equations are put off until a product, a loop or such a call takes them, so that a
-stage begins where its first value is used, and equal layers become equal stages wherever they stand. Stages that always
-follow one another are joined again: each that is compiled costs some ten milliseconds, however small it is.
+Calls that are marked for NumPy divide a program into levels: their inputs belong to one level, and everything computed
+from their outputs to the next. Within a level, equations are delayed until a product, a loop or such a call uses them,
+so a stage begins where its first value is used, and equal layers become equal stages wherever they are. Stages that
+always follow one another are joined again, because each compiled stage costs some ten milliseconds, however small.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from jaxinit._stages._numpy import as_numpy, computation, is_small, program_comp
 from jaxinit._stages._numpy_elementwise import Compute
 
 _SMALL = 4096
-"""So many numbers are cheaper computed by NumPy than compiled for."""
+"""Up to this many numbers are computed faster by NumPy than compiled for."""
 _LARGE = 1 << 23
-"""From so many numbers on what is marked for NumPy is compiled nevertheless."""
+"""From this many numbers on, calls that are marked for NumPy are compiled nevertheless."""
 
 _ENDS = frozenset({*ir.CONTRACTIONS, ir.scan_p, ir.while_p, ir.cond_p, ir.remat_p})
-"""What a stage ends with."""
+"""Primitives that end a stage."""
 _LOOKS = frozenset({ir.reshape_p, ir.squeeze_p, ir.transpose_p, ir.slice_p, ir.broadcast_p})
-"""What copies nothing in NumPy."""
+"""Primitives that copy nothing in NumPy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,17 +41,17 @@ class Hosted:
 
     @property
     def several(self) -> bool:
-        """Whether it gives a list of results."""
+        """Whether it returns a list of results."""
         return self.equation.primitive is ir.jit_p or self.equation.primitive.multiple_results
 
     @property
     def inputs(self) -> tuple[ir.Atom, ...]:
-        """What it takes."""
+        """The inputs."""
         return self.equation.inputs
 
     @property
     def outputs(self) -> tuple[ir.Variable, ...]:
-        """What it gives."""
+        """The outputs."""
         return self.equation.outputs
 
 
@@ -107,7 +107,7 @@ class _Cutter:
     # What NumPy computes.
 
     def _hosted(self) -> dict[ir.Equation, Compute]:
-        """The equations that NumPy computes: those marked, some that it need not copy for, and those of few numbers."""
+        """The equations that NumPy computes: those marked, some that need no copy, and those of few numbers."""
         found: dict[ir.Equation, Compute] = {}
         for equation in reversed(self.equations):
             compute = None
@@ -136,7 +136,7 @@ class _Cutter:
             return by_numpy
         if not is_hosted(equation.params["name"]):
             return None
-        jaxpr = equation.params["jaxpr"]  # calls with arguments of equal shapes hold the same
+        jaxpr = equation.params["jaxpr"]  # calls with arguments of equal shapes share it
         if id(jaxpr) not in self._computations:
             self._computations[id(jaxpr)] = program_computation(ir.flat_program(jaxpr))
         return self._computations[id(jaxpr)]
@@ -144,7 +144,7 @@ class _Cutter:
     # Steps.
 
     def steps(self) -> Iterator[Hosted | Stage]:
-        """All steps in order; what NumPy computes as soon as it can be, so that values need not be kept."""
+        """All steps in order; NumPy's as early as possible, so that values need not be kept."""
         missing = {e: sum(a in self.makers for a in dict.fromkeys(e.inputs)) for e in self.hosted}
         full: dict[Hashable, Hashable] = {}
 
@@ -173,7 +173,7 @@ class _Cutter:
                 yield from ready(stage.outputs)
 
     def _levels(self) -> list[list[ir.Equation | ir.Atom]]:
-        """For each level what it must compute, in order: equations that end a stage, and values that are taken."""
+        """For each level what it must compute, in order: equations that end a stage, and values that are needed."""
         after: dict[ir.Atom, int] = {}
         targets: dict[int, list[ir.Equation | ir.Atom]] = {}
         for equation in self.equations:
@@ -192,7 +192,7 @@ class _Cutter:
         return [targets[level] for level in sorted(targets)]
 
     def _apart(self, targets: Sequence[ir.Equation | ir.Atom]) -> list[list[ir.Equation | ir.Atom]]:
-        """Targets that have nothing waiting in common, apart, so that the stages of each follow one another."""
+        """Targets that share no delayed equations, separated, so that the stages of each follow one another."""
         ends = [self.makers[t] if not isinstance(t, ir.Equation) else t for t in targets]
         waiting = self._waiting_for(v for e in ends if e in self.waiting for v in e.outputs)
         home = {e: i for i, group in enumerate(_components(waiting)) for e in group}
@@ -218,7 +218,7 @@ class _Cutter:
             yield self._stage(group)
 
     def _is_of_program(self, atom: ir.Atom) -> bool:
-        """Whether nothing but the program itself gives a value on."""
+        """Whether a value is used only as an output of the program."""
         return all(reader is None for reader in self.readers[atom])
 
     def _waiting_for(self, atoms: Iterable[ir.Atom]) -> list[ir.Equation]:
@@ -243,7 +243,7 @@ class _Cutter:
         return Stage(tuple(equations), inputs, outputs, self.keys.short(equations, inputs, outputs))
 
     def _joined(self, stages: list[Stage]) -> list[Stage]:
-        """Stages that always follow one another made one, as long as there are any."""
+        """Joins stages that always follow one another, as long as there are any."""
         while True:
             names: list[Any] = [p.key or id(p) for p in stages]
             counts, pairs = Counter(names), Counter(itertools.pairwise(names))
@@ -274,7 +274,7 @@ def _alive(program: ir.Program) -> list[ir.Equation]:
 
 
 def _components(equations: Sequence[ir.Equation]) -> list[list[ir.Equation]]:
-    """Equations that share no value that one of them makes, apart."""
+    """Separates equations that share no value computed by one of them."""
     home: dict[ir.Atom, int] = {}
     groups: dict[int, list[ir.Equation]] = {}
     for i, equation in enumerate(equations):
@@ -291,7 +291,7 @@ def _components(equations: Sequence[ir.Equation]) -> list[list[ir.Equation]]:
 def _is_written_in(equation: ir.Equation, atom: ir.Atom) -> bool:
     """Whether a constant is written into a stage; arrays that a function closes over are inputs.
 
-    So are numbers by which a program multiplies, since layers that are else alike may be scaled each by its own.
+    So are constants by which a program multiplies, since layers that are otherwise equal may have different ones.
     """
     if not isinstance(atom, ir.Constant) or atom.shape or ir.is_key(atom):
         return False

@@ -1,9 +1,9 @@
-"""What NumPy computes where a program runs stage by stage.
+"""What NumPy computes when a program runs stage by stage.
 
 A statistic of a layer's output is a handful of passes over an array, and compiling it takes longer than a hundred of
-them. So what measures is marked here. Marked functions are jitted functions like others; but where a program runs stage
-by stage their calls are found by name, and their equations computed by NumPy. Some have a version of their own for
-NumPy, and are not even traced then.
+them. So functions that measure are marked here. A marked function is normally an ordinary jitted function; but when a
+program runs stage by stage, its calls are recognised by name, and its equations are computed by NumPy. Some have a
+version of their own for NumPy, and are not even traced then.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ _in_stages = contextvars.ContextVar("in_stages", default=False)
 def hosted(
     *, static_argnums: tuple[int, ...] = (), jitted: bool = False
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """A decorator: the function, where a program runs stage by stage jitted under a name of its own.
+    """A decorator: when a program runs stage by stage, the function is jitted under a name of its own.
 
     Args:
       static_argnums: as those of `jax.jit`.
-      jitted: jitted everywhere, since it is traced many times for equal shapes.
+      jitted: whether to jit it always, because it is traced many times for equal shapes.
     """
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -66,7 +66,7 @@ def computed(
     arguments: Sequence[Any],
     like: Sequence[Any],
 ) -> list[Any]:
-    """by_jax(*arguments), results of the shapes and dtypes of `like`; by NumPy where a program runs stage by stage."""
+    """by_jax(*arguments), with results of the shapes and dtypes of `like`; by NumPy when run stage by stage."""
     if not _in_stages.get():
         return list(by_jax(*arguments))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)
@@ -76,13 +76,13 @@ def computed(
 
 
 def are_made() -> bool:
-    """Whether what is being traced will run stage by stage, so that equal steps are better written out than looped."""
+    """Whether the function being traced will run stage by stage; if so, equal steps should be unrolled, not looped."""
     return _in_stages.get()
 
 
 @contextlib.contextmanager
 def tracing_for_stages() -> Iterator[None]:
-    """While a program is traced that will run stage by stage."""
+    """A context for tracing a program that will run stage by stage."""
     token = _in_stages.set(True)
     try:
         yield

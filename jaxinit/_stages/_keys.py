@@ -1,7 +1,7 @@
 """When two stages are one program: equal equations with equal parameters, on arrays of equal shapes, wired alike.
 
-A key compares by value. What has none that could be compared, such as a function among the parameters of a callback,
-gives no key, and the stage is compiled for its program alone.
+A key compares by value. If a parameter cannot be compared by value, such as the function of a callback, there is no
+key, and the stage is compiled for its program alone.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,11 +12,11 @@ import numpy as np
 from jaxinit import _program as ir
 
 _IRRELEVANT = frozenset({"name", "debug_info", "debug_infos", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "rule"})
-"""Parameters that do not change what is computed once derivatives and batches have been taken."""
+"""Parameters that do not change the result once derivatives and batches have been taken."""
 
 
 _ONCE = frozenset({"PRNGImpl", "Mesh", "UnspecifiedValue"})
-"""Classes of JAX of which no two objects are equal: kinds of random keys, meshes, shardings that are left open."""
+"""JAX classes without two equal objects, which identity compares: kinds of random keys, meshes, open shardings."""
 
 
 _CONTEXT = (
@@ -28,15 +28,15 @@ _CONTEXT = (
     "remove_size_one_mesh_axis",
     "xla_metadata",
 )
-"""What surrounds an equation, and changes what it is compiled to."""
+"""Settings around an equation that change what it is compiled to."""
 
 
 class NotComparable(Exception):
-    """Something has no value to compare by."""
+    """An object cannot be compared by value."""
 
 
 class _Same:
-    """An object that is equal to itself alone."""
+    """An object that is equal only to itself."""
 
     def __init__(self, x: Any):
         self.x = x
@@ -90,7 +90,7 @@ class Keys:
         return self._of[equation]
 
     def _params(self, params: dict[str, Any]) -> Hashable:
-        # A reduction holds its function beside the program of it.
+        # A reduction holds its function as well as that function's program.
         skipped = {*_IRRELEVANT, "computation"} if "jaxpr" in params else _IRRELEVANT
         return tuple((name, self._value(x)) for name, x in sorted(params.items()) if name not in skipped)
 
@@ -98,7 +98,7 @@ class Keys:
         if x is None or isinstance(x, (bool, int, float, str, np.dtype)):
             return type(x), x
         if isinstance(x, ir.JAXPRS):
-            if id(x) not in self._jaxprs:  # calls for equal shapes hold the same, and the equations hold it
+            if id(x) not in self._jaxprs:  # calls for equal shapes share it, and the equations keep it alive
                 self._jaxprs[id(x)] = self._jaxpr(x)
             return self._jaxprs[id(x)]
         if type(x).__name__ in _ONCE:

@@ -1,7 +1,7 @@
-"""Equations computed by NumPy, as XLA computes them up to rounding: those of which measuring consists.
+"""Equations computed by NumPy with the same results as by XLA, up to rounding: those that measurements consist of.
 
-An equation that is not in the tables of `_numpy_elementwise` and `_numpy_arrays`, or of a kind that NumPy computes
-otherwise, is compiled.
+An equation that is not in the tables of `_numpy_elementwise` and `_numpy_arrays`, or is of a form that NumPy computes
+differently, is compiled.
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxinit._stages._numpy_elementwise import TABLE, Compute
 
 
 def computation(equation: ir.Equation) -> Compute | None:
-    """How NumPy computes an equation; None if it does not."""
+    """NumPy's computation of an equation; None if there is none."""
     make = TABLE.get(equation.primitive)
     if make is None or any(ir.is_key(atom) for atom in (*equation.inputs, *equation.outputs)):
         return None
@@ -24,7 +24,7 @@ def computation(equation: ir.Equation) -> Compute | None:
 
 
 def program_computation(program: ir.Program) -> Callable[..., list[Any]] | None:
-    """How NumPy computes a flat program; None if it does not compute some equation."""
+    """NumPy's computation of a flat program; None if some equation has none."""
     numbers: dict[ir.Atom, int] = {}
     values: list[Any] = []
 
@@ -66,6 +66,6 @@ def as_numpy(constant: ir.Constant) -> Any:
 
 
 def is_small(equation: ir.Equation, most: int) -> bool:
-    """Whether an equation takes and gives no more than so many numbers."""
+    """Whether an equation has no more than so many input and output numbers."""
     atoms: Sequence[ir.Atom] = (*equation.inputs, *equation.outputs)
     return sum(math.prod(atom.shape) for atom in atoms) <= most

@@ -96,7 +96,7 @@ def _iota(equation: ir.Equation) -> Compute | None:
     return lambda: np.broadcast_to(np.arange(shape[axis]).astype(params["dtype"]).reshape(ones), shape)
 
 
-# Reducing. Sums of narrow floats are taken in float32, as XLA takes them.
+# Reducing. Sums of narrow floats are computed in float32, as XLA does.
 
 
 def _sum(x: Any, axes: tuple[int, ...], dtype: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Functions of one number, or of several at the same place, as NumPy computes them, and the table of all such rules."""
+"""Functions of one number, or of several at the same position, in NumPy, and the table of all such rules."""
 
 import functools
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import numpy as np
 from jaxinit import _program as ir
 
 Compute: TypeAlias = Callable[..., Any]
-"""The output of an equation, for its inputs; or a list of them, for several."""
+"""The output of an equation, for its inputs; or a list of outputs, if there are several."""
 
 TABLE: dict[Any, Callable[[ir.Equation], Compute | None]] = {}
-"""For each primitive what makes the computation of an equation, or None for one that NumPy computes otherwise."""
+"""For each primitive a function that returns the computation of an equation, or None if NumPy differs."""
 
 
 def rule(*names: str) -> Callable[[Callable[[ir.Equation], Compute | None]], None]:
@@ -29,8 +29,8 @@ def _special(name: str, x: Any) -> Any:
     return getattr(special, name)(x).astype(x.dtype)
 
 
-# Elementwise, the same for all numbers: NumPy's function as it is. Those that are not rounded correctly everywhere, as
-# `exp`, are for floats of 32 bits and more alone.
+# Elementwise, the same for all numbers: NumPy's function unchanged. Functions that are not always rounded correctly,
+# such as `exp`, are only for floats of at least 32 bits.
 
 _ELEMENTWISE: dict[str, Any] = {
     "add": np.add,
@@ -148,6 +148,6 @@ def _convert(equation: ir.Equation) -> Compute | None:
     old, new = equation.inputs[0].dtype, equation.outputs[0].dtype
     narrows = jnp.issubdtype(old, np.inexact) and not jnp.issubdtype(new, np.inexact) and new != np.bool_
     drops = jnp.issubdtype(old, np.complexfloating) and not jnp.issubdtype(new, np.complexfloating)
-    if narrows or drops:  # what is out of range is rounded otherwise
+    if narrows or drops:  # values out of range are rounded differently
         return None
     return lambda x: np.asarray(x).astype(new, copy=False)

@@ -20,15 +20,15 @@ from jaxinit._stages._numpy import program_computation
 from jaxinit._stages._waiting import tell
 
 _PLANS = 8
-"""Kinds of arguments for which a function keeps its plan."""
+"""For how many kinds of arguments a function keeps plans."""
 
 
 _UNUSUAL = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks")
-"""With these on, a program stays one."""
+"""Settings under which a program is compiled as one."""
 
 
 def in_stages(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, jitted; its first call is faster where it can be run stage by stage."""
+    """The function, jitted; its first call is faster if it can be run stage by stage."""
     whole = jax.jit(function)
     shared = _Shared(function)
     plans: OrderedDict[Hashable, Plan | None] = OrderedDict()
@@ -57,7 +57,7 @@ class _Shared:
         self.known: OrderedDict[Hashable, Callable[[Any], Any] | None] = OrderedDict()
 
     def program(self, arguments: Any) -> Callable[[Any], Any] | None:
-        """The program for arguments of this kind; nothing in a trace, or where one looks for faults."""
+        """The program for arguments of this kind; nothing inside a trace, or with debugging settings."""
         leaves, structure = jax.tree.flatten(arguments)
         unusual = any(getattr(jax.config, name, False) for name in _UNUSUAL)
         if unusual or any(ir.is_traced(x) for x in leaves) or not ir.is_outside():
@@ -84,22 +84,22 @@ class _Shared:
 
 
 def kind_of(arguments: Any) -> Hashable | None:
-    """What a plan depends on; nothing for arguments whose program had better stay one."""
+    """What a plan depends on; nothing for arguments whose program should be compiled as one."""
     leaves, structure = jax.tree.flatten(arguments)
     device = _device(leaves)
     return None if device is None else (structure, tuple(map(_kind, leaves)), settings(), device)
 
 
 def plan_of(function: Callable[..., Any], *arguments: Any) -> "Plan | None":
-    """How a function is run for arguments of this kind; nothing, if it had better be run as one program.
+    """How a function is run for arguments of this kind; nothing if it should be run as one program.
 
-    The plan holds nothing of the function but arrays that it closes over.
+    The plan holds nothing of the function except arrays that it closes over.
     """
     device = _device(jax.tree.leaves(arguments))
     if device is None:
         return None
     with tracing_for_stages():
-        # By a function of its own, since JAX keeps the traces of a function.
+        # Through a function of its own, since JAX keeps the traces of a function.
         traced = ir.flat(lambda *arguments: function(*arguments), *arguments, keep=is_hosted)
     if traced is None or not all(_is_on(device, a.value) for a in _arrays_in(traced[0])):
         return None
@@ -113,7 +113,7 @@ def _arrays_in(program: ir.Program) -> list[ir.Constant]:
 
 
 def _is_on(device: Any, leaf: Any) -> bool:
-    """Whether an array is there, on this device alone; what is not an array of JAX will be."""
+    """Whether an array is concrete and on this device alone; NumPy arrays will be."""
     if not isinstance(leaf, jax.Array):
         return True
     there = not leaf.is_deleted() and isinstance(leaf.sharding, jax.sharding.SingleDeviceSharding)
@@ -121,9 +121,9 @@ def _is_on(device: Any, leaf: Any) -> bool:
 
 
 def evaluated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments) of NumPy arrays, now: by NumPy if it computes all of it, else as it is."""
+    """function(*arguments) of NumPy arrays, now: by NumPy if it can compute everything, otherwise unchanged."""
     try:
-        # Not the function itself: JAX asks what it is traced from for its name, which may be found by evaluating it.
+        # Not the function itself: JAX asks it for its name, and finding that may evaluate it.
         traced = ir.flat(lambda *values: function(*values), *arguments)
     except jax.errors.JAXTypeError:  # a function that needs its numbers
         traced = None
@@ -140,7 +140,7 @@ def _kind(leaf: Any) -> Hashable:
 
 
 def _device(leaves: Sequence[Any]) -> Any:
-    """The CPU device on which all arrays are, or nothing where a program had better stay one."""
+    """The CPU device on which all arrays are, or nothing if the program should be compiled as one."""
     if jax.default_backend() != "cpu" or any(getattr(jax.config, name, False) for name in _UNUSUAL):
         return None
     if any(ir.is_traced(x) for x in leaves) or not jax.sharding.get_abstract_mesh().empty or not ir.is_outside():
@@ -156,7 +156,7 @@ def _device(leaves: Sequence[Any]) -> Any:
 
 @dataclasses.dataclass
 class _Step:
-    """One step: what it runs, which values it takes and makes, and which are not needed after it."""
+    """One step: what it runs, which values it reads and writes, and which are not needed after it."""
 
     run: Callable[..., Any]
     hosted: bool
@@ -222,7 +222,7 @@ class Plan:
 
     def _arrays(self, values: list[Any]) -> list[Any]:
         hosted = [i for i, x in enumerate(values) if not isinstance(x, jax.Array)]
-        # A copy: what NumPy made may be a view of something that lives on.
+        # A copy: a NumPy result may be a view of an array that is still used.
         copies = jax.device_put([np.array(values[i], self.dtypes[i]) for i in hosted])
         for i, x in zip(hosted, copies, strict=True):
             values[i] = x

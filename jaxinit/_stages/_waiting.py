@@ -1,6 +1,6 @@
-"""A progress bar on the terminal for what lasts longer than two seconds, as a first call of a deep model does.
+"""A progress bar on the terminal for calls that last longer than two seconds, such as a first call of a deep model.
 
-Nothing is shown in pipes, notebooks and traces, and nothing before the two seconds are over.
+In pipes, notebooks and traces nothing is shown, and nothing is shown during the first two seconds.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _is_quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", defaul
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """While the caller waits for a result; `what` is what it called."""
+    """A context in which the caller waits for a result; `what` is the function that was called."""
     shows = not _is_quiet.get() and sys.stderr is not None and sys.stderr.isatty() and ir.is_outside()
     if not shows:
         yield
@@ -36,7 +36,7 @@ def waiting(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """While something else shows progress."""
+    """A context in which something else shows progress."""
     token = _is_quiet.set(True)
     try:
         yield
@@ -45,14 +45,14 @@ def quietly() -> Iterator[None]:
 
 
 def tell(done: int, total: int) -> None:
-    """How many steps of how many are done."""
+    """How many steps out of how many are done."""
     bar = _current.get()
     if bar is not None:
         bar.tell(done, total)
 
 
 class _Bar:
-    """A bar that appears after a while. A timer begins it, whoever waits ends it, and either may be first."""
+    """A bar that appears after a while. A timer starts it, the waiting thread ends it, and either may come first."""
 
     def __init__(self, what: str):
         self._what = what
