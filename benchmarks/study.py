@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxinit
+from jaxinit._study._processes import Processes
 from jaxinit._study._programs import Compiler, Inputs, bytes_held
 from jaxinit._study._train import Training
 
@@ -192,7 +193,7 @@ def studied(what, steps, seeds):
         loss = lambda params, batch, key: what.loss(params, batch)  # noqa: E731
         training = Training(loss, optax.adam, lambda params, data: {}, samples, BATCH, samples, on_cpu)
         inputs = Inputs(jax.random.key(0), jnp.array([RATE]), what.data, what.data)
-        compiler = Compiler(training, devices, inputs, None, seeds, steps)
+        compiler = Compiler(training, Processes(devices), inputs, None, seeds, steps)
         params = jax.eval_shape(what.start, jax.random.key(0))
         programs = compiler.programs(params)
         held = bytes_held(compiler._advancing(params, programs.size, programs.length).on(devices[0]).memory())

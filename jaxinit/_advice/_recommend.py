@@ -297,6 +297,8 @@ def _of_program(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) ->
 
 
 def _variance(weight: Any, fan_in: float) -> float:
+    if not weight.is_fully_addressable:  # it stays where it is
+        return float(fan_in * jnp.var(weight))
     return float(fan_in * np.var(np.asarray(weight, np.float64 if not np.iscomplexobj(weight) else None)))
 
 

@@ -16,6 +16,7 @@ from jaxinit._arrays._dtypes import round_to as round_to
 from jaxinit._arrays._eager import jitted_alone as jitted_alone
 from jaxinit._arrays._eager import outside_traces as outside_traces
 from jaxinit._arrays._sharding import sharded as sharded
+from jaxinit._arrays._sharding import whole_array as whole_array
 from jaxinit._arrays._sharding import with_automatic_axes as with_automatic_axes
 from jaxinit._arrays._threefry import first_words as first_words
 from jaxinit._arrays._threefry import folded_in as folded_in

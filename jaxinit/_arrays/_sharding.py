@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh
 
+from jaxinit._arrays._eager import outside_traces
 from jaxinit._caches import kept_with_functions
 from jaxinit._typing import Array
 
@@ -39,6 +41,15 @@ def sharded(draw: Callable[[Any], Array], key: Any, out_sharding: NamedSharding 
         program = jax.jit(draw, out_shardings=out_sharding)
     drawn: Array = program(key)
     return drawn
+
+
+def whole_array(x: Any) -> Any:
+    """An array whose elements can be read here: all processes gather what none of them has whole."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    return outside_traces(lambda: multihost_utils.process_allgather(x, tiled=True))
 
 
 @kept_with_functions(64)

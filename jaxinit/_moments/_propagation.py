@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _program as ir
+from jaxinit._arrays import whole_array
 from jaxinit._moments import _moves, _sums
 from jaxinit._moments._elementwise import BY_PRIMITIVE, elementwise
 from jaxinit._moments._indexed import SCATTERS, gathered, scattered
@@ -69,11 +70,11 @@ def propagate(
 def _integers(variables: Sequence[ir.Variable], batch: Sequence[Any]) -> dict[ir.Atom, np.ndarray]:
     """Those leaves of the batch that are integers or booleans, and can be looked at."""
     found = zip(variables, batch, strict=True)
-    return {v: numbers(x) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and _is_array(x)}
+    return {v: numbers(whole_array(x)) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and _is_array(x)}
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray | np.generic | float | int | Array) and ir.is_known(ir.Constant(leaf))
+    return isinstance(leaf, np.ndarray | np.generic | float | int | Array) and not ir.is_traced(leaf)
 
 
 class _Propagation:
@@ -102,7 +103,7 @@ class _Propagation:
         if ir.is_key(variable):
             return constant(0, variable.shape)
         if _is_array(leaf):
-            array = numbers(leaf)
+            array = numbers(whole_array(leaf))
             if not is_one_number(array) and np.isfinite(mean_square(array)):
                 return of_array(array)
         if ir.is_floating(variable):

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxinit import _program as ir
+from jaxinit._arrays import whole_array
 from jaxinit._typing import Array
 
 
@@ -232,6 +233,6 @@ def concrete(leaf: Any) -> np.ndarray | None:
     """The numbers of a leaf, where they can be looked at here and now."""
     if not isinstance(leaf, np.ndarray | jax.Array) or ir.is_traced(leaf):
         return None
-    if not getattr(leaf, "is_fully_addressable", True) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return None
-    return np.array(leaf, np.float64).reshape(-1)
+    return np.array(whole_array(leaf), np.float64).reshape(-1)

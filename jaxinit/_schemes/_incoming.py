@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import whole_array
 from jaxinit._moments import Incoming, Samples, constant, mean_square, normal_samples, of_array, propagate
 from jaxinit._program import is_traced
 from jaxinit._reading import Layer, LeafRole, Traced, Use, Weight, weights_made
@@ -108,7 +109,7 @@ def _known(leaf: Any) -> np.ndarray | None:
     """The numbers of a leaf, if they are known outside a trace."""
     if isinstance(leaf, jax.ShapeDtypeStruct) or is_traced(leaf) or not hasattr(leaf, "dtype"):
         return None
-    if not getattr(leaf, "is_fully_addressable", True) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return None
-    found = np.asarray(leaf)
+    found = np.asarray(whole_array(leaf))
     return found if found.dtype.kind in "biufc" else found.astype(np.float64)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import whole_array
 from jaxinit._moments import Incoming, terms
 from jaxinit._program import is_traced
 from jaxinit._reading import (
@@ -202,7 +203,7 @@ def _is_zero(leaf: Any) -> bool:
     """Whether an array is known to be zero."""
     if isinstance(leaf, jax.ShapeDtypeStruct) or is_traced(leaf) or not hasattr(leaf, "dtype"):
         return False
-    return bool(getattr(leaf, "is_fully_addressable", True)) and not np.any(np.asarray(leaf))
+    return not np.any(np.asarray(whole_array(leaf)))
 
 
 def _others(

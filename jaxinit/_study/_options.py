@@ -98,9 +98,9 @@ def check_params(params: Any) -> None:
 
 
 def device_list(devices: Any) -> list[Any]:
-    """The devices, by default all local ones."""
+    """The devices, by default those of all processes."""
     if devices is None:
-        return jax.local_devices()
+        return jax.devices()
     listed = list(devices) if isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str) else []
     if not listed or not all(isinstance(device, jax.Device) for device in listed):
         raise TypeError(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._stages import Ahead
+from jaxinit._study._processes import Processes
 from jaxinit._study._starts import Draw
 from jaxinit._study._train import SEED, State, Training
 from jaxinit._typing import Array
@@ -79,7 +80,7 @@ class Compiler:
 
     Args:
       training: what to do with a seed.
-      devices: the devices; starts are drawn and metrics measured on the first.
+      processes: share the study; each draws starts and measures metrics on its first device.
       inputs: the inputs of the programs.
       chunk: seeds in a program; None to choose it here.
       seeds: number of seeds of the study.
@@ -87,10 +88,10 @@ class Compiler:
     """
 
     def __init__(
-        self, training: Training, devices: Sequence[Any], inputs: Inputs, chunk: int | None, seeds: int, steps: int
+        self, training: Training, processes: Processes, inputs: Inputs, chunk: int | None, seeds: int, steps: int
     ) -> None:
         self.training = training
-        self.devices = list(devices)
+        self.processes, self.devices = processes, processes.devices
         self.inputs = inputs.on(self.devices[0])
         self._chunk = chunk
         self._seeds = seeds
@@ -125,21 +126,23 @@ class Compiler:
     def _fitting(self, params: Any) -> Programs:
         """Programs with as many seeds as memory can hold."""
         first, length = self.devices[0], segment(self._steps)
-        chunk = self._chunk or (_CPU_CHUNK if self.training.on_cpu else math.ceil(self._seeds / len(self.devices)))
+        everywhere = len(self.devices) * self.processes.count
+        chunk = self._chunk or (_CPU_CHUNK if self.training.on_cpu else math.ceil(self._seeds / everywhere))
         free = _free_bytes(first)
         while True:
             advancing = self._advancing(params, chunk, length)
             held = bytes_held(advancing.on(first).memory())
-            if self._chunk is not None or held <= free or chunk == 1:
+            fits = self._chunk is not None or held <= free or chunk == 1
+            smaller = self.processes.least(chunk if fits else max(1, min(chunk - 1, int(chunk * free / held))))
+            if smaller == chunk:
                 break
-            chunk = max(1, min(chunk - 1, int(chunk * free / held)))
-        at_once = math.ceil(self._seeds / chunk)
+            chunk = smaller
+        at_once = math.ceil(self._seeds / chunk / self.processes.count)
         if self.training.on_cpu:  # CPU devices share one memory, and a small program keeps one core busy
             cores = os.cpu_count() or 1
             at_once = max(1, min(at_once, max(cores, len(self.devices)), int(free / max(held, 1))))
-            places = [self.devices[i % len(self.devices)] for i in range(at_once)]
-        else:
-            places = self.devices[:at_once]
+        at_once = self.processes.least(at_once if self.training.on_cpu else min(at_once, len(self.devices)))
+        places = [self.devices[i % len(self.devices)] for i in range(at_once)]
         return Programs(
             size=chunk,
             places=places,

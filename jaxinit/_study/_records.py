@@ -173,14 +173,14 @@ class Records:
         _store.write(path, header, arrays)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> tuple["Records", dict[str, Any]]:
-        """The table of a file, and the further facts.
+    def read(cls, path: str | os.PathLike[str], contents: bytes | None = None) -> tuple["Records", dict[str, Any]]:
+        """The table of a file, or of what was in it, and the further facts.
 
         Raises:
           FileNotFoundError: there is no such file.
           ValueError: it is damaged, or not a study.
         """
-        header, arrays = _store.read(path)
+        header, arrays = _store.read(path, contents)
         try:
             plan = Plan(**header["plan"])
             plan = dataclasses.replace(plan, learning_rates=tuple(plan.learning_rates))

@@ -1,7 +1,8 @@
 """The loop of a study: one start after another, one turn of seeds after another, with checkpoints.
 
-A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core. Its
-groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each seed.
+A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core, of every
+process. Its groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each
+seed, whatever devices and processes the study goes on with.
 """
 
 import concurrent.futures
@@ -96,59 +97,97 @@ class Runner:
         if running is not None and running.start == start.name and set(running.seeds) <= set(pending):
             self._run_turn(start, running.seeds, running)
             pending = [seed for seed in pending if seed not in running.seeds]
-        width = start.programs.size * len(start.programs.places)
+        width = start.programs.size * len(start.programs.places) * self._compiler.processes.count
         for first in range(0, len(pending), width):
             self._run_turn(start, pending[first : first + width])
 
     def _run_turn(self, start: _Start, turn: Sequence[int], running: Running | None = None) -> None:
         programs, steps = start.programs, self._records.plan.steps
-        seeds = _padded(np.array(turn, np.uint32), programs.size)
+        seeds = self._part(np.array(turn, np.uint32), programs.size)
         places = [i % len(programs.places) for i in range(len(seeds))]
         if running is None:
-            states, initial = self._begun(start, seeds, len(turn))
-            step, losses = 0, []
+            states, initial = self._begun(start, seeds)
+            step, losses = 0, list[np.ndarray]()
         else:
-            states, initial = self._restored(start, running), running.initial
-            step, losses = running.step, [running.losses]
+            states, initial = self._restored(start, running)
+            before = self._part(running.losses, programs.size)
+            step, losses = running.step, [np.concatenate(before)] if before else []
         self._progress.training(start.name)
         states = [jax.device_put(state, programs.places[i]) for i, state in zip(places, states, strict=True)]
-        with concurrent.futures.ThreadPoolExecutor(len(seeds)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(max(1, len(seeds))) as pool:
             while step < steps:
                 length = min(programs.length, steps - step)
                 began = time.perf_counter()
                 advance = functools.partial(_advanced_once, programs, step)
-                found = list((pool.map if len(seeds) > 1 else map)(advance, places, states, seeds))
-                states = [state for state, _ in found]
-                losses.append(_gathered([new for _, new in found], len(turn)))
+                advanced = list((pool.map if len(seeds) > 1 else map)(advance, places, states, seeds))
+                states = [state for state, _ in advanced]
+                losses += [_gathered([new for _, new in advanced])] if advanced else []
                 self._tick(length * len(turn), time.perf_counter() - began)
                 step += length
-                if step < steps and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
-                    leaves = [_gathered(parts, len(turn)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
-                    self._records.running = Running(
-                        start.name, tuple(turn), step, leaves, np.concatenate(losses, axis=1), initial
-                    )
+                if step < steps and self._is_time():
+                    leaves = [_gathered(parts) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
+                    self._records.running = self._interrupted(start, turn, step, leaves, losses, initial)
                     self._checkpoint()
         home = self._compiler.devices[0]
-        final = _measured([programs.finish(jax.device_put(state, home)) for state in states], len(turn))
-        curves = np.concatenate(losses, axis=1).swapaxes(1, 2)
-        self._records.enter(start.name, turn, _as_float(curves), initial, final)
+        final = _measured([programs.finish(jax.device_put(state, home)) for state in states])
+        curves = {"": _as_float(np.concatenate(losses, axis=1).swapaxes(1, 2))} if losses else {}
+        found = self._everyones(turn, losses=curves, initial=initial, final=final)
+        self._records.enter(start.name, turn, found["losses"][""], found["initial"], found["final"])
         self._records.running = None
-        if time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
+        if self._is_time():
             self._checkpoint()
 
-    def _begun(self, start: _Start, seeds: Sequence[Any], count: int) -> tuple[list[Any], dict[str, np.ndarray]]:
+    def _begun(self, start: _Start, seeds: Sequence[Any]) -> tuple[list[Any], dict[str, np.ndarray]]:
         """The states of groups before training, and their initial metrics."""
         begun = [start.programs.begin(start.drawing(group)) for group in seeds]
-        return [state for state, _ in begun], _measured([metrics for _, metrics in begun], count)
+        return [state for state, _ in begun], _measured([metrics for _, metrics in begun])
 
-    def _restored(self, start: _Start, running: Running) -> list[Any]:
-        """The states of a checkpoint, in groups."""
+    def _interrupted(
+        self,
+        start: _Start,
+        turn: Sequence[int],
+        step: int,
+        leaves: Sequence[np.ndarray],
+        losses: Sequence[np.ndarray],
+        initial: Mapping[str, np.ndarray],
+    ) -> Running:
+        """What all processes have in training."""
+        curves = {"": np.concatenate(losses, axis=1)} if losses else {}
+        states = {str(i): leaf for i, leaf in enumerate(leaves)}
+        found = self._everyones(turn, leaves=states, losses=curves, initial=initial)
+        held = [found["leaves"][str(i)] for i in range(len(found["leaves"]))]
+        return Running(start.name, tuple(turn), step, held, found["losses"][""], found["initial"])
+
+    def _restored(self, start: _Start, running: Running) -> tuple[list[Any], dict[str, np.ndarray]]:
+        """The states of a checkpoint, in groups, and their initial metrics."""
         likes, structure = jax.tree.flatten(start.state)
         if len(running.leaves) != len(likes):
             raise ValueError("the checkpoint in the file of this study is damaged; move the file away")
         leaves = [from_stored(array, like) for array, like in zip(running.leaves, likes, strict=True)]
-        groups = zip(*(_padded(leaf, start.programs.size) for leaf in leaves), strict=True)
-        return [jax.tree.unflatten(structure, group) for group in groups]
+        groups = zip(*(self._part(leaf, start.programs.size) for leaf in leaves), strict=True)
+        initial = {name: self._part(values, start.programs.size) for name, values in running.initial.items()}
+        return (
+            [jax.tree.unflatten(structure, group) for group in groups],
+            {name: np.concatenate(parts) for name, parts in initial.items() if parts},
+        )
+
+    def _part(self, array: Any, size: int) -> Sequence[Any]:
+        """The groups of a turn's rows that this process sees to."""
+        return self._compiler.processes.part(_padded(array, size))
+
+    def _everyones(self, turn: Sequence[int], **tables: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        """The rows of all processes, in the order of the turn."""
+        mine = {f"{table}/{name}": rows for table, entries in tables.items() for name, rows in entries.items()}
+        joined = self._compiler.processes.joined(mine)
+        found: dict[str, dict[str, np.ndarray]] = {table: {} for table in tables}
+        for full, rows in joined.items():
+            table, _, name = full.partition("/")
+            found[table][name] = rows[: len(turn)]
+        return found
+
+    def _is_time(self) -> bool:
+        """Whether to save what there is; all processes agree."""
+        return self._compiler.processes.first(time.monotonic() - self._saved > _CHECKPOINT_SECONDS)
 
     def _tick(self, steps: int, seconds: float) -> None:
         seed_steps = steps * len(self._records.plan.learning_rates)
@@ -172,12 +211,12 @@ def _padded(array: Any, size: int) -> list[Any]:
     return [array[part] for part in rows.reshape(count, size)]
 
 
-def _gathered(parts: Sequence[Any], count: int) -> np.ndarray:
-    return np.concatenate([as_stored(part) for part in parts])[:count]
+def _gathered(parts: Sequence[Any]) -> np.ndarray:
+    return np.concatenate([as_stored(part) for part in parts])
 
 
-def _measured(groups: Sequence[Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
-    return {name: _as_float(np.concatenate([np.asarray(g[name]) for g in groups])[:count]) for name in groups[0]}
+def _measured(groups: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: _as_float(np.concatenate([np.asarray(g[name]) for g in groups])) for name in (groups or [{}])[0]}
 
 
 def _as_float(array: np.ndarray) -> np.ndarray:

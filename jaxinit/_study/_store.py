@@ -5,6 +5,7 @@ the writer is killed. Nothing in it is pickled: an untrusted file can be wrong, 
 """
 
 import contextlib
+import io
 import json
 import os
 import zipfile
@@ -36,15 +37,15 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
         raise
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a study.
+def read(path: str | os.PathLike[str], contents: bytes | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a study, from the file or from what was in it.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or not a study.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if contents is None else io.BytesIO(contents) as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is not an npz file, or it is cut short")
             file.seek(0)

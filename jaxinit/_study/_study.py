@@ -5,13 +5,13 @@ import functools
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arrays import whole_array
 from jaxinit._checks import check_flag, check_integer, check_number
 from jaxinit._public import __version__
 from jaxinit._study._metrics import as_metrics, chosen_metric
@@ -28,6 +28,7 @@ from jaxinit._study._options import (
     seed_numbers,
     typed_key,
 )
+from jaxinit._study._processes import Processes
 from jaxinit._study._programs import Compiler, Inputs, data_digest, program_digest
 from jaxinit._study._progress import progress_bar
 from jaxinit._study._records import Plan, Records
@@ -105,7 +106,8 @@ def study(
       key: a JAX key; by default `jax.random.key(0)`.
       chunk: seeds in one program. By default two on a CPU, and elsewhere an equal share for each device; fewer
         if memory could not hold them.
-      devices: where to run; by default on all local devices of the default backend.
+      devices: where to run; by default on all devices of the default backend. If `jax.distributed` connects several
+        processes, they all make the same call and share the study; with `jax.local_devices()` each runs its own.
       path: a file for the study, written as it runs. If the study is interrupted, the same call continues from there;
         more seeds and starts may be added later. A result that `save` wrote after a study without a path cannot be
         used here: it does not record which model, loss and data it belongs to.
@@ -141,6 +143,7 @@ def study(
     check_params(params)
     check_path(path)
     places = device_list(devices)
+    processes = Processes(places)
     for name, flag in {"stochastic": stochastic, "progress": progress}.items():
         check_flag(name, flag)
     if maximize is not None:
@@ -182,8 +185,8 @@ def study(
     inputs = Inputs(
         key,
         jnp.array(rates, jnp.result_type(float)),
-        jax.tree.map(jnp.asarray, data),
-        jax.tree.map(jnp.asarray, data if test_data is None else test_data),
+        jax.tree.map(_here, data),
+        jax.tree.map(_here, data if test_data is None else test_data),
     )
     draws = {name: as_draw(name, start, params, program) for name, start in named.items()}
     name, draw = next(iter(draws.items()))
@@ -206,9 +209,10 @@ def study(
         {} if path is None else {name: program_digest(training, draw, inputs, steps) for name, draw in draws.items()}
     )
     records = Records(Plan(rates, operator.index(steps), settings, digests), tuple(named), numbers)
-    if path is not None and Path(path).exists():
-        records.take_over(Records.read(path)[0], path)
-    compiler = Compiler(training, places, inputs, chunk, len(numbers), records.plan.steps)
+    contents = None if path is None else processes.contents(path)
+    if path is not None and contents is not None:
+        records.take_over(Records.read(path, contents)[0], path)
+    compiler = Compiler(training, processes, inputs, chunk, len(numbers), records.plan.steps)
 
     def facts() -> dict[str, Any]:
         further = {
@@ -220,12 +224,17 @@ def study(
         return {"metric": metric, "maximize": maximize, "diverged_above": diverged_above, "settings": further}
 
     def save() -> None:
-        if path is not None:
+        if path is not None and processes.is_first:
             records.write(path, facts())
 
     each = len(rates) * records.plan.steps
-    bar = progress_bar(progress, records.done.size * each, int(records.done.sum()) * each)
+    bar = progress_bar(progress and processes.is_first, records.done.size * each, int(records.done.sum()) * each)
     with contextlib.closing(compiler), bar as told:
         runner = Runner(compiler, records, save, told)
         runner.run(draws)
     return result_of(records, **facts())
+
+
+def _here(x: Any) -> Any:
+    """An array that every device can have a copy of."""
+    return jnp.asarray(whole_array(x))
