@@ -1,9 +1,9 @@
-"""Where activations meet what layers make: at a layer's output, or beyond what stands between the two.
+"""Where activations are applied to the outputs of layers: directly, or after other operations in between.
 
-Between a layer and its activation there may be a normalization, which makes of the output statistics and joins them
-with it again element by element; gains and offsets; one addition of other data, as in a recurrent cell, where layers
-of the input and of the state meet; and cuts of a fused output into gates. Elements are followed through all of these
-until an activation takes them.
+Between a layer and its activation there may be a normalization, which computes statistics of the output and combines
+them with it again element by element; gains and offsets; one addition of other data, as in a recurrent cell, where
+layers of the input and of the state are added; and cuts of a fused output into gates. Elements are followed through all
+of these to the activation.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _ADDITIONS = (ir.add_p, ir.add_any_p)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ActivationInput:
-    """Where an activation takes what a weight makes, or some of it.
+    """Where an activation is applied to the output of a weight, or to part of it.
 
     Attributes:
       weight: the weight.
       value: the input of the activation.
-      activation: the activation; None for a weight that meets none, whose value is the layer's output.
-      samples, features: the dimensions of the value along which samples and positions lie, and those of the units.
-      normalized: whether statistics of the output stand between.
+      activation: the activation; None for a weight without one, whose value is the layer's output.
+      samples, features: the dimensions of the value along which samples and positions are, and those of the units.
+      normalized: whether statistics of the output come in between.
       segment: (dimension, start, stop) of the value that belongs to the weight, or None for all of it.
     """
 
@@ -46,7 +46,7 @@ class ActivationInput:
     segment: tuple[int, int, int] | None
 
     def of(self, value: Array) -> Array:
-        """What belongs to the weight."""
+        """The part that belongs to the weight."""
         if self.segment is None:
             return value
         dimension, start, stop = self.segment
@@ -54,7 +54,7 @@ class ActivationInput:
 
 
 def activation_inputs(flow: Flow, leaves: Sequence[Any] = ()) -> dict[Weight, list[ActivationInput]]:
-    """For each unit of a program, where it meets activations; its own output if it meets none."""
+    """For each unit of a program, where activations are applied to it; its own output if there are none."""
     found: dict[Weight, list[ActivationInput]] = {weight: [] for weight in flow.analysis.weights}
     for program in programs_of(flow.analysis.program):
         for activation_input in _ActivationInputs(flow, program, leaves).activation_inputs():
@@ -69,9 +69,9 @@ class _ActivationInputs:
       tracks: value → output of a layer → how the elements of the value come from it.
       added: values to which other data have been added.
       normalized: values that statistics have gone into.
-      statistics: values that are made of the tracked ones, and of no other data.
-      taken: outputs of layers that other layers have taken as they are: a sum in which they meet other data again is
-        no longer theirs.
+      statistics: values that are computed only from the tracked ones.
+      taken: outputs of layers that other layers have used directly: a sum in which they are added to other data again
+        no longer belongs to them.
     """
 
     def __init__(self, flow: Flow, program: ir.Program, leaves: Sequence[Any]):
@@ -87,7 +87,7 @@ class _ActivationInputs:
         self.statistics: set[ir.Atom] = set()
         self.taken: set[ir.Variable] = set()
         self.entries = {entry.equation for use in analysis.uses.values() for entry in use.entries}
-        # What a call with a derivative of its own computes on the way to its results is nobody else's to see.
+        # Intermediate values of a call with a custom derivative are invisible outside of it.
         self.hidden: set[ir.Atom] = set()
         for call in program.calls:
             if not any(e in analysis.uses for e in call.inlined):
@@ -132,7 +132,7 @@ class _ActivationInputs:
             self.normalized.update(equation.outputs)
 
     def _sums_up(self, equation: ir.Equation) -> bool:
-        """Whether an equation makes statistics; a largest value is taken off for safety, not to normalize."""
+        """Whether an equation computes statistics; subtracting a maximum is for safety, not normalization."""
         contracts = equation.primitive in ir.CONTRACTIONS and equation not in self.consumers.idle
         return equation.primitive is not ir.reduce_max_p and not contracts
 
@@ -141,7 +141,7 @@ class _ActivationInputs:
         starts = [set(self.tracks[a]) for a in tracked]
         gone: set[ir.Variable] = set()
         if strange or any(x != starts[0] for x in starts):
-            # One addition only: further on, a stream sums many branches, and none of them is what is activated.
+            # One addition only: further on, a stream sums many branches, and it is not they that are activated.
             tracked = [a for a in tracked if a not in self.added]
             if equation.primitive not in _ADDITIONS:
                 return

@@ -1,8 +1,8 @@
 """Which operations of a program are layers, of which weights, and which weights share a scale.
 
-One walk in execution order carries the dependence of every value (see `_dependence`) and records each operation between
-data and a weight as a use. Uses that read the same part of a leaf belong to one weight: the smallest part of the
-parameters that can be scaled by itself (see `_grouping`).
+One walk in execution order computes the dependence of every value (see `_dependence`) and records each operation
+between data and a weight as a use. Uses that read the same part of a leaf belong to one weight: the smallest part of
+the parameters that can be scaled on its own (see `_grouping`).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jaxinit._reading._towers import inputs_of_towers
 from jaxinit._reading._weights import Loop, Weights
 
 _MOST_TOWERS = 8
-"""Towers upon towers: more than these are left unread."""
+"""The maximum number of towers that build on one another; further ones are not read."""
 
 
 def analyse(program: ir.Program, leaf_count: int) -> Analysis:
@@ -58,14 +58,14 @@ def analyse(program: ir.Program, leaf_count: int) -> Analysis:
 
 
 def _of_input(variable: ir.Variable, index: int, leaf_count: int) -> Dependence:
-    """A leaf, unless it holds no floating-point numbers and so cannot be scaled; or data."""
+    """A leaf, if it holds floating-point numbers and so can be scaled; otherwise data."""
     if index >= leaf_count:
         return DATA
     return dependence.of_leaf(index, variable.shape) if ir.is_floating(variable) else INDEPENDENT
 
 
 class _Known:
-    """What values depend on, as far as a program has been walked."""
+    """What values depend on, for the part of a program that has been walked."""
 
     def __init__(self, as_data: frozenset[ir.Atom]):
         self.as_data = as_data
@@ -81,7 +81,7 @@ class _Known:
         return self.constants[atom]
 
     def so_far(self, atom: ir.Atom) -> Dependence:
-        """As `of`; what has not been walked yet depends on data."""
+        """Like `of`; values that have not been walked yet depend on data."""
         return self.dependences.get(atom, DATA) if isinstance(atom, ir.Variable) else self.of(atom)
 
 
@@ -104,7 +104,7 @@ class _Analyser:
             self.notes.read_leaves |= set(self.of(atom).degrees)
 
     def became(self, atoms: Sequence[ir.Variable], values: Sequence[Dependence]) -> None:
-        """Remembers what values depend on; of those that are data to a tower, the leaves are read here."""
+        """Records what values depend on; if a value is data to a tower, its leaves are read here."""
         self.dependences.update(zip(atoms, values, strict=True))
         for atom in atoms if self.as_data else ():
             if atom in self.as_data:
@@ -115,7 +115,7 @@ class _Analyser:
         self.became(program.inputs, inputs)
         consumers = program.readers
         self.producers.update(program.producers)
-        # What depends on no data comes first, so that a bias is known when its layer asks for it.
+        # Values that depend on no data come first, so that a bias is known when its layer needs it.
         late: list[ir.Equation] = []
         unknown: set[ir.Atom] = {v for v in program.inputs if self.dependences[v].data}
         for equation in program.equations:
@@ -126,7 +126,7 @@ class _Analyser:
                         self.noise.update(equation.outputs)
                     results = self.equation(equation, arguments, loops, consumers)
                     self.became(equation.outputs, results)
-                    # To layers of a tower, what comes from here is data.
+                    # For the layers of a tower, values from here are data.
                     unknown.update(v for v in equation.outputs if v in self.as_data)
                     continue
             unknown.update(equation.outputs)
@@ -188,7 +188,7 @@ class _Analyser:
     def mixed_in(
         self, equation: ir.Equation, arguments: list[Dependence], results: list[Dependence]
     ) -> list[Dependence]:
-        """Data made of leaves that data has chosen or multiplied, and which of them are a weight but for that."""
+        """Data computed from leaves that data has chosen or multiplied, and which of these would else be weights."""
         if self.notes.recording and equation.primitive in ir.CONTRACTIONS:
             self.notes.opaque.extend((leaf, REASON) for leaf in weights_among(equation, arguments, self.weights.shapes))
         found = leaves_mixed_in(equation, arguments)
@@ -199,7 +199,7 @@ class _Analyser:
     def holder(self, equation: ir.Equation, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         """A loop or a branch."""
         self.slices.enter(equation)
-        # Noise that it reads is noise inside it.
+        # Noise that a program inside reads is noise there, too.
         self.noise.update(v for entered in ir.entrances(equation) for v, atom in entered if atom in self.noise)
         match equation:
             case ir.Scan():
@@ -229,7 +229,7 @@ class _Analyser:
     def loop(self, equation: ir.While, arguments: list[Dependence], loops: tuple[Loop, ...]) -> list[Dependence]:
         first, second = equation.condition_consts, equation.condition_consts + equation.body_consts
         condition_consts, consts, carry = arguments[:first], arguments[first:second], arguments[second:]
-        # How often it runs, only the data knows: twice stands for more than once.
+        # How often it runs depends on data: twice represents more than once.
         inner = (*loops, Loop(2, frozenset()))
 
         def step(carry: list[Dependence]) -> list[Dependence]:
@@ -255,7 +255,7 @@ class _Analyser:
         return results
 
     def decided(self, cases: Sequence[Dependence], by: Dependence) -> Dependence:
-        """One of several values, as another one decides."""
+        """One of several values, chosen by another one."""
         result = dependence.decided(functools.reduce(dependence.joined, cases), by)
         return dataclasses.replace(result, mixed_in=union(cases)) if by.data else result
 
@@ -290,7 +290,7 @@ class _Analyser:
         return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
 
     def whole_segments(self, value: Dependence, shape: Geometry) -> Dependence:
-        """A weight, whose segments are weights of their own if they lie along features of its output."""
+        """A weight, whose segments are separate weights if they are concatenated along features of its output."""
         if value.segments is None or value.segments.dimension in shape.out_dims:
             return value
         return dependence.together(value.parts)
@@ -327,7 +327,7 @@ class _Analyser:
         consumers: dict[ir.Atom, list[ir.Equation | None]],
         picked: Picked | None = None,
     ) -> Use | None:
-        """The layer of a weight that these entries take, with its output made by an equation."""
+        """The layer of a weight that is used by these entries, with its output computed by an equation."""
         segments = value.segments
         segmented = segments.dimension if segments else None
         end = finish_of(equation, consumers, shape, self.known_so_far, segmented, self.noise)
@@ -351,7 +351,7 @@ class _Analyser:
         segment_dim = placed[segments.dimension] if segments else None
         walked = {component.weight.leaf for component in components}
         repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
-        # A sum over experts, each by its share, is a mean of outputs and no product with a weight.
+        # A weighted sum over experts is a mean of outputs and not a product with a weight.
         features = [placed[d] for d in feature_dims(components, shape) if d in placed]
         around = Around(consumers, self.producers, self.known_so_far)
         use = Use(

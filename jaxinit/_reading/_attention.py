@@ -1,10 +1,10 @@
 """Attention, found by what it computes: softmax(Q Kᵀ) V, three layers before it and one after it.
 
-A contraction of data with data whose one operand comes from another such contraction through an exponential mixes
-values by the probabilities of scores. The layers that the operands come from are the query, key and value projections,
-wherever the program cuts them from; the layers that the mixture goes to are output projections.
+When a contraction of data with data has an operand that comes from another such contraction through an exponential, it
+mixes values by the probabilities of scores. The layers that the operands come from are the query, key and value
+projections, wherever the program cuts them from; the layers that the mixture goes to are output projections.
 
-Both contractions may lie inside a loop over blocks of queries or of keys, with the layers around it.
+Both contractions may be inside a loop over blocks of queries or of keys, with the layers around it.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """One attention: the layers it is made of.
+    """One attention: the layers that it consists of.
 
     Attributes:
       query, key, value: what the operands come from.
@@ -49,8 +49,8 @@ class Attention:
       size: the contracted size, of one head.
       cross: whether queries and keys come from different data.
       probabilities: what the values are mixed by.
-      summed: the dimensions of the probabilities along which the values lie.
-      in_parts: whether a loop around computes it in parts, of queries or of keys.
+      summed: the dimensions of the probabilities that belong to the values.
+      in_parts: whether a loop around it computes it in parts, of queries or of keys.
     """
 
     query: tuple[Features, ...]
@@ -71,14 +71,14 @@ def attentions(flow: Flow, connections: Iterable[Skip]) -> list[Attention]:
 
 
 class _Nest(NamedTuple):
-    """Programs one within the other, outermost first, and the equations that hold all but the first."""
+    """Nested programs, outermost first, and the equations that hold all but the first."""
 
     programs: tuple[ir.Program, ...]
     holders: tuple[ir.Equation, ...] = ()
 
 
 def _nests(program: ir.Program, around: _Nest | None = None) -> Iterator[_Nest]:
-    """Every program, with those that it lies in."""
+    """Every program, with those around it."""
     programs, holders = around or ((), ())
     nest = _Nest((*programs, program), holders)
     yield nest
@@ -90,7 +90,7 @@ def _nests(program: ir.Program, around: _Nest | None = None) -> Iterator[_Nest]:
 class _Attentions:
     """The attention in one program.
 
-    No search goes beyond layers and the sums of skip connections, so that each looks at one block.
+    The search stops at layers and at the sums of skip connections, so each search looks at one block.
     """
 
     def __init__(self, flow: Flow, nest: _Nest, sums: frozenset[ir.Variable]):
@@ -131,11 +131,11 @@ class _Attentions:
 
     @functools.cached_property
     def levels(self) -> dict[ir.Variable, int]:
-        """How deep the programs lie whose inputs values are."""
+        """The nesting depth of the programs whose inputs values are."""
         return {v: i for i, program in enumerate(self.nest.programs) for v in program.inputs}
 
     def _entry(self, atom: ir.Variable) -> ir.Equation | None:
-        """That an input of a loop's or a branch's program is a value around it, or a slice of one, as an equation."""
+        """Treats an input of a loop's or a branch's program as an equation of a value around it, or a slice of one."""
         sources = self.flow.sources(atom)
         if len(sources) != 1 or atom not in self.levels:
             return None
@@ -156,7 +156,7 @@ class _Attentions:
         return [x for x in results if x.query and x.key and x.value]
 
     def _score(self, probabilities: ir.Atom) -> ir.Equation | None:
-        """The contraction that probabilities come from through an exponential, if there is one alone."""
+        """The contraction that probabilities come from through an exponential, if there is exactly one."""
         passed = list(self.flow.upstream([probabilities], self.ends.__contains__))
         producers = [self.flow.producer.get(a) for a in passed]
         scores = [self.mixes[a] for a in passed if isinstance(a, ir.Variable) and a in self.mixes]
@@ -181,7 +181,7 @@ class _Attentions:
         )
 
     def _key_operand(self, mix: ir.Equation, operand: int, score: ir.Equation) -> int:
-        """Which operand of the scores the keys are: the one whose positions the mixture sums over."""
+        """Which operand of the scores is the keys: the one whose positions the mixture sums over."""
         (start,) = score.outputs
         probabilities = mix.inputs[operand]
         passed = list(self.flow.upstream([probabilities], self.ends.__contains__))
@@ -239,7 +239,7 @@ class _Attentions:
 
 
 def encoder_uses(flow: Flow, found: Iterable[Attention]) -> frozenset[Use]:
-    """The layers that the memory of cross attention is computed from; none without cross attention."""
+    """The layers that the memory of cross attention is computed from; empty without cross attention."""
     memories = [b.use.data for a in found if a.cross for b in a.key]
     atoms = set(flow.upstream(memories, lambda a: False))
     return frozenset(s for s in flow.analysis.uses.values() if s.finish.outputs[0] in atoms)

@@ -18,7 +18,7 @@ class End(NamedTuple):
 
     Attributes:
       equation: the operation itself, or the last addition of a bias to its output.
-      biases: what is added, in order.
+      biases: the biases in order.
       bias_dims: the dimensions of the end's output along which the sum of the biases varies.
       dimensions: dimension of the operation's output → dimension of the end's, for those that are kept whole.
       sign: with which the operation's output enters the end's.
@@ -39,10 +39,10 @@ def finish_of(
     segmented: int | None,
     noise: Container[ir.Atom] = frozenset(),
 ) -> End:
-    """The end of a layer, whose weight is concatenated along the dimension `segmented`, if at all.
+    """The end of a layer, whose weight may be concatenated along the dimension `segmented`.
 
-    Its output is followed while each step is a sum or difference with what depends on no data, a change of sign, or a
-    rearrangement; the last sum is the end.
+    Its output is followed as long as each step is a sum or difference with a value that depends on no data, a change of
+    sign, or a rearrangement; the last sum is the end.
     """
     end = End(equation, (), frozenset(), {d: d for d in range(len(equation.outputs[0].shape))})
     if shape.kind == "embed":
@@ -59,7 +59,7 @@ def finish_of(
         following = readers[0]
         if following.primitive in ir.ADDITIONS:
             added = _added(following, value, of)
-            # A table to each row of which the output is added makes more of it than there was.
+            # Adding the output to each row of a table makes it larger than it was.
             if added is None or following.outputs[0].shape != value.shape:
                 return end
             if _is_centred(following, value, consumers, of):
@@ -73,8 +73,8 @@ def finish_of(
             dimensions = _dimensions(origin, equation.outputs[0].shape)
             if segmented is not None and shape.placed[segmented] not in dimensions:
                 return end
-            # A number that comes last may belong to the activation, as in hard sigmoids, and changes no variance;
-            # noise that comes last does belong to it, with its moments.
+            # A constant at the end may belong to the activation, as in hard sigmoids, and does not change the variance;
+            # noise at the end does belong to it, with its moments.
             if bias.is_parameter or (dims and not is_noise):
                 end = End(following, biases, varying, dimensions, sign)
         elif following.primitive is ir.neg_p:
@@ -97,9 +97,9 @@ def _is_centred(
     consumers: dict[ir.Atom, list[ir.Equation | None]],
     of: Callable[[ir.Atom], Dependence],
 ) -> bool:
-    """Whether a difference takes a known mean off a value, as what it goes into is a division by known deviations.
+    """Whether a difference subtracts a known mean from a value, because its result is divided by known deviations.
 
-    A batch normalization with running statistics does so. Its mean belongs to the normalization, and not to the layer.
+    A batch normalization with running statistics does so. Its mean belongs to the normalization, not to the layer.
     """
     if equation.primitive is not ir.sub_p or equation.inputs[0] is not value:
         return False
@@ -120,7 +120,7 @@ def _is_centred(
 
 
 def _is_contracted(product: ir.Equation, factor: ir.Atom, consumers: dict[ir.Atom, list[ir.Equation | None]]) -> bool:
-    """Whether a sum runs along dimensions in which a factor of a product element by element has several elements."""
+    """Whether a sum runs along dimensions in which a factor of an elementwise product has several elements."""
     return any(
         reader is not None
         and reader.primitive is ir.reduce_sum_p
@@ -147,7 +147,7 @@ def _added(
 
 
 def _moved(varying: frozenset[int], shape: tuple[int, ...], move: Move) -> frozenset[int] | None:
-    """The dimensions along which a value varies once it is rearranged."""
+    """The dimensions along which a value varies after it is rearranged."""
     after = move(Origin.of_leaf(0, shape))
     if after is None:
         return None
@@ -155,7 +155,7 @@ def _moved(varying: frozenset[int], shape: tuple[int, ...], move: Move) -> froze
 
 
 def _dimensions(origin: Origin, sizes: tuple[int, ...]) -> dict[int, int]:
-    """Dimension of the operation's output → dimension of a value made of it, for those that are kept whole."""
+    """Dimension of the operation's output → dimension of a value computed from it, for those that are kept whole."""
     alone = ((d, dim[0]) for d, dim in enumerate(origin.dims) if len(dim) == 1)
     return {f.axis: d for d, f in alone if f.size == sizes[f.axis] and not f.flipped}
 

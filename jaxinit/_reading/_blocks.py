@@ -1,7 +1,7 @@
-"""What blocks of a weight are for: query, key, value and output of attention, the gates of recurrent cells.
+"""The roles of blocks of a weight: query, key, value and output of attention, the gates of recurrent cells.
 
-A fused weight is cut by the program after its product; each block is a set of columns of the weight, in the layout
-(fan-in, fan-out), or of elements of a bias.
+The program cuts the output of a fused weight after its product. Each block is a set of columns of the weight, in the
+layout (fan-in, fan-out), or of elements of a bias.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Block:
       state_rows: the rows (start, stop) of the weight that meet the state of a recurrent cell, or None.
       cell: number of the recurrent cell that it is a weight of, or None.
       open: for a forget gate, by how much the program itself opens it: the logit of the gate at zero.
-      onward: what a block of a fused weight goes on as, where its blocks go on as different functions.
+      onward: what follows a block of a fused weight, if different functions follow its blocks.
     """
 
     role: str | None
@@ -49,12 +49,12 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """The parts of a model that more than one layer makes.
+    """The structures of a model that consist of more than one layer.
 
     Attributes:
       attentions, cells: see there.
       encoder: the layers that cross attention takes its memory from.
-      weights: weight → its blocks; weights without a role, of which nothing is cut, are left out.
+      weights: weight → its blocks; weights without a role that are not cut are left out.
       biases: leaf → the blocks of a bias that belong to gates.
     """
 
@@ -66,7 +66,7 @@ class Structure:
 
 
 def structure(flow: Flow, connections: Sequence[Skip], leaves: Sequence[Any] = ()) -> Structure:
-    """Finds attention, recurrent cells and gated units, and what they make of every weight."""
+    """Finds attention, recurrent cells and gated units, and the roles that they give to every weight."""
     analysis = flow.analysis
     heads, recurrent = attentions(flow, connections), cells(flow)
     weights: dict[Weight, tuple[Block, ...]] = {}
@@ -87,7 +87,7 @@ def structure(flow: Flow, connections: Sequence[Skip], leaves: Sequence[Any] = (
 
 
 def _named_blocks(heads: Sequence[Attention], recurrent: Sequence[Cell]) -> dict[Use, list[_Named]]:
-    """For each use the named features of its output, what they are for, and by how much the program opens them."""
+    """For each use the named features of its output, their roles, and by how much the program opens them."""
     named: dict[Use, list[_Named]] = {}
     for attention in heads:
         parts: list[_Named] = [
@@ -120,7 +120,7 @@ def _blocks_of_weight(
 
 
 def _gated_blocks(flow: Flow, uses: Sequence[Use], leaves: Sequence[Any]) -> dict[Use, list[tuple[Features, Onward]]]:
-    """The features into which outputs are cut, and what each goes on as, where not all go on as one function."""
+    """The features into which outputs are cut, and what follows each, unless the same function follows all."""
     analysis = flow.analysis
     found: dict[Use, list[tuple[Features, Onward]]] = {}
     streams = consumers_of(analysis).streams
@@ -140,7 +140,7 @@ def _gated_blocks(flow: Flow, uses: Sequence[Use], leaves: Sequence[Any]) -> dic
 
 
 def _blocks_of(analysis: Analysis, weight: Weight, cuts: Sequence[tuple[Features, Onward]]) -> tuple[Block, ...]:
-    """The blocks of a fused weight, if they go on as different functions and no column is in two or in none."""
+    """The blocks of a fused weight, if different functions follow them and each column is in exactly one."""
     chosen: dict[tuple[int, ...], Onward] = {}
     for features, own in cuts:
         columns = _columns(analysis, weight.uses[0], weight.first_component, features)
@@ -155,7 +155,7 @@ def _blocks_of(analysis: Analysis, weight: Weight, cuts: Sequence[tuple[Features
 
 
 def _partition(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The blocks without those that contain others, if what is left does not overlap."""
+    """The blocks without those that contain others, if the remaining ones do not overlap."""
     sets = {p: frozenset(p.indices or ()) for p in blocks}
     smallest = [p for p in blocks if not any(sets[q] < sets[p] for q in blocks)]
     everything = frozenset().union(*sets.values())
@@ -173,7 +173,7 @@ def _column_count(weight: Weight) -> int:
 
 
 def _columns(analysis: Analysis, use: Use, component: Component, features: Features) -> tuple[int, ...] | None:
-    """The columns of a weight that make some features of the output, in the order in which weights are drawn."""
+    """The columns of a weight that compute some features of the output, in the order in which weights are drawn."""
     axes, origin = view(component.weight), component.origin
     if axes is None or origin is None or any(f.axis == FOREIGN for d in use.geometry.out_dims for f in origin.dims[d]):
         return None
@@ -191,7 +191,7 @@ def _columns(analysis: Analysis, use: Use, component: Component, features: Featu
 def _columns_in(
     axes: View, region: tuple[int, ...], wanted: tuple[tuple[tuple[Factor, ...], int, frozenset[int]], ...]
 ) -> tuple[int, ...]:
-    """The columns of a weight, seen with these axes, that make some features of the output.
+    """The columns of a weight, seen with these axes, that compute some features of the output.
 
     Args:
       axes: of the view.

@@ -1,8 +1,8 @@
 """Recurrent cells: which kernels meet the state, and which of their outputs gate it.
 
-A layer inside a loop whose weight the loop does not walk along is part of a cell. It is recurrent if its data is the
-state that the loop carries. A gate is what multiplies the state on its way to the next one: the forget gate of an LSTM,
-the update gate of a GRU; the input gate is what multiplies the candidate that is added there.
+A layer inside a loop whose weight is the same in all steps is part of a cell. It is recurrent if its data is the
+state that the loop carries. A gate is a factor of the state on its way to the next one: the forget gate of an LSTM,
+the update gate of a GRU; the input gate is a factor of the candidate that is added there.
 """
 
 import dataclasses
@@ -125,7 +125,7 @@ class _Cells:
         return None
 
     def _is_state(self, atom: ir.Atom, gated: bool = False) -> bool:
-        """Whether a value is the carried state, moved or mapped one by one; `gated`: or multiplied by anything."""
+        """Whether a value is the carried state, moved or mapped elementwise; `gated`: or multiplied by anything."""
         while atom not in self.state:
             equation = self.flow.producer.get(atom)
             if equation is None or ir.subprograms(equation) or equation in self.flow.analysis.uses:
@@ -139,14 +139,14 @@ class _Cells:
         return True
 
     def _is_distance_from_state(self, atom: ir.Atom) -> bool:
-        """Whether a value is the state less a candidate, or the other way round: n + z (h − n) is z h + (1 − z) n."""
+        """Whether a value is the state minus a candidate, or the reverse: n + z (h − n) is z h + (1 − z) n."""
         equation = self.flow.producer.get(atom)
         if equation is None or equation.primitive is not ir.sub_p:
             return False
         return sum(self._is_state(a) for a in equation.inputs) == 1 and all(map(self.flow.is_data, equation.inputs))
 
     def _products_with_state(self) -> Iterator[tuple[ir.Variable, ir.Variable]]:
-        """Gates, and their products with the state that the next state is a sum with."""
+        """Gates, and their products with the state that are terms of the next state."""
         for e in self.body.equations:
             if e.primitive is not ir.mul_p or not all(self.flow.is_data(a) for a in e.inputs):
                 continue
@@ -164,7 +164,7 @@ class _Cells:
         return frozenset(self.flow.upstream(self.next, lambda a: a in ends))
 
     def _input_gates(self, product: ir.Variable, tracks: Tracks) -> Iterator[ir.Variable]:
-        """What multiplies the candidate that is added to the gated state, if it goes from 0 to 1."""
+        """The factor of the candidate that is added to the gated state, if it is between 0 and 1."""
         for addition in self.body.readers.get(product, []):
             for other in addition.inputs if addition is not None and addition.primitive is ir.add_p else ():
                 equation = self.flow.producer.get(other)
@@ -175,7 +175,7 @@ class _Cells:
                         yield gate
 
     def _preactivation(self, value: ir.Variable) -> ir.Variable:
-        """What a value is a function of, element by element."""
+        """What a value is an elementwise function of."""
         while (e := self.flow.producer.get(value)) is not None and e.primitive in ir.ELEMENTWISE:
             moving = [a for a in e.inputs if isinstance(a, ir.Variable) and a.shape == e.outputs[0].shape]
             if len(moving) != 1:

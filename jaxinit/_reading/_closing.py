@@ -1,10 +1,10 @@
 """What closes a residual branch: the leaves that, if they are zero, make the branch add zero, found from its end.
 
-From the sum the value that is added is followed back through what maps zero to zero: rearrangements, linear
+From the sum, the value that is added is followed back through operations that map zero to zero: rearrangements, linear
 operations, sums of such values, products with anything, and functions f with f(0) = 0. The first thing on the way that
-can be zero closes the branch: a parameter that multiplies it (one number, a scale by channels as of LayerScale, the
-gain of its last norm), a layer on other data that gates it, as in adaptive normalization, or its last layer. What is
-added on the way, as the offset of a norm, is zero with it.
+can be zero closes the branch: a parameter that multiplies it (one number, a scale for each channel as in LayerScale, or
+the gain of its last norm), a layer on other data that gates it, as in adaptive normalization, or its last layer. Terms
+that are added on the way, such as the offset of a norm, must be zero too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,11 +29,11 @@ Region: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class Closing(NamedTuple):
-    """What is zero in a branch that is closed.
+    """What is zero in a closed branch.
 
     Attributes:
-      parameters: what multiplies the branch, or is added behind what does: leaves, and the regions that are meant, None
-        where all of it is.
+      parameters: factors of the branch, or terms that are added after them: leaves, and the regions of these, None
+        for the whole leaf.
       layers: layers whose weight and bias are zero.
     """
 
@@ -61,9 +61,9 @@ class _Closer:
             atom = sources[0] if len(sources) == 1 else None
 
     def closed(self, atom: ir.Atom) -> Closing | None:
-        """What makes a value zero; None if nothing that is known does."""
+        """What makes a value zero; None if nothing is known to."""
         if atom not in self._closed:
-            self._closed[atom] = None  # of a value that a loop computes from itself nothing is known
+            self._closed[atom] = None  # nothing is known of a value that a loop computes from itself
             self._closed[atom] = self._found(atom)
         return self._closed[atom]
 
@@ -96,12 +96,12 @@ class _Closer:
                 return self.all_closed(equation.inputs[1:])
             case "first":
                 return self.closed(equation.inputs[0])
-        if equation.primitive in ir.CONTRACTIONS:  # of data with data, as the values of attention with their weights
+        if equation.primitive in ir.CONTRACTIONS:  # of data with data, such as attention's values and their weights
             return self._product(equation)
         return None
 
     def _parameter(self, atom: ir.Atom) -> Closing | None:
-        """A value without data: of degree one in one leaf it is zero with it."""
+        """For a value without data: if it is of degree one in one leaf, it is zero if the leaf is."""
         dependence = self.flow.analysis.of(atom)
         if dependence.zero:
             return _NOTHING
@@ -122,7 +122,7 @@ class _Closer:
         return together
 
     def _product(self, equation: ir.Equation) -> Closing | None:
-        """A parameter if there is one, else what gates the value from elsewhere, else what makes the value itself."""
+        """A parameter if there is one, else what gates the value from elsewhere, else the value's own source."""
         data = [a for a in equation.inputs if self.flow.is_data(a)]
         others = [a for a in equation.inputs if a not in data]
         parameters = [found for a in others if (found := self._parameter(a)) is not None and found.parameters]
@@ -139,5 +139,5 @@ class _Closer:
 
 
 def closing(flow: Flow, skip: Skip) -> Closing | None:
-    """What closes the branch of a skip connection; None if nothing that is known does."""
+    """What closes the branch of a skip connection; None if nothing is known to."""
     return _Closer(flow, skip).all_closed(skip.added)

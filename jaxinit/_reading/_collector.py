@@ -1,7 +1,7 @@
 """Reading without pauses of Python's garbage collector.
 
-What is found of a program is tens of thousands of objects that live until the end. The collector looks through all of
-them whenever their number has grown by a quarter, in vain: there is nothing to collect. That is a quarter of the time.
+Reading a program creates tens of thousands of objects that live until the end. The collector scans all of them
+whenever their number has grown by a quarter, in vain: there is nothing to collect. That takes a quarter of the time.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _was_enabled = False
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Pauses the collector, in all threads; when the last of those that asked for it is done, it goes on as before."""
+    """Pauses the collector, in all threads; when the last thread that paused it is done, it is enabled again."""
     global _running, _was_enabled
     with _lock:
         if _running == 0:

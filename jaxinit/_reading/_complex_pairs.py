@@ -1,7 +1,7 @@
 """Two weights that are the real and the imaginary part of one: a·w − b·v beside a·v + b·w.
 
 The program multiplies complex numbers part by part. Each sum is linear in both weights together, and neither weight
-is scaled without the other.
+can be scaled without the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ def complex_pairs(equations: Sequence[ir.Equation], of: _Of, consumers: _Consume
 
 
 def _goes_through(equation: ir.Equation) -> bool:
-    """Whether an equation hands on all elements of a value, moved or with the other sign."""
+    """Whether an equation returns all elements of a value, moved or with the other sign."""
     moves = rule_of(equation).move(equation) is not None and bool(rule_of(equation).dimensions(equation))
     return equation.primitive is ir.neg_p or (moves and len(equation.inputs) == 1)
 
@@ -75,7 +75,7 @@ def _dimensions_at(end: ir.Equation, product: ir.Equation, producers: Mapping[ir
 def _layer(
     equation: ir.Equation | None, of: _Of, consumers: _Consumers, producers: Mapping[ir.Atom, ir.Equation]
 ) -> tuple[Entry, _Part] | None:
-    """A product of data with a weight that one equation alone reads, and which part of a leaf the weight is."""
+    """A product of data with a weight that only one equation reads, and which part of a leaf the weight is."""
     while equation is not None and len(equation.outputs) == 1 and len(consumers.get(equation.outputs[0], [])) == 1:
         if equation.primitive in (ir.dot_general_p, ir.conv_p) or not _goes_through(equation):
             break
@@ -93,7 +93,7 @@ def _layer(
 
 
 def _identity(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> object:
-    """Something that is equal for two values that are the same elements, moved in the same way."""
+    """An object that is equal for two values that are the same elements, moved in the same way."""
     equation = producers.get(atom)
     if equation is None or not rule_of(equation).rearranges:
         return atom

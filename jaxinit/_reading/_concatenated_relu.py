@@ -1,4 +1,4 @@
-"""Whether a value goes on as a concatenated ReLU, [relu(z), relu(−z)]: told by values at some points.
+"""Whether a value goes on as a concatenated ReLU, [relu(z), relu(−z)], decided by evaluating it at some points.
 
 Reference: Shang et al., 2016, "Understanding and improving convolutional neural networks via concatenated rectified
 linear units" (arXiv:1603.05201).
@@ -22,7 +22,7 @@ def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
     """Whether a value goes on as the concatenation [relu(z), relu(−z)], or the other way round."""
     program = next((p for p in programs_of(analysis.program) if any(start in e.outputs for e in p.equations)), None)
     points = jnp.asarray(_POINTS)
-    # What is made of the value, at some points: one function of it, or two that are concatenated.
+    # What is computed from the value, at some points: one function of it, or two that are concatenated.
     known: dict[ir.Atom, tuple[Array, ...]] = {start: (points,)}
 
     def evaluate() -> bool:

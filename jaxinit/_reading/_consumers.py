@@ -1,8 +1,8 @@
-"""Who consumes the values of a program: what is asked for every layer in it, gathered once.
+"""What the values of a program are used for: facts that every layer needs, gathered once.
 
-Some values are made without any data: from known numbers, parameters and random bits, element by element. Some are made
-for statistics alone, as the squares of a normalization: what is summed up of them meets, element by element, the very
-values that they were made from. Some sums add a branch to the value that it is computed from.
+Some values are computed without any data: from known numbers, parameters and random bits, element by element. Some are
+computed only for statistics, such as the squares of a normalization: their sums are combined, element by element, with
+the very values that they were computed from. Some sums add a branch to the value that it is computed from.
 """
 
 import weakref
@@ -20,21 +20,21 @@ _REDUCTIONS = ir.family("reduce_sum", "reduce_max", "reduce_min", "reduce_prod",
     ir.dot_general_p
 }
 ELEMENTWISE = ir.ELEMENTWISE | ir.IDENTITIES
-"""What makes each number of a value from those at the same place, or hands it on."""
+"""Primitives that compute each number of a value from those at the same position, or pass it on."""
 _REARRANGEMENTS = frozenset({ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.rev_p})
 _ELEMENT_BY_ELEMENT = ir.ELEMENTWISE | _REARRANGEMENTS
 
 
 class Consumers:
-    """Of an analysed program and all that it holds.
+    """The facts of an analysed program and of all programs inside it.
 
     Attributes:
-      free: value made without data → the expression of its elements.
-      expressions: all expressions that are made for this program.
-      idle: equations whose results only statistics consume, statistics that meet what they were made from again.
+      free: value computed without data → the expression of its elements.
+      expressions: all expressions that were built for this program.
+      idle: equations whose results are used only in statistics that are combined with their own sources again.
       skips: the skip connections.
       streams: the sums of a branch and the value that it is computed from.
-      ends: what values are followed to by those who ask what becomes of them, remembered here.
+      ends: cached results of following values to where they are used.
     """
 
     def __init__(self, analysis: Analysis):
@@ -54,15 +54,15 @@ class Consumers:
         del self._uses, self._analysis_of  # so that what is kept for a program does not keep the program
 
     def of(self, atom: ir.Atom) -> Expression | None:
-        """The expression of what is made without data; None for other values."""
+        """The expression of a value computed without data; None for other values."""
         if isinstance(atom, ir.Variable):
             return self.free.get(atom)
         single = np.size(atom.value) == 1 if ir.is_known(atom) and _is_numeric(atom) else False
         return self.expressions.number(np.asarray(atom.value, atom.dtype)) if single else None
 
     def is_computed_from(self, value: ir.Atom, source: ir.Atom) -> bool:
-        """Whether a value is computed from another one of its program or around it, in one turn of the loops."""
-        # It comes later, and lies on a longer way from the inputs.
+        """Whether a value is computed from another one of its program or around it, in one iteration of the loops."""
+        # It comes later, and is on a longer path from the inputs.
         number, level = self._number.get(source, 0), self._level.get(source, 0)
         seen, queue = set(), [value]
         while queue:
@@ -109,7 +109,7 @@ class Consumers:
         self._find_idle(program)
 
     def _leaf(self, atom: ir.Variable) -> Expression | None:
-        """An element of a leaf of the parameters, for a value that is a leaf, or a slice of one that a scan takes."""
+        """An element of a leaf of the parameters, for a value that is a leaf, or a slice of one in a scan."""
         value = self._analysis_of(atom)
         if value.data or len(value.origins) != 1 or not ir.is_floating(atom):
             return None
@@ -131,7 +131,7 @@ class Consumers:
         return self.expressions.step(equation, known) if known and len(known) == len(inputs) else None
 
     def _find_idle(self, program: ir.Program) -> None:
-        """Follows every value back to the one it is an elementwise function of, and statistics to what they are of."""
+        """Traces every value back to the one it is an elementwise function of, and statistics to their sources."""
         root: dict[ir.Atom, ir.Atom] = {}
         statistics: dict[ir.Atom, frozenset[ir.Equation]] = {}
         of: dict[ir.Equation, ir.Atom] = {}

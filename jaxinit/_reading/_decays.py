@@ -1,9 +1,9 @@
-"""Leaves that decide how fast a state decays: their value is a time scale, and says more than any draw could.
+"""Leaves that decide how fast a state decays: their value is a time scale, which no random draw could replace.
 
-Such a leaf multiplies the state of a recurrence, or is multiplied by or added to what becomes the exponent of a decay:
-of data times a rate, or of data summed up along the sequence, exp(Σ a · softplus(x + b)), as in selective state-space
-models and gated linear attention (Gu and Dao, 2023, arXiv:2312.00752). The recurrence is a loop that carries its state,
-or one by halves, as `associative_scan` writes it out.
+Such a leaf multiplies the state of a recurrence, or is multiplied by or added to a value that becomes the exponent of a
+decay: of data times a rate, or of a cumulative sum of data along the sequence, exp(Σ a · softplus(x + b)), as in
+selective state-space models and gated linear attention (Gu and Dao, 2023, arXiv:2312.00752). The recurrence is a loop
+that carries its state, or a divide-and-conquer recurrence, as `associative_scan` writes it out.
 """
 
 import heapq
@@ -37,7 +37,7 @@ def multiplies_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _multiplies_carry(evidence: Evidence, equation: ir.Equation, decays: Set[ir.Atom] = frozenset()) -> bool:
-    """Whether an equation multiplies the state of a recurrence, which is none of the values that may be its decays."""
+    """Whether an equation multiplies the state of a recurrence, where the state is not one of the possible decays."""
     products = evidence.products
     if not products.multiplies(equation):
         return False
@@ -48,7 +48,7 @@ def _multiplies_carry(evidence: Evidence, equation: ir.Equation, decays: Set[ir.
 def _combines(evidence: Evidence, equation: ir.Equation, decays: Set[ir.Atom]) -> bool:
     """Whether a product of one part of a value is added to another part of it: b₂ + a₂ b₁, as `associative_scan` does.
 
-    That is a recurrence by halves, whose state is all of the value.
+    That is a divide-and-conquer recurrence, whose state is the whole value.
     """
     products = evidence.products
     states = [x for x in equation.inputs if evidence.flow.is_data(x) and x not in decays]
@@ -66,7 +66,7 @@ def _combines(evidence: Evidence, equation: ir.Equation, decays: Set[ir.Atom]) -
 
 
 def _cut(evidence: Evidence, atom: ir.Atom) -> ir.Equation | None:
-    """The equation that has cut a value out of another one, whatever has moved it since."""
+    """The equation that has cut a value out of another one, however it has been moved since."""
     while (maker := evidence.flow.producer.get(atom)) is not None and maker.primitive in _MOVES:
         if maker.primitive is ir.slice_p:
             return maker
@@ -75,7 +75,7 @@ def _cut(evidence: Evidence, atom: ir.Atom) -> ir.Equation | None:
 
 
 def _is_walked(evidence: Evidence, reader: Reader) -> bool:
-    """Whether a loop takes another slice of a leaf in every step, as of a stack of layers."""
+    """Whether a loop uses another slice of a leaf in every step, as with a stack of layers."""
     queue, seen = [reader.atom], set()
     while queue:
         atom = queue.pop()
@@ -88,7 +88,7 @@ def _is_walked(evidence: Evidence, reader: Reader) -> bool:
 
 
 def _varies(evidence: Evidence, atom: ir.Atom, dimension: int, leaf: int) -> bool:
-    """Whether a value has other elements of a leaf in other places along a dimension, and not copies of some."""
+    """Whether a value has different elements of a leaf along a dimension, not copies of some."""
     while depends_on(evidence.flow, atom, leaf):
         maker = evidence.flow.producer.get(atom)
         if maker is None:
@@ -116,18 +116,18 @@ def _varies(evidence: Evidence, atom: ir.Atom, dimension: int, leaf: int) -> boo
 
 
 def _run(shape: Sequence[int], dimension: int) -> tuple[int, int]:
-    """How many elements apart neighbours along a dimension lie, and how many the dimension spans."""
+    """How many elements apart neighbours along a dimension are, and how many the dimension spans."""
     inner = math.prod(shape[dimension + 1 :])
     return inner, inner * shape[dimension]
 
 
 class _Stage(NamedTuple):
-    """How far a value is on its way to a decay.
+    """How far a value has got on its way to becoming a decay.
 
     Attributes:
       has_rate: whether a leaf multiplies it.
-      summed: whether it is summed up along the sequence.
-      is_decay: whether it is a decay: the exponential of one that has a rate.
+      summed: whether it is a cumulative sum along the sequence.
+      is_decay: whether it is a decay: the exponential of a value that has a rate.
     """
 
     has_rate: bool = False
@@ -136,7 +136,7 @@ class _Stage(NamedTuple):
 
 
 def paces_state(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """The role of a leaf that is added to what becomes the exponent of a decay."""
+    """The role of a leaf that is added to a value that becomes the exponent of a decay."""
     return LeafRole("decay", _PACES) if _becomes_decay(evidence, reader.equation.outputs[0], _Stage()) else None
 
 
@@ -176,7 +176,7 @@ def _joined(stages: Sequence[_Stage]) -> _Stage:
 def _next(
     evidence: Evidence, following: ir.Equation, stages: Mapping[ir.Atom, _Stage], stage: _Stage
 ) -> Iterator[tuple[ir.Atom, _Stage]]:
-    """The values that an equation hands others on as, each with its stage."""
+    """The values that an equation turns others into, each with its stage."""
     if ir.subprograms(following):
         pairs = (pair for entered in ir.entrances(following) for pair in entered)
         yield from ((v, stages[outside]) for v, outside in pairs if outside in stages)
@@ -187,7 +187,7 @@ def _next(
     elif following.primitive is ir.exp_p and stage.has_rate:
         stage = stage._replace(is_decay=True)
     elif following.primitive in ir.ELEMENTWISE:
-        # To sums along the sequence what the state takes in may be added before the exponential.
+        # The input of the state may be added to cumulative sums before the exponential.
         if strange and not (stage.summed and following.primitive in ir.ADDITIONS):
             return
         rate = evidence.products.multiplies(following) and any(_is_rate(evidence, x) for x in following.inputs)

@@ -1,4 +1,4 @@
-"""What a value depends on: the data, and how it grows with each leaf of the parameters.
+"""What a value depends on: on data or not, and how it grows with each leaf of the parameters.
 
 A value that depends on no data is homogeneous of degree d in a leaf θ if multiplying θ by s > 0 multiplies the value by
 sᵈ. Weights are the values of degree one.
@@ -29,15 +29,15 @@ class Dependence:
     """What a value depends on.
 
     Attributes:
-      data: whether it depends on the batch; degrees are then of no use, and empty.
-      degrees: leaf → degree of homogeneity, None where there is none; leaves not named have no influence.
+      data: whether it depends on the batch; degrees are then meaningless, and empty.
+      degrees: leaf → degree of homogeneity, None if there is none; leaves that are not listed have no influence.
       origins: leaf → origin of the elements, where known.
-      terms: of a sum of values with leaves of their own, such as re + i·im or W + A·B, the leaves of each term. Degrees
-        then hold for leaves that are in all terms; others only together, one of each term.
+      terms: for a sum of values with leaves of their own, such as re + i·im or W + A·B, the leaves of each term.
+        Degrees then hold for leaves that are in all terms; for others only jointly, one of each term.
       segments: for a concatenation of different leaves, the parts; each leaf's degree in the whole is None.
-      pattern: whether it is one-hot, or what such values are made of.
+      pattern: whether it is one-hot, or something from which such values are computed.
       zero: whether all elements are known to be zero, or not a number.
-      mixed_in: of data, the leaves that data has chosen or multiplied to make it, and their origins where known.
+      mixed_in: for data, the leaves that data has chosen or multiplied to compute it, and their origins where known.
     """
 
     data: bool = False
@@ -55,17 +55,17 @@ class Dependence:
         return self.segments.parts if self.segments else (self,)
 
     def map(self, rearrange: Callable[[Origin], Origin | None]) -> "Dependence":
-        """The same degrees, other origins."""
+        """The same degrees, with other origins."""
         moved = {leaf: rearrange(origin) for leaf, origin in self.origins.items()}
         origins = {leaf: o for leaf, o in moved.items() if o is not None}
         return Dependence(degrees=self.degrees, origins=origins, terms=self.terms)
 
     def negated(self) -> "Dependence":
-        """With the other sign."""
+        """With the opposite sign."""
         return self if self.segments is not None else self.map(Origin.multiplied)
 
     def without_origins(self) -> "Dependence":
-        """The same degrees, elements mixed."""
+        """The same degrees, with the elements mixed."""
         return Dependence(degrees=self.degrees, terms=self.terms)
 
     def power(self, exponent: float) -> "Dependence":
@@ -74,7 +74,7 @@ class Dependence:
         return Dependence(degrees=degrees, origins=multiplied(self.origins), terms=self.terms)
 
     def degree(self, leaf: int) -> float | None:
-        """How the value grows with a leaf alone; 0 for one that it does not depend on."""
+        """How the value grows with one leaf alone; 0 for a leaf that it does not depend on."""
         if any(leaf not in term for term in self.terms) and leaf in self.degrees:
             return None
         return self.degrees.get(leaf, 0.0)
@@ -99,7 +99,7 @@ def of_leaf(leaf: int, shape: Sequence[int]) -> Dependence:
 
 
 def joined(a: Dependence, b: Dependence) -> Dependence:
-    """What can be said of a value that is one or the other (a branch, a carry of a loop)."""
+    """What holds for a value that is one or the other (a branch, a carry of a loop)."""
     if a == b:
         return a
     if a.data or b.data:
@@ -110,13 +110,13 @@ def joined(a: Dependence, b: Dependence) -> Dependence:
 
 
 def inhomogeneous(inputs: Sequence[Dependence]) -> Dependence:
-    """A value of which no rule says how it grows."""
+    """A value for which no rule says how it grows."""
     degrees: dict[int, float | None] = {leaf: None for x in inputs for leaf, d in x.degrees.items() if d != 0}
     return Dependence(degrees=degrees | {leaf: 0.0 for x in inputs for leaf in x.degrees if leaf not in degrees})
 
 
 def decided(x: Dependence, by: Dependence) -> Dependence:
-    """A value that another one decides on, as by the branch taken: it grows with a leaf only if the other does not."""
+    """A value chosen by another one, such as by a branch index: it grows with a leaf only if the choice does not."""
     if x.data or by.data:
         return dataclasses.replace(DATA, mixed_in=x.mixed_in)
     moving = {leaf: None for leaf, degree in by.degrees.items() if degree != 0}
@@ -147,7 +147,7 @@ def stacked(x: Dependence) -> Dependence:
 
 
 def added(inputs: Sequence[Dependence]) -> Dependence:
-    """A sum keeps the degree that all its terms share; terms with leaves of their own grow with these together."""
+    """A sum keeps the degree that all its terms share; terms with leaves of their own grow with these jointly."""
     if len(inputs) == 1:
         return inputs[0]
     alike = shared(inputs)
@@ -161,7 +161,7 @@ def added(inputs: Sequence[Dependence]) -> Dependence:
 
 
 def together(parts: Sequence[Dependence]) -> Dependence:
-    """Values side by side: where each grows in proportion to leaves of its own, or of its terms, all grow together."""
+    """Values side by side: if each is proportional to leaves of its own, or of its terms, they all grow together."""
     terms = [t for x in parts if _is_term(x) for t in (x.terms or (frozenset(x.degrees),))]
     alike = dict.fromkeys(terms)
     if not all(_is_term(x) or x.zero for x in parts) or any(
@@ -174,12 +174,12 @@ def together(parts: Sequence[Dependence]) -> Dependence:
 
 
 def _is_term(x: Dependence) -> bool:
-    """Whether a value grows in proportion to each of its leaves, or of each of its terms."""
+    """Whether a value is proportional to each of its leaves, or each of its terms."""
     return bool(x.degrees) and x.segments is None and all(degree == 1 for degree in x.degrees.values())
 
 
 def shared(inputs: Sequence[Dependence]) -> Dependence:
-    """One of several values, or a function of all that grows as they do: it keeps the degrees that all share."""
+    """One of several values, or a function that grows as all of them do: it keeps the degrees that all share."""
     if len(inputs) == 1:
         return inputs[0]
     leaves = {leaf for x in inputs for leaf in x.degrees}
@@ -196,7 +196,7 @@ def multiplied(origins: Mapping[int, Origin]) -> dict[int, Origin]:
 
 
 def _is_zero(atom: ir.Constant) -> bool:
-    """Whether all elements are zero, or not a number, as where a mean is taken over nothing."""
+    """Whether all elements are zero, or not a number, as with a mean over nothing."""
     if isinstance(atom.value, int | float):
         return atom.value == 0 or atom.value != atom.value
     if not isinstance(atom.value, np.generic | np.ndarray) and not np.isscalar(atom.value):

@@ -1,10 +1,10 @@
-"""How deep each layer lies: how many layers data go through before it, and in which tower.
+"""How deep each layer is: how many layers data pass through before it, and in which tower.
 
-The order of execution is not depth: two towers come one after the other, and of a scanned stack each layer has a row a
-slice. A layer lies one deeper than the deepest layer that its input is computed from. A tower is a layer that is
-computed from none, with all layers that come after it on the deepest way.
+The order of execution is not depth: two towers come one after the other, and a scanned stack has a row for each slice.
+A layer is one deeper than the deepest layer that its input is computed from. A tower is a layer that is not computed
+from another one, with all layers that follow it on the deepest path.
 
-Of each layer it is known, too, which layers come right before it on the ways from the data.
+For each layer, the layers directly before it on the paths from the data are also known.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from jaxinit._reading._layers import Use, Weight
 from jaxinit._reading._normalizations import normalizations
 
 _KEPT = 4
-"""How many of the layers before a value are remembered, the first and the deepest: a residual stream comes from all."""
+"""How many layers before a value are kept, the first and the deepest: a residual stream comes from all of them."""
 
 
 class Before(NamedTuple):
     """A layer that a value comes from.
 
     Attributes:
-      layers: how many layers lie before it.
+      layers: how many layers are before it.
       use: the layer.
-      turn: of a slice, in which turn of the loop it was; within the loop counted from the turn that one is in, None for
-        the last one.
-      normalized: whether a normalization lies between.
+      turn: for a slice, the iteration of the loop that it belonged to; inside the loop counted from the current
+        iteration, None for the last one.
+      normalized: whether a normalization is in between.
     """
 
     layers: int
@@ -40,13 +40,13 @@ class Before(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """Where in a program a layer is.
+    """The position of a layer in a program.
 
     Attributes:
-      layers: how many layers lie before.
+      layers: how many layers are before it.
       tower: the number of the tower, −1 before the first layer.
-      before: the layers right before, the deepest first.
-      joins: whether the layer's output goes into a value that more layers lie right before than are remembered.
+      before: the layers directly before, the deepest first.
+      joins: whether the layer's output goes into a value with more layers directly before it than are kept.
     """
 
     layers: int
@@ -65,7 +65,7 @@ class _Found:
     Attributes:
       depth: in the first step.
       steps: by how much each step of each scan adds to the depth, outermost first.
-      later: the layers right before it in all other steps.
+      later: the layers directly before it in all other steps.
     """
 
     depth: Depth
@@ -74,7 +74,7 @@ class _Found:
 
 
 def depths(flow: Flow) -> dict[Weight, list[Depth]]:
-    """For each weight the depth of its first use, one a slice of its stack."""
+    """For each weight the depth of its first use, one for each slice of its stack."""
     program = flow.analysis.program
     found: dict[Use, _Found] = {}
     walk = _Depths(flow)
@@ -101,23 +101,23 @@ def _of_slices(weight: Weight, found: _Found) -> Iterator[Depth]:
 
 
 def _turn(before: Before, turn: int) -> int:
-    """The turn of a layer before one whose turn it is."""
+    """The iteration of a layer before one whose iteration this is."""
     count = math.prod(f.size for f in before.use.components[0].weight.stack)
     return count - 1 if before.turn is None else min(max(turn + before.turn, 0), count - 1)
 
 
 def _moved(depth: Depth, uses: Mapping[Use, object], turn: int | None) -> Depth:
-    """The same, where those of some layers that were of this turn are of another one."""
+    """The same, with the layers of this iteration assigned to another one."""
     before = tuple(b._replace(turn=turn) if b.use in uses and b.turn == 0 else b for b in depth.before)
     return depth._replace(before=before)
 
 
 class _Depths:
-    """A walk in execution order that knows of every value the depth it comes from.
+    """A walk in execution order that computes the depth of every value.
 
     Attributes:
       spread: values that hold each number for many positions.
-      forgotten: layers right before some value that are not remembered, because there are so many.
+      forgotten: layers directly before some value that are not kept, because there are too many.
     """
 
     def __init__(self, flow: Flow):
@@ -129,7 +129,7 @@ class _Depths:
         self.forgotten: set[Use] = set()
 
     def joined(self, depths: Iterable[Depth], ahead: Sequence[Depth] = ()) -> Depth:
-        """The depth of a value that is computed from several, of which some go ahead of the others."""
+        """The depth of a value that is computed from several, some of which are ahead of the others."""
         some = list(depths)
         if len(some) < 2:
             return some[0] if some else _NOWHERE
@@ -181,7 +181,7 @@ class _Depths:
         return [known.get(atom, _NOWHERE) for atom in program.outputs]
 
     def _scan(self, scan: ir.Scan, inputs: Sequence[Depth], found: dict[Use, _Found]) -> list[Depth]:
-        """Two steps tell what every other one adds, where the layers of each step are others."""
+        """Two steps show what every other one adds, if the layers of the steps differ."""
         first: dict[Use, _Found] = {}
         second: dict[Use, _Found] = {}
         outputs = self.through(scan.body, inputs, first)

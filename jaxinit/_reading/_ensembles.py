@@ -1,9 +1,9 @@
 """Stacks of independent weights that meet the same data: experts, and models under `vmap` with a shared input.
 
 `einsum("td,edf->etf", x, w)` and `vmap(lambda w: x @ w)(stack)` are one product, whose output has the stack beside the
-features. The stack is told from features by where it lies: outside of the axis that is contracted while features lie
-inside; along the leading axis of every leaf, which some other layer takes as a batch; or in front of the samples in the
-output, with the features behind them.
+features. The stack is distinguished from features by its position: outside of the axis that is contracted, while
+features are inside; along the leading axis of every leaf that some other layer uses as a batch axis; or before the
+samples in the output, with the features after them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from jaxinit._reading._origin import FOREIGN, Factor, Origin
 
 
 def mark_ensembles(program: ir.Program, weights: Sequence[Weight]) -> None:
-    """Tells each part of a weight along which factors of its leaf independent weights lie."""
+    """Finds for each part of a weight the factors of its leaf along which there are independent weights."""
     readers = {a: e for e in ir.equations_of(program) for a in e.inputs}
     batched = {f for weight in weights for use in weight.uses for f in _leading(weight, use.geometry, batch=True)}
     sizes = {f.size for f in batched}
@@ -30,7 +30,7 @@ def mark_ensembles(program: ir.Program, weights: Sequence[Weight]) -> None:
 
 
 def feature_dims(parts: Sequence[Component], geometry: Geometry) -> list[int]:
-    """The dimensions of a weight that are features of its output, and not a stack of independent weights."""
+    """The dimensions of a weight that are features of its output, not a stack of independent weights."""
     stacks = {f for component in parts if component.origin is not None for f in _outside(component.origin, geometry)}
     origins = [component.origin for component in parts if component.origin is not None]
     return [d for d in geometry.out_dims if not any(f in stacks for o in origins for f in o.dims[d])]
@@ -41,12 +41,12 @@ def _factors(origin: Origin, dims: Sequence[int]) -> list[Factor]:
 
 
 def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
-    """The factors of the output that lie outside of all inputs, if others lie inside of one."""
+    """The factors of the output that are outside of all inputs, if others are inside of one."""
     inputs, outputs = (_factors(origin, dims) for dims in (geometry.in_dims, geometry.out_dims))
     if not inputs or geometry.kind == "embed":
         return set()
     outside = _before(inputs, outputs, _place)
-    # A leaf whose axes are reversed has its stack where the operation has it.
+    # A leaf with reversed axes has its stack where the operation has it.
     order = {f: (d, i) for d, factors in enumerate(origin.dims) for i, f in enumerate(factors)}
     here = _before(inputs, outputs, lambda factor: order[factor])
     outside = here if outside and here else outside
@@ -58,20 +58,20 @@ def _outside(origin: Origin, geometry: Geometry) -> set[Factor]:
 def _before(
     inputs: Sequence[Factor], outputs: Sequence[Factor], place: Callable[[Factor], tuple[int, int]]
 ) -> set[Factor]:
-    """The outputs that lie before all inputs, if others lie behind one."""
+    """The outputs that are before all inputs, if others are after one."""
     first = min(map(place, inputs))
     return {f for f in outputs if place(f) < first} if any(place(f) > first for f in outputs) else set()
 
 
 def _place(factor: Factor) -> tuple[int, int]:
-    """By which factors sort from the outermost of a leaf to the innermost: several may lie in one axis of it."""
+    """Sorts factors from the outermost of a leaf to the innermost, since several may share one axis."""
     return factor.axis, -factor.stride
 
 
 def _is_leading(factor: Factor, origin: Origin, geometry: Geometry) -> bool:
-    """Whether a factor is the leading axis of a leaf, or would be if what is input and output had axes of their own.
+    """Whether a factor is the leading axis of a leaf, or would be if inputs and outputs had separate axes.
 
-    The heads of a matrix of (heads·features, inputs) share an axis that is one of outputs: they are not one.
+    The heads of a matrix of (heads·features, inputs) share an axis of outputs, so they are not a leading axis.
     """
     size = origin.region[0][1] - origin.region[0][0]
     mixed = any(f.axis == 0 for f in _factors(origin, geometry.in_dims))
@@ -79,7 +79,7 @@ def _is_leading(factor: Factor, origin: Origin, geometry: Geometry) -> bool:
 
 
 def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) -> set[Factor]:
-    """The leading axis of a leaf, if the output has it before the samples, and features behind them.
+    """The leading axis of a leaf, if the output has it before the samples, and features after them.
 
     A convolution has the stack and its features in one dimension, the stack outside.
     """
@@ -105,7 +105,7 @@ def _in_front(use: Use, origin: Origin, readers: Mapping[ir.Atom, ir.Equation]) 
 
 
 def _leading(weight: Weight, geometry: Geometry, batch: bool) -> list[Factor]:
-    """The leading one of three or more axes of a leaf, or a reshaped one, if it is a batch of weights, or features."""
+    """The leading one of at least three axes of a leaf, also a reshaped one, if it holds weights or features."""
     origin = weight.first_component.origin
     if origin is None or geometry.kind == "embed" or weight.stack:
         return []

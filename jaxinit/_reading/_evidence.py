@@ -1,4 +1,4 @@
-"""Evidence of what a leaf of the parameters is to the program: every equation in which data meets it."""
+"""Evidence for the role of a leaf: every equation in which data meets it."""
 
 import dataclasses
 import math
@@ -16,17 +16,17 @@ from jaxinit._reading._residual import Skip
 
 @dataclasses.dataclass(frozen=True)
 class LeafRole:
-    """What a leaf is to the program.
+    """The role of a leaf in the program.
 
     Attributes:
       name: "kernel" (of a layer whose scale cannot be set), "bias" of a layer, "gate bias", "scale", "multiplier" of a
         residual branch by one number, "shortcut" that multiplies what a branch is added to, "offset", "position",
-        "token", "embedding" that layers take as data, "several", or one of `KEPT`.
+        "token", "embedding" that layers use as data, "several", or one of `KEPT`.
       reason: the evidence, in words.
-      start: the value at which the leaf changes nothing, where there is one.
+      start: the value at which the leaf has no effect, if there is one.
       use: the layer whose bias it is.
-      slices: of a leaf whose slices have roles of their own, "several", these roles: (start, stop) along each axis, and
-        what lies there.
+      slices: for a leaf whose slices have roles of their own, "several", these roles: (start, stop) along each axis,
+        and the role.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Reader(NamedTuple):
 
 
 class Evidence:
-    """All that rules ask about.
+    """The evidence that rules use.
 
     Attributes:
       uses: leaf → where data meets it.
       bias_of: an equation that adds a bias → its layer.
-      variances: leaves of which a root is taken, on their way into a product with data.
-      taken_as_data: leaves that layers take as data, moved or added to one another at most.
+      variances: leaves whose roots go into a product with data.
+      taken_as_data: leaves that layers use as data, at most moved or added to one another.
     """
 
     def __init__(self, flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]):
@@ -128,7 +128,7 @@ class Evidence:
         return "shortcut" if any(leaf == skip.shortcut for skip in self.skips) else None
 
     def met_shape(self, reader: Reader) -> tuple[int, ...]:
-        """The shape of a leaf as the program meets it: without axes that loops walk along."""
+        """The shape of a leaf as the program meets it: without axes that loops run over."""
         origin = self.analysis.of(reader.atom).origins.get(reader.leaf)
         if origin is not None:
             return tuple(f.size for dim in origin.dims for f in dim if f.axis != FOREIGN)
@@ -144,7 +144,7 @@ class Evidence:
         return self.shapes[reader.leaf]
 
     def is_number(self, reader: Reader, product: Product) -> bool:
-        """Whether all channels of data meet one element of a leaf."""
+        """Whether all channels of data meet the same element of a leaf."""
         if math.prod(self.met_shape(reader)) > 1:
             return False
         data = [x for x in product.factors if self.flow.is_data(x)]
@@ -152,7 +152,7 @@ class Evidence:
 
 
 def is_of_integers(flow: Flow, atom: ir.Atom, leaves: int) -> bool:
-    """Whether a function of parameters is computed from integers among them, cast to floating-point numbers."""
+    """Whether integer parameters, cast to floating-point numbers, go into a function of parameters."""
     inputs = set(flow.analysis.program.inputs[:leaves])
     queue: list[tuple[ir.Atom, bool]] = [(atom, False)]
     seen: set[tuple[ir.Atom, bool]] = set()

@@ -1,7 +1,7 @@
-"""Weights that data picks: a mixture of experts takes for each sample the matrix that a router names.
+"""Weights that data picks: a mixture of experts uses for each sample the matrix that a router names.
 
-The lookup w[i] alone would be an embedding. Followed by a product of what it finds with other data, which contracts
-some of it and leaves some of it free, it is half of a layer: y_t = x_t w[i_t], linear in w, with independent weights
+The lookup w[i] alone would be an embedding. If its result goes into a product with other data, which contracts some of
+it and leaves some of it free, it is half of a layer: y_t = x_t w[i_t], linear in w, with independent weights
 along the dimensions that are picked from. A product with one-hot numbers is a lookup as well.
 """
 
@@ -23,10 +23,10 @@ class Picked(NamedTuple):
 
     Attributes:
       lookup: where data picks from the leaf.
-      product: the equation that takes what it finds.
+      product: the equation that uses the result.
       weight: which input of the product is the weight.
       leaf: the leaf that carries its scale.
-      value: how that input depends on the leaves, were it not for the data that picks.
+      value: how that input would depend on the leaves without the data that picks.
       geometry: of the product.
     """
 
@@ -45,7 +45,7 @@ def picked_weight(
     of: Callable[[ir.Atom], Dependence],
     weight_leaf: Callable[[Dependence], int | None],
 ) -> Picked | None:
-    """What a lookup finds, followed to the product that takes it; None where it is a lookup and no more."""
+    """The result of a lookup, followed to the product that uses it; None if it is only a lookup."""
     operand = weight_operand(lookup, arguments)
     if operand is None or operand[1].kind != "embed":
         return None
@@ -77,7 +77,7 @@ def picked_weight(
 
 
 def _without_samples(whole: Geometry, origin: Origin, shape: Sequence[int]) -> Geometry | None:
-    """The roles of those dimensions that the weight itself has; None if no input or no output is among them."""
+    """The roles of the dimensions that the weight itself has; None if no input or no output is among them."""
 
     def own(dims: Sequence[int]) -> tuple[int, ...]:
         return tuple(d for d in dims if not origin.dims[d] or any(f.axis != FOREIGN for f in origin.dims[d]))

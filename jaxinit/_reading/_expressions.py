@@ -1,4 +1,4 @@
-"""Elementwise functions as expressions: what one number of a value is made of.
+"""Elementwise functions as expressions: how one number of a value is computed.
 
 A number is made by steps from the number at the same place of an argument, from known numbers, from random bits and
 from parameters. Where the numbers lie and how precisely they are stored is left out, and expressions made of the same
@@ -21,7 +21,7 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Argument:
-    """The number that the function is of; there is one, `ARGUMENT`, and it is unpickled as that."""
+    """The number that the function is of; there is only one, `ARGUMENT`, and it is unpickled as that."""
 
     degree = 1
 
@@ -39,7 +39,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bits:
-    """Random bits, as many as its dtype holds; the same wherever the same equation draws them."""
+    """Random bits, as many as its dtype holds; equal whenever the same equation draws them."""
 
     dtype: Any
     degree = 0
@@ -97,7 +97,7 @@ class Expressions:
         return made
 
     def step(self, equation: ir.Equation, inputs: Sequence[Expression]) -> Expression:
-        """An elementwise equation applied to expressions; those that change no number leave them as they are."""
+        """An elementwise equation applied to expressions; equations that change no number return them unchanged."""
         if keeps_numbers(equation):
             return inputs[0]
         if equation.primitive in ir.ADDITIONS and isinstance(inputs[1], Number) and not inputs[1].value:
@@ -107,7 +107,7 @@ class Expressions:
 
 
 def keeps_numbers(equation: ir.Equation) -> bool:
-    """Whether an equation changes nothing but where a number lies and how precisely it is stored."""
+    """Whether an equation changes only the position of a number and its precision."""
     if equation.primitive is ir.stop_gradient_p:
         return False
     if equation.primitive is ir.broadcast_p:
@@ -117,7 +117,7 @@ def keeps_numbers(equation: ir.Equation) -> bool:
 
 
 def signature(equation: ir.Equation) -> tuple[Any, ...]:
-    """All that an equation does, but for the precision of floating-point numbers."""
+    """A description of what an equation does, except for the precision of floating-point numbers."""
     if equation.primitive in ir.IDENTITIES:
         params: tuple[Any, ...] = ()
     else:
@@ -150,7 +150,7 @@ def _degree(equation: ir.Equation, inputs: Sequence[Expression]) -> int:
 
 
 def ordered(results: Sequence[Expression], known: Container[Expression] = ()) -> list[Expression]:
-    """All that some expressions are made of, themselves included, parts first; of those that are known no parts."""
+    """All parts of some expressions, including themselves, parts first; without the parts of those that are known."""
     found: dict[Expression, None] = {}
     pending: list[tuple[Expression, bool]] = [(x, False) for x in reversed(results)]
     while pending:
@@ -166,12 +166,12 @@ def ordered(results: Sequence[Expression], known: Container[Expression] = ()) ->
 
 
 def reaches(result: Expression, without: Expression, decisions: bool = True) -> bool:
-    """Whether the argument goes into an expression on another way than through one of its parts.
+    """Whether the argument goes into an expression other than through one of its parts.
 
     Args:
       result: the expression.
       without: the part.
-      decisions: whether what only decides between values counts.
+      decisions: whether uses that only decide between values count.
     """
     pending, seen = [result], {without}
     while pending:
@@ -192,7 +192,7 @@ def sources(result: Expression) -> Iterator[Bits | Parameter]:
 
 
 def evaluate(results: Sequence[Expression], values: Mapping[Expression, Any], dtype: Any = None) -> list[Array]:
-    """Expressions at the values of some of their parts, whose shapes broadcast.
+    """Evaluates expressions, given values of some of their parts, whose shapes broadcast.
 
     Args:
       results: the expressions.
@@ -230,7 +230,7 @@ def evaluate(results: Sequence[Expression], values: Mapping[Expression, Any], dt
 
 
 def concrete(leaf: Any) -> np.ndarray | None:
-    """The numbers of a leaf, where they can be looked at here and now."""
+    """The numbers of a leaf, if they are available now."""
     if not isinstance(leaf, np.ndarray | jax.Array) or ir.is_traced(leaf):
         return None
     if not jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -1,9 +1,9 @@
-"""Random factors of an activation, and parameters in it, as few numbers with weights: E g(r) = Σ weight g(number).
+"""Random factors and parameters of an activation, as a few weighted numbers: E g(r) = Σ weight g(number).
 
-Dropout, stochastic depth and noise make numbers of random bits, element by element. Evaluated at bits that are spread
-evenly, the program gives the distribution of these numbers. Where they are few, as those of a mask, they are taken with
-their shares; many are replaced by the nodes of Gauss's quadrature for their distribution. An element of a parameter is
-distributed as the elements of its leaf are.
+Dropout, stochastic depth and noise compute numbers from random bits, element by element. Evaluated at evenly spread
+bits, the program yields the distribution of these numbers. If there are few values, such as those of a mask, they are
+used with their shares; many values are replaced by the nodes of Gaussian quadrature for their distribution. An element
+of a parameter is distributed as the elements of its leaf are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from jaxinit._arrays import outside_traces
 from jaxinit._reading._expressions import Bits, Expression, Parameter, Step, evaluate, ordered, sources
 
 _POINTS = 1 << 16
-# Numbers with weights in all; with several factors in one activation these are shared among them.
+# The total of weighted numbers; if there are several factors in one activation, they share it.
 _MOST = 256
-# Beyond this Gauss's rule gains nothing.
+# Beyond this number, Gaussian quadrature gains nothing.
 _NODES = 24
 
 
@@ -28,7 +28,7 @@ class Factors(NamedTuple):
 
     Attributes:
       parts: the expressions.
-      values: for each of them a vector, whose entries belong to those of the others.
+      values: for each part a vector, whose entries correspond to those of the others.
       weights: of the entries; their sum is 1.
     """
 
@@ -48,7 +48,7 @@ def factors(result: Expression, parameters: Mapping[Parameter, np.ndarray]) -> F
     if not parts:
         return Factors((), (), np.ones(1))
     groups: list[tuple[set[Bits | Parameter], list[Expression]]] = []
-    for part in parts:  # those that share random bits belong together
+    for part in parts:  # parts that share random bits belong together
         roots, members = set(sources(part)), [part]
         apart = [group for group in groups if roots.isdisjoint(group[0])]
         for group in groups:
@@ -66,7 +66,7 @@ def factors(result: Expression, parameters: Mapping[Parameter, np.ndarray]) -> F
 
 
 def _largest_parts(result: Expression) -> list[Expression]:
-    """What is made of random bits and parameters without the argument, as large as possible."""
+    """The largest parts that are computed from random bits and parameters without the argument."""
 
     def varies(x: Expression) -> bool:
         return x.degree == 0 and any(True for _ in sources(x))
@@ -110,7 +110,7 @@ def _is_floating(part: Expression) -> bool:
 
 
 def _spread(count: int) -> list[np.ndarray]:
-    """Points that fill the unit cube evenly: a grid, or the sequence of Roberts."""
+    """Points that fill the unit cube evenly: a grid, or Roberts' sequence."""
     steps = np.arange(_POINTS)
     if count == 1:
         return [(steps + 0.5) / _POINTS]
@@ -121,7 +121,7 @@ def _spread(count: int) -> list[np.ndarray]:
 
 
 def _drawn(root: Bits | Parameter, u: np.ndarray, parameters: Mapping[Parameter, np.ndarray]) -> object:
-    """What a source holds at these quantiles."""
+    """The values of a source at these quantiles."""
     if isinstance(root, Parameter):
         elements = np.sort(parameters[root])
         return jnp.asarray(elements[(u * len(elements)).astype(int)])
@@ -130,7 +130,7 @@ def _drawn(root: Bits | Parameter, u: np.ndarray, parameters: Mapping[Parameter,
 
 
 def _gauss(values: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss's quadrature for a discrete distribution, by the method of Lanczos.
+    """Gaussian quadrature for a discrete distribution, by the Lanczos method.
 
     Reference: Golub & Welsch, Calculation of Gauss quadrature rules, 1969.
     """

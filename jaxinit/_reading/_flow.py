@@ -1,8 +1,8 @@
 """How values flow through a program: what a value is computed from, and where parts of a layer's output go.
 
-Upstream the flow is followed through the programs that loops and branches hold. Downstream a layer's output is followed
-while its elements are only moved, cut or mapped one by one, so that a fused projection is seen as the parts that the
-program cuts it into.
+Upstream the flow is followed through the programs inside loops and branches. Downstream a layer's output is followed
+as long as its elements are only moved, cut or mapped one by one, so that a fused projection is seen as the parts that
+the program cuts it into.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxinit._reading._origin import FOREIGN, Factor, Origin
 from jaxinit._reading._rules import cuts, rearrangement
 
 _MOST_TERMS = 8
-"""Layers whose outputs are followed in one sum at most: those of a cell are few, those of a long sum go on together."""
+"""How many layers' outputs are followed in one sum at most: a cell has few; those of a long sum are treated as one."""
 
 
 class Flow:
@@ -61,7 +61,7 @@ class Flow:
         return tuple(inner) or equation.inputs
 
     def data_sources(self, atom: ir.Atom) -> list[ir.Atom]:
-        """Those of the values a value is computed from that depend on data."""
+        """Those of the values that a value is computed from that depend on data."""
         return [a for a in self.sources(atom) if self.is_data(a)]
 
     def is_data(self, atom: ir.Atom) -> bool:
@@ -69,7 +69,7 @@ class Flow:
         return isinstance(atom, ir.Variable) and self.analysis.of(atom).data
 
     def upstream(self, start: Iterable[ir.Atom], stop: Callable[[ir.Atom], bool]) -> Iterator[ir.Atom]:
-        """All data that some values are computed from, themselves included; not beyond what `stop` says."""
+        """All data that some values are computed from, themselves included, up to where `stop` says."""
         seen: set[ir.Atom] = set()
         queue = list(start)
         while queue:
@@ -97,7 +97,7 @@ def programs_of(program: ir.Program) -> Iterator[ir.Program]:
 
 @dataclasses.dataclass(frozen=True)
 class Followed(Origin):
-    """A value whose elements come from those of another value, one each; strided and interleaved cuts too.
+    """A value whose elements come from those of another value, one each; strided and interleaved cuts count too.
 
     The axes of its factors are the dimensions of that other value, and `base` is where the factors start along each.
     """
@@ -111,7 +111,7 @@ class Followed(Origin):
         return cls(0, whole.region, whole.dims, base=(0,) * len(shape))
 
     def sliced(self, starts: Sequence[int], limits: Sequence[int], shape: Sequence[int]) -> "Followed | None":
-        """After `lax.slice` with stride 1; None where it cuts through several factors."""
+        """After `lax.slice` with stride 1; None if it cuts through several factors."""
         base, dims = list(self.base), list(self.dims)
         for d, (start, limit, size) in enumerate(zip(starts, limits, shape, strict=True)):
             if limit - start == size:
@@ -130,7 +130,7 @@ class Followed(Origin):
     def strided(
         self, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int], shape: Sequence[int]
     ) -> "Followed | None":
-        """After `lax.slice` with any strides; None where it cuts through several factors."""
+        """After `lax.slice` with any strides; None if it cuts through several factors."""
         whole = [(0, n) if k > 1 else (s, e) for s, e, k, n in zip(starts, limits, strides, shape, strict=True)]
         cut = self.sliced([s for s, _ in whole], [e for _, e in whole], shape)
         if cut is None:
@@ -149,7 +149,7 @@ class Followed(Origin):
         return cut.changed(base=tuple(base), dims=tuple(dims))
 
     def coordinates(self, dims: Sequence[int], axis: int) -> np.ndarray:
-        """Where along an axis of the start each element lies, over the flattened product of some dimensions."""
+        """The position of each element along an axis of the start, over the flattened product of some dimensions."""
         factors = [f for d in dims for f in self.dims[d]]
         return self.base[axis] + steps(factors, lambda f: f.stride if f.axis == axis else 0)
 
@@ -179,8 +179,8 @@ def follow(flow: Flow, program: ir.Program, starts: Iterable[ir.Variable], other
       flow: of the whole program.
       program: the program.
       starts: the values.
-      others: whether functions of several data values of one shape, element by element, are followed too; otherwise
-        only sums of values that are followed both.
+      others: whether elementwise functions of several data values of one shape are followed too; if not, only sums
+        of values that are all followed.
 
     Returns:
       value → start → how its elements come from those of the start.
@@ -211,7 +211,7 @@ Tracks = dict[ir.Variable, dict[ir.Variable, Followed]]
 
 
 def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
-    """Where an equation that only moves, copies or drops elements takes them; None for others, and where none are."""
+    """Where an equation that only moves, copies or drops elements puts them; None for others, or if no rule says."""
     operand = equation.inputs[0] if equation.inputs else None
     if not isinstance(operand, ir.Variable) or operand not in tracks:
         return None
@@ -231,7 +231,7 @@ def follow_move(equation: ir.Equation, tracks: Tracks) -> Tracks | None:
 
 
 def _known(moved: "dict[ir.Variable, dict[ir.Variable, Origin | None]]") -> Tracks:
-    """Those of the values whose elements can still be told apart."""
+    """Those of the values whose elements can still be distinguished."""
     found = {
         output: {v: track for v, track in tracks.items() if isinstance(track, Followed)}
         for output, tracks in moved.items()
@@ -244,7 +244,7 @@ def follow_cuts(
 ) -> Tracks:
     """Where the elements of some values go while they are only moved, cut, and added to.
 
-    Sums that are `streams`, of a branch and the value that it is computed from, are the end.
+    Sums that are `streams`, of a branch and the value that it is computed from, end the search.
     """
     tracks: Tracks = {v: {v: Followed.from_start(v.shape)} for v in starts}
     for equation in program.equations:

@@ -1,12 +1,12 @@
 """The activation that follows a layer: the elementwise function between its pre-activation and whatever comes next.
 
-A value is followed through all that takes it element by element, together with known numbers, random bits and slopes
-that are parameters, and through all that only moves, cuts, copies or joins elements. Where it is taken otherwise, it
-goes on: the activation is the one function of it that goes on there.
+A value is followed through operations that use it element by element, together with known numbers, random bits and
+slopes that are parameters, and through operations that only move, cut, copy or join elements. Where it is used
+otherwise, it arrives: the activation is the one function of it that arrives there.
 
-Before the activation other terms may be added to a layer's output, such as biases and the outputs of other layers, and
+Before the activation, other terms may be added to a layer's output, such as biases and the outputs of other layers, and
 a map by channels may be applied, as by a batch normalization with running statistics: the activation is what follows
-them. A branch that is added to the value which it is computed from goes on in the sum with no activation of its own.
+them. A branch that is added to the value that it is computed from goes on in the sum without an activation of its own.
 """
 
 import heapq
@@ -28,7 +28,7 @@ class Onward(NamedTuple):
     """What a value goes on as.
 
     Attributes:
-      activation: the elementwise function of it that goes on; None if there are several, or none that is not linear.
+      activation: the elementwise function of it that goes on; None if there are several, or only linear ones.
       multiplier: by how much numbers and random factors multiply its standard deviation, if that is all they do.
     """
 
@@ -51,10 +51,10 @@ def onward(
       analysis: of the whole program.
       program: the part of it that makes `start`.
       start: the value.
-      leaves: the leaves of the parameters, whose values count where they are known.
+      leaves: the leaves of the parameters, whose values are used where they are known.
       through: whether it is followed through sums with other terms and maps by channels. These terms and factors are
-        left out of the function, as biases are that are zero at the start.
-      features: the dimensions of the value along which features lie, if it is followed through sums over others, too.
+        left out of the function, as are biases that are initially zero.
+      features: the dimensions of the value along which features are, if it is followed through sums over others, too.
     """
     consumers = consumers_of(analysis)
     start = _past_sums(analysis, consumers, program, start) if through else start
@@ -62,7 +62,7 @@ def onward(
     kept = None if features is None else frozenset(features)
     while True:
         exits = _Following(analysis, consumers, program, start, through, scales, kept).exits()
-        # A parameter that multiplies all of it is a map by channels, or belongs to what comes next; as a slope it
+        # A parameter that multiplies the whole value is a map by channels, or belongs to what comes next; as a slope it
         # multiplies a part.
         more = [x for x in ordered(exits) if _reads_parameter(x) and not _remains(exits, x)]
         if not more:
@@ -78,12 +78,12 @@ def onward(
 def following_activation(
     analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = ()
 ) -> TracedActivation | None:
-    """The elementwise function that all of `start` goes through next; None if it goes on as it is, or divides."""
+    """The next elementwise function of all of `start`; None if it goes on unchanged, or goes several ways."""
     return onward(analysis, program, start, leaves).activation
 
 
 def _past_sums(analysis: Analysis, consumers: Consumers, program: ir.Program, start: ir.Variable) -> ir.Variable:
-    """The last of the sums that a value goes into and nothing but the next of which reads each."""
+    """The last of a chain of sums that a value goes into, each of which is read only by the next."""
     passed: list[ir.Variable] = []
     while start not in consumers.ends:
         passed.append(start)
@@ -111,7 +111,7 @@ def _reads_parameter(x: Expression) -> bool:
 
 
 def _remains(exits: Iterable[Expression], step: Expression) -> bool:
-    """Whether the argument still goes into all that a step goes into, without this step."""
+    """Whether the argument still enters all inputs of a step without this step."""
     return all(reaches(x, step, decisions=False) for x in exits if step in ordered([x]))
 
 
@@ -136,13 +136,13 @@ class _Following:
         self.readers = program.readers
 
     def exits(self) -> list[Expression]:
-        """What the value goes on as: each function once, those that others are functions of first."""
+        """What the value goes on as: each function once, and functions of others after those."""
         outside = self._outside(self.program, list(self.inside))
         found = dict.fromkeys(elements.expression for v, elements in self.inside.items() if v in outside)
         return [x for x in ordered(list(found)) if x in found]
 
     def _outside(self, program: ir.Program, starts: Iterable[ir.Atom]) -> set[ir.Atom]:
-        """Follows values through a program; those that are taken otherwise."""
+        """Follows values through a program; returns those that are used otherwise."""
         outside: set[ir.Atom] = set()
         pending: list[int] = []
         seen: set[ir.Equation] = set()
@@ -175,7 +175,7 @@ class _Following:
         return outside
 
     def _entered(self, equation: ir.Equation) -> set[ir.Atom]:
-        """Follows values into a loop or a branch that reads them, or slices of them; those that are taken otherwise."""
+        """Follows values into a loop or a branch that reads them, or slices of them; returns those used otherwise."""
         outside = {a for a in _not_entered(equation) if a in self.inside}
         programs = (equation.body,) if isinstance(equation, ir.While) else ir.subprograms(equation)
         for inner, entered in zip(programs, ir.entrances(equation), strict=True):
@@ -191,7 +191,7 @@ class _Following:
         return outside
 
     def through_equation(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
-        """What an equation makes of values that are followed; None where it does more than that."""
+        """The result of an equation for values that are followed; None if it does more than that."""
         if equation.primitive in JOINS:
             return joined(equation, self.inside)
         if equation.primitive in MOVES:
@@ -205,7 +205,7 @@ class _Following:
         return self._scaled(equation) if is_outer(equation) else self._summed_up(equation)
 
     def _scaled(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
-        """The value itself where a product that contracts nothing multiplies it."""
+        """The value itself, if a product that contracts nothing multiplies it."""
         own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
         if len(own) != 1:
             return None
@@ -217,7 +217,7 @@ class _Following:
         return {output: beside(elements, equation)._replace(within=None, features=None)}
 
     def _summed_up(self, equation: ir.Equation) -> dict[ir.Atom, MovedElements] | None:
-        """The value itself where rows of it are summed up, or the largest taken, and its features stay apart."""
+        """The value itself, if its rows are summed, or their maximum taken, and its features stay separate."""
         own = [i for i, a in enumerate(equation.inputs) if a in self.inside]
         if len(own) != 1 or len(equation.outputs) != 1:
             return None
@@ -258,7 +258,7 @@ class _Following:
         return {output: several[0]._replace(expression=made)}
 
     def _left_out(self, equation: ir.Equation, elements: MovedElements) -> MovedElements | None:
-        """The value itself where another term is added to it, or a map by channels multiplies it."""
+        """The value itself, if another term is added to it, or a map by channels multiplies it."""
         if equation.primitive not in (*ir.ADDITIONS, ir.mul_p, ir.div_p):
             return None
         first, second = equation.inputs
@@ -276,7 +276,7 @@ class _Following:
         return None if self.consumers.is_computed_from(other, self.start) else beside(elements, equation)
 
     def _is_array(self, atom: ir.Atom) -> bool:
-        """Whether a value that does not depend on data is made of more than numbers, element by element."""
+        """Whether a value that does not depend on data is more than an elementwise function of numbers."""
         return ir.is_floating(atom) and self.consumers.of(atom) is None
 
 

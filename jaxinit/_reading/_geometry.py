@@ -1,4 +1,4 @@
-"""The operations that make a layer, and which dimension of the weight does what in them.
+"""The operations that form a layer, and the role of each dimension of the weight in them.
 
 A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup of rows of a weight.
 """
@@ -13,7 +13,7 @@ from jaxinit._numbers import fans
 from jaxinit._reading._dependence import Dependence
 
 OPERATIONS = frozenset({ir.dot_general_p, ir.ragged_dot_p, ir.conv_p, ir.gather_p, ir.dynamic_slice_p})
-"""What a layer is made of."""
+"""The primitives of layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Geometry:
     Attributes:
       kind: "dense", "einsum" (batched, grouped, picked by data, or contracting several dimensions), "conv" or "embed".
       in_dims, out_dims, batch_dims: dimensions of the weight that are contracted, that become features of the output,
-        and along which independent weights lie. All others are the receptive field.
-      placed: dimension of the weight → dimension of the output, for out_dims and those of batch_dims that it has.
+        and along which there are independent weights. All others are the receptive field.
+      placed: dimension of the weight → dimension of the output, for out_dims and those batch_dims that it has.
       fan_in, fan_out: as `jaxinit.fans` counts them; a lookup reads one row, so its fan-in is 1.
       receptive_field: number of taps of a convolution.
       feature_group_count: groups of a convolution.
@@ -44,7 +44,7 @@ class Geometry:
 def weight_operand(equation: ir.Equation, arguments: Sequence[Dependence]) -> tuple[int, Geometry] | None:
     """Which input of an equation is a weight, and the roles of its dimensions.
 
-    A weight that grows with no leaf, since it is divided by its own norm, is one nevertheless if it is a matrix.
+    A matrix that grows with no leaf, because it is divided by its own norm, is a weight nevertheless.
     """
     if equation.primitive not in OPERATIONS:
         return None
@@ -68,7 +68,7 @@ def _is_normalized(value: Dependence) -> bool:
 
 
 def geometry_of(equation: ir.Equation, weight: int, other: Dependence) -> Geometry | None:
-    """The geometry of an equation whose input number `weight` is a weight; None if it makes no layer."""
+    """The geometry of an equation whose input number `weight` is a weight; None if it is not a layer."""
     if equation.primitive is ir.dot_general_p:
         return _product(equation, weight, other, equation.params["dimension_numbers"])
     if equation.primitive is ir.ragged_dot_p and weight == 1:
@@ -85,7 +85,7 @@ def geometry_of(equation: ir.Equation, weight: int, other: Dependence) -> Geomet
 def _product(
     equation: ir.Equation, weight: int, other: Dependence, numbers: Any, groups: tuple[int, ...] = ()
 ) -> Geometry | None:
-    """Of a product with these dimension numbers; rows of data choose along the dimensions `groups` of the weight."""
+    """The geometry of a product with these dimension numbers; rows of data choose along the dimensions `groups`."""
     (contracted, batched) = numbers
     in_dims, batch_dims = tuple(contracted[weight]), tuple(batched[weight])
     shape, data_shape = equation.inputs[weight].shape, equation.inputs[1 - weight].shape
@@ -104,7 +104,7 @@ def _product(
 
 
 def _grouped_product(equation: ir.Equation, other: Dependence) -> Geometry | None:
-    """A matrix for each group of the rows of data; other kinds of groups make products of weights with themselves."""
+    """A matrix for each group of the rows of data; other kinds of groups multiply weights with themselves."""
     numbers = equation.params["ragged_dot_dimension_numbers"]
     groups = tuple(numbers.rhs_group_dimensions)
     return _product(equation, 1, other, numbers.dot_dimension_numbers, groups) if groups else None
@@ -125,7 +125,7 @@ def _convolution(equation: ir.Equation) -> Geometry:
 def _lookup(equation: ir.Equation) -> Geometry | None:
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     shape, out_rank = equation.inputs[0].shape, len(equation.outputs[0].shape)
-    # A batch of dynamic slices names the dimensions too that it takes whole.
+    # A batch of dynamic slices also lists the dimensions that it keeps whole.
     rows = tuple(d for d in numbers.start_index_map if d in numbers.collapsed_slice_dims or sizes[d] != shape[d])
     single = all(sizes[d] == 1 for d in rows)
     if (

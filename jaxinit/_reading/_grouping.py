@@ -1,4 +1,4 @@
-"""From uses to weights: parts of a leaf that share elements are scaled together, and some not at all."""
+"""From uses to weights: parts of a leaf that share elements are scaled together, and some cannot be scaled."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ def grouped(found: Iterable[Weight], uses: Iterable[Use], reads: Sequence[Read])
             weight.refused = weight.refused or other.refused
             if other.stack != weight.stack or any(other.region[f.axis] != weight.region[f.axis] for f in weight.stack):
                 weight.refused = weight.refused or _clash(weight.stack, other.stack)
-                # One state for all of it, since the states of one use's slices would be of no use to the other.
+                # One state for the whole weight, since the states of one use's slices would not fit the other use.
                 weight.stack, weight.order = (), np.zeros((), int)
             regions = {**other.regions, **weight.regions}
             for leaf in other.regions.keys() & weight.regions.keys():
@@ -63,11 +63,11 @@ def _hull(a: _Region, b: _Region) -> _Region:
 
 
 def _clash(a: Sequence[Factor], b: Sequence[Factor]) -> str:
-    """Why two uses that walk along such stacks can have no scales in common."""
+    """Why two uses with such stacks cannot share scales."""
     if a != b and _unflipped(a) == _unflipped(b):
         return "it is flipped along its stack, and used unflipped too"
     if a and b:
-        return "loops walk along slices of it that are not the same"
+        return "loops run over different slices of it"
     return "it is used both as a whole and slice by slice"
 
 

@@ -1,11 +1,11 @@
 """Layers whose output is itself a weight: `x @ reshape(h @ v)`, the weights that a hypernetwork makes from data.
 
-What follows such a layer contracts some of its output features with other data and keeps others as features of its
+The next product contracts some output features of such a layer with other data and keeps others as features of its
 own. Each output of that product sums over the features contracted, so the fan-in of the weight v counts both sums, as
-in Chang, Flokas & Lipson 2020, "Principled weight initialization for hypernetworks". Where all features are
-contracted, as in the scores of attention, or where the other data are the output of a layer too, as keys are that
-several queries share, the output is not a weight but a vector like the other. Where the other data are shares of one,
-as a softmax gives them, the product is a mean of outputs, as that of experts, and adds no inputs.
+in Chang, Flokas & Lipson 2020, "Principled weight initialization for hypernetworks". If all features are
+contracted, as in the scores of attention, or if the other data are the output of a layer too, like keys that
+several queries share, the output is not a weight but a vector like the other. If the other data sum to one,
+as those of a softmax do, the product is a mean of outputs, such as of experts, and adds no inputs.
 """
 
 import math
@@ -21,10 +21,9 @@ from jaxinit._reading._rules import cuts, rule_of
 class Around(NamedTuple):
     """The program around a layer.
 
-    Attributes:
-      consumers: the equations that read each value; None stands for the outputs of the program.
-      producers: the equation that makes each value.
-      of: what a value depends on.
+    consumers: the equations that read each value; None stands for the outputs of the program.
+    producers: the equation that computes each value.
+    of: what a value depends on.
     """
 
     consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]]
@@ -33,9 +32,9 @@ class Around(NamedTuple):
 
 
 def fan_in_made(output: ir.Variable, features: Collection[int], around: Around) -> int:
-    """The fan-in of the weight that a layer's output is for what follows; 1 if it is not a weight.
+    """The fan-in of the weight that a layer's output becomes in the next product; 1 if it does not become one.
 
-    Of parts of the output that become weights of different fan-ins, or weights and biases, the largest counts.
+    If parts of the output become weights of different fan-ins, or weights and biases, the largest counts.
 
     Args:
       output: of the layer, bias included.
@@ -107,7 +106,7 @@ def _copied(broadcast: ir.Equation) -> set[int]:
 
 
 def _are_shares(atom: ir.Atom, around: Around) -> bool:
-    """Whether a value is divided by its own sum, as that of a softmax is; after that some may be left out."""
+    """Whether a value is divided by its own sum, as in a softmax; after that some entries may be left out."""
     division = _before_moves(atom, around)
     if division is None or division.primitive is not ir.div_p:
         return False
@@ -117,7 +116,7 @@ def _are_shares(atom: ir.Atom, around: Around) -> bool:
 
 
 def _before_moves(atom: ir.Atom, around: Around) -> ir.Equation | None:
-    """The equation that makes a value which is then only moved, or kept in some places and replaced in others."""
+    """The equation that computes a value which is then only moved, or kept in some positions and replaced in others."""
     while (equation := around.producers.get(atom)) is not None:
         cases = equation.inputs[1:] if equation.primitive is ir.select_p else equation.inputs
         data = [x for x in cases if around.of(x).data]
@@ -128,9 +127,9 @@ def _before_moves(atom: ir.Atom, around: Around) -> ir.Equation | None:
 
 
 def layer_of(atom: ir.Atom, around: Around) -> ir.Equation | None:
-    """The product that a value's elements are linear combinations of, if that is one: a layer's, or one of two data.
+    """The product whose elements are combined linearly to compute a value: a layer's, or one of two data values.
 
-    Moved, scaled and rotated, the output of a layer stays what it is; sums of several are more than that.
+    The output of a layer may be moved, scaled and rotated; a sum of several outputs does not count.
     """
     found: set[ir.Equation | None] = set()
     seen: set[ir.Atom] = set()

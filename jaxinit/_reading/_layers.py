@@ -24,20 +24,20 @@ class Entry(NamedTuple):
 
     @property
     def data(self) -> ir.Atom:
-        """What it is applied to."""
+        """The data that it is applied to."""
         return self.equation.inputs[1 - self.weight]
 
 
 @dataclasses.dataclass(eq=False)
 class Weight:
-    """A part of a leaf that is scaled by itself, or with parts of other leaves that make one weight with it.
+    """A part of a leaf that is scaled on its own, or with parts of other leaves that form one weight with it.
 
     Attributes:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
       members: the other leaves that are scaled alike, such as the imaginary parts of a weight, and their regions.
-      stack: factors of the leaf that enclosing scans walk along; the weight has a scale for each step.
-      order: along these factors, which slice's turn comes when.
+      stack: factors of the leaf that enclosing scans run over; the weight has a scale for each step.
+      order: along these factors, the iteration of each slice.
       uses: the operations that use it, in execution order.
       refused: why it must keep its scale, or None.
       index: its number in order of first use; weights sort by it, so that they can be keys of a pytree.
@@ -54,13 +54,13 @@ class Weight:
 
     @property
     def regions(self) -> dict[int, tuple[tuple[int, int], ...]]:
-        """Leaf → the part of it that is meant, for all leaves that are scaled together."""
+        """Leaf → the part of it that belongs to the weight, for all leaves that are scaled together."""
         return {self.leaf: self.region, **self.members}
 
     def is_alike(self, leaf: int) -> bool:
-        """Whether elements of the weight are elements of a leaf, or sums with some, as with its imaginary part.
+        """Whether elements of the weight are elements of a leaf, or sums with some, such as with its imaginary part.
 
-        It is not so for factors of what is added to a weight.
+        This is false for factors of a term that is added to a weight.
         """
         factors = self.factors_with(leaf)
         if factors:
@@ -68,11 +68,11 @@ class Weight:
         return self.sizes_in(self.leaf) == self.sizes_in(leaf)
 
     def sizes_in(self, leaf: int) -> list[int]:
-        """The shape of the part of a leaf that is meant."""
+        """The shape of the part of a leaf."""
         return [stop - start for start, stop in self.regions[leaf]]
 
     def factors_with(self, leaf: int) -> frozenset[int]:
-        """Of the terms of the weight, the leaves of the one that a leaf is in, but for those of all terms."""
+        """The leaves of the term of the weight that a leaf is in, without those that are in all terms."""
         terms = (
             next((component.dependence.terms for component in self.uses[0].components if component.weight is self), ())
             if self.uses
@@ -95,7 +95,7 @@ class Weight:
 
     @property
     def first_component(self) -> "Component":
-        """Its share in what its first use multiplies."""
+        """Its share in the weight of its first use."""
         return next(component for component in self.uses[0].components if component.weight is self)
 
     def __lt__(self, other: "Weight") -> bool:
@@ -111,7 +111,7 @@ class Component:
       dependence: how the weight, or the segment, depends on the leaves.
       fan_out: connections out of a unit of its input.
       start, size: the segment along the concatenation; no size if there is none.
-      ensemble: the factors of its leaf along which independent weights lie that meet the same data.
+      ensemble: the factors of its leaf along which there are independent weights that meet the same data.
     """
 
     weight: Weight
@@ -133,10 +133,10 @@ class Bias(NamedTuple):
     Attributes:
       value: a parameter, a function of parameters, or a constant.
       equation: the sum or difference.
-      is_parameter: whether any leaf has a say in the value.
+      is_parameter: whether it depends on any leaf.
       sign: with which it enters the output of the layer, 1 or -1.
-      moves: what rearranges the sum on its way to the output of the layer, in order.
-      is_noise: whether it is made of random numbers, which are not part of what is measured.
+      moves: the rearrangements of the sum on its way to the output of the layer, in order.
+      is_noise: whether it is computed from random numbers, which are not measured.
     """
 
     value: ir.Atom
@@ -149,23 +149,23 @@ class Bias(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Use:
-    """One use of a weight, or of several side by side: the operation between data and it, or a sum of such.
+    """One use of a weight, or of several side by side: the operation between data and it, or a sum of such operations.
 
     Attributes:
       entries: where data meets the weight.
       equation: the equation whose output is linear in the weight: the operation, or the sum.
       lookup: where data picks the weight from a leaf, or None.
       geometry: the roles of the weight's dimensions.
-      components: the weights that the weight is made of.
+      components: the weights that the weight consists of.
       finish: the equation whose output is the pre-activation: the operation itself, or the last addition of a bias. It
         is the output of the operation, rearranged and with either sign, plus the biases.
       biases: what is added to the output before anything else happens to it, in order.
-      bias_dims: the dimensions of that output along which their sum varies, but for noise.
+      bias_dims: the dimensions of that output along which their sum varies, not counting noise.
       placed: dimension of the weight → dimension of the output of `finish`.
-      segment_dim: the dimension of that output along which the parts lie.
+      segment_dim: the dimension of that output along which the parts are concatenated.
       sign: with which the operation's output enters that of `finish`.
       repeats: how often one pass through the program executes it for each of its weight's scales.
-      makes: the fan-in of the weight that the output is for what follows, 1 where it is not a weight.
+      makes: the fan-in of the weight that the output becomes in the next product, 1 if it does not become a weight.
     """
 
     entries: tuple[Entry, ...]
@@ -184,29 +184,29 @@ class Use:
 
     @property
     def bias(self) -> ir.Atom | None:
-        """The first bias that is made of parameters, if there is one."""
+        """The first bias that depends on parameters, if there is one."""
         return next((bias.value for bias in self.biases if bias.is_parameter), None)
 
     @property
     def data(self) -> ir.Atom:
-        """What the weight is applied to."""
+        """The data that the weight is applied to."""
         return self.entries[0].data
 
     @property
     def weight(self) -> ir.Atom:
-        """The weight, as the first operation takes it."""
+        """The weight, as the first operation uses it."""
         return self.entries[0].atom
 
 
 class Read(NamedTuple):
-    """Data meets a leaf there other than as the weight of a layer.
+    """A place where data meets a leaf other than as the weight of a layer.
 
     Attributes:
       leaf: index of the leaf.
       origin: which elements, if known.
       degree: of homogeneity, None where there is none.
       position: how many uses come before it.
-      stack: factors of the leaf that enclosing loops walk along.
+      stack: factors of the leaf that enclosing loops run over.
       primitive: what the data does with it.
     """
 
@@ -220,17 +220,17 @@ class Read(NamedTuple):
 
 @dataclasses.dataclass
 class Analysis:
-    """What the walk found.
+    """The results of the walk.
 
     Attributes:
       program: the program, whose first inputs are the leaves of the parameters.
       dependences: what each variable depends on.
       uses: the layers in execution order, by the equation that finishes each.
-      weights: the parts of the parameters that are scaled by themselves, in order of first use.
+      weights: the parts of the parameters that are scaled on their own, in order of first use.
       opaque: leaves that are not the weight of a layer though data meets them as one, and why.
       reads: where else data meets a leaf.
       read_leaves: the leaves that an output depends on.
-      as_data: constants, and functions of parameters, that layers take as data.
+      as_data: constants, and functions of parameters, that layers use as data.
       noise: values that depend on random numbers, and on no data.
     """
 

@@ -1,7 +1,7 @@
 """Low-rank additions to a layer, written beside it: x @ W + c · (x @ A) @ B, as adapters of frozen models have.
 
-Both products take the same data, nothing but numbers comes between A and B, and the rank is smaller than what goes in
-and what comes out. Hu et al., 2021, "LoRA" (arXiv:2106.09685).
+Both products use the same data, there are only constants between A and B, and the rank is smaller than the numbers of
+inputs and outputs. Hu et al., 2021, "LoRA" (arXiv:2106.09685).
 """
 
 from jaxinit import _program as ir

@@ -1,6 +1,6 @@
 """The weights that a program makes of leaves, for given values of the leaves: scaled, gathered, normalised, summed.
 
-Only what depends on no data is computed, upstream of where data meets the weight, through loops slice by slice.
+Only values that depend on no data are computed, before data meets the weight, and through loops slice by slice.
 """
 
 import itertools
@@ -18,15 +18,16 @@ _Steps: TypeAlias = Mapping[ir.Scan, int]
 
 
 def is_made(weight: Weight) -> bool:
-    """Whether the weight of a layer is something else than elements of one leaf."""
+    """Whether the weight of a layer is something other than elements of one leaf."""
     component = weight.first_component
     return bool(weight.members) or component.origin is None or not component.origin.exact
 
 
 def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> list[list[Array]] | None:
-    """For each slice of a weight, in the order in which loops walk along it, the weights that its first layer takes.
+    """For each slice of a weight, in the order of loops over it, the weights that its first layer uses.
 
-    Of weights that data picks it is all that there are to pick from, multiplied by the root mean square of what
+    If data picks weights, these are all that it may pick, multiplied by the root mean square of the factors of
+    those picked. None if they depend on data in other ways.
     multiplies those picked. None where they depend on more data than that.
     """
     values, use = Made(analysis, leaves), weight.uses[0]
@@ -47,7 +48,7 @@ def weights_made(analysis: Analysis, weight: Weight, leaves: Sequence[Any]) -> l
 
 
 class Made:
-    """Values of a program that depend on no data, computed when they are asked for."""
+    """Values of a program that depend on no data, computed on demand."""
 
     def __init__(self, analysis: Analysis, leaves: Sequence[Any]):
         self.analysis = analysis
@@ -85,7 +86,7 @@ class Made:
         return list(self.home.get(atom, ()))
 
     def factors_behind(self, use: Use, steps: _Steps) -> list[Array] | None:
-        """What multiplies a weight that data has picked; None where that is not numbers alone."""
+        """The factor of a weight that data has picked; None if it is more than numbers."""
         atom, factors = use.entries[0].atom, []
         while use.lookup is not None and atom not in use.lookup.equation.outputs:
             equation = self.producer[atom]

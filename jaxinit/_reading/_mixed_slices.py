@@ -1,7 +1,7 @@
-"""Which slices of a leaf a value is made of, where its elements are mixed: `w + w.T` in the body of a loop.
+"""Which slices of a leaf a value is computed from, if its elements are mixed: `w + w.T` in the body of a loop.
 
-A loop that walks along a leaf hands its body one slice in each step. Whatever the body makes of it is made of that
-slice, unless the body also takes the leaf, or some of it, in another way.
+A loop over a leaf passes one slice to its body in each step. Whatever the body computes from it is computed from that
+slice, unless the body also uses the leaf, or some of it, in another way.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ class MixedSlices:
     """The slices behind the values of a program that is being walked.
 
     Args:
-      producers: of each value met so far, its equation.
+      producers: for each value met so far, its equation.
       of: what a value depends on.
     """
 
@@ -24,14 +24,14 @@ class MixedSlices:
         self.outside: dict[ir.Atom, ir.Atom] = {}
 
     def enter(self, equation: ir.Equation) -> None:
-        """Remembers which values the programs of a loop or a branch take as they are, and not slice by slice."""
+        """Records which values the programs of a loop or a branch use as a whole, not slice by slice."""
         for entered in ir.entrances(equation):
             self.outside.update((v, atom) for v, atom in entered if v.shape == atom.shape)
 
     def walked(self, atoms: Iterable[ir.Atom], leaf: int) -> Origin | None:
-        """The origin of the slice of a leaf that all of these values are made of; None where there is no such slice.
+        """The origin of the slice of a leaf that all of these values are computed from; None if there is no such slice.
 
-        What it says of the slice itself is of no use, since its elements are mixed: only `stack` and `region` are.
+        Only its `stack` and `region` are meaningful, since the elements of the slice are mixed.
         """
         found: list[Origin] = []
         seen: set[ir.Atom] = set()

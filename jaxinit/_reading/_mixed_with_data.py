@@ -1,7 +1,7 @@
 """Weights that data chooses or multiplies on their way to a layer: `x @ where(data, a, b)`, `x @ (w * mask_of_batch)`.
 
 Such a value depends on data, so no scale of a leaf is the scale of the layer's output for all samples alike, and the
-leaf is not the weight of a layer. Where its elements lie is followed nevertheless, so that the leaf can be named.
+leaf is not the weight of a layer. Its elements are followed nevertheless, so that the leaf can be named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ REASON = "data chooses it, or multiplies it, before it meets the layer's input"
 
 
 def leaves_mixed_in(equation: ir.Equation, inputs: Sequence[Dependence]) -> Mapping[int, Origin | None]:
-    """The leaves whose elements data has chosen or multiplied to make the output of an equation, and their origins."""
+    """The leaves whose elements data has chosen or multiplied to compute an equation's output, and their origins."""
     primitive, first, others = equation.primitive, inputs[0], inputs[1:]
     if primitive is ir.select_p:
         return union(others)
@@ -38,7 +38,7 @@ def leaves_mixed_in(equation: ir.Equation, inputs: Sequence[Dependence]) -> Mapp
 
 
 def union(values: Sequence[Dependence]) -> dict[int, Origin | None]:
-    """The leaves of which any of several values is made."""
+    """The leaves that any of several values is computed from."""
     found: dict[int, Origin | None] = {}
     for x in values:
         for part in x.parts:
@@ -48,7 +48,7 @@ def union(values: Sequence[Dependence]) -> dict[int, Origin | None]:
 
 
 def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """The leaves that are a weight but for the data in them: some of their axes meet other data, some are left.
+    """The leaves that would be a weight without the data in them: some of their axes meet other data, some are left.
 
     Args:
       equation: a product, or a convolution.
@@ -77,7 +77,7 @@ def weights_among(equation: ir.Equation, inputs: Sequence[Dependence], shapes: S
 
 
 def _spread(found: dict[int, Origin | None], equation: ir.Equation) -> dict[int, Origin | None]:
-    """The same, of numbers and values alike in the shape of the output."""
+    """The same, for numbers and values alike, in the shape of the output."""
     shape = equation.outputs[0].shape
     return {
         leaf: o.broadcast(shape, range(len(o.dims))) if o and len(o.dims) in (0, len(shape)) else None

@@ -11,9 +11,9 @@ MOVES = frozenset(
     {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.rev_p, ir.broadcast_p, ir.slice_p, ir.dynamic_slice_p, ir.pad_p}
     | {ir.split_p, ir.unstack_p, ir.gather_p, ir.tile_p}
 )
-"""The elements of the first input, elsewhere or in part; `pad` adds others."""
+"""Primitives that move or select the elements of the first input; `pad` adds others."""
 JOINS = frozenset({ir.concatenate_p, ir.stack_p, ir.dynamic_update_slice_p})
-"""The elements of several inputs, side by side."""
+"""Primitives that put the elements of several inputs side by side."""
 
 
 class MovedElements(NamedTuple):
@@ -21,9 +21,9 @@ class MovedElements(NamedTuple):
 
     Attributes:
       expression: the function.
-      way: how elements have been moved; values that came the same way have the same elements at the same places.
-      within: (start, stop) along each dimension within which elements of the start lie; None if anywhere.
-      features: the dimensions along which the features of the start lie; None if unknown.
+      way: how elements have been moved; values with equal ways have the same elements in the same positions.
+      within: (start, stop) along each dimension that contains the elements of the start; None if unknown.
+      features: the dimensions along which the features of the start are; None if unknown.
     """
 
     expression: Expression
@@ -47,7 +47,7 @@ def moved(equation: ir.Equation, elements: MovedElements) -> dict[ir.Atom, Moved
 
 
 def joined(equation: ir.Equation, inside: Mapping[ir.Atom, MovedElements]) -> dict[ir.Atom, MovedElements] | None:
-    """Elements side by side: of one function all, and of other values."""
+    """Elements side by side: all of one function, and those of other values."""
     (output,) = equation.outputs
     several = [inside.get(a) for a in equation.inputs]
     own = [p for p in several if p is not None]
@@ -64,12 +64,12 @@ def joined(equation: ir.Equation, inside: Mapping[ir.Atom, MovedElements]) -> di
 
 
 def beside(elements: MovedElements, equation: ir.Equation) -> MovedElements:
-    """Where something else has been added to a value, or multiplied with it, that is left out."""
+    """Where another value, which is left out, has been added to a value or multiplied with it."""
     return elements._replace(way=(elements.way, equation))
 
 
 def _moves(equation: ir.Equation) -> str:
-    """All that decides where elements go, other than what they are: parameters, and the values of further inputs."""
+    """Everything that decides where elements go, apart from their values: parameters, and further inputs."""
     further = [repr(a.value) if isinstance(a, ir.Constant) and not a.shape else id(a) for a in equation.inputs[1:]]
     return repr((sorted((name, repr(x)) for name, x in equation.params.items()), further))
 
@@ -77,7 +77,7 @@ def _moves(equation: ir.Equation) -> str:
 def _within(
     equation: ir.Equation, output: ir.Variable, within: tuple[tuple[int, int], ...], start: int
 ) -> tuple[tuple[int, int], ...] | None:
-    """Within which places of an output the elements lie that lay within these; None if anywhere."""
+    """The region of an output that contains the elements that were in this region of the input; None if unknown."""
     primitive, params, shape = equation.primitive, equation.params, equation.inputs[0].shape
     whole = all(elements == (0, n) for elements, n in zip(within, shape, strict=True))
     if primitive is ir.transpose_p:

@@ -1,6 +1,6 @@
-"""The value of a leaf at which a product with a function of it changes nothing: f(θ) = 1.
+"""The value of a leaf at which a product with a function of it has no effect: f(θ) = 1.
 
-The function is evaluated on a grid as the program computes it; where it is monotone, bisection finds the value.
+The function is evaluated on a grid as the program computes it; if it is monotone, bisection finds the value.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ _MOVES = (
 def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:
     """The θ with f(θ) = 1 for a value f of the program that is computed from a leaf θ alone, element by element.
 
-    Factors that are computed from other leaves count as one. None where the rest is not computed from the leaf alone,
-    or not element by element, where f is not monotone, or where it never is one.
+    Factors that are computed from other leaves count as one. None if the rest is not computed from the leaf alone,
+    or not element by element, if f is not monotone, or if it never is one.
     """
     function = _function(flow, atom, leaf)
     if function is None:
@@ -49,7 +49,7 @@ def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:
             above = values >= 1
             steps = np.diff(values)
             monotone = (steps >= 0).all() or (steps <= 0).all()
-            # A sigmoid that rounds to one is not one.
+            # A sigmoid that rounds to one never equals one.
             if not monotone or above.all() or not above.any() or (high == _RANGE and values.max() < 1 + _MARGIN):
                 return None
             at = int(np.flatnonzero(above[1:] != above[:-1])[0])
@@ -114,12 +114,12 @@ def _function(flow: Flow, atom: ir.Atom, leaf: int) -> Callable[[np.ndarray], np
 
 
 def _converts_kind(equation: ir.Equation) -> bool:
-    """Whether a cast drops what is not an integer."""
+    """Whether a cast drops the fractional part."""
     return ir.is_floating(equation.inputs[0]) != ir.is_floating(equation.outputs[0])
 
 
 def _number(constant: ir.Constant) -> Any:
-    """The number that all elements of a constant are, or None."""
+    """The number that all elements of a constant equal, or None."""
     if not ir.is_known(constant):
         return None
     values = np.unique(np.asarray(constant.value))

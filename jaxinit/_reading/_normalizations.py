@@ -1,7 +1,7 @@
 """Where a program normalizes: divides data by the root of a statistic of data, or by that of a running variance.
 
 A statistic is a reduction over dimensions of data, or a function of such reductions. Numbers that data is merely
-multiplied with or divided by, such as a learned temperature, are none.
+multiplied or divided by, such as a learned temperature, are not statistics.
 """
 
 import math
@@ -25,7 +25,7 @@ def normalizations(analysis: Analysis) -> Iterator[ir.Equation]:
 
 
 def normalizations_of(analysis: Analysis, program: ir.Program) -> Iterator[ir.Equation]:
-    """Those of one program, without those that it holds."""
+    """Those of one program, without those of programs inside it."""
     statistics: set[ir.Atom] = set()
     roots: set[ir.Atom] = set()
     for equation in program.equations:
@@ -53,7 +53,7 @@ def normalizations_of(analysis: Analysis, program: ir.Program) -> Iterator[ir.Eq
 
 
 def _is_power(analysis: Analysis, inputs: list[ir.Variable], statistics: set[ir.Atom]) -> bool:
-    """Whether a root is one of a statistic, or of a parameter of several numbers, such as a running variance."""
+    """Whether a root is that of a statistic, or of a parameter of several numbers, such as a running variance."""
     return any(
         a in statistics or (not analysis.of(a).data and bool(analysis.of(a).degrees) and math.prod(a.shape) > 1)
         for a in inputs

@@ -1,4 +1,4 @@
-"""What a walk notes beside layers: where data meets leaves otherwise, and which of them are weights of no layer."""
+"""What a walk records beside layers: other uses of leaves by data, and which leaves are not the weight of a layer."""
 
 from collections.abc import Sequence, Set
 
@@ -13,7 +13,7 @@ _JOINED = "data multiplies it joined with others, element by element"
 
 
 class Notes:
-    """What is noted, while `recording`.
+    """What is recorded, while `recording`.
 
     Attributes:
       uses: the layers so far, by the equation that finishes each.
@@ -37,7 +37,7 @@ class Notes:
         weight: int | None = None,
         weights: Set[int] = frozenset(),
     ) -> None:
-        """Remembers which leaves data meets here, other than these as the weight of a layer."""
+        """Records which leaves data meets here, other than these as the weight of a layer."""
         if not self.recording:
             return
         self.hidden(equation, arguments)
@@ -57,25 +57,25 @@ class Notes:
                         self.reads.append(Read(leaf, origin, alone, len(self.uses), stack, equation.primitive))
 
     def hidden(self, equation: ir.Equation, arguments: list[Dependence]) -> None:
-        """Remembers what hides the leaves that enter it."""
+        """Records an equation that hides the leaves that enter it."""
         leaves = [leaf for value in arguments for leaf, degree in value.degrees.items() if degree != 0]
         if self.recording and leaves and ir.is_opaque(equation):
             reason = f"it enters {equation.primitive}, whose program is not read"
             self.opaque.extend((leaf, reason) for leaf in leaves)
 
     def mixed(self, before: Sequence[Dependence], after: Sequence[Dependence]) -> None:
-        """A carry or a branch that starts as parameters and goes on as data reads the parameters."""
+        """A carry or a branch that begins as parameters and continues as data reads the parameters."""
         for x, y in zip(before, after, strict=True):
             if y.data and not x.data:
                 self.read(x)
 
     def decisions(self, decision: Dependence, results: Sequence[Dependence]) -> None:
-        """Parameters that decide how data goes on are read there."""
+        """Records parameters that decide how data goes on, which counts as reading them."""
         if any(x.data for x in results):
             self.read(decision)
 
     def read(self, x: Dependence) -> None:
-        """Remembers that data meets all leaves of a value."""
+        """Records that data meets all leaves of a value."""
         if self.recording:
             self.read_leaves |= set(x.degrees)
             origins = {leaf: x.origins.get(leaf) for leaf, d in x.degrees.items() if d != 0}

@@ -1,7 +1,7 @@
 """Which values are one-hot: a comparison of numbers with a range, t[..., None] == arange(n), and along which dimension.
 
-A product that contracts that dimension is a lookup of rows. Merged with other dimensions, as the squares of a board are
-in front of a dense layer, it is so no longer: several entries of the merged one are hot at a time.
+A product that contracts that dimension is a lookup of rows. If it is merged with other dimensions, like the squares of
+a board before a dense layer, it no longer is: several entries of the merged dimension are hot at once.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from jaxinit import _program as ir
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """How the entries of a value are related; dimensions are its own.
+    """How the entries of a value are related.
 
     Attributes:
-      counts: the dimension along which it is a range of integers, alike in all others, or None.
+      counts: the dimension along which it is a range of integers, equal along all others, or None.
       hot: the dimension along which at most one entry is not zero, or None.
       repeats: the dimensions along which it repeats itself.
     """
@@ -27,11 +27,11 @@ class Pattern:
     repeats: frozenset[int] = frozenset()
 
     def unstacked(self) -> "Pattern":
-        """Of one slice along the first dimension."""
+        """The pattern of one slice along the first dimension."""
         return self.moved({d + 1: d for d in range(max(self._dims, default=0))})
 
     def moved(self, dimensions: Mapping[int, int]) -> "Pattern":
-        """After its dimensions have gone where `dimensions` says, or nowhere."""
+        """The pattern after its dimensions have been mapped by `dimensions`, or dropped."""
         counts, hot = (None if d is None else dimensions.get(d) for d in (self.counts, self.hot))
         return Pattern(counts, hot, frozenset(dimensions[d] for d in self.repeats if d in dimensions))
 
@@ -44,7 +44,7 @@ NONE = Pattern()
 
 
 def of_constant(constant: ir.Constant) -> Pattern:
-    """Of a value known when the function was traced."""
+    """The pattern of a value known when the function was traced."""
     if not constant.shape:
         return NONE
     sizes = [(n, d) for d, n in enumerate(constant.shape) if n > 1]

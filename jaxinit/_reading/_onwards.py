@@ -1,4 +1,4 @@
-"""What becomes of a value: whether it weighs other data, and whether it goes into a layer as it is."""
+"""What a value is used for: whether it weighs other data, and whether it goes directly into a layer."""
 
 import heapq
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _PRODUCTS = (ir.mul_p, ir.div_p)
 
 
 class Onwards:
-    """Who reads each value of a program, those that loops and branches hold included."""
+    """Which equations read each value of a program, including those inside loops and branches."""
 
     def __init__(self, flow: Flow):
         self.flow = flow
@@ -33,9 +33,9 @@ class Onwards:
         self.taken = {entry.equation: entry for use in flow.analysis.uses.values() for entry in use.entries}
 
     def weighs(self, value: ir.Atom) -> bool:
-        """Whether all that is made of a value, element by element, goes into products with other data.
+        """Whether all elementwise functions of a value go into products with other data.
 
-        So it is of gates, step sizes and decays: what counts of them is by which factor they change.
+        This holds for gates, step sizes and decays: only the factor by which they change matters.
         """
         found = False
         for equation, inside in self._through(value, linear=False):
@@ -51,7 +51,7 @@ class Onwards:
         return bool(exits) and all(equation.primitive in (ir.add_p, ir.add_any_p) for equation in exits)
 
     def keeps(self, value: ir.Atom) -> bool:
-        """Whether some function of a value multiplies what a loop carries, as a decay does."""
+        """Whether some function of a value multiplies the state that a loop carries, as a decay does."""
         products = (equation for equation, _ in self._through(value, linear=False) if equation.primitive is ir.mul_p)
         return any(not self.carried.isdisjoint(equation.inputs) for equation in products)
 
@@ -63,7 +63,7 @@ class Onwards:
         )
 
     def _through(self, value: ir.Atom, linear: bool) -> Iterator[tuple[ir.Equation, set[ir.Atom]]]:
-        """The equations that take a function of a value elsewhere than element by element, or with other data."""
+        """The equations that use a function of a value other than element by element, or with other data."""
         inside: set[ir.Atom] = set()
         queue: list[tuple[int, int]] = []
         waiting: dict[int, ir.Equation] = {}

@@ -1,7 +1,8 @@
 """Where the elements of a rearranged weight come from: which leaf, which part of it, which axis along which dimension.
 
 A dimension of a value is a product of factors, each a run of one axis of the leaf. Reshaping splits and joins factors,
-transposing moves them, slicing narrows the region of the leaf that is left. What cannot be said so has no origin.
+transposing moves them, slicing narrows the region of the leaf that is left. If this is not enough to describe a
+rearrangement, there is no origin.
 """
 
 import dataclasses
@@ -31,9 +32,9 @@ class Origin:
       leaf: index of the leaf.
       region: (start, stop) along each axis of the leaf.
       dims: the factors of each dimension, outermost first.
-      stack: factors that a surrounding `scan` has taken away, outermost loop first.
+      stack: factors that a surrounding `scan` has removed, outermost loop first.
       exact: whether the elements are the leaf's own, multiplied by nothing.
-      picked: factors along which data has picked a place for each sample.
+      picked: factors along which data has picked a position for each sample.
     """
 
     leaf: int
@@ -49,7 +50,7 @@ class Origin:
         return cls(leaf, *_whole(tuple(shape)))
 
     def changed(self, **fields: Any) -> Self:
-        """As `dataclasses.replace`, in a fraction of its time: a program moves its weights often."""
+        """Like `dataclasses.replace`, but much faster: a program moves its weights often."""
         found = object.__new__(type(self))
         found.__dict__.update(self.__dict__, **fields)
         return found
@@ -63,7 +64,7 @@ class Origin:
         return self.changed(dims=tuple(self.dims[d] for d in permutation))
 
     def reversed(self, dimensions: Sequence[int]) -> "Origin":
-        """After `lax.rev`: a product of factors runs backwards if each of them does."""
+        """After `lax.rev`: a product of factors is reversed if each of them is."""
         dims = list(self.dims)
         for d in dimensions:
             dims[d] = tuple(f if f.axis == FOREIGN else f._replace(flipped=not f.flipped) for f in dims[d])
@@ -80,12 +81,12 @@ class Origin:
         return self.changed(dims=dims)
 
     def reshaped(self, shape: Sequence[int]) -> "Origin | None":
-        """After `lax.reshape`; None where a new dimension cuts an axis unevenly."""
+        """After `lax.reshape`; None if a new dimension cuts an axis unevenly."""
         dims = _reshaped(self.dims, tuple(shape))
         return None if dims is None else self.changed(dims=dims)
 
     def sliced(self, starts: Sequence[int], limits: Sequence[int], shape: Sequence[int]) -> "Origin | None":
-        """After `lax.slice` with stride 1; None where the rest is not a contiguous region of the leaf."""
+        """After `lax.slice` with stride 1; None if the rest is not a contiguous region of the leaf."""
         region, dims = list(self.region), list(self.dims)
         for d, (start, limit, size) in enumerate(zip(starts, limits, shape, strict=True)):
             if limit - start == size:
@@ -103,7 +104,7 @@ class Origin:
         return self.changed(region=tuple(region), dims=tuple(dims))
 
     def picked_along(self, rows: Sequence[int], placed: Mapping[int, int], shape: Sequence[int]) -> "Origin":
-        """After a lookup along the dimensions `rows`, of this shape, with what each place holds where `placed` says."""
+        """After a lookup along the dimensions `rows`, of this shape, where `placed` maps the other dimensions."""
         kept = {place: self.dims[d] for d, place in placed.items()}
         dims = tuple(kept[d] if d in kept else _factors(FOREIGN, size) for d, size in enumerate(shape))
         return self.changed(dims=dims, picked=self.picked + tuple(f for d in rows for f in self.dims[d]))
@@ -124,7 +125,7 @@ def _factors(axis: int, size: int, stride: int = 1) -> tuple[Factor, ...]:
     return (Factor(axis, size, stride),) if size != 1 else ()
 
 
-# Layers that are alike ask for the same again and again.
+# Similar layers ask the same questions again and again.
 
 
 @functools.lru_cache(maxsize=1024)
@@ -135,7 +136,7 @@ def _whole(shape: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], tuple[t
 
 @functools.lru_cache(maxsize=1024)
 def _reshaped(dims: tuple[tuple[Factor, ...], ...], shape: tuple[int, ...]) -> tuple[tuple[Factor, ...], ...] | None:
-    """The factors of a new shape; None where a new dimension cuts an axis unevenly."""
+    """The factors of a new shape; None if a new dimension cuts an axis unevenly."""
     remaining = [factor for dim in dims for factor in dim]
     if 0 in shape:
         return None

@@ -1,4 +1,4 @@
-"""Values that are linear in one leaf, followed from products with data through sums: what a region grows from."""
+"""Values that are linear in one leaf, followed from products with data through sums: the partial results of regions."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ Of: TypeAlias = Callable[[ir.Atom], Dependence]
 
 @dataclasses.dataclass(frozen=True)
 class Partial:
-    """A value that is linear in a leaf by these entries; `end` made it a sum over its elements, None if nothing did."""
+    """A value that is linear in a leaf through these entries; `end` summed over its elements, None if nothing did."""
 
     entries: tuple[Entry, ...]
     origins: tuple[Origin | None, ...]
@@ -43,7 +43,7 @@ def entry_of(equation: ir.Equation, of: Of) -> tuple[int, Partial] | None:
 
 
 def carrier(value: Dependence) -> int | None:
-    """A leaf in proportion to which a value grows; of a concatenation of several, a number that stands for all."""
+    """A leaf that a value is proportional to; for a concatenation of several, a number that represents all."""
     found = [next((leaf for leaf in part.degrees if part.degree(leaf) == 1), None) for part in value.parts]
     if value.segments is None or None in found:
         return found[0] if value.segments is None else None
@@ -51,7 +51,7 @@ def carrier(value: Dependence) -> int | None:
 
 
 def multiplies(equation: ir.Equation) -> bool:
-    """Whether an equation multiplies element by element, as a product that contracts nothing does, too."""
+    """Whether an equation multiplies element by element, including products that contract nothing."""
     return equation.primitive is ir.mul_p or is_outer(equation)
 
 
@@ -80,7 +80,7 @@ def origin_of(entry: Entry, value: Dependence, leaf: int) -> Origin | None:
 
 
 def carried_on(equation: ir.Equation, operands: Sequence[Partial | None], of: Of) -> Partial | None:
-    """What becomes of values that are linear in one leaf; None where the output is not, or by more than these."""
+    """The results for values that are linear in one leaf; None if the output is not linear, or in more than these."""
     rule = rule_of(equation)
     carriers = [x for x in operands if x is not None]
     others = [atom for atom, x in zip(equation.inputs, operands, strict=True) if x is None]
@@ -128,13 +128,13 @@ def _joined(equation: ir.Equation, carriers: Sequence[Partial]) -> Partial | Non
 
 
 def _varies(partial: Partial, dimension: int, of: Of) -> bool:
-    """Whether the weight has elements of its own along a dimension of the product."""
+    """Whether the weight has different elements along a dimension of the product."""
     entry = partial.entries[0]
     return differs(entry.equation, entry.weight, dimension, of, partial.origins[0])
 
 
 def _has_one_input(partial: Partial, summed: Iterable[int], of: Of) -> bool:
-    """Whether a sum runs over the one input of a layer, of whose outputs the weight makes a dimension."""
+    """Whether a sum runs over the only input of a layer, whose outputs the weight adds as a dimension."""
     (equation, operand), (origin, *_) = partial.entries[0], partial.origins
     shape = equation.outputs[0].shape
     if any(shape[d] > 1 for d in summed):

@@ -1,7 +1,7 @@
-"""What lies between a value and another that is computed from it: equations, and layers with what comes after each.
+"""What is between a value and another that is computed from it: equations, and layers with what comes after each.
 
-The cost is linear: a search goes no further back than the value can lie, and does not enter branches that are known
-already.
+The cost is linear: a search goes no further back than the value can be, and does not enter branches that are already
+known.
 """
 
 import collections
@@ -20,16 +20,16 @@ _Window: TypeAlias = dict[int, bool | None]
 
 @dataclasses.dataclass
 class Branch:
-    """What lies between a value and a term of a sum: equations by number, and what comes after each layer."""
+    """What is between a value and a term of a sum: equations by number, and what comes after each layer."""
 
     members: frozenset[int]
     after: "dict[Use, After]"
 
 
 class After(NamedTuple):
-    """How many gates and layers come after a layer on the way with the fewest, and whether it lies aside.
+    """How many gates and layers come after a layer on the shortest path, and whether it is aside.
 
-    Layers aside are those of other data. They go with what comes after them, and make a branch no deeper.
+    Layers aside are those of other data. They belong to what comes after them, and do not make a branch deeper.
     """
 
     gates: int
@@ -42,13 +42,13 @@ class After(NamedTuple):
 
 
 class Paths:
-    """The ways that data goes through one program, past those of the programs that it holds.
+    """The paths of data through one program, around the programs that it holds.
 
     Attributes:
-      level: for each value that depends on data the longest way from the inputs, counted in equations.
-      height: the longest way to where it is used last. Both bound a search: what a value is computed from has a
+      level: for each value that depends on data the longest path from the inputs, counted in equations.
+      height: the longest path to where it is used last. Both bound a search: what a value is computed from has a
         smaller level and a larger height.
-      known: sums that are skip connections → what their branches start from. A search leaps over these branches.
+      known: sums that are skip connections → what their branches start from. A search skips these branches.
     """
 
     def __init__(self, analysis: Analysis, program: ir.Program):
@@ -81,14 +81,14 @@ class Paths:
         self._held: dict[int, dict[Use, After]] = {}
 
     def number(self, atom: ir.Atom) -> int:
-        """The number of the equation that makes a value, −1 for an input."""
+        """The number of the equation that computes a value, −1 for an input."""
         return self.index.get(atom, -1)
 
     def may_reach(self, root: ir.Atom, atom: ir.Atom) -> bool:
         return self.level[atom] > self.level[root] and self.height[atom] < self.height[root]
 
     def _before(self, i: int, root: ir.Atom) -> tuple[ir.Atom, ...]:
-        """What an equation computes from, or what the branch that it adds starts from, if that comes after the root."""
+        """What an equation computes from; or what the branch that it adds starts from, if that comes after the root."""
         output = self.program.equations[i].outputs[0]
         start = self.known.get(output)
         if start is not None and self.level[start] >= self.level[root]:
@@ -120,7 +120,7 @@ class Paths:
         return atom is root or window.get(self.index.get(atom, -1)) is not None
 
     def branch(self, root: ir.Atom, term: ir.Atom, window: _Window) -> Branch:
-        """The layers between a value and a term, each with the least number of layers that come after it."""
+        """The layers between a value and a term, each with the smallest number of layers that come after it."""
         end = self.number(term)
         after: dict[int, After] = {}
         layers: dict[Use, After] = {}
@@ -144,7 +144,7 @@ class Paths:
                 way = through
                 if atom is gate:
                     value = next(a for a in before if a is not gate)
-                    # The last layer of what a gate weighs counts as one that comes after it.
+                    # The last layer of what a gate weighs counts as coming after the gate.
                     way = way.then(1, int(window.get(self.number(value)) or False))
                 descends = self._descends(atom, root, window)
                 if descends and j not in after:
@@ -155,7 +155,7 @@ class Paths:
         return Branch(frozenset(after), layers)
 
     def _add_layers_aside(self, members: frozenset[int], aside: dict[int, After], layers: dict[Use, After]) -> None:
-        """Adds the layers of other data that the branch alone reads, such as keys and values of a memory."""
+        """Adds the layers of other data that only the branch reads, such as keys and values of a memory."""
         own = set(members)
         pending = [-i for i in aside]
         heapq.heapify(pending)
@@ -175,7 +175,7 @@ class Paths:
                     heapq.heappush(pending, -j)
 
     def _layers(self, i: int) -> dict[Use, After]:
-        """The layers that an equation is, or holds, and the least number of those in it that come after each."""
+        """The layers that an equation is, or holds, and the smallest number of those in it that come after each."""
         if i not in self._held:
             equation = self.program.equations[i]
             if equation in self.analysis.uses:
@@ -217,19 +217,19 @@ class Paths:
 
 
 def _depth(inside: dict[Use, After]) -> int:
-    """How many layers deep an equation is that is a layer, or holds some."""
+    """The number of layers that data pass through in an equation that is a layer, or holds some."""
     return max((after.layers for after in inside.values()), default=-1) + 1
 
 
 def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> dict[Use, After]:
-    """For each layer that an equation holds what comes between it and those outputs that are used."""
+    """For each layer inside an equation, what comes between it and those outputs that are used."""
     found: dict[Use, After] = {}
     for program in ir.subprograms(equation):
         is_condition = isinstance(equation, ir.While) and program is equation.condition
         ends = [v for v, is_used in zip(program.outputs, used, strict=True) if is_used] if not is_condition else []
         after = dict.fromkeys(ends or program.outputs, After(0, 0))
         layers = _after_each(analysis, program, after)
-        # What is carried on, without being an output that anybody uses, comes before what the next step makes of it.
+        # A carry that is not a used output comes before what the next step computes from it.
         first = equation.num_consts if isinstance(equation, ir.Scan) else 0
         carries = program.inputs[first : first + equation.num_carry] if isinstance(equation, ir.Scan) else ()
         later = {v: after[c] for v, c in zip(program.outputs, carries, strict=False) if v not in ends and c in after}
@@ -240,7 +240,7 @@ def _held(analysis: Analysis, equation: ir.Equation, used: Sequence[bool]) -> di
 
 
 def _after_each(analysis: Analysis, program: ir.Program, after: dict[ir.Atom, After]) -> dict[Use, After]:
-    """For each layer of a program, and of those it holds, what comes after it; `after` knows it for the outputs."""
+    """For each layer of a program, and of those inside it, what comes after it; `after` is that of the outputs."""
     found: dict[Use, After] = {}
     for equation in reversed(program.equations):
         known = [after[v] for v in equation.outputs if v in after]

@@ -1,7 +1,7 @@
-"""Products element by element: their factors, and whether they scale a normalised value or a residual branch.
+"""Elementwise products: their factors, and whether they scale a normalised value or a residual branch.
 
 A value is normalised if it is multiplied, or divided, by a function of statistics of itself: sums over some axes of a
-value that both are computed from, with no layer on the way.
+value that both are computed from, without a layer in between.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Products:
                     self.readers.setdefault(atom, []).append(equation)
 
     def onwards(self, value: ir.Atom) -> Iterator[ir.Equation]:
-        """The equations that read a value, whatever functions of one number it goes through on the way."""
+        """The equations that read a value, directly or through functions of one number."""
         queue, seen = [value], set()
         while queue:
             for _, equation in self.moved(queue.pop()):
@@ -88,7 +88,7 @@ class Products:
         return equation.primitive in (ir.mul_p, ir.div_p)
 
     def unmoved(self, atom: ir.Atom) -> ir.Atom:
-        """The value that a value is, before its elements were moved, copied or cut."""
+        """The value before its elements were moved, copied or cut."""
         while True:
             equation = self.flow.producer.get(atom)
             if equation is None:
@@ -102,7 +102,7 @@ class Products:
                 return atom
 
     def moved(self, atom: ir.Atom) -> Iterator[tuple[ir.Atom, ir.Equation]]:
-        """The equations that read a value, whatever moves its elements on the way, with what they read."""
+        """The equations that read a value, directly or after moves, with what they read."""
         for equation in self.readers.get(atom, ()):
             if equation.primitive in _MOVES:
                 yield from self.moved(equation.outputs[0])
@@ -113,7 +113,7 @@ class Products:
         """The product that an equation is part of."""
         factors: dict[ir.Atom, None] = {}
         results: dict[ir.Atom, None] = {}
-        # What is multiplied further belongs to the product; what else becomes of its factors does not.
+        # Further factors of the product belong to it; other uses of its factors do not.
         seen, queue = {equation}, [(equation, True)]
         while queue:
             current, onwards = queue.pop()
@@ -133,7 +133,7 @@ class Products:
         return Product(tuple(factors), tuple(results))
 
     def is_normalised(self, product: Product, equation: ir.Equation) -> bool:
-        """Whether a factor of a product is a statistic of another one, and not of what the equation gives."""
+        """Whether a factor of a product is a statistic of another factor, and not of the equation's result."""
         data = [x for x in product.factors if self.flow.is_data(x)]
         return any(self._is_statistic(x, data, equation.outputs[0]) for x in data)
 
@@ -157,7 +157,7 @@ class Products:
         return bool(reduced) and self.meet(reduced, others)
 
     def _unspread(self, value: ir.Atom) -> ir.Atom:
-        """What a value is a function of, element by element, before it was spread over more elements."""
+        """What a value is an elementwise function of, before it was spread over more elements."""
         while True:
             value = self.unmoved(value)
             equation = self.flow.producer.get(value)
@@ -170,9 +170,9 @@ class Products:
             (value,) = inputs
 
     def _reduced(self, value: ir.Atom) -> list[ir.Atom]:
-        """What is summed over to make a value, which is not computed from anything larger otherwise.
+        """The data that a value is a sum over, if it is computed from nothing else of that size.
 
-        Several statistics may be made as one array and cut apart: functions of one number lead to it from the sums.
+        Several statistics may be computed as one array and cut apart, with functions of one number in between.
         """
         size, seen = math.prod(value.shape), set()
         found: list[ir.Atom] = []
@@ -193,7 +193,7 @@ class Products:
         return found
 
     def meet(self, left: Iterable[ir.Atom], right: Iterable[ir.Atom]) -> bool:
-        """Whether values on both sides are computed from one value, with no layer on the way."""
+        """Whether values on both sides are computed from one value, without a layer in between."""
         sides: dict[ir.Atom, int] = {}
         heap: list[tuple[int, int, ir.Atom]] = []
 
@@ -229,7 +229,7 @@ class Products:
         return False
 
     def is_residual(self, product: Product) -> bool:
-        """Whether a product, but for masks and offsets, is added to a value that it is computed from."""
+        """Whether a product, apart from masks and offsets, is added to a value that it is computed from."""
         return any(self._is_added_to_source(x) for x in product.results)
 
     def _is_added_to_source(self, value: ir.Atom) -> bool:

@@ -1,7 +1,7 @@
 """Which leaves of the parameters each output of a program is computed from, loops and branches included.
 
 Sets of leaves are the bits of integers. With `frozen`, a leaf whose value goes through `stop_gradient` before any data
-meets it does not count: what is left are the leaves that training can change.
+meets it does not count: the remaining leaves are those that training can change.
 """
 
 import functools
@@ -13,7 +13,7 @@ from jaxinit._reading._layers import Analysis
 
 
 def leaves_of_outputs(analysis: Analysis, count: int, *, frozen: bool = False) -> list[int]:
-    """For each output of a program, the set of those of its first `count` inputs that it is computed from."""
+    """For each output of a program, which of its first `count` inputs it is computed from."""
     program = analysis.program
     inputs = [1 << i if i < count else 0 for i in range(len(program.inputs))]
     return _Reach(analysis, frozen).program(program, inputs)
@@ -53,7 +53,7 @@ class _Reach:
         return [found] * len(equation.outputs)
 
     def loop(self, body: ir.Program, inputs: list[int], first: int, count: int) -> list[int]:
-        """The inputs of a loop's body, with what its carries, `count` from `first`, hold after any number of steps."""
+        """The inputs of a loop's body, with the sets of `count` carries from `first` on after any number of steps."""
         while True:
             outputs = self.program(body, inputs)[:count]
             after = [*inputs[:first], *map(operator.or_, inputs[first:], outputs), *inputs[first + count :]]

@@ -1,9 +1,9 @@
-"""Layers that are spelled out: products of data with a weight, element by element, and a sum over the products.
+"""Layers that are written out: products of data with a weight, element by element, and a sum over the products.
 
 `(x[..., None] * w).sum(-2)` and `sum_i shift_i(x) * w[i]` are as linear in w as x @ w is. From each product of data
-with a weight the program is followed while it stays linear in the weight. Where a sum runs along a dimension of the
+with a weight the program is followed as long as it stays linear in the weight. If a sum runs along a dimension of the
 weight, or adds products with other parts of it, the products have become a layer, which ends with the last such sum.
-A product that goes on as it is scales data, and is not a layer; nor is one that is used beside the sum as well.
+A product without a sum scales data, and is not a layer; nor is a product that is also used elsewhere than in the sum.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Part of a program that is linear in a weight, from products with data to the last sum of them.
+    """Part of a program that is linear in a weight, from products with data to the last sum over them.
 
     Attributes:
       entries: the products.
       end: the equation whose output is their sum.
       dimensions: dimension of a product → dimension of the sum, for those that are kept.
       summed: the dimensions of a product along which the sum runs.
-      joint: whether the entries take different weights that are one: its real and its imaginary part.
-      apart: whether the products take different elements of data, as no taps of a convolution do.
+      joint: whether the entries use different weights that form one: its real and its imaginary part.
+      apart: whether the products use different elements of data, which the taps of a convolution do not.
     """
 
     entries: tuple[Entry, ...]
@@ -62,7 +62,7 @@ def regions(equations: Sequence[ir.Equation], of: Of, consumers: _Consumers) -> 
 
     Args:
       equations: in execution order.
-      of: what a value depends on; all that depends on no data is known.
+      of: what a value depends on; everything that depends on no data is known.
       consumers: the equations that read each value; None stands for the outputs of the program.
     """
     partials: _Found = {}
@@ -76,7 +76,7 @@ def regions(equations: Sequence[ir.Equation], of: Of, consumers: _Consumers) -> 
         for leaf in dict.fromkeys(leaf for x in carried for leaf in x):
             own = [x.get(leaf) for x in carried]
             if entry is not None and all(x is None or x.end is not None for x in own):
-                continue  # what a layer gives is the data of the next one
+                continue  # the output of a layer is the data of the next one
             after = carried_on(equation, own, of)
             if after is not None and leaf not in found:
                 found[leaf] = after
@@ -96,9 +96,9 @@ def regions(equations: Sequence[ir.Equation], of: Of, consumers: _Consumers) -> 
 
 
 def _is_mean_of_scaled(region: Region, of: Of, consumers: _Consumers) -> bool:
-    """Whether data are scaled, feature by feature, and what is summed is divided by its number.
+    """Whether data are scaled, feature by feature, and the sum is divided by its number of terms.
 
-    A weight without features of its own whose products are averaged is the scale of what is pooled.
+    If a weight has no features of its own and its products are averaged, it is the scale of what is pooled.
     """
     first, output = region.entries[0], region.end.outputs[0]
     if len(region.entries) > 1 or geometry_of_region(region, of)[0].out_dims:
@@ -108,7 +108,7 @@ def _is_mean_of_scaled(region: Region, of: Of, consumers: _Consumers) -> bool:
 
 
 def _take_turns(entries: Sequence[Entry], producers: Mapping[ir.Atom, ir.Equation]) -> bool:
-    """Whether products take parts of one value that share no element, or values of which none is another."""
+    """Whether products use parts of one value that share no element, or values none of which is another one."""
     roots: dict[ir.Atom, list[Origin]] = {}
     for entry in entries:
         moves: list[Move] = []
@@ -133,7 +133,7 @@ def _take_turns(entries: Sequence[Entry], producers: Mapping[ir.Atom, ir.Equatio
 
 
 def _rearranged_from(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) -> set[ir.Atom]:
-    """The values whose elements a value is made of, moved, copied or joined."""
+    """The values that provide the elements of a value, after moves, copies and joins."""
     found: set[ir.Atom] = set()
     queue = [atom]
     while queue:
@@ -148,7 +148,7 @@ def _rearranged_from(atom: ir.Atom, producers: Mapping[ir.Atom, ir.Equation]) ->
 def _spelled_out(
     partials: _Found, followed: set[tuple[ir.Atom, int, ir.Equation]], consumers: _Consumers
 ) -> list[Region]:
-    """The regions of sums that go on no further, none of whose products is used otherwise."""
+    """The regions of sums that are complete, none of whose products is used otherwise."""
     used: dict[Entry, int] = {}
     ends: dict[ir.Equation, Partial] = {}
     spoiled: set[Entry] = set()
@@ -174,9 +174,9 @@ def _spelled_out(
 
 
 def geometry_of_region(region: Region, of: Of) -> tuple[Geometry, Origin | None]:
-    """The roles of the dimensions of a region's weight, and where in its leaf its elements lie.
+    """The roles of the dimensions of a region's weight, and where its elements are in its leaf.
 
-    The weight is seen in the shape of a product, with one more dimension in front if there are several products.
+    The weight is seen in the shape of a product, with one more leading dimension if there are several products.
     """
     first = region.entries[0]
     shape = first.equation.outputs[0].shape
@@ -190,7 +190,7 @@ def geometry_of_region(region: Region, of: Of) -> tuple[Geometry, Origin | None]
     off = int(len(region.entries) > 1)
     n_in, n_out = (math.prod(shape[d] for d in dims) for dims in (summed, free))
     if region.apart:
-        # Each product takes other elements of the data: they are inputs.
+        # Each product uses different elements of the data: they are inputs.
         kind = "dense" if not summed and not with_data and len(free) <= 1 else "einsum"
         placed = {d + off: region.dimensions[d] for d in (*free, *with_data) if d in region.dimensions}
         in_dims, out_dims, batch_dims = (tuple(d + off for d in dims) for dims in (summed, free, with_data))
@@ -218,7 +218,7 @@ def geometry_of_region(region: Region, of: Of) -> tuple[Geometry, Origin | None]
 
 
 def segments_of_region(region: Region, of: Of) -> Dependence:
-    """What a region's weight is a concatenation of, along the dimensions of the product."""
+    """The parts that a region's weight is concatenated from, along the dimensions of the product."""
     (entry,) = region.entries
     value = of(entry.atom)
     assert value.segments is not None
@@ -232,7 +232,7 @@ def segments_of_region(region: Region, of: Of) -> Dependence:
 
 
 def _stacked_origin(origins: Sequence[Origin | None]) -> Origin | None:
-    """The origin of several parts of a leaf one after another, if they lie evenly along one axis and are alike."""
+    """The origin of several parts of a leaf one after another, if they are evenly spaced along one axis and alike."""
     known = [o for o in origins if o is not None]
     first = known[0] if known else None
     if first is None or len(known) != len(origins):

@@ -1,18 +1,19 @@
-"""Which layers sit in the branch of a skip connection, x + f(x), and at which position.
+"""Which layers are in the branch of a skip connection, x + f(x), and at which position.
 
 A sum of data values is a skip connection if one of its terms, up to linear operations without weights, is a value that
-another one, the branch, is computed from; or if it has two terms, of which one is that value through a single layer (a
-projection shortcut) and the other has two layers or more. The branch is what lies between: layers through which the
-value goes, and those of other data that only the branch reads. Skip connections within it have branches of their own.
+another term, the branch, is computed from; or if it has two terms, one of which is that value through a single layer (a
+projection shortcut) while the other has at least two layers. The branch is what is in between: layers that the
+value passes through, and those of other data that only the branch reads. Skip connections inside it have their own
+branches.
 
-Some sums are not skip connections: gated ones, g x + (1 − g) f(x), as of highway networks and recurrent cells, which do
+Some sums are not skip connections: gated ones, g x + (1 − g) f(x), as in highway networks and recurrent cells, which do
 not grow; those of a value and its own later steps, added over time; D u beside a recurrence in u, as in state-space
 models, where D is one more path from the input to the output of a block, and no block adds to the input itself; the
-scores of attention with a mask or a bias that blocks before it have read too; and shifts, a y + b, where b adds each of
-its elements to several, or is cut from one value with a.
+scores of attention with a mask or a bias that earlier blocks have read too; and shifts, a y + b, where b adds each of
+its elements to several, or is cut from one value together with a.
 
-The cost is linear: a search for the value goes no further back than the value can lie, and does not enter branches that
-are known already.
+The cost is linear: a search for the value goes no further back than the value can be, and does not enter branches that
+are already known.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from jaxinit._reading._sums import Sums
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """The innermost skip connection that a layer sits under, numbered in order, and its position in that branch."""
+    """The innermost skip connection whose branch holds a layer, numbered in order, and the position in that branch."""
 
     skip: int
     position: int
@@ -38,17 +39,17 @@ class Skip:
     """A skip connection.
 
     Attributes:
-      layers: the layers of the branch that are in none within it, by their position; those at one position in execution
-        order.
-      positions: for each of them how many layers lie before it in the branch. Layers beside one another have the same
+      layers: the layers of the branch that are not in a branch inside it, by position; those at one position in
+        execution order.
+      positions: for each of them how many layers are before it in the branch. Parallel layers have the same
         position. The last position is that of layers whose output reaches the sum through no other layer.
       length: how many layers deep the branch is.
       multiplier: the leaf of one number, in each step of a scan, that multiplies the branch, or None.
       shortcut: the leaf that multiplies what the branch is added to, or None.
       sum: the equation that adds the branch.
       stream: the value that the branch is added to.
-      added: what the branch adds to it; several values where data weigh them, as in a mixture of experts.
-      projected: whether a layer stands in the shortcut, so that the sum is one of several layers' outputs.
+      added: what the branch adds to it; several values if data weigh them, as in a mixture of experts.
+      projected: whether there is a layer in the shortcut, so that the sum is one of several layers' outputs.
     """
 
     layers: tuple[Use, ...]
@@ -90,7 +91,7 @@ def memberships(connections: Sequence[Skip]) -> dict[Use, Membership]:
 def _programs(
     program: ir.Program, carried: frozenset[ir.Atom] = frozenset()
 ) -> Iterator[tuple[ir.Program, frozenset[ir.Atom]]]:
-    """A program and all that it holds, those within first; and which of its inputs a loop carries."""
+    """A program and those inside it, innermost first; and which of its inputs a loop carries."""
     for equation in program.holders:
         for inner in ir.subprograms(equation):
             inputs: Sequence[ir.Atom] = ()
@@ -103,7 +104,7 @@ def _programs(
 
 
 class _SkipConnections(Sums):
-    """The skip connections of one program, those of the programs that it holds aside."""
+    """The skip connections of one program, without those of the programs inside it."""
 
     def __init__(self, analysis: Analysis, program: ir.Program, carried: frozenset[ir.Atom]):
         super().__init__(analysis, program, carried)
@@ -121,7 +122,7 @@ class _SkipConnections(Sums):
         while True:
             self.known.clear()
             found = [x for i, terms in reversed(sums) for x in self._residual(i, terms) or self._projected(i, terms)]
-            # Of an unrolled recurrence the first step has no state yet: its parameters tell.
+            # In an unrolled recurrence the first step has no state yet, but its parameters show that it is one.
             beside = {skip.shortcut for skip, recurrent in found if recurrent and skip.shortcut is not None}
             accepted = [skip for skip, recurrent in found if not recurrent]
             if beside.isdisjoint(skip.shortcut for skip in accepted):
@@ -129,7 +130,7 @@ class _SkipConnections(Sums):
             self.beside |= beside
 
     def _residual(self, i: int, terms: Sequence[ir.Atom]) -> list[tuple[Skip, bool]]:
-        """The branches of a sum that one of its terms is the start of, and whether it stands beside a recurrence."""
+        """The branches of a sum that start from one of its terms, and whether it is beside a recurrence."""
         roots = [self.root(term) for term in terms]
         levels = [self.level[term] for term in terms]
         for k in sorted(range(len(terms)), key=lambda k: self.level[roots[k]]):
@@ -153,7 +154,7 @@ class _SkipConnections(Sums):
     def _skips(
         self, i: int, shortcut: ir.Atom, root: ir.Atom, branches: Sequence[tuple[ir.Atom, Branch]]
     ) -> list[tuple[Skip, bool]]:
-        """A skip connection for each branch; those that data weigh, as a mixture of experts does, count together."""
+        """A skip connection for each branch; branches that data weigh, as in a mixture of experts, count as one."""
         leaf = self.multiplier(shortcut)
         recurrent = leaf in self.beside
         recurrent |= leaf is not None and any(self.is_recurrent(root, t, branch) for t, branch in branches)

@@ -1,8 +1,8 @@
-"""What a leaf of the parameters is to the program, by evidence of its use; without evidence it is unknown.
+"""The role of a leaf of the parameters, by evidence of its use; without evidence it is unknown.
 
-Each rule is a function of one equation in which data meets a leaf, and knows one role. Leaves are found by what the
-program does with them: a scale multiplies a value that is normalised, or a residual branch; a running variance goes
-through a root into a product with data; state is what the program returns changed and uses for nothing else.
+Each rule is a function of one equation in which data meets a leaf, and recognises one role. Leaves are recognised by
+what the program does with them: a scale multiplies a value that is normalised, or a residual branch; a running variance
+goes through a root into a product with data; state is what the program returns changed and does not use otherwise.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from jaxinit._reading._residual import Skip
 from jaxinit._reading._slices import roles_of_slices
 
 KEPT = frozenset({"unknown", "unread", "state", "buffer", "decay", "slope", "quantisation scale", "low-rank factor"})
-"""Roles of leaves whose value says more than any draw could."""
+"""Roles of leaves whose value matters more than any draw."""
 
 FROZEN = frozenset({"buffer", "quantisation scale", "adapter"})
-"""Those that stay even where they are a layer's weight."""
+"""Roles that are kept even if the leaf is a layer's weight."""
 
 
 def leaf_roles(flow: Flow, skips: Sequence[Skip], shapes: Sequence[tuple[int, ...]]) -> list[LeafRole]:
-    """The role of every leaf, as far as it is not the weight of a layer.
+    """The role of every leaf, except for those that are only the weight of a layer.
 
     Args:
       flow: of the whole program, whose first inputs are the leaves.
@@ -55,13 +55,13 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     others = [reader for reader in readers if not evidence.is_weight(reader)]
     found = [_of_reader(evidence, reader) for reader in others]
     found = [role for role in found if role.name != "statistic"] or found
-    # Of a recurrence by halves not every step shows what it is.
+    # In a divide-and-conquer recurrence not every step shows the role.
     found = [role for role in found if role.name == "decay"] if _names(found) == {"decay", "unknown"} else found
     names = _names(found)
     if len(names) == 1 or "state" in names:
         return next(role for role in found if len(names) == 1 or role.name == "state")
     if not names and leaf in evidence.taken_as_data:
-        return LeafRole("embedding", "taken by layers in the place of data, as learned queries are")
+        return LeafRole("embedding", "layers use it in place of data, as learned queries are")
     if not names:
         return LeafRole("unknown", "no operation with data shows what it is")
     slices = roles_of_slices(evidence, leaf, others, lambda reader: _of_reader(evidence, reader))
@@ -74,7 +74,7 @@ def _names(roles: Sequence[LeafRole]) -> set[str]:
     return {role.name for role in roles}
 
 
-# Rules for a leaf as a whole.
+# Rules for a whole leaf.
 
 
 def _of_the_whole(evidence: Evidence, leaf: int) -> LeafRole | None:
@@ -101,7 +101,7 @@ def _is_bias(evidence: Evidence, reader: Reader) -> bool:
     return reader.equation in evidence.bias_of or evidence.is_weight(reader)
 
 
-# Rules for a use.
+# Rules for one use.
 
 _Rule = Callable[[Evidence, Reader], LeafRole | None]
 
@@ -124,7 +124,7 @@ def _variance(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _mean(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """A running mean, taken off before the division by the root of a variance, or with it afterwards."""
+    """A running mean, subtracted before the division by the root of a variance, or together with it afterwards."""
     state = LeafRole("state", "a running mean: taken off data that a running variance divides", 0.0)
     if reader.equation.primitive is ir.sub_p and reader.position == 1:
         for _, following in evidence.products.moved(reader.equation.outputs[0]):
@@ -187,7 +187,7 @@ def _scaled(evidence: Evidence, reader: Reader, product: Product) -> tuple[str, 
 
 
 def _slope(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """A factor in one case of a choice that the multiplied value itself decides."""
+    """A factor in one case of a choice that depends on the multiplied value itself."""
     products = evidence.products
     product = products.of(reader.equation)
     data = [x for x in product.factors if evidence.flow.is_data(x)]
@@ -206,7 +206,7 @@ def _factor(evidence: Evidence, reader: Reader) -> LeafRole:
 
 
 def _noise(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """What multiplies random numbers that are added, as the learned noise of a layer."""
+    """A factor of random numbers that are added, such as the learned noise of a layer."""
     terms = [x for x in _terms(evidence, reader.atom) if depends_on(evidence.flow, x, reader.leaf)]
     if any(x in evidence.analysis.noise for x in terms):
         return LeafRole("unknown", "multiplies random numbers that are added to data")
@@ -227,7 +227,7 @@ def _bias(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _opens_gate(evidence: Evidence, use: Use) -> bool:
-    """Whether what a layer gives, unchanged, multiplies data, and its features are not the last dimension there."""
+    """Whether a layer's output, unchanged, multiplies data in which its features are not the last dimension."""
     value = use.finish.outputs[0]
     features = set(use.placed.values())
     tracks = {value: {value: Followed.from_start(value.shape)}}
@@ -269,7 +269,7 @@ def _offset(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _quantised(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """Part of a weight that is made of integers."""
+    """Part of a weight that is stored as integers."""
     for term in _terms(evidence, reader.atom):
         if depends_on(evidence.flow, term, reader.leaf) and is_of_integers(evidence.flow, term, len(evidence.shapes)):
             return LeafRole("quantisation scale", "turns the integers of a quantised weight into numbers")
@@ -277,7 +277,7 @@ def _quantised(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _kernel(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """A weight whose scale nothing can set: divided by its own norm, or chosen by data."""
+    """A weight whose scale cannot be set: divided by its own norm, or chosen by data."""
     if reader.equation.primitive not in ir.CONTRACTIONS or sum(n > 1 for n in evidence.shapes[reader.leaf]) < 2:
         return None
     use = evidence.use_of.get((reader.equation, reader.position))
@@ -291,7 +291,7 @@ def _kernel(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _token(evidence: Evidence, reader: Reader) -> LeafRole | None:
-    """A learned token: joined to a sequence of data, or in the place of some of it."""
+    """A learned token: joined to a sequence of data, or in place of some of it."""
     if reader.degree != 1 or reader.equation.primitive not in (ir.concatenate_p, ir.select_p):
         return None
     shape = reader.atom.shape
@@ -303,7 +303,7 @@ def _token(evidence: Evidence, reader: Reader) -> LeafRole | None:
         reader.position == 0 or not any(map(evidence.flow.is_data, reader.equation.inputs[1:]))
     ):
         return None
-    return LeafRole("token", "a token: joined to a sequence of data, or in the place of some of it")
+    return LeafRole("token", "a token: joined to a sequence of data, or in place of some of it")
 
 
 def _unknown(evidence: Evidence, reader: Reader) -> LeafRole:

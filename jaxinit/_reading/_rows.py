@@ -1,7 +1,7 @@
-"""Equations that sum up rows of a value, or take the largest, channel by channel, and where its features lie then.
+"""Equations that sum rows of a value, or take the maximum, channel by channel, and where its features are afterwards.
 
 Pooling, messages that are added up at the nodes of a graph, and the mean over a sequence are linear in the output of a
-layer, or monotone, and leave its features apart. A sum that is divided by the number of its terms is a mean.
+layer, or monotone, and keep its features separate. A sum that is divided by the number of its terms is a mean.
 """
 
 import functools
@@ -23,11 +23,11 @@ _Consumers: TypeAlias = Mapping[ir.Atom, Sequence[ir.Equation | None]]
 
 
 class Rows(NamedTuple):
-    """What has become of a value.
+    """The state of a value that is followed.
 
     Attributes:
-      features: the dimensions of the output along which its features lie.
-      terms: of how many terms each element of the output is the sum, where that is the same for all.
+      features: the dimensions of the output along which its features are.
+      terms: how many terms each element of the output is the sum of, if that is the same for all.
     """
 
     features: frozenset[int]
@@ -35,12 +35,12 @@ class Rows(NamedTuple):
 
 
 def rows_together(equation: ir.Equation, position: int, features: Set[int]) -> Rows | None:
-    """What has become of input number `position`, with features along these dimensions; None for other equations."""
+    """The state of input number `position`, with features along these dimensions; None for other equations."""
     primitive, params, shape = equation.primitive, equation.params, equation.inputs[position].shape
     if primitive is ir.dot_general_p:
         return _product(equation, position, features)
     if primitive in _SCATTERS:
-        # What others are put into, or added to, stays where it is.
+        # An array that others are written into, or added to, is not moved.
         return Rows(frozenset(features)) if position == 0 else _scattered(equation, features) if position == 2 else None
     if position != 0:
         return None
@@ -76,7 +76,7 @@ def _product(equation: ir.Equation, position: int, features: Set[int]) -> Rows |
 
 
 def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
-    """Updates that are added up at some places of another value, or put there."""
+    """Updates that are added up at some positions of another value, or written there."""
     numbers = equation.params["dimension_numbers"]
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [d for d in range(len(equation.inputs[0].shape)) if d not in gone]
@@ -85,7 +85,7 @@ def _scattered(equation: ir.Equation, features: Set[int]) -> Rows | None:
 
 
 def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> frozenset[int] | None:
-    """Where features lie once an equation has moved, cut or copied elements; None where they are mixed with others."""
+    """Where features are after an equation has moved, cut or copied elements; None if they are mixed with others."""
     shape = equation.inputs[0].shape
     if equation.primitive is ir.gather_p:
         numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
@@ -103,7 +103,7 @@ def moved_features(equation: ir.Equation, output: int, features: Set[int]) -> fr
 
 @functools.lru_cache(maxsize=256)
 def _dimensions_of(dims: tuple[tuple[Factor, ...], ...], features: frozenset[int]) -> frozenset[int] | None:
-    """The dimensions along which axes of a value lie in another one that is made of it, if they are alone there."""
+    """The dimensions of a rearranged value that correspond to these axes, if nothing else is along them."""
     axes = [{f.axis for f in dim if f.axis != FOREIGN} for dim in dims]
     found = frozenset(d for d, own in enumerate(axes) if own & features)
     return found if all(axes[d] <= features for d in found) else None

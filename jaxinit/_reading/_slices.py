@@ -1,6 +1,6 @@
-"""Leaves of which rows, or other slices, have roles of their own: a gain over a bias, biases and scales in one array.
+"""Leaves whose rows, or other slices, have roles of their own: a gain above a bias, biases and scales in one array.
 
-Each equation in which data meets such a leaf takes a part of it. Where the parts share no element, each has the role
+Each equation in which data meets such a leaf uses a part of it. If the parts share no element, each has the role
 that its own readers show.
 """
 
@@ -19,7 +19,7 @@ _Region: TypeAlias = tuple[tuple[int, int], ...]
 def roles_of_slices(
     evidence: Evidence, leaf: int, readers: Sequence[Reader], role_of: Callable[[Reader], LeafRole]
 ) -> tuple[tuple[_Region, LeafRole], ...]:
-    """The regions of a leaf that its uses take, with the role of each; nothing where that is not clear."""
+    """The regions of a leaf that its uses read, with the role of each; nothing if that is not clear."""
     found: dict[_Region, list[Reader]] = {}
     for reader in readers:
         region = _region(evidence, leaf, reader.atom)
@@ -40,7 +40,7 @@ def roles_of_slices(
 
 
 def _region(evidence: Evidence, leaf: int, atom: ir.Atom) -> _Region | None:
-    """The part of a leaf that a value is computed from, if that is one."""
+    """The part of a leaf that a value is computed from, if it is a single part."""
     regions: set[_Region] = set()
     seen: set[ir.Atom] = set()
     queue = [atom]

@@ -1,6 +1,6 @@
-"""What a sum of data values is: its terms, what they start from, and whether it adds up what a recurrence makes.
+"""The nature of a sum of data values: its terms, what they start from, and whether it sums over a recurrence.
 
-Sums that nothing else reads are taken apart. A term is followed back through linear operations without layers.
+Sums that nothing else reads are split into terms. A term is followed back through linear operations without layers.
 """
 
 import math
@@ -17,7 +17,7 @@ _MOVES = frozenset({*ir.IDENTITIES, ir.reshape_p, ir.transpose_p, ir.squeeze_p, 
 _POOLS = ir.family("reduce_window_sum")
 _BEFORE_EXPONENTIALS = (*_SUMS, ir.sub_p, ir.mul_p, ir.div_p, ir.select_p, ir.max_p)
 _MIXING = ir.family("fft", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "associative_scan")
-"""What carries values along a sequence, in place of a loop."""
+"""Primitives that carry values along a sequence, in place of a loop."""
 
 
 class Sums(Paths):
@@ -30,7 +30,7 @@ class Sums(Paths):
         self.inside = self._inside_layers()
 
     def _inside_layers(self) -> frozenset[int]:
-        """The equations that a layer is made of, if it is a sum of products, as a convolution by shifts is."""
+        """The equations of a layer that is a sum of products, such as a convolution by shifts."""
         inside: set[int] = set()
         for use in self.analysis.uses.values():
             if len(use.entries) == 1 or use.finish not in self.program.numbers:
@@ -51,12 +51,12 @@ class Sums(Paths):
         return self._adds(i) and len(self.sources[i]) == 1
 
     def _adds(self, i: int) -> bool:
-        """Whether an equation is an addition, and no part of a layer."""
+        """Whether an equation is an addition that is not part of a layer."""
         equation = self.program.equations[i]
         return equation.primitive in _SUMS and equation not in self.analysis.uses and i not in self.inside
 
     def terms(self, i: int, inner: set[int]) -> list[ir.Atom]:
-        """The terms of a sum, sums among them that nothing else reads taken apart; their numbers go into `inner`."""
+        """The terms of a sum, with inner sums that nothing else reads split; their numbers go into `inner`."""
         terms: list[ir.Atom] = []
         pending = list(reversed(self.sources[i]))
         while pending:
@@ -71,7 +71,7 @@ class Sums(Paths):
         return terms
 
     def is_broadcast(self, atom: ir.Atom, end: int) -> bool:
-        """Whether a term of a sum is one value for many positions of it, as what conditions all of them is."""
+        """Whether a term of a sum is one value for many positions of it, such as one that conditions all of them."""
         while math.prod(atom.shape) == math.prod(self.program.equations[end].outputs[0].shape):
             i = self.index.get(atom)
             if i is None or len(self.sources[i]) != 1 or self.program.equations[i].primitive not in _MOVES:
@@ -80,7 +80,7 @@ class Sums(Paths):
         return True
 
     def root(self, atom: ir.Atom) -> ir.Atom:
-        """The value that a skip connection starts from: linear operations without layers or other data are undone."""
+        """The value that a skip connection starts from: undoes linear operations without layers or other data."""
         while (i := self.index.get(atom)) is not None and len(self.sources[i]) == 1:
             equation = self.program.equations[i]
             (source,) = self.sources[i]
@@ -105,14 +105,14 @@ class Sums(Paths):
         return sizes[-1] < sizes[-2]
 
     def is_modulated(self, root: ir.Atom, shortcut: ir.Atom, term: ir.Atom) -> bool:
-        """Whether a sum is a y + b, as a modulated value is, where a and b are cut from `root`; `term` is a y."""
+        """Whether a sum is a y + b, like a modulated value, where a and b are cut from `root`; `term` is a y."""
         i = self.index.get(self.root(term))
         if i is None or not self.weighs(term) or not self._is_cut(shortcut):
             return False
         return any(self.root(factor) is root and self._is_cut(factor) for factor in self.sources[i])
 
     def _is_cut(self, atom: ir.Atom) -> bool:
-        """Whether a value is a part of what it starts from."""
+        """Whether a value is a part of the value that it starts from."""
         root = self.root(atom)
         while atom is not root:
             i = self.index[atom]
@@ -122,9 +122,9 @@ class Sums(Paths):
         return False
 
     def are_scores(self, i: int, terms: Sequence[ir.Atom]) -> bool:
-        """Whether a sum is one of the scores of attention, as of queries and keys and a mask or a bias of pairs.
+        """Whether a sum is one of the scores of attention, such as of queries and keys and a mask or a bias of pairs.
 
-        One term is a product of two data values that sums over their features, and the exponential of the sum is taken.
+        One term is a product of two data values that sums over their features, and the exponential of the sum follows.
         """
         makers = [self.index.get(self.root(term)) for term in terms]
         equations = [(j, self.program.equations[j]) for j in makers if j is not None]
@@ -147,14 +147,14 @@ class Sums(Paths):
         return False
 
     def weighs(self, atom: ir.Atom) -> bool:
-        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation is not."""
+        """Whether a value is a product of two data values, as in a recurrent cell; a normalisation does not count."""
         i = self.index.get(self.root(atom))
         if i is None or self.program.equations[i].primitive is not ir.mul_p or len(self.sources[i]) != 2:
             return False
         return self.program.equations[i] not in self.normalizing
 
     def multiplier(self, atom: ir.Atom, scalar: bool = False) -> int | None:
-        """The leaf that multiplies a value, on the way to this use of it alone; `scalar`: a leaf of one number."""
+        """The leaf that multiplies a value on the path to this use alone; `scalar`: a leaf of one number."""
         while len(self.readers[atom]) == 1 and (i := self.index.get(atom)) is not None:
             equation = self.program.equations[i]
             if equation in self.analysis.uses or len(self.sources[i]) != 1:
@@ -200,7 +200,7 @@ class Sums(Paths):
                 continue
             use = self.analysis.uses.get(self.program.equations[i])
             if i not in branch.members and use is not None:
-                # A layer of another step: the same weights made what the branch takes from elsewhere.
+                # A layer of another step: the same weights computed what the branch uses from elsewhere.
                 if any(component.weight in weights for component in use.components):
                     return True
                 continue
@@ -210,14 +210,14 @@ class Sums(Paths):
         return False
 
     def _shifts(self, i: int) -> bool:
-        """Whether an equation adds parts of one value that lie at different places, as a scan by halves does."""
+        """Whether an equation adds parts of one value from different positions, as a divide-and-conquer scan does."""
         if not self.is_sum(i):
             return False
         a, b = (self._parts(atom) for atom in self.sources[i])
         return any(x is y and p is not q for x, p in a for y, q in b)
 
     def _parts(self, atom: ir.Atom) -> list[tuple[ir.Atom, ir.Equation]]:
-        """What a value is cut from, and by which equation: through sums and products, and moves that cut nothing."""
+        """The value that a value is cut from, and the equation that cuts it: through sums, products and moves."""
         found: list[tuple[ir.Atom, ir.Equation]] = []
         pending = [atom]
         while pending:

@@ -1,4 +1,4 @@
-"""The table of layers that tracing gives, as data and as text."""
+"""The table of layers that tracing returns, as data and as text."""
 
 import dataclasses
 import pickle
@@ -11,18 +11,18 @@ from jaxinit._reading._traced_activation import TracedActivation
 from jaxinit._tabular import Tabular, add_path_column
 
 UNREAD = "which activation follows is unknown"
-"""How the note of a layer begins whose output goes into something that is not read."""
+"""How the note of a layer begins if its output goes into something that is not read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedActivation:
-    """What is left of an activation that could not be pickled."""
+    """Replaces an activation that could not be pickled."""
 
     name: str
 
     def __call__(self, x: Any) -> Any:
         """Raises: what the function computes was not pickled."""
-        raise TypeError(f"of the activation {self.name} only the name was pickled; trace the layers again to call it")
+        raise TypeError(f"only the name of the activation {self.name} was pickled; trace the layers again to call it")
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -34,25 +34,25 @@ class Layer:
 
     Attributes:
       path: path of the leaf, "/"-separated.
-      paths: paths of all leaves that make one weight and are scaled alike, such as its real and its imaginary part.
+      paths: paths of all leaves that form one weight and are scaled alike, such as its real and its imaginary part.
       name: the path or paths, and the region of the leaf if the layer is not all of it.
       kind: "dense", "einsum" (batched or grouped, picked by data, or of several dimensions), "conv", "depthwise" (a sum
         of shifted products, channel by channel) or "embed" (rows looked up by data, or by a product with a comparison).
-      shape: shape of the part of the leaf that is meant, `region` of it.
+      shape: shape of the part of the leaf that is used, `region` of it.
       region: (start, stop) along each axis of the leaf.
-      fan_in, fan_out: connections into and out of a unit, as the program makes them: groups, dilation and batched
-        contraction counted. A lookup reads one row: its fan-in is 1. If the output is itself the weight of what
-        follows, as in a hypernetwork, the fan-in counts the inputs of that as well.
+      fan_in, fan_out: connections into and out of a unit, counted as the program computes them, with groups, dilation
+        and batched contractions. A lookup reads one row: its fan-in is 1. If the output becomes the weight of the next
+        product, as in a hypernetwork, the fan-in counts the inputs of that as well.
       receptive_field: taps of a convolution, 1 otherwise.
       feature_group_count: groups of a convolution, 1 otherwise.
-      view: `shape` with every axis that plays two roles split; the axes that follow count in it.
+      view: `shape` with every axis that plays two roles split; the axes that follow refer to it.
       in_axes, out_axes, batch_axes, stack_axes: axes of the view that are contracted, that are features of the output,
-        along which independent weights lie, and that a `scan` walks along. Others are the receptive field. All are None
-        where the program mixes the elements before use.
+        along which there are independent weights, and that a `scan` runs over. Others are the receptive field. All are
+        None if the program mixes the elements before use.
       stacked: how many layers of a scan the weight holds, 1 otherwise.
       uses: how often each of them is used in one call; a `while_loop` counts as two.
-      activation: the elementwise function that follows, behind whatever is added to the output and factors by channels;
-        or None. Multiplication by numbers alone is none.
+      activation: the elementwise function that follows, after terms that are added to the output and factors by
+        channels; or None. Multiplication by constants alone does not count.
       skip: number of the innermost skip connection whose branch holds the layer, or None.
       position, branch_length: its position in that branch and how many layers the branch has, or None.
       role: "query", "key", "value" or "output" in attention, "forget" or "input" for the gates of recurrent cells;
@@ -90,9 +90,9 @@ class Layer:
     multiplier: float = 1.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """All that it holds; in place of an activation that cannot be pickled its name, which can no longer be called.
+        """Its state; an activation that cannot be pickled is replaced by its name, which can no longer be called.
 
-        Such are functions made of primitives that JAX names nowhere, as those that a user adds to it.
+        Such activations contain primitives that JAX does not name anywhere, such as those that a user has added.
         """
         state = dict(vars(self))
         try:
@@ -109,7 +109,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Unvisited:
-    """A weight that no layer takes as it is, and why."""
+    """A weight that no layer uses directly, and why."""
 
     path: str
     reason: str
@@ -121,10 +121,10 @@ class Layers(Tabular):
     """The layers of a program in execution order; a sequence, and a pytree of static data.
 
     Attributes:
-      layers: one row a weight, in order of first use.
-      unvisited: weights that are not of any layer: in parts of the program that are not read, chosen or multiplied by
-        data, or mixed beyond what a scale could serve; matrices of which the program does not show what they are; and
-        why.
+      layers: one row per weight, in order of first use.
+      unvisited: weights that do not belong to any layer, and why: those in parts of the program that are not read,
+        those chosen or multiplied by data, those mixed so that no scale could apply, and matrices whose role the
+        program does not show.
       unused: paths of floating-point leaves on which no output depends.
     """
 

@@ -2,10 +2,10 @@
 
 Coordinates, Fourier features and queries that a function closes over, and arrays of its keyword arguments, are as much
 data as the batch is. A constant that multiplies a weight could also be a part of the weight, as in `x @ (e @ basis)`.
-What tells the two apart is what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
-nonlinearity makes it a tower, and so does a product of the output of another layer with its outputs, as of queries
-with relative positions, and a sum with data. Leaves are data in the same way where layers take them, as learned queries
-are.
+The two cases differ in what comes next: a weight is linear in its leaf, and data that meet it meet its inputs. A
+nonlinearity shows that it is a tower, and so does a product of the output of another layer with its outputs, as of
+queries with relative positions, and a sum with data. Leaves are data in the same way if layers use them so, as learned
+queries are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from jaxinit._reading._hypernetworks import Around, layer_of
 from jaxinit._reading._origin import Origin
 from jaxinit._reading._rules import rule_of
 
-# Their results go into norms, of weights too.
+# Their results go into norms, including those of weights.
 _OF_NORMS = ir.family("square", "integer_pow", "abs", "sqrt", "rsqrt", "sign", "pow")
 
 
@@ -26,7 +26,7 @@ def inputs_of_towers(
     of: Callable[[ir.Atom], Dependence],
     consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]],
 ) -> set[ir.Atom]:
-    """The values that layers take as data though they do not depend on the batch."""
+    """The values that layers use as data though they do not depend on the batch."""
     found: set[ir.Atom] = set()
     producers: dict[ir.Atom, ir.Equation] = {v: equation for equation in equations for v in equation.outputs}
     around = Around(consumers, producers, of)
@@ -45,7 +45,7 @@ def inputs_of_towers(
 
 
 def _data_operand(equation: ir.Equation, inputs: Sequence[Dependence]) -> int | None:
-    """Which operand of a product would be data, were it the first layer of a tower."""
+    """Which operand of a product would be data if it were the first layer of a tower."""
     kernels = [i for i, x in enumerate(inputs) if 1 in x.degrees.values()]
     if not kernels:
         return None
@@ -62,10 +62,10 @@ def _goes_on_as_data(
     raw: bool,
     around: Around,
 ) -> bool:
-    """Whether a product goes on as the output of a layer does.
+    """Whether a product is used like the output of a layer.
 
-    That is, through a nonlinearity one by one; with a bias of its features; in a sum with data; or as queries or keys,
-    which are multiplied along its features with the output of a layer, and what comes of it weighs others by its
+    That is, through an elementwise nonlinearity; with a bias of its features; in a sum with data; or as queries or
+    keys, which are multiplied along its features with the output of a layer, and whose result weighs others by its
     exponential. Without such weights, a product of two leaves may as well be a weight that is made of two factors.
     """
     of = around.of
@@ -106,7 +106,7 @@ def _goes_on_as_data(
 
 
 def _bends_inside(equation: ir.Equation, value: ir.Atom) -> bool:
-    """Whether a loop or a branch takes a value through a nonlinearity one by one, rearranged and scaled at most."""
+    """Whether a loop or a branch applies an elementwise nonlinearity to a value, at most rearranged and scaled."""
     for inner, entered in zip(ir.subprograms(equation), ir.entrances(equation), strict=False):
         body = equation.body if isinstance(equation, ir.While) else inner
         readers = body.readers
@@ -144,9 +144,9 @@ def _features(product: ir.Equation, kernel: int) -> set[int]:
 
 
 def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int]) -> bool:
-    """Whether an equation contracts a value along these dimensions of what it comes from.
+    """Whether an equation contracts a value along these dimensions of its source.
 
-    Along the same dimensions other data would be contracted with a weight that is made of bases.
+    Other data would be contracted along the same dimensions with a weight that is made of bases.
     """
     if equation.primitive is not ir.dot_general_p:
         return False
@@ -156,14 +156,14 @@ def _meets(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[i
 
 
 def _is_added(equation: ir.Equation, product: ir.Equation) -> bool:
-    """Whether an equation adds what a contraction makes to something: to data are added data, and not weights."""
+    """Whether an equation adds the result of a contraction to something: data, not weights, are added to data."""
     if equation.primitive not in ir.ADDITIONS:
         return False
     return product.primitive is not ir.dot_general_p or bool(product.params["dimension_numbers"][0][0])
 
 
 def _adds_bias(equation: ir.Equation, atom: ir.Atom, origin: Origin, features: set[int], around: Around) -> bool:
-    """Whether an equation adds a leaf that varies along the features of a product, all of them, and nowhere else."""
+    """Whether an equation adds a leaf that varies along exactly the features of a product, and nowhere else."""
     if equation.primitive not in ir.ADDITIONS or equation.inputs.count(atom) != 1:
         return False
     (other,) = (x for x in equation.inputs if x is not atom)

@@ -61,22 +61,22 @@ class Traced:
 
     @functools.cached_property
     def activation_inputs(self) -> dict[Weight, list[ActivationInput]]:
-        """Where activations take what the weights make."""
+        """Where activations are applied to the outputs of weights."""
         return activation_inputs(self.flow, self.leaves)
 
     @functools.cached_property
     def depths(self) -> dict[Weight, list[Depth]]:
-        """How deep the layers lie, one after the other for the slices of a stack."""
+        """How deep the layers are, one after the other for the slices of a stack."""
         return depths(self.flow)
 
     @functools.cached_property
     def onwards(self) -> Onwards:
-        """What becomes of every value."""
+        """What every value is used for."""
         return Onwards(self.flow)
 
     @functools.cached_property
     def roles(self) -> list[LeafRole]:
-        """What every leaf is to the program, as far as it is not the weight of a layer."""
+        """The role of every leaf, except for those that are only the weight of a layer."""
         return leaf_roles(self.flow, self.skips, self.shapes)
 
     @functools.cached_property
@@ -100,7 +100,7 @@ def trace(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Trace
 
 
 def _check_apply_fn(apply_fn: Any) -> None:
-    """Raises for what is not a function of parameters and a batch, as modules and their classes are not."""
+    """Raises if it is not a function of parameters and a batch; modules and their classes are not."""
     kind = type(apply_fn)
     if isinstance(apply_fn, type):
         received = f"the class {apply_fn.__name__}; for a Linen module pass the method `apply` of one that it makes"
@@ -119,19 +119,20 @@ def _check_apply_fn(apply_fn: Any) -> None:
 
 
 def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -> Layers:
-    """The layers of `apply_fn(params, batch)`, read from the program that JAX traces it to.
+    """Lists the layers of `apply_fn(params, batch)`, read from the program that JAX traces it to.
 
-    A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup in one. A weight
-    is a value W that depends on no data and is homogeneous of degree one in a leaf θ of the parameters, W(s·θ) = s·W(θ)
-    for s > 0: the leaf itself, rearranged, cast, or multiplied by anything independent of it. A lookup of matrices that
-    a product with data takes, as in a mixture of experts, is half of that layer: its experts lie along a batch axis.
+    A layer is a `dot_general`, a `ragged_dot` or a convolution between data and a weight, or a lookup in one; or a sum
+    of products that is written out. A weight is a value W that depends on no data and is homogeneous of degree one in a
+    leaf θ of the parameters, W(s·θ) = s·W(θ) for s > 0: the leaf itself, rearranged, cast, or multiplied by anything
+    independent of it. If a product with data uses matrices that were looked up, as in a mixture of experts, lookup and
+    product are one layer, and its experts are along a batch axis.
 
-    Nothing is computed: shapes are enough. Any framework whose models are functions of a pytree will do.
+    Nothing is computed: shapes are enough. This works for any framework whose models are functions of a pytree.
 
     Args:
       params: pytree of arrays or `jax.ShapeDtypeStruct`s.
-      apply_fn: function of (params, batch), for a Linen module `module.apply`. What it closes over (random keys,
-        constants) counts as neither parameters nor data.
+      apply_fn: function of (params, batch), for a Linen module `module.apply`. Values that it closes over (random keys,
+        constants) count as neither parameters nor data.
       batch: pytree of arrays or `jax.ShapeDtypeStruct`s, the data.
 
     Returns:
@@ -153,7 +154,7 @@ def trace_layers(params: Any, apply_fn: Callable[[Any, Any], Any], batch: Any) -
     traced = trace(params, apply_fn, batch)
     with uncollected():
         layers = layers_of(traced)
-        # Weights and their uses name one another. Apart, all that was read is gone at once.
+        # Weights and their uses refer to one another. Separated, everything that was read is freed at once.
         for weight in traced.analysis.weights:
             weight.uses.clear()
         del traced
@@ -172,7 +173,7 @@ def layers_of(traced: Traced) -> Layers:
 
 
 def unvisited(traced: Traced) -> tuple[Unvisited, ...]:
-    """The weights that do not belong to any layer, and matrices of which the program does not show what they are."""
+    """The weights that do not belong to any layer, and matrices whose role the program does not show."""
     opaque = dict.fromkeys(traced.analysis.opaque)
     layers = {leaf for weight in traced.analysis.weights for leaf in weight.regions}
     known = {leaf for leaf, _ in opaque} | layers
@@ -239,7 +240,7 @@ def _entered(analysis: Analysis) -> dict[ir.Atom, Any]:
 
 
 def _unread(traced: Traced, use: Use) -> str | None:
-    """What a reader should know of a layer whose output goes into something that is not read."""
+    """What a reader should know about a layer whose output goes into something that is not read."""
     primitive = traced.entered.get(use.finish.outputs[0])
     return None if primitive is None else f"{UNREAD}: its output enters {primitive}, whose program is not read"
 
@@ -266,12 +267,12 @@ def _following(traced: Traced, weight: Weight, program: ir.Program) -> Onward:
     features = [use.placed[d] for d in use.geometry.out_dims if d in use.placed]
     value = use.finish.outputs[0]
     found = onward(traced.analysis, program, value, traced.leaves, through=True, features=features)
-    # The number by which attention divides its queries is there to make scores smaller: no gain must make up for it.
+    # The number by which attention divides its queries is there to make scores smaller, so no gain may undo it.
     return found._replace(multiplier=1.0) if {"query", "key"} & set(_roles(traced, weight)) else found
 
 
 def weight_growth(traced: Traced, weight: Weight) -> float:
-    """By how much the standard deviation grows in the product that takes a layer's output as a weight; else 1."""
+    """By how much the standard deviation grows in the product that uses a layer's output as a weight; else 1."""
     use = weight.uses[0]
     if use.makes == 1:
         return 1.0

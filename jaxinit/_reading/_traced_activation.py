@@ -1,7 +1,7 @@
-"""Activations that are cut out of a program: functions to call, to take the gain of, and to name.
+"""Activations that are cut out of a program: functions that can be called and named, and whose gain can be computed.
 
-A name is that of the function of `jax.nn` it agrees with at many points, which lie close and on no grid between −10 and
-10 and go out to 10⁴, where both are known there.
+The name is that of the function of `jax.nn` that agrees at many points, which are dense and not on a grid between −10
+and 10 and go out to 10⁴, wherever both are known.
 """
 
 import functools
@@ -24,17 +24,17 @@ from jaxinit._typing import Array
 
 _COMMON = ("linear", "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu")
 _TYPICAL_SLOPE = 0.25
-"""Where He et al. (2015, arXiv:1502.01852) start the slope of a parametric ReLU."""
+"""The initial slope of a parametric ReLU in He et al. (2015, arXiv:1502.01852)."""
 
 
 class TracedActivation:
-    """An elementwise function cut out of a program: call it, or take `jaxinit.gain` of it.
+    """An elementwise function cut out of a program: call it, or pass it to `jaxinit.gain`.
 
-    Random factors, as those of dropout, enter as their moments: a call gives the mean over them, and a gain is taken of
-    the mean square. A parameter enters as the elements of its leaf are distributed, where they are known; else a slope
+    Random factors, such as those of dropout, enter through their moments: a call returns the mean over them, and a gain
+    uses the mean square. A parameter is distributed as the elements of its leaf are, if they are known; if not, a slope
     counts as .25 and anything else as 1.
 
-    Two are equal if they are the same steps, so the gain of a hundred layers alike is computed once.
+    Two are equal if they consist of the same steps, so the gain of a hundred similar layers is computed once.
     """
 
     def __init__(self, result: Expression, leaves: Mapping[int, np.ndarray | None] | None = None):
@@ -49,7 +49,7 @@ class TracedActivation:
 
     @functools.cached_property
     def leading_factor(self) -> float:
-        """The number by which the argument is multiplied before anything else is done with it; 1 if there is none."""
+        """The number by which the argument is multiplied before anything else; 1 if there is none."""
         factor, current = 1.0, cast(Expression, ARGUMENT)
         steps = expressions.ordered([self._result])
         while True:
@@ -101,7 +101,7 @@ class TracedActivation:
 
     @property
     def _typical(self) -> float:
-        """What a parameter of unknown value counts as: where 1 would leave nothing of the function, it is a slope."""
+        """The number that represents a parameter of unknown value: a slope if 1 would make the function trivial."""
         with_ones = TracedActivation(self._result, dict.fromkeys(self.parameters, np.ones(1)))
         return _TYPICAL_SLOPE if with_ones.only_multiplies else 1.0
 
@@ -135,7 +135,7 @@ class TracedActivation:
 
     @property
     def name(self) -> str:
-        """The name of the activation it equals, or the primitives it is made of."""
+        """The name of the activation it equals, or the primitives it consists of."""
         return _name(self)
 
     @property
@@ -146,7 +146,7 @@ class TracedActivation:
 
     @property
     def spread(self) -> float:
-        """The standard deviation of the function of standard normal numbers, where it only multiplies and adds."""
+        """The standard deviation of the function of standard normal numbers, if it only multiplies and adds."""
         assert self._result.degree == 1
         known = self._factors
         at_ends = evaluate_exactly(lambda z: (evaluated(self._values, np.asarray(z)),), np.array([0.0, 1.0]))[0]
@@ -167,7 +167,7 @@ class TracedActivation:
 
     @property
     def _tolerance(self) -> float:
-        """How far shares of random numbers, or numbers of low precision, may lead from the function they stand for."""
+        """How far random sampling, or numbers of low precision, may move the function from the one it represents."""
         numbers = [x.value.dtype for x in expressions.ordered([self._result]) if isinstance(x, Number)]
         rounding = [2 * float(jnp.finfo(d).eps) for d in numbers if jnp.issubdtype(d, jnp.floating)]
         return max([*rounding, 1e-4 if self._factors.parts else 0.0])
@@ -202,18 +202,18 @@ _LAST = 1800
 
 @functools.cache
 def _points() -> np.ndarray:
-    """Where functions are compared: close together, on no grid, and far out."""
+    """Where functions are compared: close together, not on a grid, and far out."""
     inner = np.sort(np.mod(np.arange(1, 1802) * (5**0.5 - 1) / 2, 1.0)) * 20 - 10
     outer = np.geomspace(10.1, 9876.5, 60)
     return np.concatenate([inner, outer, -outer])
 
 
 def _samples(function: Any) -> np.ndarray | None:
-    """A function at these points; None if real numbers do not go through it."""
+    """A function at these points; None if it cannot be evaluated on real numbers."""
     try:
         with np.errstate(all="ignore"):
             return np.asarray(evaluate_exactly(lambda x: (evaluated(function, np.asarray(x)),), _points())[0])
-    except (TypeError, ValueError, NotImplementedError):  # primitives that real numbers do not go through
+    except (TypeError, ValueError, NotImplementedError):  # primitives that do not accept real numbers
         return None
 
 
@@ -232,7 +232,7 @@ def _exact_gelu() -> np.ndarray:
 
 
 def _agree(a: np.ndarray, b: np.ndarray, tolerance: float = 0.0) -> bool:
-    """Whether two functions are one; far out, where an exponential overflows, either may be undefined."""
+    """Whether two functions are equal; far out, where an exponential overflows, either may be undefined."""
     tolerance = max(tolerance, 1e-5)
     near = np.abs(_points()) <= 80
     known = near | (np.isfinite(a) & np.isfinite(b))
@@ -240,7 +240,7 @@ def _agree(a: np.ndarray, b: np.ndarray, tolerance: float = 0.0) -> bool:
 
 
 def _multiplier(step: Step, argument: Expression) -> float | None:
-    """The number that a step multiplies its argument by, if that is what it does."""
+    """The number that a step multiplies its argument by, if it only does that."""
     if step.equation.primitive not in (ir.mul_p, ir.div_p) or len(step.inputs) != 2:
         return None
     first, second = step.inputs

@@ -1,7 +1,7 @@
 """A weight's part of its leaf as an array with one axis for each role: input, output, batch, stack.
 
-The factors of an origin name runs of the leaf's axes. A view reshapes the part so that each factor is an axis of its
-own, which is how scales are spread over a leaf and how its matrices are found.
+The factors of an origin are runs of the leaf's axes. A view reshapes the part so that each factor is an axis of its
+own; scales are spread over a leaf, and its matrices found, in this form.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxinit._typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The part of a leaf, reshaped to one axis a factor, and the axes by role; the rest is the receptive field."""
+    """The part of a leaf, reshaped to one axis per factor, and the axes by role; the rest is the receptive field."""
 
     shape: tuple[int, ...]
     in_axes: tuple[int, ...]
@@ -33,8 +33,8 @@ def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False)
 
     A weight of several leaves has one scale for all of them, unless they are alike.
 
-    Everything that reads the weight must be able to say where these factors lie; those that one cannot are left out,
-    and the weight has one scale along them.
+    Every value that reads the weight must be able to locate these factors; factors that one of them cannot locate are
+    left out, and the weight has one scale along them.
     """
     shapes = {tuple(stop - start for start, stop in region) for region in weight.regions.values()}
     if len(shapes) > 1:
@@ -67,7 +67,7 @@ def scale_factors(analysis: Analysis, weight: Weight, per_channel: bool = False)
 
 
 def view(weight: Weight) -> View | None:
-    """The roles of a weight's axes at its first use; None where the program does not tell."""
+    """The roles of a weight's axes at its first use; None if the program does not show them."""
     component, roles = weight.first_component, weight.uses[0].geometry
     origin = component.origin
     if origin is None or origin.region != weight.region or roles.kind == "embed":
@@ -85,7 +85,7 @@ def _view(
     group_count: int,
     apart: tuple[tuple[Factor, ...], tuple[Factor, ...], frozenset[Factor]],
 ) -> View | None:
-    """The view of a weight with these factors; those of the stack, picked by data, and of an ensemble lie `apart`."""
+    """The view of a weight with these factors; those of the stack, picked by data, and of an ensemble are `apart`."""
     (in_dims, out_dims, batch_dims), (stack, picked, ensemble) = roles, apart
     role = dict.fromkeys(picked, "batch") | dict.fromkeys(stack, "stack")
     for d, dim in enumerate(dims):
@@ -115,7 +115,7 @@ def _view(
 
 
 def grouped_factors(factors: Sequence[Factor], groups: int) -> list[Factor]:
-    """The outer factors of the output of a grouped convolution that are its groups, if some are all of them."""
+    """The outer factors of the output of a grouped convolution that are its groups, if some are exactly these."""
     for i in range(len(factors)):
         if math.prod(f.size for f in factors[: i + 1]) == groups:
             return list(factors[: i + 1])
@@ -123,7 +123,7 @@ def grouped_factors(factors: Sequence[Factor], groups: int) -> list[Factor]:
 
 
 def axis_factors(axis: int, extent: int, known: list[Factor]) -> list[Factor]:
-    """An axis cut into the known factors that lie on it, and what is left between them."""
+    """An axis split into the known factors along it, and the rest between them."""
     result = []
     for factor in sorted((f for f in known if f.axis == axis), key=lambda f: -f.stride):
         outer = extent // max(factor.stride * factor.size, 1)
@@ -143,13 +143,13 @@ def spread_over_leaf(weight: Weight, factors: tuple[Factor, ...], scales: Array)
 
 
 def in_order_of_leaf(x: Array, factors: Sequence[Factor]) -> Array:
-    """An array whose first axes are factors as the program sees them, as the leaf holds them; or the other way."""
+    """Converts an array whose first axes are factors from the program's order to the leaf's, or the reverse."""
     flipped = [i for i, f in enumerate(factors) if f.flipped]
     return jnp.flip(x, flipped) if flipped else x
 
 
 def in_order_of_view(weight: Weight, x: Array) -> Array:
-    """One number for each slice of a weight, as the program has them, along the axes of its view that are its stack."""
+    """One number for each slice of a weight, in the program's order, along the stack axes of its view."""
     ordered = in_order_of_leaf(x.reshape([f.size for f in weight.stack]), weight.stack)
     return jnp.transpose(
         ordered, sorted(range(len(weight.stack)), key=lambda i: (weight.stack[i].axis, -weight.stack[i].stride))
@@ -157,7 +157,7 @@ def in_order_of_view(weight: Weight, x: Array) -> Array:
 
 
 def slice_indices(weight: Weight) -> Iterator[tuple[int, ...]]:
-    """Where in its leaf each slice of a stacked weight lies, in the order in which the program has them."""
+    """The position in its leaf of each slice of a stacked weight, in the program's order."""
     return itertools.product(*(range(f.size)[:: -1 if f.flipped else 1] for f in weight.stack))
 
 
@@ -179,20 +179,20 @@ def part_of(leaf: Array, weight: Weight) -> Array:
 
 
 def other_factors(weight: Weight) -> list[int]:
-    """Other leaves that a weight is a product with; which of them is the matrix, the program does not say."""
+    """Other leaves that a weight is a product with; the program does not show which of them is the matrix."""
     degrees = weight.first_component.dependence.degrees
     return [leaf for leaf, degree in degrees.items() if degree == 1 and leaf not in weight.regions]
 
 
 def with_part(leaf: Array, weight: Weight, part: Array) -> Array:
-    """The leaf with another part in the place of a weight."""
+    """The leaf with another part in place of a weight."""
     if part.shape == leaf.shape:
         return part
     return leaf.at[tuple(slice(start, stop) for start, stop in weight.region)].set(part)
 
 
 def weight_name(paths: Sequence[str], weight: Weight, shapes: Sequence[Sequence[int]]) -> str:
-    """The path of a weight's leaf, or of all leaves that make it, and which parts of them they are, if not all."""
+    """The path of a weight's leaf, or of all leaves that form it, and which parts of them they are, if not all."""
     return " + ".join(part_name(paths[leaf], weight.seen_in(leaf), shapes[leaf]) for leaf in weight.regions)
 
 
@@ -204,7 +204,7 @@ def part_name(path: str, weight: Weight, shape: Sequence[int]) -> str:
 
 
 def stacked_size(weight: Weight) -> int:
-    """How many slices a surrounding scan walks through."""
+    """How many slices a surrounding scan runs over."""
     return math.prod(f.size for f in weight.stack)
 
 

@@ -1,4 +1,4 @@
-"""Weights, from the values that data meets: which leaf carries the scale, and which part of it is scaled by itself."""
+"""Weights, from the values that data meets: which leaf carries the scale, and which part of it is scaled on its own."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ UNSCALABLE = (
     "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
     "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
 )
-"""Why a scale of the leaf is not one of the weight: it grows otherwise than in proportion, or not at all."""
+"""Why a scale of the leaf is not one of the weight, which is not proportional to the leaf or does not change."""
 
 
 @dataclasses.dataclass
 class Loop:
-    """An enclosing scan: its length, the leaves it walks along, and whether from their end."""
+    """An enclosing scan: its length, the leaves it runs over, and whether in reverse."""
 
     length: int
     leaves: frozenset[int]
@@ -34,14 +34,14 @@ class Weights:
         self.weights: dict[Hashable, Weight] = {}
 
     def leaf_of(self, value: Dependence) -> int | None:
-        """The leaf that carries the scale: of those in which the value is homogeneous of degree one, the largest."""
+        """The leaf that carries the scale: the largest of those in which the value is homogeneous of degree one."""
         return max((leaf for leaf in value.degrees if value.degree(leaf) == 1), key=self._size_of(value), default=None)
 
     def _size_of(self, value: Dependence) -> Callable[[int], tuple[bool, int, int]]:
         return lambda leaf: (leaf in value.origins, math.prod(self.shapes[leaf]), -leaf)
 
     def leaves_of(self, value: Dependence) -> tuple[int, ...]:
-        """The leaf that carries the scale; of a sum one of each term; if no scale changes the weight, its largest."""
+        """The leaves that carry the scale: one, or one per term of a sum; if no scale changes it, its largest."""
         alone = self.leaf_of(value)
         together = self.of_each_term(value)
         sizes = [math.prod(self.shapes[leaf]) for leaf in together]
@@ -54,7 +54,7 @@ class Weights:
         return () if largest is None or value.segments else (largest,)
 
     def of_each_term(self, value: Dependence) -> tuple[int, ...]:
-        """Of a sum, the largest leaf of each term that the term grows with, whatever multiplies all terms."""
+        """For a sum, the largest leaf of each term that the term grows with, whatever multiplies all terms."""
         chosen = []
         for term in value.terms:
             own = [leaf for leaf in term if value.degrees.get(leaf) == 1 and value.degree(leaf) is None]
@@ -71,7 +71,7 @@ class Weights:
         loops: tuple[Loop, ...],
         recording: bool,
     ) -> Weight:
-        """The part of these leaves that a value is made of, new or met before; of some it mixes slices of these."""
+        """The part of these leaves that a value consists of, new or met before; for mixed slices that of the slices."""
         leaf, *others = leaves
         walks = [loop for loop in loops if leaf in loop.leaves]
         origins = {x: value.origins.get(x) or mixed.get(x) for x in leaves}
@@ -85,7 +85,7 @@ class Weights:
             if origins[leaf] is None and walks:
                 weight.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
             elif len({tuple(f.size for f in found) for found in stacks.values()}) > 1:
-                weight.refused = f"a loop walks along {len(leaves)} leaves that make one weight in different ways"
+                weight.refused = f"loops run over the {len(leaves)} leaves that form this weight in different ways"
             elif not value.terms and value.degree(leaf) != 1:
                 weight.refused = UNSCALABLE[value.degree(leaf) == 0]
             if recording:
@@ -93,13 +93,13 @@ class Weights:
         return weight
 
     def region_of(self, leaf: int, origins: Mapping[int, Origin | None]) -> tuple[tuple[int, int], ...]:
-        """The part of a leaf that a value is made of; all of it where that is not known."""
+        """The part of a leaf that a value consists of; all of it if that is not known."""
         origin = origins[leaf]
         return origin.region if origin else tuple((0, n) for n in self.shapes[leaf])
 
 
 def _order(stack: Sequence[Factor], walks: Sequence[Loop]) -> np.ndarray:
-    """The turn of each slice of a stack in the order of execution."""
+    """The iteration of each slice of a stack in the order of execution."""
     order = np.arange(math.prod(loop.length for loop in walks)).reshape([loop.length for loop in walks])
     order = np.flip(order, tuple(i for i, loop in enumerate(walks) if loop.reverse))
     sizes = [f.size for f in stack]

@@ -1,7 +1,7 @@
 """What is known of each primitive, one registered `Rule` for each, in files by family.
 
-To teach the reading a new primitive, name it in `_program/_primitives.py` and register its rule in the file of its
-family here: rearranging and indexing; arithmetic, sums and contractions. Control flow is walked by `_analysis.py`.
+To support a new primitive, name it in `_program/_primitives.py` and register its rule in the file of its
+family here: rearranging and indexing; arithmetic, sums and contractions. Control flow is handled by `_analysis.py`.
 """
 
 from jaxinit._reading._rules import _arithmetic as _arithmetic

@@ -1,6 +1,6 @@
-"""Functions of one number or of several at the same place; sums, products and extremes along dimensions; linear maps.
+"""Functions of one number or of several at the same position; sums, products, extremes along dimensions; linear maps.
 
-Which dimension of a weight does what in a product or a convolution is told by `_geometry`.
+The role of each dimension of a weight in a product or a convolution is decided by `_geometry`.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ def _no_pattern(equation: ir.Equation, inputs: Sequence[Pattern]) -> Pattern:
 
 
 _GUARD = 1e-3
-"""A number of this size at most beside a statistic guards a division."""
+"""A constant up to this size that is added to a statistic guards a division."""
 
 
 def _without_guards(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependence]:
-    """The operands, but for zeros, and for the small numbers that keep norms of weights from zero."""
+    """The operands without zeros, and without the small constants that keep norms of weights from zero."""
     terms = [(x, atom) for x, atom in zip(inputs, equation.inputs, strict=True) if not x.zero]
     statistics = all(not x.origins and x.segments is None for x, _ in terms)
     return [x for x, atom in terms if not (statistics and _is_guard(atom))]
@@ -43,7 +43,7 @@ def _sum(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
 
 
 def _difference(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    # What is left of 0 - x is x with another sign.
+    # The rest of 0 - x is x with another sign.
     return inputs[1].negated() if inputs[0].zero and not inputs[1].zero else _sum(equation, inputs)
 
 
@@ -66,7 +66,7 @@ register(PrimitiveRule(_negated, linear="all", elementwise=True, pattern=_no_pat
 
 
 def product(inputs: Sequence[Dependence], shape: tuple[int, ...] | None) -> Dependence:
-    """A product adds degrees; one element by element, of this shape, keeps where the elements come from."""
+    """A product adds degrees; an elementwise one, of this shape, keeps the origins of elements."""
     degrees: dict[int, float | None] = {}
     for x in inputs:
         for leaf, degree in x.degrees.items():
@@ -141,7 +141,7 @@ def _chosen(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
     if not is_free(inputs[0]):
         return inhomogeneous(inputs)
     cases = [x for x in inputs[1:] if not x.zero]
-    # Where one case is zero, the other is multiplied by a mask.
+    # If one case is zero, the other is multiplied by a mask.
     return cases[0].map(Origin.multiplied) if len(cases) == 1 < len(inputs) - 1 else shared(cases)
 
 
@@ -179,7 +179,7 @@ register(PrimitiveRule(elementwise=True, pattern=_no_pattern), *ir.ELEMENTWISE -
 
 
 def _mixed(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    """Linear in the first operand, whose elements can no longer be told apart."""
+    """Linear in the first operand, whose elements can no longer be distinguished."""
     if inputs[0].segments is not None or not all(is_free(x) for x in inputs[1:]):
         return inhomogeneous(inputs)
     return inputs[0].without_origins()

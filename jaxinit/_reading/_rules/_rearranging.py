@@ -1,4 +1,4 @@
-"""Primitives that move, copy, cut, join or look up elements, and those that hand them on as they are."""
+"""Primitives that move, copy, cut, join or look up elements, and those that return them unchanged."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from jaxinit._reading._rules._rule import Move, PrimitiveRule, is_free, register
 
 
 def _moved(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    """The first operand, its elements elsewhere."""
+    """The first operand, with its elements elsewhere."""
     operand = inputs[0]
     if operand.segments is not None:
         return _segments_moved(equation, operand)
@@ -58,7 +58,7 @@ def _whole(equation: ir.Equation) -> dict[int, int]:
 
 
 def _cast(equation: ir.Equation, inputs: Sequence[Dependence]) -> Dependence:
-    """A cast drops what is not an integer; whether a number is zero does not change with its scale."""
+    """A cast drops the fractional part; whether a number is zero does not change with its scale."""
     if ir.is_floating(equation.inputs[0]) and not ir.is_floating(equation.outputs[0]):
         return scale_free(inputs) if equation.outputs[0].dtype == jnp.bool_ else inhomogeneous(inputs)
     return inputs[0]
@@ -159,7 +159,7 @@ def _slice_dimensions(equation: ir.Equation) -> dict[int, int]:
 
 
 def _tile(equation: ir.Equation) -> Move | None:
-    """Repetition of single entries is a broadcast; that of several moves none of them to one place."""
+    """Repeating single entries is a broadcast; repeating several does not move any of them to one position."""
     shape, repeats = equation.inputs[0].shape, equation.params["reps"]
     if any(n > 1 < k for n, k in zip(shape, repeats, strict=True)):
         return None
@@ -189,7 +189,7 @@ def _cut(equation: ir.Equation, start: int, stop: int) -> Move:
 
 
 def cuts(equation: ir.Equation) -> list[Move] | None:
-    """What an equation that cuts its operand into several outputs does to the origin for each; None for others."""
+    """How an equation that cuts its operand into several outputs changes the origin for each; None for others."""
     if equation.primitive is ir.split_p:
         sizes = equation.params["sizes"]
         return [_cut(equation, sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]

@@ -1,7 +1,7 @@
-"""One rule a primitive: all that the reading knows of it, in one registered object.
+"""One rule per primitive: all that the reading knows of it, in one registered object.
 
-A primitive that is registered nowhere has the rule `OPAQUE`: how its output grows with a leaf is unknown, and so is
-where its elements come from. Nothing is guessed of it.
+A primitive that is not registered has the rule `OPAQUE`: how its output grows with a leaf is unknown, and so is
+where its elements come from. Nothing is guessed.
 """
 
 import dataclasses
@@ -40,15 +40,15 @@ class PrimitiveRule:
     """What is known of a primitive.
 
     Attributes:
-      dependence: how the output depends on leaves, for inputs that depend on no data; of an equation with several
+      dependence: how the output depends on leaves, for inputs that depend on no data; for an equation with several
         outputs a sequence.
-      linear: in which operands the output is linear while the others stay as they are: the "first"; "each" of them
+      linear: in which operands the output is linear while the others are fixed: the "first"; "each" of them
         alone, as in a product; "all" of them together, as in a sum; the "cases" between which the first chooses.
-      elementwise: whether each element of the output is a function of the elements of the operands at its place.
+      elementwise: whether each element of the output is a function of the elements of the operands at its position.
       rearranges: whether each element of an output is an element of an operand, moved, copied or cut, or a constant.
-      move: what an equation does to the origin of its first operand's elements, if it only moves, copies or drops them.
+      move: how an equation changes the origin of its first operand's elements, if it only moves, copies or drops them.
       dimensions: dimension of the first operand → dimension of the output, for those that are kept whole.
-      pattern: how one-hot values and what they are made of go through it.
+      pattern: how one-hot values, and values from which they are computed, go through it.
     """
 
     dependence: Callable[[ir.Equation, Sequence[Dependence]], Dependence | Sequence[Dependence]] = _unknown
@@ -60,7 +60,7 @@ class PrimitiveRule:
     pattern: Callable[[ir.Equation, Sequence[Pattern]], Pattern] = _moved_pattern
 
     def is_linear_in(self, operands: Sequence[bool]) -> bool:
-        """Whether the output is linear in these of the operands together, the others as they are."""
+        """Whether the output is linear in these of the operands together, while the others are fixed."""
         match self.linear:
             case "first":
                 return operands[0] and not any(operands[1:])
@@ -79,7 +79,7 @@ _RULES: dict[Any, PrimitiveRule] = {}
 
 
 def register(rule: PrimitiveRule, *primitives: Any) -> None:
-    """Makes a rule that of some primitives; those that this JAX does not have are never asked for."""
+    """Registers a rule for some primitives; those that this JAX does not have are never looked up."""
     for primitive in primitives:
         if primitive in _RULES:
             raise ValueError(f"{primitive} has a rule already")
@@ -92,7 +92,7 @@ def rule_of(equation: ir.Equation) -> PrimitiveRule:
 
 
 def is_free(x: Dependence) -> bool:
-    """Whether scaling any leaf leaves the value alone."""
+    """Whether scaling any leaf leaves the value unchanged."""
     return not x.data and all(degree == 0 for degree in x.degrees.values())
 
 
@@ -129,7 +129,7 @@ def apply(equation: ir.Equation, inputs: Sequence[Dependence]) -> list[Dependenc
 
 
 def rearrangement(equation: ir.Equation) -> Move | None:
-    """What an equation that only moves, copies or drops elements does to their origin; None for others."""
+    """How an equation that only moves, copies or drops elements changes their origin; None for others."""
     return rule_of(equation).move(equation)
 
 
@@ -139,7 +139,7 @@ def _with_pattern(value: Dependence, pattern: Pattern) -> Dependence:
 
 @functools.lru_cache(maxsize=256)
 def _data_with(pattern: Pattern) -> Dependence:
-    """Data by its pattern: of all that is repeated there are few kinds."""
+    """Data by its pattern; cached, since there are few kinds."""
     return dataclasses.replace(DATA, pattern=pattern)
 
 
