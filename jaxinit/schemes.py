@@ -12,6 +12,7 @@ from jaxinit._schemes import deepnorm as deepnorm
 from jaxinit._schemes import deepnorm_constants as deepnorm_constants
 from jaxinit._schemes import fixup as fixup
 from jaxinit._schemes import flax_default as flax_default
+from jaxinit._schemes import from_config as from_config
 from jaxinit._schemes import gpt2 as gpt2
 from jaxinit._schemes import irnn as irnn
 from jaxinit._schemes import keras_default as keras_default
@@ -27,3 +28,4 @@ from jaxinit._schemes import skip_init as skip_init
 from jaxinit._schemes import sparse as sparse
 from jaxinit._schemes import t_fixup as t_fixup
 from jaxinit._schemes import torch_default as torch_default
+from jaxinit._schemes import transformer as transformer

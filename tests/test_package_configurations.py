@@ -260,7 +260,7 @@ def rbm_pretrain():
 def schemes_of_the_library():
     return {
         "mlp": ["auto", "torch_default", "keras_default", "flax_default", "orthogonal_critical", "sparse"],
-        "attention": ["gpt2", "t_fixup", "deepnorm", "mimetic"],
+        "attention": ["gpt2", "transformer", "t_fixup", "deepnorm", "mimetic"],
         "rectified": ["random_walk", "looks_linear"],
         "residual": ["admin", "closed", "fixup", "skip_init", "rezero"],
         "recurrent": ["recurrent", "irnn"],

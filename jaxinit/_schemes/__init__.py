@@ -20,6 +20,7 @@ from jaxinit._schemes._defaults import torch_default as torch_default
 from jaxinit._schemes._draw import key_for as key_for
 from jaxinit._schemes._initialize import InitializeReport as InitializeReport
 from jaxinit._schemes._initialize import initialize as initialize
+from jaxinit._schemes._language_models import transformer as transformer
 from jaxinit._schemes._mimetic import mimetic as mimetic
 from jaxinit._schemes._mup import mup as mup
 from jaxinit._schemes._recurrent import irnn as irnn
@@ -35,6 +36,7 @@ from jaxinit._schemes._scalar_labels import scalar_labels as scalar_labels
 from jaxinit._schemes._scheme import SCHEMES as SCHEMES
 from jaxinit._schemes._scheme import Rule as Rule
 from jaxinit._schemes._scheme import Scheme as Scheme
+from jaxinit._schemes._scheme import from_config as from_config
 from jaxinit._schemes._scheme import register as register
 from jaxinit._schemes._signal import looks_linear as looks_linear
 from jaxinit._schemes._signal import orthogonal_critical as orthogonal_critical

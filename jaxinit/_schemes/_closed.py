@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxinit._checks import check_flag
 from jaxinit._initializers import zeros
 from jaxinit._reading import Skip, closing
 from jaxinit._schemes._auto import auto
@@ -49,6 +50,9 @@ class closed(auto):
     """
 
     readout: bool = False
+
+    def _check_fields(self) -> None:
+        check_flag("readout", self.readout)
 
     def check(self, model: Model) -> None:
         check_branches(self, model)

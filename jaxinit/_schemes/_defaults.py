@@ -53,7 +53,7 @@ class torch_default(Scheme):
             return Rule(uniform(n**-0.5, minval=-(n**-0.5)), f"U(±1/sqrt({n:g})): transposed, its output's features")
         return Rule(variance_scaling(1 / 3, "fan_in", "uniform"), "U(±1/sqrt(fan-in))")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         return Rule(normal(1.0), "N(0, 1), tied or not")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
@@ -98,7 +98,7 @@ class keras_default(Scheme):
             return Rule(uniform(bound, minval=-bound), "Glorot uniform; Keras's fan-out counts all groups")
         return Rule(glorot_uniform(), "Glorot uniform")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         return Rule(uniform(0.05, minval=-0.05), "U(±0.05)")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
@@ -140,5 +140,5 @@ class flax_default(Scheme):
             return Rule(scaled(lecun_normal(), (n_in / counted) ** 0.5), "LeCun normal; transposed, all taps count")
         return Rule(lecun_normal(), "LeCun normal")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         return Rule(variance_scaling(1.0, "fan_in", "normal", out_axis=0), "variance 1 / features")

@@ -240,7 +240,7 @@ def _seen_in(
 def _weight_rule(scheme: Scheme, matrix: Matrix, model: Model) -> Rule:
     layer = matrix.layer
     if layer.kind == "embed":
-        return scheme.embedding(layer, model)
+        return scheme.lookup(layer, model)
     if matrix.is_gain:
         return scheme.gain(layer, model)
     rule = scheme.weight(matrix, model)

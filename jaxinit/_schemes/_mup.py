@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit._checks import check_choice
+from jaxinit._checks import check_choice, check_flag
 from jaxinit._initializers import normal, scaled, zeros
 from jaxinit._reading import Layer, trace
 from jaxinit._schemes._auto import auto
@@ -38,7 +38,8 @@ class mup(auto):
     where m is how many times larger the fan-in is than in the base model, and n the same for the fan-out. The base
     model has the initial weights of `auto`. Attention logits must be divided by the size of a head, not by its root, if
     that size grows. `learning_rates` returns the factors of the last two columns. A tied embedding is drawn as an
-    embedding; the program has to divide its logits by m.
+    embedding; the program has to divide its logits by m. A model of the base's own widths is a member of the family:
+    its last layer, and its queries, are zero as in the others.
 
     Args:
       base: the parameters of the base model, a pytree of arrays or shapes of the same structure.
@@ -69,7 +70,9 @@ class mup(auto):
     zero_output: bool = True
     zero_query: bool = True
 
-    def __post_init__(self) -> None:
+    def _check_fields(self) -> None:
+        check_flag("zero_output", self.zero_output)
+        check_flag("zero_query", self.zero_query)
         if not _is_shapes(self.base):
             with_paths, _ = jax.tree_util.tree_flatten_with_path(self.base)
             shapes = tuple(
@@ -103,7 +106,10 @@ class mup(auto):
         grown_in, grown_out = self._growth(matrix.layer, model)
         if matrix.role == "query" and self.zero_query:
             return Rule(zeros, "queries start at zero")
-        if grown_in != 1 and grown_out == 1:
+        reads_out = grown_in != 1 and grown_out == 1
+        if self.zero_output and not reads_out and self._is_base(model):
+            reads_out = model.is_readout(matrix.layer)
+        if reads_out:
             if self.zero_output:
                 return Rule(zeros, f"output weight, fan-in × {grown_in:g}: starts at zero")
             return rule._replace(
@@ -112,7 +118,7 @@ class mup(auto):
         kind = "hidden" if grown_in != 1 else "input"
         return rule._replace(reason=f"{reason}; {kind} weight")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         return Rule(normal(1.0), "rows of unit variance at every width")
 
     def learning_rates(
@@ -148,6 +154,11 @@ class mup(auto):
             return 1.0
         base = dict(self.base)[model.traced.paths[leaf]]
         return math.prod(jnp.shape(model.traced.leaves[leaf])) / math.prod(base)
+
+    def _is_base(self, model: Model) -> bool:
+        """Whether a model is as wide as the base model, so that its shapes do not tell which layers read out."""
+        base, traced = dict(self.base), model.traced
+        return all(base.get(path) == tuple(jnp.shape(x)) for path, x in zip(traced.paths, traced.leaves, strict=True))
 
     def _growth(self, layer: Layer, model: Model) -> tuple[float, float]:
         """How many times larger fan-in and fan-out are than in the base model."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxinit._checks import check_number
 from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
 from jaxinit._schemes._requirements import check_cells, check_plain_cells
 from jaxinit._schemes._roles import Matrix, Model, Vector
@@ -36,6 +37,11 @@ class recurrent(Scheme):
 
     forget: float = 1.0
     max_timescale: float | None = None
+
+    def _check_fields(self) -> None:
+        check_number("forget", self.forget)
+        if self.max_timescale is not None:
+            check_number("max_timescale", self.max_timescale, minimum=2.0)
 
     def check(self, model: Model) -> None:
         check_cells(self, model)
@@ -80,6 +86,9 @@ class irnn(Scheme):
     """
 
     stddev: float = 0.001
+
+    def _check_fields(self) -> None:
+        check_number("stddev", self.stddev, nonnegative=True)
 
     def check(self, model: Model) -> None:
         check_plain_cells(self, model)

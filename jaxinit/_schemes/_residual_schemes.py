@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxinit._checks import check_flag, check_integer, check_number
 from jaxinit._initializers import glorot_uniform, he_normal, normal, variance_scaling, zeros
 from jaxinit._reading import Layer
 from jaxinit._schemes._requirements import check_branch_lengths, check_branches, check_multipliers
@@ -16,7 +17,8 @@ class gpt2(Scheme):
 
     .. math:: W \sim N(0, \sigma^2), \qquad W_\text{last} \sim N(0, \sigma^2 / L)
 
-    where L is the number of branches, two for each block of a transformer. Embeddings and positions are N(0, σ²).
+    where L is the number of branches, two for each block of a transformer. Embeddings are N(0, σ²), and positions
+    N(0, σ²/4), as in OpenAI's code: .01 where weights have .02.
 
     Args:
       stddev: σ.
@@ -31,6 +33,9 @@ class gpt2(Scheme):
 
     stddev: float = 0.02
 
+    def _check_fields(self) -> None:
+        check_number("stddev", self.stddev, nonnegative=True)
+
     def check(self, model: Model) -> None:
         check_branches(self, model)
 
@@ -41,12 +46,12 @@ class gpt2(Scheme):
             return Rule(normal(self.stddev / model.branches**0.5), reason)
         return Rule(normal(self.stddev), "N(0, σ²)")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         return Rule(normal(self.stddev), "N(0, σ²)")
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "position":
-            return Rule(normal(self.stddev), "positions, N(0, σ²)")
+            return Rule(normal(self.stddev / 2), "positions, N(0, σ²/4)")
         return super().vector(vector, model)
 
 
@@ -76,6 +81,11 @@ class fixup(Scheme):
 
     branches: int | None = None
     zero_classifier: bool = True
+
+    def _check_fields(self) -> None:
+        if self.branches is not None:
+            check_integer("branches", self.branches, 1)
+        check_flag("zero_classifier", self.zero_classifier)
 
     def check(self, model: Model) -> None:
         check_branch_lengths(self, model)

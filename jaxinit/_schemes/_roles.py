@@ -103,6 +103,15 @@ class Model:
             return 0.0
         return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * self.summed_branches(layer))
 
+    def is_readout(self, layer: Layer) -> bool:
+        """Whether no other layer takes what a layer gives, and no branch adds it."""
+        return layer.skip is None and layer.kind != "embed" and self._weight_of(layer) not in self._taken
+
+    @functools.cached_property
+    def _taken(self) -> frozenset[Weight]:
+        depths = (depth for found in self.traced.depths.values() for depth in found)
+        return frozenset(c.weight for depth in depths for before in depth.before for c in before.use.components)
+
     def is_closed(self, layer: Layer) -> bool:
         """Whether a layer is zero since it ends a residual branch."""
         return self.closed is not None and self._weight_key(layer) in self.closed

@@ -90,6 +90,29 @@ class Scheme(Public):
     measures: ClassVar[bool] = False
     """Whether the scheme uses the data: if so, `finish` changes leaves."""
 
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Refuses hyperparameters that make no sense; a subclass says which."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Turns this scheme into data that JSON can hold; `jaxinit.schemes.from_config` turns it back.
+
+        Returns:
+          A dictionary with the name and every hyperparameter.
+
+        Raises:
+          TypeError: a hyperparameter is not a number, a word, or a tuple of such.
+
+        Example:
+          >>> import jaxinit.schemes
+          >>> jaxinit.schemes.gpt2(0.01).to_config()
+          {'name': 'gpt2', 'stddev': 0.01}
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"name": type(self).__name__} | {name: _plain(name, value, list) for name, value in values.items()}
+
     def check(self, model: Model) -> None:
         """Raises `MisfitError`, which names a layer, if the model does not meet the scheme's assumptions."""
 
@@ -101,7 +124,7 @@ class Scheme(Public):
         """The rule for a layer's weight that is a matrix or a kernel, or for a part of one."""
         return Rule(lecun_normal(), "LeCun: variance 1 / fan-in")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         """The rule for a lookup table."""
         fan_in = model.readout_fan_in(layer)
         if fan_in is not None:
@@ -137,6 +160,44 @@ class Scheme(Public):
 
 def _filled(value: float) -> Initializer:
     return zeros if value == 0 else ones if value == 1 else constant(value)
+
+
+def _plain(name: str, value: Any, many: Callable[[Any], Any]) -> Any:
+    """A value that a configuration may hold, with `many` for what is a tuple or a list."""
+    if isinstance(value, tuple | list):
+        return many(_plain(name, x, many) for x in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a configuration holds numbers, words and lists of them, but {name} is {shown(value)}")
+
+
+def from_config(config: Mapping[str, Any]) -> Scheme:
+    """Builds the scheme that `to_config` described. Nothing that a configuration names is imported or evaluated.
+
+    Args:
+      config: a dictionary with the scheme's `name` and its hyperparameters; those that are left out have their default
+        values.
+
+    Returns:
+      A scheme equal to the one that was described.
+
+    Raises:
+      TypeError: the configuration, or a value in it, is of the wrong type.
+      ValueError: an unknown name or hyperparameter, or a value out of range.
+
+    Example:
+      >>> import jaxinit.schemes
+      >>> jaxinit.schemes.from_config({"name": "recurrent", "max_timescale": 100})
+      recurrent(forget=1.0, max_timescale=100)
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise TypeError(f"a configuration must be a dictionary with the scheme's 'name', a string, got {shown(config)}")
+    kind = type(as_scheme(config["name"]))
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = [key for key in config if key != "name" and key not in known]
+    if unknown:
+        raise ValueError(f"{kind.__name__} has the hyperparameters {known}, but not {unknown}")
+    return kind(**{key: _plain(key, value, tuple) for key, value in config.items() if key != "name"})
 
 
 def as_scheme(scheme: Any) -> Scheme:

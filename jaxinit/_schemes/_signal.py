@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxinit import _initializers as initializers
+from jaxinit._checks import check_integer, check_number
 from jaxinit._initializers import Initializer, delta_orthogonal, normal, orthogonal
 from jaxinit._numbers import NAMES, critical
 from jaxinit._reading import Layer
@@ -40,6 +41,9 @@ class orthogonal_critical(Scheme):
 
     bias_variance: float = 0.0
 
+    def _check_fields(self) -> None:
+        check_number("bias_variance", self.bias_variance, nonnegative=True)
+
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
         if layer.activation is None:
@@ -72,6 +76,10 @@ class sparse(Scheme):
 
     num_nonzero: int = 15
     stddev: float = 1.0
+
+    def _check_fields(self) -> None:
+        check_integer("num_nonzero", self.num_nonzero, 1)
+        check_number("stddev", self.stddev, nonnegative=True)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer

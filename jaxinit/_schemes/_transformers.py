@@ -10,7 +10,7 @@ from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import Rule, Scheme, register
 
 
-def _shrinks(matrix: Matrix) -> bool:
+def shrinks(matrix: Matrix) -> bool:
     """Whether a weight is one of those that are scaled by depth."""
     return matrix.layer.skip is not None and matrix.role not in ("query", "key")
 
@@ -81,7 +81,7 @@ class t_fixup(Scheme):
         check_branches(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
-        if not _shrinks(matrix):
+        if not shrinks(matrix):
             return Rule(glorot_uniform(), "Glorot")
         in_decoder = bool(model.traced.structure.encoder) and not matrix.in_encoder
         n = max(model.blocks(encoder=not in_decoder and bool(model.traced.structure.encoder)), 1)
@@ -89,7 +89,7 @@ class t_fixup(Scheme):
             return Rule(scaled(glorot_uniform(), (9 * n) ** -0.25), f"Glorot × (9·{n})^(-1/4), decoder")
         return Rule(scaled(glorot_uniform(), 0.67 * n**-0.25), f"Glorot × 0.67·{n}^(-1/4)")
 
-    def embedding(self, layer: Layer, model: Model) -> Rule:
+    def lookup(self, layer: Layer, model: Model) -> Rule:
         n = max(model.blocks(encoder=False), 1)
         return Rule(normal((9 * n) ** -0.25 * layer.fan_out**-0.5), f"N(0, 1/{layer.fan_out}) × (9·{n})^(-1/4)")
 
@@ -117,7 +117,7 @@ class deepnorm(Scheme):
         check_branches(self, model)
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
-        if not _shrinks(matrix):
+        if not shrinks(matrix):
             return Rule(glorot_normal(), "Glorot")
         of_encoder, of_decoder = deepnorm_constants(model.blocks(encoder=True), model.blocks(encoder=False))
         constants = (of_encoder if matrix.in_encoder else of_decoder) or of_encoder or of_decoder
