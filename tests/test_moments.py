@@ -374,32 +374,3 @@ def test_numbers_count_that_multiply_weights_which_data_picks(form):
 
     params = {"router": shape(128, 3), "experts": shape(3, 128, 256), "out": shape(256, 256)}
     np.testing.assert_allclose(mean_squares(params, model, normal(1, 32, 128), seeds=4), 1, rtol=0.15)
-
-
-def group_norm(groups):
-    return lambda x: nn.GroupNorm(groups, use_bias=False, use_scale=False).apply({}, x)
-
-
-GROUPED = {
-    "flax": group_norm,
-    "two passes": lambda groups: lambda x: _grouped(x, groups, lambda h: jnp.mean(jnp.square(h), -1, keepdims=True)),
-    "jnp.var": lambda groups: lambda x: _grouped(x, groups, lambda h: jnp.var(h, -1, keepdims=True)),
-}
-
-
-def _grouped(x, groups, variance):
-    h = x.reshape(*x.shape[:-1], groups, -1)
-    h = h - jnp.mean(h, -1, keepdims=True)
-    return (h * lax.rsqrt(variance(h) + 1e-6)).reshape(x.shape)
-
-
-@pytest.mark.parametrize("form", GROUPED)
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_a_normalization_of_groups_of_few_numbers(form, size):
-    def apply_fn(p, x):
-        return nn.silu(GROUPED[form](36 // size)(x @ p["in"])) @ p["out"]
-
-    params, x = {"in": shape(16, 36), "out": shape(36, 512)}, normal(3, 64, 16)
-    outputs = [apply_fn(jaxinit.initialize(jax.random.key(i), params, apply_fn, x), x) for i in range(4)]
-    # 36 numbers of one mean square each: what is left is that their squares vary less than those of the samples.
-    assert float(np.mean(np.square(outputs))) == pytest.approx(1, rel=0.2)

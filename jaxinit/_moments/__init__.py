@@ -6,8 +6,9 @@ drawn a thousand times from their distribution over the weights.
 
 `_samples.py` defines such values, `_streams.py` the random numbers that they are drawn from. The rules for primitives
 are grouped by family: `_elementwise.py`, `_moves.py`, `_indexed.py`, `_sums.py`, and `_softmax.py` with `_masks.py`.
-`_layers.py` computes the outputs of layers, `_propagation.py` walks through the program, its loops and branches, and
-`_turns.py` sorts the inputs of layers by the slices of their weights.
+`_joined.py` finds the parts that a program cuts out of joined values, `_layers.py` computes the outputs of layers,
+`_propagation.py` walks through the program, its loops and branches, and `_turns.py` sorts the inputs of layers by the
+slices of their weights.
 """
 
 from jaxinit._moments._layers import Incoming as Incoming

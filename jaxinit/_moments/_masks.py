@@ -36,9 +36,9 @@ class Masks:
         whole = shown if shown.shape[dimension] == atom.shape[dimension] else shown * atom.shape[dimension]
         return of_array(whole.sum(dimension, keepdims=True).astype(float))
 
-    def counted(self, atom: ir.Atom) -> np.ndarray | None:
-        """The numbers of a value that is computed from what lies where known indices say, as degrees of nodes are."""
-        return self._arrays[atom] if atom in self._counted else None
+    def counted(self, equation: ir.Equation) -> np.ndarray | None:
+        """What an equation computes from what lies where known indices say, as degrees of nodes are."""
+        return next((self._arrays[v] for v in equation.outputs if v in self._counted), None)
 
     def visit(self, equation: ir.Equation) -> None:
         """Records an equation."""

@@ -107,8 +107,11 @@ def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: in
     length = operand.shape[dimension]
     if size == length:
         return operand
-    operand = operand.joined(dimension)
-    (axis,) = operand.axes(dimension)
+    factors = operand.factors[dimension]
+    # One of the parts that were folded along the dimension: what they share along the rest of it is kept.
+    folded = len(factors) > 1 and size == length // factors[0] and start % size == 0
+    operand = operand if folded else operand.joined(dimension)
+    axis = operand.axes(dimension)[0]
     number = max(round(start / size), 1) if start else 0
     values = operand.values
     if values.shape[axis] > 1:
@@ -116,9 +119,9 @@ def cut(streams: Streams, operand: Samples, dimension: int, start: int, size: in
             operand = dataclasses.replace(operand, marks=streams.part_mark(operand.marks, number))
         values = np.flip(values, axis) if number % 2 else values
         values = rolled(values, number // 2)
-    if size > 1:
+    if size > 1 and not folded:
         return operand.with_dimension(dimension, values, (size,))
-    return operand.with_dimension(dimension, np.take(values, 0, axis), ())
+    return operand.with_dimension(dimension, np.take(values, 0, axis), factors[1:] if folded else ())
 
 
 def resized(operand: Samples, dimension: int, size: int) -> Samples:
@@ -195,10 +198,10 @@ def _with_axis(x: Samples, dimension: int) -> np.ndarray:
 
 def _selector(shares: tuple[int, ...]) -> np.ndarray:
     """For each sample and each of two positions, which part the element is from; equal wherever shares agree."""
-    ends = np.cumsum(shares) / sum(shares)
-    drawn = np.random.default_rng(list(shares))
-    places = (np.arange(COUNT) + 0.5) / COUNT
-    return np.stack([np.searchsorted(ends, drawn.permutation(places)) for _ in range(2)], 1)
+    total, drawn = sum(shares), np.random.default_rng(list(shares))
+    first = drawn.permutation(np.arange(COUNT) * total // COUNT)
+    second = (first + drawn.integers(1, total, COUNT)) % total
+    return np.searchsorted(np.cumsum(shares), np.stack([first, second], 1), side="right")
 
 
 def _concatenate(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
@@ -209,9 +212,14 @@ def _concatenate(streams: Streams, equation: ir.Equation, inputs: Sequence[Sampl
     return mixed(inputs, [x.shape[d] for x in inputs], d)
 
 
+def with_size_one(x: Samples, dimension: int) -> Samples:
+    """The same with one dimension more, of size one."""
+    return dataclasses.replace(x, factors=(*x.factors[:dimension], (), *x.factors[dimension:]))
+
+
 def _stack(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     d = equation.params["axis"]
-    wide = [dataclasses.replace(x, factors=(*x.factors[:d], (), *x.factors[d:])) for x in inputs]
+    wide = [with_size_one(x, d) for x in inputs]
     return mixed(wide, [1] * len(wide), d) if len(wide) > 1 else wide[0]
 
 

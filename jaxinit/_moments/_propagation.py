@@ -13,6 +13,7 @@ from jaxinit._arrays import whole_array
 from jaxinit._moments import _moves, _sums
 from jaxinit._moments._elementwise import BY_PRIMITIVE, elementwise
 from jaxinit._moments._indexed import SCATTERS, gathered, scattered
+from jaxinit._moments._joined import Joined
 from jaxinit._moments._layers import Incoming, gaussian, output
 from jaxinit._moments._masks import Masks
 from jaxinit._moments._samples import (
@@ -21,6 +22,7 @@ from jaxinit._moments._samples import (
     Samples,
     aligned,
     constant,
+    is_array,
     is_one_number,
     mean_square,
     numbers,
@@ -33,7 +35,6 @@ from jaxinit._moments._streams import COUNT, Streams
 from jaxinit._moments._turns import Turns
 from jaxinit._moments._variances import variance, variances
 from jaxinit._reading import Analysis, Use, Weight, rule_of
-from jaxinit._typing import Array
 
 _STEPS = 8
 """How many steps of a loop are simulated; more for a loop over a stack of weights."""
@@ -70,11 +71,7 @@ def propagate(
 def _integers(variables: Sequence[ir.Variable], batch: Sequence[Any]) -> dict[ir.Atom, np.ndarray]:
     """Those leaves of the batch that are integers or booleans, and can be looked at."""
     found = zip(variables, batch, strict=True)
-    return {v: numbers(whole_array(x)) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and _is_array(x)}
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray | np.generic | float | int | Array) and not ir.is_traced(leaf)
+    return {v: numbers(whole_array(x)) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and is_array(x)}
 
 
 class _Propagation:
@@ -102,7 +99,7 @@ class _Propagation:
         """A leaf of the batch."""
         if ir.is_key(variable):
             return constant(0, variable.shape)
-        if _is_array(leaf):
+        if is_array(leaf):
             array = numbers(whole_array(leaf))
             if not is_one_number(array) and np.isfinite(mean_square(array)):
                 return of_array(array)
@@ -123,7 +120,8 @@ class _Propagation:
         """The outputs of a program, of which some inputs are known integers."""
         given = dict(zip(program.inputs, inputs, strict=True))
         values: dict[ir.Atom, Samples] = {v: x for v, x in given.items() if isinstance(x, Samples)}
-        divisions, spreads, masks = normalized_by_sum(program), variances(program), Masks(integers)
+        divisions, spreads = normalized_by_sum(program), variances(program)
+        masks, joined = Masks(integers), Joined()
 
         def read(atom: ir.Atom) -> Samples:
             if isinstance(atom, ir.Constant):
@@ -135,6 +133,7 @@ class _Propagation:
 
         for equation in program.equations:
             masks.visit(equation)
+            pieces = joined.pieces(equation)
             use = self.uses.get(equation)
             if use is not None and use.entries[0].equation is equation:
                 values[equation.outputs[0]] = self._layer(use, read(use.entries[0].data))
@@ -149,7 +148,9 @@ class _Propagation:
                 elements, total, axes = spreads[equation]
                 both, rank = (read(elements), read(total.outputs[0])), len(equation.outputs[0].shape)
                 found = [variance(self.streams, *both, axes, rank)]
-            elif (array := masks.counted(equation.outputs[0])) is not None:
+            elif pieces:
+                found = [piece.of(self.streams, read(piece.atom)) for piece in pieces]
+            elif (array := masks.counted(equation)) is not None:
                 found = [of_array(array)]
             elif equation.primitive in SCATTERS:
                 added = scattered(self.streams, equation, taken, masks.known(equation.inputs[1]))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxinit import _program as ir
 from jaxinit._moments._streams import COUNT, Streams
+from jaxinit._typing import Array
 
 ALIKE = 1 / 64
 """For data of which only the shape is known, the part of its second moment that two elements share; for real data, such
@@ -127,6 +128,11 @@ def mean_square(array: np.ndarray) -> float:
     flat = array.reshape(-1)
     some = flat[:: max(flat.size // _MOST, 1)]
     return float(np.mean(np.abs(some).astype(np.float64) ** 2))
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf has numbers that can be looked at."""
+    return isinstance(leaf, np.ndarray | np.generic | float | int | Array) and not ir.is_traced(leaf)
 
 
 def is_one_number(array: np.ndarray) -> bool:
