@@ -1,17 +1,18 @@
 """Eight CPU devices and strict promotion: every test runs under the conditions in which silent mistakes show.
 
-Promotions of dtypes and of ranks are errors everywhere, in the functions of tests and of examples in docstrings too.
-Tests of models as others publish them let these promote ranks: see `helpers.promotion`.
+Promotions of dtypes and of ranks are errors everywhere, including functions in tests and in examples of docstrings.
+Tests of models as others publish them may allow promotions of ranks: see `helpers.promotion`.
 
-LLVM's optimizations are off: most of the time of these tests is compiling, and none of their claims is about speed.
-Flags that are given come last and count: XLA_FLAGS=--xla_backend_optimization_level=3 runs what users run.
+LLVM's optimizations are off: these tests spend most of their time compiling, and none of their claims is about speed.
+Flags from the environment come last and take precedence: XLA_FLAGS=--xla_backend_optimization_level=3 runs what users
+run.
 """
 
 import gc
 import os
 from importlib.metadata import version
 
-# On jaxlib 0.10 programs compile in half of the time without MLIR; later versions have no such choice.
+# On jaxlib 0.10 programs compile in half the time without MLIR; later versions have no such choice.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_force_host_platform_device_count=8",
@@ -30,7 +31,7 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs are many small objects, and looking for cycles among them so often takes a tenth of the time.
+# Programs are many small objects, and frequent searches for cycles among them would take a tenth of the time.
 gc.set_threshold(100_000, 50, 100)
 
 

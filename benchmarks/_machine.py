@@ -1,4 +1,4 @@
-"""What a benchmark was measured on, and the results file of that machine."""
+"""The machine that a benchmark runs on, and the results file of that machine."""
 
 import datetime
 import os
@@ -25,7 +25,7 @@ def description() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the processor where the system tells it."""
+    """The name of the processor, if the system reports it."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Interleaved timing: every contender has a turn in each round, so that noise of the machine hits all alike."""
+"""Interleaved timing: every contender has a turn in each round, so that noise of the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 _PAUSE = 0.05
-"""Seconds before each turn: idle threads of OpenBLAS and OpenMP spin for some 30 ms, at the cost of who comes next."""
+"""Seconds before each turn: idle threads of OpenBLAS and OpenMP spin for some 30 ms, which slows down the next turn."""
 
 _TURN = 0.005
-"""Seconds of counted calls in one turn, at most five of them and at least one."""
+"""Seconds of counted calls in one turn, which has between one and five of them."""
 
 
 def interleaved(
@@ -18,7 +18,7 @@ def interleaved(
     """Times in seconds of each contender, in rounds until the budget is spent (at least three rounds).
 
     A contender must block until its result is there. A turn is a pause, one uncounted call, and a few counted ones,
-    of which the median is kept. Without a pause, as is right where an accelerator works, no call goes uncounted.
+    whose median is kept. Without a pause, which is right for accelerators, every call is counted.
     """
     for run in contenders.values():
         run()

@@ -1,7 +1,7 @@
 """jaxinit.diagnose against one value_and_grad of the same model: python benchmarks/diagnose.py [--seconds 4]
 
 Run time, compile time and peak memory of `diagnose`, with and without the Jacobian, divided by those of a jitted
-`value_and_grad` of the same loss, the floor. Interleaved in one process, float32. Rows are written to
+`value_and_grad` of the same loss, which is the lower bound. Interleaved in one process, float32. Rows are written to
 benchmarks/results/diagnose-<hardware>.json. `--quick` measures one model and writes nothing.
 """
 
@@ -29,7 +29,7 @@ MODELS = (
 
 
 def loss_fn(output, batch):
-    """Some loss: only its gradient counts."""
+    """An arbitrary loss: only its gradient matters."""
     return jnp.mean(output**2)
 
 

@@ -1,11 +1,11 @@
 """The first call of each method, in a process of its own: python benchmarks/first_call.py [--models mlp-100 ...]
 
-People call these methods once, before training, so what they wait for is tracing, compiling and one run. Every figure
+People call these methods once, before training, so they wait for tracing, compiling and one run. Every figure
 comes from a fresh process without a persistent compilation cache; the process of a method and that of its yardstick
 alternate. Yardsticks are the first calls of the jitted forward pass (`lsuv`), of the jitted `value_and_grad`
-(`diagnose`), of `model.init` (`initialize`), and `jax.make_jaxpr` (`trace_layers`). Beside seconds the programs are
-counted that XLA compiled, in the first call and in a second, equal one: counts do not depend on what else the machine
-does. Rows are written to benchmarks/results/first_call-<hardware>.json with `--write`.
+(`diagnose`), of `model.init` (`initialize`), and `jax.make_jaxpr` (`trace_layers`). The programs that XLA compiled are
+counted too, in the first call and in a second, equal one: counts do not depend on what else the machine does. Rows are
+written to benchmarks/results/first_call-<hardware>.json with `--write`.
 """
 
 import argparse
@@ -26,9 +26,9 @@ YARDSTICKS = {
     "trace_layers": "make_jaxpr",
     "trace-diagnose": "make_jaxpr",
 }
-"""Method → what it is compared with. `lsuv-scales` is `lsuv(orthonormalize=False)`, `trace-diagnose` traces alone."""
+"""Method → what it is compared with. `lsuv-scales` is `lsuv(orthonormalize=False)`, `trace-diagnose` only traces."""
 SECOND = {"initialize": "jitted-init"}
-"""What a second call is compared with, where that is not the second call of the yardstick."""
+"""What a second call is compared with, if that is not the second call of the yardstick."""
 QUICK = ("mlp-3", "cnn-4", "transformer-2")
 
 
@@ -116,7 +116,7 @@ def one(name, call):
             events.append(seconds)
 
     run = calls(*model(name))[call]
-    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.float32(1)))  # JAX itself has started
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.float32(1)))  # so that JAX itself has started
     jax.monitoring.register_event_duration_secs_listener(listen)
     found = {}
     for which in ("first", "second"):
@@ -133,10 +133,10 @@ def one(name, call):
 
 
 def in_a_process(name, call):
-    """What `one` finds in a process of its own."""
+    """The results of `one` in a process of its own."""
     left_out = ("JAX_COMPILATION_CACHE", "PYTHONDONTWRITEBYTECODE")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
-    # Modules are compiled by Python once, before the first figure.
+    # Python compiles its modules once, before the first figure.
     environment["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "first_call")
     command = [sys.executable, __file__, "--one", name, call]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -146,7 +146,7 @@ def in_a_process(name, call):
 
 
 def row(name, method, repeats):
-    """A method and its yardstick on one model: medians over processes that take turns."""
+    """A method and its yardstick on one model: medians over processes that alternate."""
     import numpy as np
 
     names = list(dict.fromkeys([method, YARDSTICKS[method], SECOND.get(method, method)]))

@@ -1,9 +1,9 @@
 """jaxinit.haar against its peers: python benchmarks/haar.py [--seconds 3] [--quick]
 
 Run time, compile time and peak memory of one jitted program per shape, float32, interleaved in one process.
-The floor is a yardstick: the Gaussians that are needed, drawn as fast as this package can and written to memory, and
-one product of as many flops as the reflectors of an N × k frame take, 2Nk² − 2k³/3. It is no strict bound: other
-shapes of products run at other speeds, and large squares have come out a little below it. Rows are written to
+The floor is a yardstick: the time to draw the necessary Gaussians as fast as this package can and write them to memory,
+plus one product with as many flops as the reflectors of an N × k frame need, 2Nk² − 2k³/3. It is not a strict bound:
+products of other shapes run at other speeds, and large squares have been a little below it. Rows are written to
 benchmarks/results/haar-<hardware>.json, with the load of the machine at that moment.
 """
 
@@ -32,7 +32,7 @@ SHAPES = {
     "24 kernels in one program": [(512, 512)],
 }
 KERNELS = {"24 kernels in one program": 24}
-"""How many matrices the program of a regime draws one by one, as the start of a network does, where not one."""
+"""How many matrices the program of a regime draws one by one, as when a network is initialized, if not one."""
 QUICK = {"k ≤ 16, batch ≥ 64": [(1000, 16, 16)], "one of 64 or less": [(64, 64)]}
 
 
@@ -63,12 +63,12 @@ def jax_contenders(shape):
 
 
 def repeated(function, count):
-    """A function of a key that calls the given one with so many keys."""
+    """A function of a key that calls another one with this many keys."""
     return lambda key: [function(k) for k in jax.random.split(key, count)]
 
 
 def other_contenders(shape):
-    """torch, NumPy and SciPy; those that are absent are named on the console."""
+    """torch, NumPy and SciPy; missing ones are named on the console."""
     *batch, n, m = shape
     tall = (*batch, max(n, m), min(n, m))
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def other_contenders(shape):
 
 
 def measure(shape, seconds, count=1):
-    """One row of figures, of a program that draws so many matrices or batches of this shape."""
+    """One row of figures, for a program that draws this many matrices or batches of this shape."""
     key = jax.random.key(0)
     compile_seconds, peak, runs = {}, {}, {}
     for name, function in jax_contenders(shape).items():
@@ -113,7 +113,7 @@ def measure(shape, seconds, count=1):
         memory = compiled.memory_analysis()
         output = 4 * count * float(np.prod(shape))
         peak[name] = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / output
-        # As users call it: what `compile` returns goes through Python at each call, for some 50 µs more.
+        # As users call it: the result of `compile` goes through Python at each call, which takes some 50 µs more.
         runs[name] = lambda jitted=jitted: jax.block_until_ready(jitted(key))
     for name, function in other_contenders(shape).items():
         runs[name] = lambda function=function: [function() for _ in range(count)]
@@ -165,13 +165,13 @@ def main():
             rows.append({"regime": regime, **measure(shape, arguments.seconds, KERNELS.get(regime, 1))})
             Console().print(shape, f"{rows[-1]['against_best_peer']:.2f}×", style="dim")
             if not arguments.quick:
-                # After every row: a run on a busy machine that is cut short keeps what it has measured.
+                # After every row, so that a run that is interrupted keeps what it has measured.
                 save(rows)
     show(rows)
 
 
 def save(rows):
-    """The rows so far, with what they were measured on."""
+    """The rows so far, with the machine that they were measured on."""
     report = {**description(), "rows": rows}
     results_file("haar").write_text(json.dumps(report, indent=1) + "\n")
 

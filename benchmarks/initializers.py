@@ -1,4 +1,4 @@
-"""What the initializers cost beside those of JAX: eager calls, jitted programs, and importing the package.
+"""The cost of the initializers relative to JAX's: eager calls, jitted programs, and importing the package.
 
 Each ratio is jaxinit's time over JAX's, median over interleaved rounds in one process: below 1, jaxinit is faster. The
 floor is the bare random draw. Imports are timed in fresh processes, alternating.
@@ -39,7 +39,7 @@ SHAPES = ((16, 8), (512, 512), (4096, 4096))
 
 
 def _caller(init: Callable[..., Any], shape: tuple[int, ...], jitted: bool) -> tuple[Callable[[], object], float]:
-    """A blocking call, repeated where one is too short to time, and the seconds that compiling it took."""
+    """A blocking call, repeated if one is too short to time, and the seconds that compiling it took."""
     key = jax.random.key(0)
     if not jitted:
         calls = 20 if np.prod(shape) < 1e5 else 1
@@ -86,7 +86,7 @@ IMPORTS = {
 
 
 def measure_imports(rounds: int) -> list[dict[str, Any]]:
-    """Seconds of a process that imports, over those of one that imports JAX alone, in alternation."""
+    """Seconds of a process that imports, over those of one that imports only JAX, alternating."""
 
     def seconds(program: str) -> float:
         began = time.perf_counter()

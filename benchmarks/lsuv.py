@@ -1,10 +1,10 @@
-"""jaxinit.lsuv against one forward pass, and against LSUV as people write it: python benchmarks/lsuv.py [--seconds 4]
+"""jaxinit.lsuv against one forward pass, and against LSUV as usually written: python benchmarks/lsuv.py [--seconds 4]
 
 Three tables: (1) run time, compile time and peak memory of the fused method, with and without orthonormalization,
-divided by those of one plain forward pass of the same model, the floor; (2) the classical algorithm in JAX (jitted
-capture_intermediates, a Python loop over layers) and the `lsuv` package of PyTorch on deep MLPs, with the number of
-forward passes of each; (3) 32 seeds side by side. All float32, interleaved in one process. Rows are written to
-benchmarks/results/lsuv-<hardware>.json. `--quick` measures one model and writes nothing.
+divided by those of one plain forward pass of the same model, the lower bound; (2) the classical algorithm in JAX
+(jitted capture_intermediates, a Python loop over layers) and the `lsuv` package of PyTorch on deep MLPs, with the
+number of forward passes of each; (3) 32 seeds side by side. All float32, interleaved in one process. Rows are written
+to benchmarks/results/lsuv-<hardware>.json. `--quick` measures one model and writes nothing.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def compiled(function, *arguments, donate=()):
 
 
 def chained(program, params, batch):
-    """Calls a program that takes its parameters over on the result of its last call."""
+    """Calls a program that consumes its parameters on the result of its last call."""
     held = [jax.tree.map(jnp.copy, params)]
 
     def run():
@@ -137,7 +137,7 @@ def chained(program, params, batch):
 
 
 def against_forward(module, batch, seconds):
-    """One row of the first table. LSUV takes the parameters over (donation) and is run on what it gave last."""
+    """One row of the first table. LSUV consumes the parameters (donation) and runs on its last result."""
     params = jax.jit(module.init)(jax.random.key(0), batch)
     programs = {
         "forward": lambda p, x: module.apply(p, x),
@@ -163,7 +163,7 @@ def against_forward(module, batch, seconds):
 
 
 def classical(module, params, batch, counter):
-    """LSUV as it is written today: a jitted capture of all outputs, and a Python loop over layers."""
+    """LSUV as it is usually written: a jitted capture of all outputs, and a Python loop over layers."""
 
     @jax.jit
     def capture(params, x):
@@ -186,7 +186,7 @@ def classical(module, params, batch, counter):
 
 
 def torch_lsuv(depth, width, batch, counter):
-    """The `lsuv` package of PyTorch on the same MLP; None where it is not installed."""
+    """The `lsuv` package of PyTorch on the same MLP; None if it is not installed."""
     # This file has the name of that package, and its folder comes first on the path.
     elsewhere = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != pathlib.Path(__file__).parent]
     spec = importlib.machinery.PathFinder.find_spec("lsuv", elsewhere)
@@ -234,7 +234,7 @@ def against_classical(depth, width, seconds):
 
 
 def seeds(depth, width, seconds):
-    """Many seeds in one program against one seed, drawing included in both."""
+    """Many seeds in one program against one seed, both including the drawing."""
     module, batch = Mlp(depth, width), jax.random.normal(jax.random.key(1), (256, width))
 
     def one(key):

@@ -1,17 +1,17 @@
 """Everything about one accelerator in a few minutes: python benchmarks/on_gpu.py --out FOLDER [--seconds 420]
 
-Made for a borrowed machine: it needs what jaxinit needs, CUDA wheels of JAX, and PyTorch where its figures are
-wanted, and downloads nothing. It finds out whether Haar's law, the bits of draws and the numbers of the methods hold on
-the device; measures the Haar sampler against cuSOLVER's QR, JAX's samplers and PyTorch's, `lsuv`, `diagnose` and
-`initialize` against the model's own forward pass, gradient and `init`, the random draws, and a study; and tries other
-panel widths, inverses and products.
+Made for a machine that is available only briefly: it needs jaxinit's dependencies, CUDA wheels of JAX, and PyTorch if
+its figures are wanted, and downloads nothing. It checks whether Haar's law, the bits of draws and the numbers of the
+methods are right on the device. It measures the Haar sampler against cuSOLVER's QR, JAX's samplers and PyTorch's, and
+`lsuv`, `diagnose` and `initialize` against the model's own forward pass, gradient and `init`, the random draws, and a
+study. It also tries other panel widths, inverses and products.
 
 Each row is written to FOLDER/on-gpu-<accelerator>.json as soon as it exists. A row that fails is kept with its
 traceback, and a row for which no time is left says so. `--rehearse` runs the same code with tiny sizes on any device;
 `--show FILE` prints the tables of a file.
 
-Programs are compiled by their first call, which is timed; those that come later find products and convolutions that
-XLA has tuned already.
+The first call of a program, which compiles it, is timed; later programs may find products and convolutions that
+XLA has already tuned.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def machine():
 
 
 def driver():
-    """The driver's version as nvidia-smi tells it."""
+    """The driver's version as reported by nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
@@ -66,7 +66,7 @@ def measure(record, rehearse, only, share):
     """All sections, or those named with their seconds; a share of one means 420 seconds."""
     from gpu import checks, haar_speed, models, speed
 
-    large = models.large(rehearse)  # made when a row asks for one
+    large = models.large(rehearse)  # made when a row needs one
     sections = (
         ("haar, by default", 90, haar_speed.by_default(record, rehearse)),
         ("haar, compiling", 25, haar_speed.compiling(record, rehearse)),
@@ -130,7 +130,7 @@ def main():
         return
     if arguments.out is None:
         parser.error("--out is needed, unless --show is given")
-    # A call that hangs, in a library or in the driver, must not take the rest of the machine's time.
+    # A call that hangs, in a library or in the driver, must not use up the machine's time.
     faulthandler.dump_traceback_later(arguments.seconds + 60, exit=True)
     from gpu.record import Record
 

@@ -2,9 +2,9 @@
 
     python benchmarks/random_draws.py
 
-Both sides run in turn, call by call, so that whatever else the machine does falls on both alike; the ratio is
+Both sides run in turn, call by call, so that other work of the machine affects both alike; the ratio is
 that of the medians. Writes benchmarks/results/random-cpu.json: a set of rows for each JAX version.
-A script named random.py would stand in the way of the standard library's module of that name.
+This file is not called random.py, which would hide the standard library's module of that name.
 """
 
 import datetime
@@ -98,7 +98,7 @@ EAGER_SHAPES = ((), (64,), (16, 16), (64, 64), (256, 256))
 
 
 def measure(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median milliseconds a call, the calls interleaved."""
+    """Median milliseconds per call, with the calls interleaved."""
     for call in calls.values():
         jax.block_until_ready(call())
     start = time.perf_counter()
@@ -148,7 +148,7 @@ def with_times(row: dict[str, Any], calls: dict[str, Callable[[], Any]]) -> dict
 
 
 def save(rows: list[dict[str, Any]]) -> None:
-    """Keep the rows of other JAX versions, replace those of this one."""
+    """Keeps the rows of other JAX versions, and replaces those of this one."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept[f"jax {jax.__version__}"] = {
         "date": datetime.date.today().isoformat(),

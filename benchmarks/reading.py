@@ -1,11 +1,11 @@
 """jaxinit.trace_layers against jax.make_jaxpr of the same function: python benchmarks/reading.py [--seconds 8]
 
-Nothing is computed: parameters and batch are shapes. A chain of dense layers, twice as long each time, shows whether
-the cost of reading is linear; transformers of 80 unrolled blocks, one with an embedding and one without, show what it
-is beside the trace that JAX makes anyway. Each of the two is given a new function every time, so that neither finds a
-trace of an earlier call. Interleaved in one process, medians; all of it runs in Python, on one core, so that processor
-time is what counts where the machine has other work. Rows are written to benchmarks/results/reading-<hardware>.json.
-`--quick` measures small models and writes nothing.
+Nothing is computed: parameters and batch are shapes. A chain of dense layers, doubled in length each time, shows
+whether the cost of reading is linear; transformers of 80 unrolled blocks, with and without an embedding, show how it
+compares with the trace that JAX needs anyway. Each of the two is given a new function every time, so that neither finds
+a trace of an earlier call. Interleaved in one process, medians. Everything runs in Python, on one core, so processor
+time is the better measure when the machine has other work. Rows are written to
+benchmarks/results/reading-<hardware>.json. `--quick` measures small models and writes nothing.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def chain(length, width=16):
 
 
 def transformer(blocks, width=64, heads=4, embedded=False):
-    """Unrolled blocks of attention and a gated feed-forward network: seven weights a block."""
+    """Unrolled blocks of attention and a gated feed-forward network: seven weights per block."""
 
     def normalized(x, gain):
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * gain
@@ -84,7 +84,7 @@ def models(quick):
 
 
 def row(params, apply_fn, batch, seconds):
-    """Seconds of both and their ratio, by the clock and of the processor."""
+    """Seconds of both and their ratio, in wall time and in processor time."""
     processor = {"jaxpr": [], "reading": []}
 
     def tracing(name, run):

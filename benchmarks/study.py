@@ -1,9 +1,9 @@
-"""jaxinit.study against the loop that one writes: python benchmarks/study.py [--rounds 5] [--only CNN]
+"""jaxinit.study against a handwritten loop: python benchmarks/study.py [--rounds 5] [--only CNN]
 
-The loop is Python's over a jitted step, whose state is donated and whose batches are cut beforehand, for one seed after
-another. Seed-steps per second of both, in turns; what the study's number leaves out, compiling, drawing and measuring,
-is in its first and second call in seconds. Beside them a jitted `lax.scan` over the steps of one seed, and the peak
-memory of all programs that run at the same time. Float32, Adam.
+The loop is a Python loop over a jitted step, whose state is donated and whose batches are cut beforehand, for one seed
+after another. Seed-steps per second of both, alternating. The study's number excludes compiling, drawing and measuring;
+these are in the seconds of its first and second call. For comparison there are a jitted `lax.scan` over the steps of
+one seed, and the peak memory of all programs that run at the same time. Float32, Adam.
 
 Rows are written to benchmarks/results/study-<hardware>.json. `--quick` measures two small models with few steps and
 writes nothing.
@@ -35,7 +35,7 @@ BATCH, SAMPLES, CLASSES, RATE = 64, 512, 10, 1e-3
 
 
 class Classifier(nn.Module):
-    """A module with a readout, after what is left of space is averaged."""
+    """A module with a readout, after averaging over the remaining spatial dimensions."""
 
     inner: nn.Module
 
@@ -101,7 +101,7 @@ MODELS = {
 
 
 class Problem(NamedTuple):
-    """What is trained."""
+    """The models that are trained."""
 
     start: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any]
@@ -122,7 +122,7 @@ def problem(module, shape, samples=SAMPLES):
 
 
 def step_of(loss):
-    """One step of training, as people write it."""
+    """One step of training, as usually written."""
     optimizer = optax.adam(RATE)
 
     def step(state, batch):

@@ -1,7 +1,7 @@
-"""How much the start matters: deep plain networks on handwritten digits, from eight starts.
+"""How much initialization matters: deep plain networks on handwritten digits, from eight starts.
 
-Trains a 50-layer network without normalization or skip connections, ReLU and tanh, from each start with 16 seeds.
-Prints a table for each activation and draws a picture.
+Trains a 50-layer network without normalization or skip connections, with ReLU and with tanh, from each start with 16
+seeds. Prints a table for each activation and draws a picture.
 
     python examples/compare_initializers.py [picture.png]
 """

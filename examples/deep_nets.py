@@ -1,7 +1,7 @@
-"""What whole-model starts are for: networks of a hundred to two thousand layers without normalization, on digits.
+"""What whole-model schemes are for: networks of a hundred to two thousand layers without normalization, on digits.
 
-Trains plain ReLU and tanh networks of 100 layers, and residual networks of 100 and 1000 blocks, from the starts that
-suit them and from those that do not, with three seeds at each learning rate. Every network is one `jaxinit.study`.
+Trains plain ReLU and tanh networks of 100 layers, and residual networks of 100 and 1000 blocks, with initializations
+that suit them and with others, with three seeds at each learning rate. Every network is one `jaxinit.study`.
 Prints a table of all of them and draws a picture.
 
     python examples/deep_nets.py
@@ -28,7 +28,7 @@ WIDTH, RATES, GUESSING = 64, (1e-3, 1e-2, 1e-1), float(np.log(CLASSES))
 
 
 class Stack(nn.Module):
-    """The same layer again and again, with weights of its own each time."""
+    """The same layer repeated, with weights of its own each time."""
 
     layer: Callable[[jax.Array], jax.Array]
     depth: int
@@ -52,7 +52,7 @@ def block_with_scalars(h):
 
 
 def plain(activation, layers):
-    """A network of some layers, the last of which reads out."""
+    """A network of this many layers, the last of which is the readout."""
     hidden = Stack(lambda h: activation(nn.Dense(WIDTH)(h)), layers - 2)
     return nn.Sequential([nn.Dense(WIDTH), activation, hidden, nn.Dense(CLASSES)])
 
@@ -68,7 +68,7 @@ TANH = {"LeCun": jaxinit.lecun_normal(), "orthogonal critical": "orthogonal_crit
 BLOCKS = {
     "He": jaxinit.he_normal(),
     "auto: He, 1/√L": "auto",
-    # 0.02 is GPT-2's at width 768; the same outputs need more of narrower layers.
+    # 0.02 is GPT-2's at width 768; narrower layers need a larger one for the same outputs.
     "GPT-2, σ = 0.07": jaxinit.schemes.gpt2(stddev=0.02 * (768 / WIDTH) ** 0.5),
     "GPT-2, σ = 0.02": "gpt2",
 }
@@ -114,12 +114,12 @@ def compare(network, starts, steps, rates=RATES, clip=False):
         metrics_fn=metrics_fn,
         maximize=True,
         diverged_above=GUESSING,
-        chunk=1,  # Pairs of seeds, which is what CPUs do by default, would train a fourth one for nothing.
+        chunk=1,  # Pairs of seeds, the default on CPUs, would train a fourth seed for nothing.
     )
 
 
 def stable(result):
-    """Starts × rates: whether no seed diverged, so that all end with a smaller loss than guessing has."""
+    """Starts × rates: whether no seed diverged, so that every final loss is below that of guessing."""
     return ~result.diverged().any(axis=-1)
 
 
@@ -130,7 +130,7 @@ def largest_stable(result, start):
 
 
 def report(results):
-    """One row a start; a seed counts at the rate that is best for the others."""
+    """One row per start; a seed counts at the rate that is best for the other seeds."""
     table = Table("network", "start", "test accuracy", "best rate", "largest stable rate")
     for name, result in results.items():
         for i, row in enumerate(result.summary()):

@@ -1,4 +1,4 @@
-"""Every picture that jaxinit draws, on small networks: healthy ones beside sick ones.
+"""Every picture that jaxinit draws, on small networks: healthy ones beside faulty ones.
 
 python examples/gallery.py
 """
@@ -34,7 +34,7 @@ def network(activation: Callable[[jax.Array], jax.Array]) -> Callable[[Any, jax.
 
 
 def start(activation: Callable[[jax.Array], jax.Array], kernel: jaxinit.Initializer, key: jax.Array = KEY) -> Any:
-    """Parameters of that network, its kernels from one initializer."""
+    """Parameters of that network, with kernels from one initializer."""
     return jaxinit.initialize(key, STACK, network(activation), X, overrides={"kernel": kernel})
 
 
@@ -105,7 +105,7 @@ PICTURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures", help="folder for the pictures")
-    parser.add_argument("--dark", action="store_true", help="on dark ground")
+    parser.add_argument("--dark", action="store_true", help="on a dark background")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with plt.style.context("dark_background" if arguments.dark else "default"):

@@ -1,4 +1,4 @@
-"""LSUV on the same network written in Linen, in NNX and in plain JAX: one table before and after for each.
+"""LSUV on the same network written in Linen, in NNX and in plain JAX, with a table of each.
 
 python examples/lsuv_any_framework.py
 """
@@ -48,7 +48,7 @@ def plain_network(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array
 
 
 def main() -> None:
-    """Print the three tables."""
+    """Prints the three tables."""
     console = Console(width=120)
     x = jax.random.normal(jax.random.key(0), (256, 32))
 

@@ -1,9 +1,9 @@
 """jaxinit on a cluster, where several processes have some devices each: srun python examples/many_processes.py
 
-Every process runs this script and makes the same calls. `jax.distributed.initialize()` learns from SLURM, or from Open
-MPI or a cloud, who the others are. Parameters and batches are arrays of all processes: each draws and holds its own
-shards. `study` shares its seeds among the processes, and the first of them writes its file; it can go on with other
-devices and another number of processes.
+Every process runs this script and makes the same calls. `jax.distributed.initialize()` learns the other processes from
+SLURM, from Open MPI or from a cloud. Parameters and batches are arrays of all processes: each draws and holds its own
+shards. `study` shares its seeds among the processes, and the first of them writes its file; it can be continued with
+other devices and another number of processes.
 
 To try it on one machine: python examples/many_processes.py --local 2, which starts two processes of four CPU devices.
 """
@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--local", type=int, help="start this many processes on this machine, with CPU devices")
     parser.add_argument("--devices", type=int, default=4, help="CPU devices of each of those")
     parser.add_argument("--path", help="a file for the study, on a disk that all processes see or only the first")
-    parser.add_argument("--out", help="a file for what was found, as JSON")
+    parser.add_argument("--out", help="a file for the results, as JSON")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the study")
     parser.add_argument("--part", choices=["model", "study", "both"], default="both", help="what to run")
     parser.add_argument("--process", help=argparse.SUPPRESS)  # address,count,number
@@ -59,12 +59,12 @@ def start(processes, devices):
 
 
 def connect(process):
-    """Lets the processes find one another, before JAX is asked for its devices."""
+    """Connects the processes, before JAX is asked for its devices."""
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for CPUs; GPUs have their own
     if process is None:
-        jax.distributed.initialize()  # SLURM, Open MPI or a cloud tells the rest
+        jax.distributed.initialize()  # SLURM, Open MPI or a cloud provides the rest
         return
     address, count, number = process.split(",")
     if int(count) > 1:
@@ -81,7 +81,7 @@ def net(params, x):
 
 
 def shapes(sharding=None):
-    """The shapes of the parameters; matrices are cut along their columns, over the devices of the axis "model"."""
+    """The shapes of the parameters; matrices are split by columns over the devices of the axis "model"."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import PartitionSpec
@@ -95,7 +95,7 @@ def shapes(sharding=None):
 
 
 def samples(count=64):
-    """Inputs and what is to be learned; every process can make, or read, all of them or its own."""
+    """Inputs and targets; every process can make, or read, all of them or only its own."""
     import numpy as np
 
     x = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)

@@ -1,1 +1,1 @@
-"""The sections of `benchmarks/on_gpu.py`: what holds on the device, what it costs, and the tables of both."""
+"""The sections of `benchmarks/on_gpu.py`: what is correct on the device, what it costs, and the tables of both."""

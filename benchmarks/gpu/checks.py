@@ -1,9 +1,9 @@
-"""What must hold on the device: the law of Haar matrices, the bits of draws, and what the CPU makes of the same input.
+"""What must be correct on the device: the law of Haar matrices, the bits of draws, and agreement with the CPU.
 
-A row has `passed`, and what it was judged by. Comparisons with the CPU are made with
+A row has `passed`, and the numbers it was judged by. Comparisons with the CPU are made with
 `jax.default_matmul_precision("highest")`: by default a GPU multiplies float32 matrices in TF32, whose eleven bits
-would hide a mistake of the size of 1e-3. What users see by default is checked, too: the standard deviation of every
-layer after LSUV, measured by the device's own forward pass in the precision that it has by default.
+would hide an error of 1e-3. What users see by default is checked, too: the standard deviation of every
+layer after LSUV, measured by the device's own forward pass in its default precision.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from jaxinit import haar
 Rows = Iterator[tuple[str, Callable[[], Row]]]
 
 ORTHONORMAL = {"float32": 5e-6, "float64": 1e-13, "bfloat16": 3e-2, "float16": 4e-3, "complex64": 5e-6}
-"""The most that an entry of QᴴQ − I may be; half precision rounds every entry of Q."""
+"""The largest allowed entry of QᴴQ − I; half precision rounds every entry of Q."""
 
 
 def haar_law(rehearse: bool) -> Rows:
@@ -122,7 +122,7 @@ def _parity_eager() -> Row:
 
 
 def on(device: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function makes of arguments on a device, on the host."""
+    """The result of a function of these arguments on a device, copied to the host."""
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         return jax.device_get(function(*jax.device_put(arguments, device)))
 
@@ -133,7 +133,7 @@ def both(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
 
 
 def far(found: Any, expected: Any, tolerance: float) -> dict[str, float]:
-    """Leaf → ‖found − expected‖ / ‖expected‖, where that is above the tolerance or no number."""
+    """Leaf → ‖found − expected‖ / ‖expected‖, if that is above the tolerance or not a number."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
     errors = {jax.tree_util.keystr(path): _distance(x, y) for (path, x), y in pairs}
     return {name: error for name, error in errors.items() if not error <= tolerance}
@@ -141,7 +141,7 @@ def far(found: Any, expected: Any, tolerance: float) -> dict[str, float]:
 
 def _distance(x: Any, y: Any) -> float:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    # NaN stands where nothing is measured; it must stand in both.
+    # NaN means that nothing was measured; both must have it in the same places.
     if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
         return float("inf")
     x, y = np.nan_to_num(x), np.nan_to_num(y)
@@ -164,7 +164,7 @@ def _draws_as_on_cpu() -> Row:
 
 def _haar_as_on_cpu(shape: tuple[int, ...], method: Any) -> Row:
     found, expected = both(lambda key: haar.orthogonal(key, shape, method=method), jax.random.key(3))
-    # Where a vector is short and its first entry near zero, rounding may turn its sign; none of these keys has one.
+    # If a vector is short and its first entry near zero, rounding may flip its sign; none of these keys has one.
     return _judged(found, expected, tolerance=1e-4)
 
 
@@ -182,7 +182,7 @@ def methods() -> Rows:
 
 
 def _start(module: Any, batch: Any) -> Any:
-    """Flax's start, drawn on the CPU once for both devices."""
+    """Flax's initialization, drawn on the CPU once for both devices."""
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         return jax.device_get(jax.jit(module.init)(*jax.device_put((jax.random.key(0), batch), cpu)))

@@ -1,7 +1,7 @@
-"""The Haar sampler by each method against JAX's samplers, and what the sampler's own choices are worth on this device.
+"""The Haar sampler by each method against JAX's samplers, and the effect of the sampler's choices on this device.
 
-Every contender is a jitted program of one key. Its first call is timed apart from the others, and what comes out is
-checked on the host: a row tells the largest entry of |QᵀQ − I|.
+Every contender is a jitted program of one key. Its first call is timed apart from the others, and its result is
+checked on the host: a row reports the largest entry of |QᵀQ − I|.
 """
 
 import functools
@@ -41,7 +41,7 @@ SHAPES: tuple[Shape, ...] = (
     (4096, 4096),
 )
 REHEARSAL: tuple[Shape, ...] = ((6, 24, 24), (40, 40), (20, 8, 8), (48, 20), (20, 48), (3, 60, 12))
-"""The most valuable first: time may run out."""
+"""The most valuable first, in case time runs out."""
 DEFAULT_SHAPES: tuple[Shape, ...] = (
     (1024, 1024),
     (2048, 2048),
@@ -55,7 +55,7 @@ DEFAULT_SHAPES: tuple[Shape, ...] = (
     (256, 128, 128),
     (4096, 4096),
 )
-"""Those whose first call is compared."""
+"""Shapes whose first call is compared."""
 
 WIDTHS: tuple[tuple[Shape, tuple[int, ...]], ...] = (
     ((1024, 1024), (64, 256)),
@@ -83,7 +83,7 @@ def name_of(shape: Shape) -> str:
 
 
 def against_peers(record: Record, rehearse: bool) -> Rows:
-    """All methods, JAX's two samplers, and the random numbers alone."""
+    """All methods, JAX's two samplers, and only the random numbers."""
     for shape in shapes(rehearse):
         yield name_of(shape), functools.partial(_compared, record, shape, _samplers(shape))
 
@@ -114,13 +114,13 @@ def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler], option
     contenders: dict[str, Contender] = {}
     found: dict[str, Row] = {}
     for name, sampler in samplers.items():
-        # Half of the rows' time goes to compiling; a shape that has begun has at least its first two contenders.
+        # Half of the rows' time is spent on compiling; a shape that has begun has at least its first two contenders.
         if record.left() <= 0 and len(contenders) >= 2:
             found[name] = {"skipped": "the section's time was spent"}
             continue
         try:
             contenders[name], result, found[name] = jitted(sampler, jax.random.key(1), options=options)
-        except Exception as error:  # one contender that fails, say for want of memory, leaves the others
+        except Exception as error:  # if one contender fails, for instance for lack of memory, the others go on
             found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             continue
         if name != "numbers":
@@ -132,7 +132,7 @@ def _compared(record: Record, shape: Shape, samplers: dict[str, Sampler], option
 
 
 def by_default(record: Record, rehearse: bool) -> Rows:
-    """What users call, against `jax.random`: the first call above all."""
+    """The public function, against `jax.random`: above all the first call."""
     for shape in REHEARSAL if rehearse else DEFAULT_SHAPES:
         *batch, n, m = shape
         samplers = {
@@ -158,9 +158,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def compiling(record: Record, rehearse: bool) -> Rows:
-    """Panels written out, as on a CPU; and what of the first call is XLA's choice of kernels for products.
+    """Panels written out, as on a CPU; and how much of the first call is XLA's choice of kernels for products.
 
-    XLA remembers its choices, hence a shape for each contender, all of about one size.
+    XLA remembers its choices, so each contender has a shape of its own, all of about one size.
     """
     shape = (40, 40) if rehearse else (512, 512)
     yield f"{name_of(shape)}, unrolled", functools.partial(_compared, record, shape, {"unrolled": _unrolled_of(shape)})
@@ -189,7 +189,7 @@ def tuning(record: Record, rehearse: bool) -> Rows:
 
 
 def few_columns(record: Record, rehearse: bool) -> Rows:
-    """The two layouts of few columns, beyond those for which "auto" takes "small"."""
+    """The two layouts for few columns, beyond the shapes for which "auto" chooses "small"."""
     for shape in ((8, 18, 18),) if rehearse else ((4096, 24, 24), (4096, 32, 32)):
         samplers = {
             method: functools.partial(haar.orthogonal, shape=shape, method=method) for method in ("reflectors", "small")
@@ -212,19 +212,19 @@ def _of_width(shape: Shape, width: int) -> Sampler:
 
 
 def _products(record: Record, shape: Shape) -> Row:
-    """The sampler with products of float32 in several passes of the tensor cores; the error tells whether they do."""
+    """The sampler with float32 products in several passes of the tensor cores; the error shows if they are used."""
     *batch, n, m = shape
 
     def sampler(key: jax.Array, precision: Any) -> jax.Array:
         def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-            square = a.shape[-2] == a.shape[-1] == b.shape[-1]  # those of the inverse
+            square = a.shape[-2] == a.shape[-1] == b.shape[-1]  # the products of the inverse
             return jnp.matmul(a, b, precision="highest" if square else precision)
 
         with mock.patch.object(_scanned, "matmul", matmul):
             return _reflectors.sample(key, tuple(batch), n, m, jnp.float32, False)
 
     algorithms = ("TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9")
-    # One that this version of JAX does not know becomes a contender that fails.
+    # A setting that this version of JAX does not know becomes a contender that fails.
     precisions = {name: getattr(lax.DotAlgorithmPreset, name, name) for name in algorithms}
     precisions = {"highest": lax.Precision.HIGHEST, **precisions}
     return _compared(record, shape, {k: functools.partial(sampler, precision=p) for k, p in precisions.items()})

@@ -1,7 +1,7 @@
-"""Whether matrices are Haar: statistics of our own on the host, in float64, whatever made the matrices.
+"""Whether matrices are Haar: statistics computed on the host, in float64, however the matrices were computed.
 
-Every claim is a p-value, and counts as refuted below 1e-6; so N claims on a right sampler raise a false alarm with a
-probability of at most N · 1e-6. QR whose signs are left as the library has them must fall below 1e-12.
+Every claim is a p-value, and counts as refuted below 1e-6, so N claims on a right sampler raise a false alarm with a
+probability of at most N · 1e-6. QR with the signs that the library returns must fall below 1e-12.
 """
 
 import math
@@ -22,7 +22,7 @@ def deviation(q: Any) -> float:
 
 
 def claims(q: Any, special: bool = False) -> dict[str, float]:
-    """Name → p-value, for (samples, n, m) matrices; `special` ones have the determinant one."""
+    """Name → p-value, for (samples, n, m) matrices; `special` ones have determinant one."""
     q = np.asarray(q)
     q = q.astype(np.complex128 if q.dtype.kind == "c" else np.float64)
     found = _entries(q)
@@ -47,7 +47,7 @@ def _mean(values: np.ndarray, expected: float) -> float:
 
 
 def _balanced(flags: np.ndarray) -> float:
-    """The p-value of as many true as false ones."""
+    """The p-value of the hypothesis that true and false are equally likely."""
     return float(st.binomtest(int(flags.sum()), len(flags), 0.5).pvalue)
 
 
@@ -81,7 +81,7 @@ def _entries(q: np.ndarray) -> dict[str, float]:
 
 
 def _invariance(q: np.ndarray) -> dict[str, float]:
-    """U Q and Q U have the law of Q: one half of the sample against the other, rotated by a fixed Haar matrix."""
+    """U Q and Q U have the law of Q: compares one half of the sample with the other, rotated by a fixed Haar matrix."""
     n = q.shape[-1]
     rotation = st.special_ortho_group.rvs(n, random_state=0)  # which keeps SO(n), too
     weights = np.arange(n * n).reshape(n, n) + 1.0

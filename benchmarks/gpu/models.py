@@ -1,4 +1,4 @@
-"""The models that the device is measured on, small for checks and large enough to occupy it for times."""
+"""The models that the device is measured on: small ones for checks, and ones large enough to occupy it for times."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Cnn(nn.Module):
 
 
 class Model(NamedTuple):
-    """A module as a function of (params, batch), its batch, and Flax's own start."""
+    """A module as a function of (params, batch), its batch, and Flax's own initialization."""
 
     apply: Any
     batch: Any
@@ -52,7 +52,7 @@ def small() -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
 
 
 def large(rehearse: bool) -> dict[str, Callable[[], Model]]:
-    """Name → a function that makes the model; rehearsals take small ones."""
+    """Name → a function that makes the model; rehearsals use small ones."""
     tokens = functools.partial(_tokens, *((2, 8) if rehearse else (16, 512)))
     width = 32 if rehearse else 768
     depth, units, samples = (3, 32, 64) if rehearse else (8, 2048, 8192)
@@ -80,9 +80,9 @@ SIZES = {
     "CNN": "convolutions of 64, 128, 256 and 256 channels, 256 images of 128²",
     "transformer, unrolled": "12 blocks of width 768, 16 × 512 tokens",
 }
-"""What the large models are, rehearsals aside."""
+"""Descriptions of the large models, except in rehearsals."""
 
 
 def loss_fn(output: Any, batch: Any) -> Any:
-    """Some loss: only its gradient counts."""
+    """An arbitrary loss: only its gradient matters."""
     return jnp.mean(output**2)

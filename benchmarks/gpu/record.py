@@ -1,7 +1,7 @@
-"""The JSON that a run on a borrowed machine leaves behind: written after every row, each row guarded, time rationed.
+"""The JSON file of a run with limited time: written after every row, with errors caught and time divided.
 
-A row that fails is kept with its traceback, and one for which no time is left with the reason; the rest goes on. The
-sections' deadlines follow one another, so what one section leaves over goes to those after it.
+A row that fails is kept with its traceback, and a row for which no time is left is kept with that reason; the rest goes
+on. The sections' deadlines follow one another, so time that one section leaves is used by later ones.
 """
 
 import json
@@ -30,7 +30,7 @@ class Compiles:
             self.seconds += duration
 
     def since(self, programs: int, seconds: float) -> Row:
-        """What was compiled since the counts were these."""
+        """What was compiled since the counts had these values."""
         return {"programs": self.programs - programs, "compile_s": self.seconds - seconds}
 
 
@@ -43,7 +43,7 @@ class Record:
     Args:
       path: the JSON file.
       machine: what it was measured on.
-      seconds: of the whole run; no row starts after them.
+      seconds: of the whole run; after that no row starts.
     """
 
     def __init__(self, path: pathlib.Path, machine: Mapping[str, Any], seconds: float) -> None:
@@ -59,7 +59,7 @@ class Record:
         return min(self._deadline, self._end) - time.perf_counter()
 
     def section(self, name: str, seconds: float, rows: Iterable[tuple[str, Callable[[], Row]]]) -> None:
-        """Runs the rows of a section, for so many seconds beyond the deadline of the section before it.
+        """Runs the rows of a section, until this many seconds after the deadline of the section before it.
 
         Args:
           name: of the section.
@@ -84,7 +84,7 @@ class Record:
         began, before = time.perf_counter(), (COMPILES.programs, COMPILES.seconds)
         try:
             row = measure()
-        except Exception:  # whatever it is: the other rows are still wanted
+        except Exception:  # whatever it is, the other rows are still wanted
             row = {"failed": traceback.format_exc()}
         return row | {"seconds": time.perf_counter() - began, **COMPILES.since(*before)}
 
@@ -92,7 +92,7 @@ class Record:
         return time.perf_counter() - self._began
 
     def save(self) -> None:
-        """Writes what there is so far; the file is whole at any moment."""
+        """Writes the results so far; the file is complete at any moment."""
         self.report["seconds"] = self._since()
         self.report["compiled"] = COMPILES.since(0, 0.0)
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the card can do, and what draws, `lsuv`, `diagnose`, `initialize` and studies take of it."""
+"""What the card can do, and how much of it draws, `lsuv`, `diagnose`, `initialize` and studies use."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ Models = dict[str, Callable[[], Model]]
 
 
 def ceilings(rehearse: bool) -> Rows:
-    """Bytes a second of copying and of writing, and products of float32 in full, in TF32, and of bfloat16."""
+    """Bytes per second of copying and of writing, and products of float32 in full, in TF32, and of bfloat16."""
     size, edge = (2**20, 256) if rehearse else (2**28, 8192)
     yield "memory", functools.partial(_memory, size)
     for name, dtype, precision in (
@@ -42,7 +42,7 @@ def _memory(size: int) -> Row:
 
 
 def best_ms(row: Row) -> float:
-    """Milliseconds of a call, without the time to dispatch it where that was measured."""
+    """Milliseconds per call, without the time to dispatch it if that was measured."""
     return float(row.get("queued_ms", row["ms"]))
 
 
@@ -64,7 +64,7 @@ DRAWS: dict[str, tuple[Any, Callable[..., Any]]] = {
 
 
 def draw_shape(rehearse: bool) -> tuple[int, int]:
-    """Of what is drawn: several times the second-level cache."""
+    """The number of elements to draw: several times the second-level cache."""
     return (256, 512) if rehearse else (8192, 16384)
 
 
@@ -88,7 +88,7 @@ def _drawn(name: str, dtype: str, shape: tuple[int, int]) -> Row:
 
 
 def lsuv(models: Models, rehearse: bool) -> Rows:
-    """`lsuv` as it is called and within `jit`, over one forward pass."""
+    """`lsuv` called directly and within `jit`, over one forward pass."""
     for name, make in models.items():
         yield name, lambda make=make, name=name: _lsuv(make(), "" if rehearse else SIZES[name])
 
@@ -115,7 +115,7 @@ def _lsuv(model: Model, size: str) -> Row:
 
 
 def _donated(function: Callable[..., Any], params: Any, batch: Any) -> tuple[Contender, Row]:
-    """A jitted function that takes its parameters over, called on what it gave last."""
+    """A jitted function that consumes its parameters, called on its last result."""
     program = jax.jit(function, donate_argnums=0)
     held = [jax.tree.map(jnp.copy, params)]
 
@@ -124,12 +124,12 @@ def _donated(function: Callable[..., Any], params: Any, batch: Any) -> tuple[Con
         return jax.tree.leaves(held[0])[-1]
 
     _, row = first_call(call)
-    # One by one and in a queue, the last result is the only one that still exists.
+    # One by one and in a queue, only the last result still exists.
     return Contender(call, lambda _: jax.block_until_ready(held[0])), row
 
 
 def _over(contenders: dict[str, Contender], found: dict[str, Row], yardstick: str, seconds: float = 0.6) -> Row:
-    """The rows with their times, and these over those of the yardstick."""
+    """The rows with their times, and these divided by those of the yardstick."""
     for name, times in medians(contenders, seconds).items():
         found[name] |= times
     floor = found[yardstick]

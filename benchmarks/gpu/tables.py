@@ -1,4 +1,4 @@
-"""The tables of a record: of one that has just been made, or of one that was kept."""
+"""The tables of a record: of one that has just been made, or of one that was saved."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -87,13 +87,13 @@ def _time(row: Mapping[str, Any]) -> str:
 
 
 def _best(found: Mapping[str, Any], names: Any, key: str) -> tuple[str, float] | None:
-    """The fastest of these, by one call that is waited for (ms) or by calls in a queue where they were measured."""
+    """The fastest of these, by single calls (ms), or by calls in a queue if those were measured."""
     times = {name: found[name].get(key, found[name]["ms"]) for name in names if "ms" in found.get(name, {})}
     return min(times.items(), key=lambda pair: pair[1]) if times else None
 
 
 def haar_ratios(row: Mapping[str, Any], torch: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Our fastest method, the fastest peer, and time of the peer over ours, in both ways to time."""
+    """Our fastest method, the fastest peer, and the peer's time over ours, timed in both ways."""
     found = {**row["contenders"], **(torch or {})}
     ratios: dict[str, Any] = {}
     for key in ("ms", "queued_ms"):

@@ -1,8 +1,8 @@
 """PyTorch's samplers and draws on the same device, in a process of their own: python torch_peers.py '{...}'
 
-Another library of CUDA programs, loaded beside JAX, must not end a run that has other things to measure; and it takes
-the memory that JAX leaves. Takes JSON with `shapes`, `draw_shape` and `seconds`, and prints one line of JSON after each
-row, so that a run that is ended keeps what it has printed.
+Another library of CUDA programs, loaded beside JAX, must not crash a run that has other things to measure; and it uses
+the memory that JAX leaves. The file reads JSON with `shapes`, `draw_shape` and `seconds`, and prints one line of JSON
+after each row, so that a run that is stopped keeps what it has printed.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from typing import Any
 
 HERE = pathlib.Path(__file__).resolve()
 LEAST_FREE = 4 * 2**30
-"""Bytes of device memory without which PyTorch is not asked for anything."""
+"""Bytes of free device memory below which PyTorch is not measured."""
 
 
 def started(shapes: Any, draw_shape: Any, seconds: float) -> dict[str, Any]:
-    """Runs this file; name of a row → its figures, and what it printed beside them."""
+    """Runs this file; returns row name → figures, and the other output."""
     request = json.dumps({"shapes": shapes, "draw_shape": draw_shape, "seconds": seconds})
     command = [sys.executable, str(HERE), request]
     try:
-        # Its own limit comes first; the other one is for a process that hangs.
+        # Its own limit comes first; this one is for a process that hangs.
         ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
         output, errors, state = ended.stdout, ended.stderr, f"exit status {ended.returncode}"
     except subprocess.TimeoutExpired as error:
@@ -34,7 +34,7 @@ def started(shapes: Any, draw_shape: Any, seconds: float) -> dict[str, Any]:
         with contextlib.suppress(json.JSONDecodeError):
             rows |= json.loads(line)
     if not rows:
-        raise RuntimeError(f"PyTorch gave no row ({state}): {errors[-2000:]}")
+        raise RuntimeError(f"PyTorch returned no row ({state}): {errors[-2000:]}")
     return {"contenders": rows, "state": state, "errors": errors[-2000:]}
 
 

@@ -11,20 +11,20 @@ from _timing import interleaved
 from gpu.record import COMPILES, Row
 
 QUEUE = 20
-"""Calls issued in a row before one waits for them."""
+"""How many calls are issued in a row before waiting for them."""
 
 SHORT = 2e-3
-"""Seconds below which a call is also timed in a queue, where what it takes to dispatch it does not count in full."""
+"""Seconds below which a call is also timed in a queue, which hides the time to dispatch it."""
 
 
 class Contender(NamedTuple):
-    """A function that starts work and returns at once, and one that waits for what it returned."""
+    """A function that starts work and returns at once, and one that waits for its result."""
 
     start: Callable[[], Any]
     wait: Callable[[Any], Any] = jax.block_until_ready
 
     def run(self) -> Any:
-        """One call, waited for."""
+        """One call that is waited for."""
         return self.wait(self.start())
 
     def queue(self) -> Any:
@@ -33,7 +33,7 @@ class Contender(NamedTuple):
 
 
 def first_call(run: Callable[[], Any]) -> tuple[Any, Row]:
-    """What the call gives; its seconds, and how many programs it compiled in which part of them."""
+    """The result of the call, its seconds, and how many programs it compiled in which part of them."""
     before = COMPILES.programs, COMPILES.seconds
     began = time.perf_counter()
     result = jax.block_until_ready(run())
@@ -55,7 +55,7 @@ def medians(contenders: Mapping[str, Contender], seconds: float) -> dict[str, Ro
 def jitted(
     function: Callable[..., Any], *arguments: Any, options: Mapping[str, Any] | None = None
 ) -> tuple[Contender, Any, Row]:
-    """A jitted function ready to be timed, what its first call gave, and what that call took."""
+    """A jitted function ready to be timed, the result of its first call, and how long that took."""
     program = jax.jit(function, compiler_options=dict(options) if options else None)
     result, row = first_call(lambda: program(*arguments))
     return Contender(lambda: program(*arguments)), result, row

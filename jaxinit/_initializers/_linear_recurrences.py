@@ -1,8 +1,8 @@
 """Decays, frequencies and step sizes of linear recurrences, x_t = λ x_{t-1} + ..., in the parametrisations in use.
 
-A recurrence remembers for about -1/ln|λ| steps, so its eigenvalues are spread over what the data may need: over a ring
-in the complex plane (LRU, RG-LRU), or over time scales and frequencies of a continuous system that is taken in steps
-(S4D, Mamba). The parameter is never λ itself but what a function turns into it, and that function is inverted here.
+A recurrence remembers for about -1/ln|λ| steps, so its eigenvalues are spread over the range that the data may need:
+over a ring in the complex plane (LRU, RG-LRU), or over time scales and frequencies of a discretized continuous system
+(S4D, Mamba). The parameter is never λ itself but the input of a function that yields λ; that function is inverted here.
 """
 
 import math
@@ -20,12 +20,12 @@ from jaxinit._typing import Array, DTypeLike, Scalar
 
 @initializer
 class log_uniform(Initializer):
-    r"""Step sizes spread over orders of magnitude, in the units of the parameter.
+    r"""Step sizes spread over orders of magnitude, converted to the units of the parameter.
 
     .. math::
         \ln \Delta \sim U(\ln \text{low}, \ln \text{high}), \qquad w = g^{-1}(\Delta)
 
-    with g what the program takes the parameter through: nothing, exp (S4D, S5) or softplus (Mamba).
+    where g is the function that the program applies to the parameter: the identity, exp (S4D, S5) or softplus (Mamba).
 
     Args:
       low, high: bounds of the step sizes, positive; JAX scalars may be traced.
@@ -70,13 +70,13 @@ class log_uniform(Initializer):
 
 @initializer
 class lru_ring(Initializer):
-    r"""The parameters of the Linear Recurrent Unit, its eigenvalues uniform on a ring of the complex plane.
+    r"""The parameters of the Linear Recurrent Unit, with eigenvalues uniform on a ring in the complex plane.
 
     .. math::
         \lambda = \exp(-e^\nu + i e^\theta), \qquad |\lambda|^2 \sim U(r_0^2, r_1^2), \qquad
         \arg \lambda \sim U(0, \varphi), \qquad \gamma = \ln \sqrt{1 - |\lambda|^2}
 
-    "gamma" drawn with the key of "nu" normalises the inputs of these very eigenvalues.
+    "gamma" drawn with the key of "nu" normalises the inputs for the same eigenvalues.
 
     Args:
       r_min, r_max: the radii r₀ and r₁ of the ring, from 0 to 1.
@@ -125,7 +125,7 @@ class rg_lru(Initializer):
     .. math::
         a = e^{-\mathrm{softplus}(w)}, \qquad a^2 \sim U(r_0^2, r_1^2)
 
-    The recurrence takes them to the power c·r, with c = 8 and a gate r.
+    The recurrence raises them to the power c·r, with c = 8 and a gate r.
 
     Args:
       r_min, r_max: the bounds r₀ and r₁ of a, from 0 to 1.
@@ -167,11 +167,11 @@ class s4d(Initializer):
         A_n = -\tfrac12 + i \tfrac{N}{\pi} \Bigl( \tfrac{N}{2n + 1} - 1 \Bigr) \ (\text{inv}), \qquad
         A_n = -(n + 1) \ (\text{real})
 
-    for n = 0 ... N - 1 along the last axis. "real" is Mamba's, whose A_log is its "log_decay".
+    for n = 0 ... N - 1 along the last axis. "real" is Mamba's, whose A_log is the part "log_decay".
 
     Args:
       variant: "lin", "inv" or "real".
-      part: "log_decay", ln(-Re A); "frequency", Im A; or "A" itself, for complex dtypes, and for "real" for any.
+      part: "log_decay", ln(-Re A); "frequency", Im A; or "A" itself, for complex dtypes, and for "real" for any dtype.
       dtype: default dtype of the result.
 
     Raises:
@@ -229,6 +229,6 @@ def _squared_modulus(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], r
 
 
 def _inside(u: Array) -> Array:
-    """Numbers in [0, 1] moved off the ends, where logarithms are infinite."""
+    """Numbers in [0, 1] moved away from the ends, where logarithms are infinite."""
     info = jnp.finfo(u.dtype)
     return jax.lax.clamp(jnp.asarray(info.tiny, u.dtype), u, jnp.asarray(1 - info.epsneg, u.dtype))

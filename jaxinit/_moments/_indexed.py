@@ -1,7 +1,7 @@
-"""Elements looked up or added where indices say, as messages along the edges of a graph are added at its nodes.
+"""Elements looked up or added at given indices, such as messages along a graph's edges that are added at its nodes.
 
-At each place lies the sum of as many elements as indices name it. Where the indices are known numbers that is counted;
-elsewhere each index names any place, so that the counts are binomial.
+Each position holds the sum of as many elements as there are indices that name it. If the indices are known numbers,
+they are counted; otherwise each index names a random position, so the counts are binomial.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from jaxinit._moments._sums import mean_of
 _ADD = ir.primitive("scatter_add")
 SCATTERS = ir.family("scatter", "scatter_add")
 INDEXED = SCATTERS | {ir.gather_p}
-"""What depends on the numbers of indices."""
+"""Primitives that depend on the numbers of indices."""
 _LEVELS = 8
-"""How many different counts are told apart."""
+"""How many different counts are distinguished."""
 
 
 def gathered(streams: Streams, equation: ir.Equation, operand: Samples) -> Samples:
-    """Slices of data from places that are looked up, of which two are two different ones."""
+    """Slices of data from positions that are looked up; any two of them are different ones."""
     numbers, shape = equation.params["dimension_numbers"], equation.outputs[0].shape
     picked, batched = (list(map(int, x)) for x in (numbers.collapsed_slice_dims, numbers.operand_batching_dims))
     for d, size in enumerate(equation.params["slice_sizes"]):
@@ -39,7 +39,7 @@ def gathered(streams: Streams, equation: ir.Equation, operand: Samples) -> Sampl
     looked_up = [d for d in range(len(shape)) if d not in source]
     kept = sorted(source)
     found = _with_last(operand, [source[d] for d in kept], picked)
-    # The places come last, then where the output has them.
+    # The positions come last, then where the output has them.
     sizes = [shape[d] for d in looked_up]
     found = resized(found, len(kept), math.prod(sizes))
     found = reshaped(streams, found, (*(shape[d] for d in kept), *sizes))
@@ -54,7 +54,7 @@ def _others(x: Samples, *dims: Sequence[int]) -> list[int]:
 
 
 def _with_last(x: Samples, kept: Sequence[int], last: Sequence[int]) -> Samples:
-    """Some dimensions, and all others as one at the end."""
+    """Some dimensions, with all others joined into one at the end."""
     order = [*kept, *last]
     values = x.values.transpose([0, *(a for d in order for a in x.axes(d))])
     factors = *(x.factors[d] for d in kept), sum((x.factors[d] for d in last), ())
@@ -62,11 +62,11 @@ def _with_last(x: Samples, kept: Sequence[int], last: Sequence[int]) -> Samples:
 
 
 class _Layout(NamedTuple):
-    """Of a scatter, by dimensions.
+    """The dimensions of a scatter.
 
     Attributes:
-      named: the dimensions of the operand along which indices name a place, one after the other.
-      batches: the other dimensions that indices have as well → those of the indices.
+      named: the dimensions of the operand along which indices name a position, one after the other.
+      batches: the other dimensions that the indices have as well → those of the indices.
       source: dimension of the operand → that of the updates, for those that are not named.
       summed: the dimensions of the updates along which one index follows another.
     """
@@ -80,13 +80,13 @@ class _Layout(NamedTuple):
 def scattered(
     streams: Streams, equation: ir.Equation, inputs: Sequence[Samples], indices: np.ndarray | None
 ) -> Samples | None:
-    """What a scatter gives; None where it writes windows that are smaller than the operand.
+    """The result of a scatter; None if it writes windows that are smaller than the operand.
 
     Args:
       streams: of random numbers.
-      equation: the scatter, that adds updates or puts them there.
+      equation: the scatter, which adds updates or writes them.
       inputs: the operand, the indices and the updates.
-      indices: their numbers, where they are known.
+      indices: their numbers, if they are known.
     """
     layout, shape = _layout(equation), equation.outputs[0].shape
     if layout is None:
@@ -97,7 +97,7 @@ def scattered(
     pairs = _at_two_places(streams, _in_order(inputs[2], layout), first, places)
 
     def mean(size: int) -> Samples:
-        """Of this many elements at a place."""
+        """The result for this many elements at a position."""
         *lengths, last = pairs.values.shape[1:]
         flat = pairs.values.reshape(len(pairs.values), -1, last)
         found = flat[..., 0] if last == 1 or size == 1 else mean_of(streams, flat, size)
@@ -136,7 +136,7 @@ def _layout(equation: ir.Equation) -> _Layout | None:
 
 
 def _counts(equation: ir.Equation, layout: _Layout, indices: np.ndarray | None) -> Samples:
-    """How many indices name a place, with all places along one dimension; of size one where there are no indices."""
+    """How many indices name a position, with all positions along one dimension; of size one without indices."""
     shape, first = equation.outputs[0].shape, layout.named[0]
     others = [d for d in range(len(shape)) if d not in layout.named]
     wide = [shape[d] if d in layout.batches else 1 for d in others]
@@ -156,7 +156,7 @@ def _counts(equation: ir.Equation, layout: _Layout, indices: np.ndarray | None) 
     named = [by_dim[d] for d in layout.named]
     inside = np.all([(x >= 0) & (x < n) for x, n in zip(named, sizes, strict=True)], 0)
     place = np.ravel_multi_index([np.clip(x, 0, n - 1) for x, n in zip(named, sizes, strict=True)], sizes)
-    # One row for each batch, and one place more for the indices that lie outside.
+    # One row for each batch, and one more position for indices that are out of range.
     rows = np.where(inside, place, places).T.reshape(len(columns), -1).T
     found = np.array([np.bincount(row, minlength=places + 1)[:places] for row in rows])
     return of_array(np.moveaxis(found.reshape(*wide, places), -1, first).astype(float))
@@ -171,7 +171,7 @@ def _in_order(updates: Samples, layout: _Layout) -> Samples:
 
 
 def _at_two_places(streams: Streams, elements: Samples, dimension: int, places: int) -> Samples:
-    """Elements, and others at another place, along a new dimension."""
+    """Elements, and others at another position, along a new dimension."""
     axis = 1 + sum(map(len, elements.factors[:dimension]))
     values = elements.values
     own: tuple[int, ...] = ()
@@ -183,7 +183,7 @@ def _at_two_places(streams: Streams, elements: Samples, dimension: int, places: 
 
 
 def _levels(counts: np.ndarray) -> list[int]:
-    """Counts that stand for all, few of them."""
+    """A few counts that represent all of them."""
     found = np.unique(counts[counts > 0])
     if len(found) > _LEVELS:
         found = np.unique(np.quantile(counts[counts > 0], (np.arange(_LEVELS) + 0.5) / _LEVELS).round())

@@ -21,9 +21,10 @@ from jaxinit._reading._rules import cuts, rule_of
 class Around(NamedTuple):
     """The program around a layer.
 
-    consumers: the equations that read each value; None stands for the outputs of the program.
-    producers: the equation that computes each value.
-    of: what a value depends on.
+    Attributes:
+      consumers: the equations that read each value; None stands for the outputs of the program.
+      producers: the equation that computes each value.
+      of: what a value depends on.
     """
 
     consumers: Mapping[ir.Atom, Sequence[ir.Equation | None]]

@@ -1,4 +1,4 @@
-"""A scheme that closes every residual branch with whatever ends it."""
+"""A scheme that closes every residual branch through the last thing in it that can be zero."""
 
 import dataclasses
 
@@ -18,21 +18,21 @@ _REASON = "closes its branch: the model starts without it"
 @register
 @dataclasses.dataclass(frozen=True)
 class closed(auto):
-    r"""Residual branches that add nothing at the start, whatever they end with; all else as `auto`.
+    r"""Residual branches that initially add nothing, whatever is at their end; all else as `auto`.
 
-    .. math:: x + f(x), \qquad f(x) = 0 \text{ at the start}
+    .. math:: x + f(x), \qquad f(x) = 0 \text{ initially}
 
-    The last thing in a branch that can be zero is zero: a number or a scale by channels that multiplies the branch
+    The last thing in a branch that can be zero is zero: a scalar or a scale for each channel that multiplies the branch
     (SkipInit, ReZero, LayerScale), the gain of its last norm, the layer that gates it in adaptive normalization, weight
-    and bias, or else its last layer. It learns first and opens the branch. At the start the model does not depend on
+    and bias, or else its last layer. It learns first and opens the branch. Initially the model does not depend on
     its branches, so depth changes neither signals nor gradients.
 
     Args:
-      readout: whether the model's last layer is zero, too, so that its first outputs are.
+      readout: whether the model's last layer is zero, too, so that its first outputs are zero.
 
     Raises:
-      MisfitError: the model has no branches, or nothing at the end of one can be zero; the branch is named by its
-        layers.
+      MisfitError: the model has no branches, or nothing at the end of one can be zero; the error names the layers of
+        that branch.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -91,7 +91,7 @@ def _zero(vector: Vector) -> Vector:
 
 
 def _within(part: Vector, region: tuple[tuple[int, int], ...] | None) -> bool:
-    """Whether a slice of a leaf is of the region that is meant."""
+    """Whether a slice of a leaf is inside this region."""
     if region is None or part.region is None:
         return True
     return all(low <= start and stop <= high for (start, stop), (low, high) in zip(part.region, region, strict=True))

@@ -1,6 +1,6 @@
-"""The processes that share a study: each trains its part of every turn, and what one finds all are told.
+"""The processes that share a study: each trains its part of every turn, and all of them receive the results.
 
-They run the same code and meet in collectives, in the same order. One process is a study of its own, and meets nobody.
+They run the same code and communicate through collectives, in the same order. A single process never communicates.
 """
 
 import io
@@ -16,13 +16,13 @@ _T = TypeVar("_T")
 
 
 class Processes:
-    """Those whose devices a study has.
+    """The processes that own the devices of a study.
 
     Args:
-      devices: the devices, of this process alone or of all of them.
+      devices: the devices, of this process alone or of all processes.
 
     Raises:
-      ValueError: they belong to some other processes.
+      ValueError: they belong to some other subset of processes.
     """
 
     def __init__(self, devices: Sequence[Any]) -> None:
@@ -38,24 +38,24 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this one that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self._index == 0
 
     def part(self, entries: Sequence[_T]) -> Sequence[_T]:
-        """The entries of a turn that this process sees to; there may be none."""
+        """The entries of a turn that this process trains; there may be none."""
         each = -(-len(entries) // self.count)
         return entries[self._index * each : (self._index + 1) * each]
 
     def least(self, number: int) -> int:
-        """The smallest of their numbers."""
+        """The smallest of the processes' numbers."""
         return min(int(x) for x in self._all(np.int32(number)))
 
     def first(self, answer: bool) -> bool:
-        """What the first of them answers."""
+        """The answer of the first process."""
         return bool(self._all(np.int32(answer))[0])
 
     def joined(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The rows of all of them, in order; one that has none gives nothing."""
+        """The rows of all processes, in order; a process without rows contributes nothing."""
         if self.count == 1:
             return dict(rows)
         file = io.BytesIO()
@@ -68,7 +68,7 @@ class Processes:
         return {name: np.concatenate([table[name] for table in tables if name in table]) for name in names}
 
     def contents(self, path: Any) -> bytes | None:
-        """What is in a file of the first of them, or nothing if it is not there."""
+        """The contents of a file of the first process, or nothing if there is no file."""
         found = Path(path).read_bytes() if self.is_first and Path(path).exists() else None
         if not self.first(found is not None):
             return None

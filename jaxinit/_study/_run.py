@@ -2,7 +2,7 @@
 
 A turn is the groups of seeds that are in training at once, one on each device, or on a CPU one for each core, of every
 process. Its groups take the same steps at the same time, so a checkpoint is one number of steps and one state for each
-seed, whatever devices and processes the study goes on with.
+seed, with whatever devices and processes the study is continued.
 """
 
 import concurrent.futures
@@ -172,7 +172,7 @@ class Runner:
         )
 
     def _part(self, array: Any, size: int) -> Sequence[Any]:
-        """The groups of a turn's rows that this process sees to."""
+        """The groups of a turn's rows that this process trains."""
         return self._compiler.processes.part(_padded(array, size))
 
     def _everyones(self, turn: Sequence[int], **tables: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -186,7 +186,7 @@ class Runner:
         return found
 
     def _is_time(self) -> bool:
-        """Whether to save what there is; all processes agree."""
+        """Whether to save now; all processes agree."""
         return self._compiler.processes.first(time.monotonic() - self._saved > _CHECKPOINT_SECONDS)
 
     def _tick(self, steps: int, seconds: float) -> None:

@@ -236,5 +236,5 @@ def study(
 
 
 def _here(x: Any) -> Any:
-    """An array that every device can have a copy of."""
+    """A copy of an array that every device can use."""
     return jnp.asarray(whole_array(x))
