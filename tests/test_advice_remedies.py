@@ -1,4 +1,4 @@
-"""Remedies are calls that can be made, never the start that was given, and following them ends."""
+"""Remedies are calls that run, never name the initialization that was given, and following them ends."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The draws of `jaxinit._arrays.random` are those of `jax.random`, bit for bit, however they are asked for.
+"""The draws of `jaxinit._arrays.random` are those of `jax.random`, bit for bit, however they are requested.
 
 No tolerance appears below: two arrays are equal if their bytes are.
 """

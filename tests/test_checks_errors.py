@@ -1,4 +1,4 @@
-"""Bad input: what was expected, what came, what to do."""
+"""Bad input: errors say what was expected, what was received and what to do."""
 
 import flax.linen as nn
 import jax

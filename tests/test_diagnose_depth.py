@@ -1,4 +1,4 @@
-"""`diagnose` knows how deep layers lie: in towers, in scanned stacks, and where signals leave what float32 holds."""
+"""`diagnose` knows how deep layers are: in towers, in scanned stacks, and where signals leave the range of float32."""
 
 import jax
 import jax.numpy as jnp

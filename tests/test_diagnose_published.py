@@ -1,6 +1,6 @@
-"""`diagnose` of starts that their authors publish: no fault is found on any, and each planted one at its layer.
+"""`diagnose` on published initializations: it finds no fault in them, and finds each planted fault at its layer.
 
-Of a family all tests share one compiled program.
+All tests of a family share one compiled program.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""An evaluation with a visitor gives what the function gives, and every use of a weight sees the scale it was given."""
+"""An evaluation with a visitor returns what the function returns, and every use of a weight sees its scale."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Every Flax layer that takes an initializer takes these, Linen and NNX, in float32 and bfloat16."""
+"""Every Flax layer that accepts an initializer accepts these, Linen and NNX, in float32 and bfloat16."""
 
 import functools
 

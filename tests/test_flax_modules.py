@@ -1,4 +1,4 @@
-"""Modules of residual networks without normalization: where their scalars are, what they start at, and their labels."""
+"""Modules of residual networks without normalization: the places, initial values and labels of their scalars."""
 
 import flax.linen as nn
 import jax

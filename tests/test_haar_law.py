@@ -1,4 +1,4 @@
-"""The samplers draw from Haar measure, and these tests can tell it from its neighbours.
+"""The samplers draw from Haar measure, and these tests distinguish it from similar laws.
 
 Every claim is a p-value with a fixed key. A claim fails below 1e-6, so a correct sampler fails one of the
 N claims of this file with probability about N · 1e-6 over keys, and never for the keys used here. The wrong

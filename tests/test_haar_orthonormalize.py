@@ -1,4 +1,4 @@
-"""`orthonormalize` makes an orthonormal matrix of a weight's own entries, whatever the weight."""
+"""`orthonormalize` computes an orthonormal matrix from a weight's own entries, for any weight."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""The normals of the Haar samplers: two from each hash, with the law and the independence that `Haar` rests on.
+"""The normals of the Haar samplers: two from each hash, with the law and the independence that the samplers need.
 
-False-alarm rate of every p-value: 1e-6, with fixed keys. The tests that can be fooled are shown to reject a wrong pair.
+False-alarm rate of every p-value: 1e-6, with fixed keys. The tests are shown to reject wrong pairs.
 """
 
 import jax

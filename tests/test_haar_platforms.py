@@ -1,4 +1,4 @@
-"""How a platform multiplies changes no number: panels of one shape in a loop are the panels that were drawn."""
+"""How a platform multiplies does not change the numbers: panels of one shape in a loop equal those that were drawn."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Orthogonal starts keep norms, each in the layout in which a layer uses the kernel."""
+"""Orthogonal weights keep norms, each in the layout in which a layer uses the kernel."""
 
 import jax
 import jax.numpy as jnp

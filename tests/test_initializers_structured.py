@@ -1,4 +1,4 @@
-"""Starts with a structure: each does to a signal what its paper claims."""
+"""Structured weights: each does to a signal what its paper claims."""
 
 import jax
 import jax.numpy as jnp

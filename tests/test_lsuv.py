@@ -1,4 +1,4 @@
-"""LSUV: what it promises of scales, biases, shared weights, extremes, transformations and reports."""
+"""LSUV: its promises about scales, biases, shared weights, extremes, transformations and reports."""
 
 import json
 

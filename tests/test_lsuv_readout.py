@@ -1,4 +1,4 @@
-"""`fit_readout`: the first loss is that of the best constant, whatever the loss, the head and the framework."""
+"""`fit_readout`: the first loss is that of the best constant, for any loss, head and framework."""
 
 import chex
 import flax.linen as nn

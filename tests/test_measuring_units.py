@@ -1,4 +1,4 @@
-"""`diagnose` sees what happens to units wherever their activation stands, and its remedies mend what they are for."""
+"""`diagnose` sees what happens to units wherever their activation is, and its remedies fix the faults they are for."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""`auto` on graphs: messages that are added where indices say, measured on data."""
+"""`auto` on graphs: messages that are added at given indices, measured on data."""
 
 import flax.linen as nn
 import jax

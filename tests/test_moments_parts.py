@@ -1,4 +1,4 @@
-"""`auto` on values that a program parts, folds and joins: groups of features, halves along other axes, and stacks."""
+"""`auto` on values that a program splits, folds and joins: groups of features, halves along other axes, and stacks."""
 
 import flax.linen as nn
 import jax

@@ -1,7 +1,7 @@
-"""`auto` draws each slice of a stack with the variance of what comes into it: measured on data, slice by slice.
+"""`auto` draws each slice of a stack with the variance for its own input: measured on data, slice by slice.
 
-One variance for all slices fails every one of these bounds: after a ReLU, the first of four slices that take raw inputs
-would give 1.7 where 1 is due.
+One variance for all slices fails every one of these bounds: after a ReLU, the first of four slices, which reads raw
+inputs, would have outputs of 1.7 instead of 1.
 """
 
 import flax.linen as nn

@@ -1,4 +1,4 @@
-"""Fans count the weights that reach a unit and leave it, as the program computes them."""
+"""Fans count the weights into and out of a unit, as the program computes them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Gains and critical points against closed forms and the networks they speak of."""
+"""Gains and critical points against closed forms, and on the networks that they are for."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Nothing outlives a user's function: no array that it closes over, no program that was compiled for it."""
+"""Nothing outlives a user's function: neither the arrays it closes over nor the programs compiled for it."""
 
 import gc
 import weakref

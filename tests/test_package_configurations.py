@@ -1,7 +1,7 @@
 """Every public function under every configuration of JAX that users set: a row is a call, a column is a configuration.
 
-A row tests a new function everywhere, a column tests every function in a new way. Configurations that forbid or check
-something must not change a number; those that change what is drawn must give finite numbers.
+A new row tests a function under all configurations, a new column tests every function in a new way. Configurations that
+forbid or check something must not change a number; those that change what is drawn must keep numbers finite.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Meshes with explicit axes (sharding in types): eight devices give what one gives, sharded as it came."""
+"""Meshes with explicit axes (sharding in types): eight devices return what one returns, sharded as the input was."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""`import jaxinit` is light, floors import downwards only, and JAX is touched through its public face."""
+"""`import jaxinit` is light, floors import downwards only, and JAX is used only through its public API."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""A record of a run on a borrowed machine keeps what there is: rows that fail or are skipped take nothing with them."""
+"""The record of a run with limited time keeps its results: rows that fail or are skipped do not affect others."""
 
 import json
 import pathlib

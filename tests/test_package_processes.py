@@ -1,4 +1,4 @@
-"""Two processes of four devices give what one process of eight gives, as the example for clusters shows."""
+"""Two processes of four devices return what one process of eight returns, as the example for clusters shows."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Programs that carry random keys, typed or raw, through loops and branches: every method reads them as any other."""
+"""Programs that carry random keys, typed or raw, through loops and branches: every method reads them like any other."""
 
 import flax.linen as nn
 import jax

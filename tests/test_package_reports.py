@@ -1,4 +1,4 @@
-"""Reports are values to keep and to look at anywhere: they pickle, and print in the midst of a trace."""
+"""Reports can be saved and shown anywhere: they pickle, and print inside a trace."""
 
 import dataclasses
 import pickle

@@ -1,4 +1,4 @@
-"""Pictures: every function takes and returns axes, with a hundred layers too, and draws what it was given."""
+"""Plots: every function accepts and returns axes, also with a hundred layers, and draws the given numbers."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Pictures: they draw into the axes that they are given, and keep what overflows inside."""
+"""Plots of studies: they draw into the given axes, and keep overflowing values inside."""
 
 import matplotlib
 import numpy as np

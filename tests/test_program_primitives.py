@@ -1,4 +1,4 @@
-"""JAX with a primitive less, or with one more: the library imports, reads the rest, and names what it cannot read."""
+"""JAX with one primitive fewer, or one more: the library imports, reads the rest, and names what it cannot read."""
 
 import subprocess
 import sys

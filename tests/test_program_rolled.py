@@ -1,4 +1,4 @@
-"""Recurrences that a loop in Python writes out are read as the scans that they are."""
+"""Recurrences that a Python loop writes out are read like scans."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""`rbm_pretrain`: its gradient against enumeration, the likelihood it raises, the features it finds, whom it fits."""
+"""`rbm_pretrain`: its gradient against enumeration, the likelihood, its features, and which models it accepts."""
 
 import itertools
 import json

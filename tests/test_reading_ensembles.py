@@ -1,4 +1,4 @@
-"""Stacks of weights that meet the same data: each member is a weight of its own."""
+"""Stacks of weights that meet the same data: each member is a separate weight."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What `trace_layers` says of programs whose layers are known by hand."""
+"""The layers that `trace_layers` finds in programs where they are known by hand."""
 
 import itertools
 import json

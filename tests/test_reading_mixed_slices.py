@@ -1,4 +1,4 @@
-"""Stacks of which the body of a loop mixes each slice: every slice is a weight of its own nevertheless."""
+"""Stacks whose slices are mixed, each by itself, in the body of a loop: every slice still is a separate weight."""
 
 import jax
 import jax.numpy as jnp

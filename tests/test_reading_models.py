@@ -1,4 +1,4 @@
-"""One table of assertions for the models of every framework: what is traced, and what LSUV makes of it."""
+"""One table of assertions for the models of every framework: what is traced, and the results of LSUV."""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
 """Properties of reading: random programs, whose layers are known by construction, against finite evaluation.
 
-Every claim is checked by means of these tests: fans by evaluating the contraction on ones, linearity by scaling a
+Every claim is checked by independent computations: fans by evaluating the contraction on ones, linearity by scaling a
 region and running the program, and what `lsuv` and `initialize` promise by measuring marked values with an interpreter
-of the tests' own (`helpers.interpreter`). What the library measures itself is only ever compared with that.
+of the tests' own (`helpers.interpreter`). The library's own measurements are only compared with these.
 """
 
 import dataclasses

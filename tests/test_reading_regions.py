@@ -1,4 +1,4 @@
-"""Layers that are spelled out, or of several leaves: fans by what the program does with ones."""
+"""Layers that are written out, or of several leaves: fans by running the program on ones."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""`schemes.closed`: at the start the model does not depend on its branches, whatever ends them; and then they open."""
+"""`schemes.closed`: initially the model does not depend on its branches, whatever ends them; training opens them."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""The claims of examples/deep_nets.py: starts for deep networks without normalization, on scikit-learn's digits.
+"""The claims of examples/deep_nets.py: schemes for deep networks without normalization, on scikit-learn's digits.
 
 Means of three seeds at the best rate of the example's grid. A mean over 360 test digits and three seeds has a standard
 error of about one point, and all keys are fixed. The best rate is that of all seeds: of the halves into which a study

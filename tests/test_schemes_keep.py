@@ -1,4 +1,4 @@
-"""`initialize(..., keep=...)`: what the user keeps stays, and what follows is drawn for what it gives."""
+"""`initialize(..., keep=...)`: kept leaves do not change, and later layers are drawn for their outputs."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""`schemes.transformer` draws what today's language models are drawn from, in blocks that are unrolled or scanned."""
+"""`schemes.transformer` has the initial weights of today's language models, in unrolled and in scanned blocks."""
 
 import flax.linen as nn
 import jax

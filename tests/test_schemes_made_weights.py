@@ -1,4 +1,4 @@
-"""Weights that a program makes of leaves or of data: `initialize` means the weight that meets the data."""
+"""Weights that a program makes of leaves or of data: `initialize` sets the variance where data meets them."""
 
 import chex
 import jax

@@ -2,8 +2,8 @@
 
 Each leaf of a Flax model with every kind of layer is drawn 400 times by the scheme, its counterpart by the library, and
 the numbers are compared by two-sample Kolmogorov–Smirnov tests. A test rejects at a p-value of 1e-5: with some 100
-leaves, all of them agree in 999 runs of 1,000 with other keys. That they can disagree is shown with another scheme for
-each: against Flax it is `auto`, whose kernels have the same variance and another shape.
+leaves, all of them agree in 999 runs of 1,000 with other keys. Another scheme for each library shows that
+the tests can fail: against Flax it is `auto`, whose kernels have the same variance but another distribution.
 
 PyTorch and Keras are compared where they are installed (`pip install jaxinit[peers]`).
 """

@@ -1,4 +1,4 @@
-"""`initialize` draws a leaf only where its use shows what it is; everything else keeps its value and is named."""
+"""`initialize` draws a leaf only if its use shows its role; everything else keeps its value and is named."""
 
 import flax.linen as nn
 import jax

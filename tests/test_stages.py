@@ -1,4 +1,4 @@
-"""Programs run stage by stage give what they give as one, and compile each distinct stage once."""
+"""Programs run stage by stage return what they return as one, and compile each distinct stage once."""
 
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""In the loop of a study on a CPU Eigen computes convolutions, and the numbers are those of what it replaces."""
+"""In the loop of a study on a CPU, Eigen computes convolutions, with the same numbers as the originals."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""`python -m jaxinit`: it lists everything there is, and its demonstration runs."""
+"""`python -m jaxinit`: it lists every public name, and its demo runs."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 """Statistics of studies: the interval covers, the test is exact, Holm keeps the level, and the power is as promised.
 
 Keys are fixed. Shares of repetitions are checked within four standard errors, so that a right method fails any one of
-them with a chance below 1e-4.
+them with a probability below 1e-4.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Studies on disk: they resume to the same numbers, grow, and what is damaged or something else is refused."""
+"""Studies on disk: they resume to the same numbers, can grow, and damaged or foreign files are refused."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""Small models that several tests look at, most of them as shapes."""
+"""Small models that several tests use, most of them as shapes."""
 
 import equinox as eqx
 import flax.linen as nn

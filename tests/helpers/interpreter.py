@@ -1,7 +1,7 @@
-"""An interpreter of jaxprs that the tests own: loops run in Python, and what is marked or watched is recorded.
+"""An interpreter of jaxprs, independent of the library: loops run in Python, and marked or watched values are recorded.
 
-`mark(name, value)` is the identity with a name. It stands in a program like any other operation, so it works within
-scans, branches, jitted and rematerialised functions, and under `vmap`. `evaluate` runs the program equation after
+`mark(name, value)` is the identity with a name. It is an operation of the program like any other, so it works within
+scans, branches, jitted and rematerialised functions, and under `vmap`. `evaluate` runs the program equation by
 equation and returns what each mark saw, in order of execution. Nothing here comes from the library under test.
 """
 

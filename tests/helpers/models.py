@@ -1,4 +1,4 @@
-"""Small models of every kind, each as (params, apply_fn, batch): what the tests of layers and LSUV run on."""
+"""Small models of every kind, each as (params, apply_fn, batch), for the tests of layers and LSUV."""
 
 import functools
 

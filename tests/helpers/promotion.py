@@ -1,4 +1,4 @@
-"""Ranks that a model's own code promotes, as published code does, beside a library that must promote none."""
+"""Allows a model's own code to promote ranks, as published code does, while the library must not."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What tests ask of a report of `diagnose`."""
+"""Queries of reports of `diagnose`, for tests."""
 
 
 def faults(report):

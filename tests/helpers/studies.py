@@ -1,4 +1,4 @@
-"""Small studies, and results made of numbers."""
+"""Small studies, and results built from given numbers."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""A stream that keeps what a terminal would show."""
+"""A stream that records what a terminal would show."""
 
 import io
 
