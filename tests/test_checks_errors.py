@@ -126,7 +126,7 @@ WHEN_CALLED = [
     (lambda: jaxinit.orthogonal()(KEY, (3,)), ValueError, "of 2 dimensions or more"),
     (lambda: jaxinit.orthogonal(column_axis=3)(KEY, (3, 3)), ValueError, "column_axis=3 is out of range"),
     (lambda: jaxinit.orthogonal(batch_axis=-1)(KEY, (3, 3)), ValueError, "must differ"),
-    (lambda: jaxinit.orthogonal(batch_axis=0)(KEY, (3, 3)), ValueError, "needs two axes beside batch_axis=0"),
+    (lambda: jaxinit.orthogonal(batch_axis=0)(KEY, (3, 3)), ValueError, "needs two axes besides batch_axis=0"),
     (lambda: jaxinit.unitary()(KEY, (3, 3), jnp.float32), TypeError, "makes complex numbers, got dtype float32"),
     (lambda: jaxinit.delta_orthogonal()(KEY, (3, 3)), ValueError, "one to three spatial axes"),
     (lambda: jaxinit.delta_orthogonal()(KEY, (4, 3, 3)), ValueError, "a kernel of even size has two middle taps"),

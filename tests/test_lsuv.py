@@ -252,10 +252,10 @@ NOT_CENTRED = {
     "masked the other way": (lambda u, b: u - jnp.where(EVERY_THIRD, 0, -b), "no real bias"),
     "constant": (lambda u, b: u + STEPS, "no real bias"),
     "number": (lambda u, b: u + 0.5, "no real bias"),
-    "of samples": (lambda u, b: b - (u + NOISE), "along other dimensions"),
-    "split": (lambda u, b: u.reshape(64, 5, 8) - b.reshape(1, 5, 8), "along other dimensions"),
+    "of samples": (lambda u, b: b - (u + NOISE), "along dimensions other"),
+    "split": (lambda u, b: u.reshape(64, 5, 8) - b.reshape(1, 5, 8), "along dimensions other"),
     "moved": (lambda u, b: (u + b).reshape(8, 8, 40).transpose(2, 0, 1) - STEPS.reshape(40, 1, 1), "no real bias"),
-    "sum of two": (lambda u, b: (u - NOISE).T - b.T, "along other dimensions"),
+    "sum of two": (lambda u, b: (u - NOISE).T - b.T, "along dimensions other"),
 }
 
 

@@ -211,7 +211,7 @@ def test_a_product_in_groups_of_inputs_is_listed():
 
     layers = trace_layers(struct(12, 8), apply_fn, struct(16, 12))
     assert len(layers) == 0
-    assert "takes it mixed with others" in layers.unvisited[0].reason
+    assert "uses it mixed with others" in layers.unvisited[0].reason
 
 
 def test_a_tied_embedding_is_one_row_with_two_uses():

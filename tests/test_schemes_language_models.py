@@ -150,7 +150,7 @@ WRONG = {
     "name": (lambda: schemes.from_config({"name": "gpt3"}), ValueError, "scheme must be one of"),
     "no name": (lambda: schemes.from_config({"stddev": 1.0}), TypeError, "with the scheme's 'name'"),
     "field": (lambda: schemes.from_config({"name": "gpt2", "std": 1.0}), ValueError, r"but not \['std'\]"),
-    "value": (lambda: schemes.from_config({"name": "gpt2", "stddev": {}}), TypeError, "numbers, words and lists"),
+    "value": (lambda: schemes.from_config({"name": "gpt2", "stddev": {}}), TypeError, "numbers, strings and lists"),
     "word": (lambda: schemes.transformer("large"), ValueError, "stddev must be one of"),
     "residual": (lambda: schemes.transformer(residual="none"), ValueError, "residual must be one of"),
     "negative": (

@@ -172,9 +172,7 @@ def test_admin_weighs_skip_connections_by_the_variance_of_the_branches_before():
         np.testing.assert_allclose(p["omega"], total**0.5, rtol=1e-4)
         # The profile is taken where all ω are one: run the network so.
         total += float(jnp.var(profile(new, x)[len_of(new, p)]))
-    assert [r.reason for r in report.rows if r.path == "0/omega"] == [
-        "the variance of the branches before it, as measured"
-    ]
+    assert [r.reason for r in report.rows if r.path == "0/omega"] == ["the measured variance of the branches before it"]
     with pytest.raises(schemes.MisfitError, match="the batch must be arrays, got shapes"):
         initialize(KEY, params, apply_fn, struct(4, 64), "admin")
     with pytest.raises(schemes.MisfitError, match=r"\['0/a', '0/b'\]"):

@@ -16,7 +16,7 @@ from jaxinit._typing import Split
 class _Apply:
     """`module.apply` with all but the parameters and the batch filled in; equal ones share a compiled program.
 
-    Collections beside "params" (statistics, masks) are constants here: none of their leaves is a weight.
+    Collections other than "params" (statistics, masks) are constants here: none of their leaves is a weight.
     """
 
     module: nn.Module
@@ -91,7 +91,7 @@ def split(
     for name, collection in others.items():
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(collection)):
             raise ValueError(
-                f"the collection {name!r} holds shapes, but collections beside 'params' are constants here and need "
+                f"the collection {name!r} holds shapes, but collections other than 'params' are constants and need "
                 f"values: pass those of module.init, or leave {name!r} out and name it in `mutable`, so that the "
                 "module makes them"
             )

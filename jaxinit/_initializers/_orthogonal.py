@@ -45,7 +45,7 @@ def haar_columns(
         raise ValueError(f"column_axis={column_axis} and batch_axis={batch_axis} must differ, for the shape {shape}")
     rows = tuple(axis for axis in range(len(shape)) if axis != column and axis not in batch)
     if not rows:
-        raise ValueError(f"an orthogonal matrix needs two axes beside batch_axis={batch_axis}, got the shape {shape}")
+        raise ValueError(f"an orthogonal matrix needs two axes besides batch_axis={batch_axis}, got the shape {shape}")
     order = (*batch, *rows, column)
     sizes = tuple(shape[axis] for axis in order)
     matrices = (*sizes[: len(batch)], math.prod(sizes[len(batch) : -1]), sizes[-1])

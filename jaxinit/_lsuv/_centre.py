@@ -38,7 +38,7 @@ def centres(traced: Traced, selected: frozenset[Weight]) -> tuple[dict[Weight, C
             refused[weight] = "not centred: it is used more than once"
             continue
         if len(weight.uses) == 1 and not weight.uses[0].bias_dims <= set(weight.uses[0].placed.values()):
-            refused[weight] = "not centred: what is added to its output varies along other dimensions than its units"
+            refused[weight] = "not centred: the term added to its output varies along dimensions other than its units"
             continue
         channels = scale_factors(traced.analysis, weight, per_channel=True)
         biases = _bias_leaves(traced, weight)

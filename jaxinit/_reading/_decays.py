@@ -16,7 +16,7 @@ from jaxinit._reading._evidence import Evidence, LeafRole, Reader
 from jaxinit._reading._products import depends_on
 
 _CUMULATIVE = ir.family("cumsum")
-_PACES = "added to what decides how fast a state decays"
+_PACES = "added to a value that decides how fast a state decays"
 _MOVES = frozenset(
     {ir.reshape_p, ir.transpose_p, ir.squeeze_p, ir.broadcast_p, ir.slice_p, ir.split_p, ir.rev_p, ir.pad_p}
     | {ir.concatenate_p, ir.tile_p, *ir.IDENTITIES}

@@ -9,7 +9,7 @@ from jaxinit._reading._mixed_slices import MixedSlices
 from jaxinit._reading._partials import is_outer
 from jaxinit._reading._weights import UNSCALABLE
 
-_JOINED = "data multiplies it joined with others, element by element"
+_JOINED = "data multiplies it together with others, element by element"
 
 
 class Notes:

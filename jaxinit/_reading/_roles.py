@@ -51,7 +51,7 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
     if evidence.opaque.get(leaf) == _mixed_with_data.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
         return LeafRole("kernel", _mixed_with_data.REASON)
     if any(len(weight.factors_with(leaf)) > 1 for weight in evidence.analysis.weights):
-        return LeafRole("low-rank factor", "a factor of what is added to a weight")
+        return LeafRole("low-rank factor", "a factor of a term that is added to a weight")
     others = [reader for reader in readers if not evidence.is_weight(reader)]
     found = [_of_reader(evidence, reader) for reader in others]
     found = [role for role in found if role.name != "statistic"] or found
@@ -83,7 +83,7 @@ def _of_the_whole(evidence: Evidence, leaf: int) -> LeafRole | None:
     if not reached:
         return LeafRole("unread", "no output depends on it")
     if not any(found & bit for found in evidence.trained):
-        return LeafRole("buffer", "the program uses it behind stop_gradient only")
+        return LeafRole("buffer", "the program uses it only behind stop_gradient")
     outputs = evidence.program.outputs
     returned = all(outputs[i].shape == evidence.shapes[leaf] for i in reached)
     if (
@@ -92,8 +92,8 @@ def _of_the_whole(evidence: Evidence, leaf: int) -> LeafRole | None:
         and not any(_is_bias(evidence, u) for u in evidence.readers.get(leaf, ()))
     ):
         if not any(evidence.flow.is_data(outputs[i]) for i in reached):
-            return LeafRole("unknown", "it is an output as it is: no data meets it")
-        return LeafRole("state", "the program returns it changed, and uses it for nothing else")
+            return LeafRole("unknown", "it is returned unchanged: no data meets it")
+        return LeafRole("state", "the program returns it changed, and does not use it otherwise")
     return None
 
 
@@ -125,7 +125,7 @@ def _variance(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 def _mean(evidence: Evidence, reader: Reader) -> LeafRole | None:
     """A running mean, subtracted before the division by the root of a variance, or together with it afterwards."""
-    state = LeafRole("state", "a running mean: taken off data that a running variance divides", 0.0)
+    state = LeafRole("state", "a running mean: subtracted from data that a running variance divides", 0.0)
     if reader.equation.primitive is ir.sub_p and reader.position == 1:
         for _, following in evidence.products.moved(reader.equation.outputs[0]):
             if evidence.products.multiplies(following) and _is_standardised(evidence, evidence.products.of(following)):
@@ -166,7 +166,7 @@ def _scale(evidence: Evidence, reader: Reader) -> LeafRole | None:
     name, reason = where
     start = neutral_value(evidence.flow, reader.atom, reader.leaf)
     if start is None:
-        return LeafRole("unknown", f"{reason}, by a function of it that is one for no value")
+        return LeafRole("unknown", f"{reason}, through a function of it that is never one")
     return LeafRole(name, reason, start)
 
 
@@ -196,7 +196,7 @@ def _slope(evidence: Evidence, reader: Reader) -> LeafRole | None:
         own = reader.equation.outputs[0]
         once = sum(products.is_computed_from(case, own) for case in following.inputs[1:]) == 1
         if chooses and once and any(products.is_computed_from(following.inputs[0], x) for x in data):
-            return LeafRole("slope", "multiplies one case of a choice, as the slope of an activation")
+            return LeafRole("slope", "multiplies one case of a choice, like the slope of an activation")
     return None
 
 
@@ -254,7 +254,7 @@ def _opens_gate(evidence: Evidence, use: Use) -> bool:
 def _offset(evidence: Evidence, reader: Reader) -> LeafRole | None:
     terms = [x for x in _terms(evidence, reader.atom) if depends_on(evidence.flow, x, reader.leaf)]
     if any(evidence.analysis.of(x).degrees.get(reader.leaf) != 1 for x in terms) and reader.degree != 1:
-        return LeafRole("unknown", "added to data as a function of it that is not linear")
+        return LeafRole("unknown", "added to data through a nonlinear function of it")
     if any(evidence.analysis.of(x).degrees.keys() != {reader.leaf} for x in terms):
         return LeafRole("unknown", "added to data times other parameters")
     if sum(n > 1 for n in evidence.met_shape(reader)) < 2:
@@ -307,5 +307,5 @@ def _token(evidence: Evidence, reader: Reader) -> LeafRole | None:
 
 
 def _unknown(evidence: Evidence, reader: Reader) -> LeafRole:
-    reason = f"data meets it in {reader.equation.primitive}, which does not say what it is"
+    reason = f"data meets it in {reader.equation.primitive}, which does not show its role"
     return LeafRole("unknown", evidence.opaque.get(reader.leaf, reason))

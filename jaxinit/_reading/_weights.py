@@ -11,8 +11,8 @@ from jaxinit._reading._layers import Weight
 from jaxinit._reading._origin import Factor, Origin
 
 UNSCALABLE = (
-    "a product, convolution or lookup takes it mixed with others, or in a way that is not homogeneous",
-    "a product, convolution or lookup takes it divided by its own norm: scaling it changes nothing",
+    "a product, convolution or lookup uses it mixed with others, or in a way that is not homogeneous",
+    "a product, convolution or lookup uses it divided by its own norm: scaling it changes nothing",
 )
 """Why a scale of the leaf is not one of the weight, which is not proportional to the leaf or does not change."""
 
@@ -83,7 +83,7 @@ class Weights:
         if weight is None:
             weight = Weight(leaf, region, stack, _order(stack, walks), members=members)
             if origins[leaf] is None and walks:
-                weight.refused = "its slices are mixed inside a scan, so that no slice can be told from the others"
+                weight.refused = "its slices are mixed inside a scan, so they cannot be told apart"
             elif len({tuple(f.size for f in found) for found in stacks.values()}) > 1:
                 weight.refused = f"loops run over the {len(leaves)} leaves that form this weight in different ways"
             elif not value.terms and value.degree(leaf) != 1:

@@ -69,7 +69,7 @@ class admin(Scheme):
                     factors = jnp.sqrt(totals[i :: len(group)]).astype(leaves[leaf].dtype)
                     shape = (steps,) + (1,) * (leaves[leaf].ndim - 1) if steps > 1 else ()
                     new = jnp.broadcast_to(factors.reshape(shape), leaves[leaf].shape)
-                    found[leaf] = new, "the variance of the branches before it, as measured"
+                    found[leaf] = new, "the measured variance of the branches before it"
         return found
 
 

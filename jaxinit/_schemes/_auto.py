@@ -59,7 +59,7 @@ class auto(Scheme):
         factor = argument_factor(layer)
         if factor != 1:
             variance /= factor**2
-            reason += f", what follows multiplies by {factor:.3g}"
+            reason += f", multiplied afterwards by {factor:.3g}"
         terms = model.terms(layer)
         if terms > 1:
             variance /= terms

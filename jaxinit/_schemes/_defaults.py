@@ -104,7 +104,7 @@ class keras_default(Scheme):
     def vector(self, vector: Vector, model: Model) -> Rule:
         gate = vector.gate
         if gate is not None and gate.role == "forget" and gate.cell is not None and model.is_gated(gate.cell):
-            return Rule(constant(1.0 - gate.open), "forget gate, open at the start")
+            return Rule(constant(1.0 - gate.open), "forget gate, initially open")
         return super().vector(vector, model)
 
 

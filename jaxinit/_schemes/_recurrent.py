@@ -60,7 +60,7 @@ class recurrent(Scheme):
         if self.max_timescale is None:
             if gate.role == "input":
                 return super().vector(vector, model)
-            return Rule(constant(self.forget - gate.open), "forget gate, open at the start")
+            return Rule(constant(self.forget - gate.open), "forget gate, initially open")
         # Both gates of a cell draw with one key: the input gate is minus the forget gate.
         shared = f"chrono biases of cell {gate.cell}"
         init = chrono(self.max_timescale, gates=gate.role[0])

@@ -127,7 +127,7 @@ class skip_init(Scheme):
 
     def vector(self, vector: Vector, model: Model) -> Rule:
         if vector.role == "multiplier":
-            return Rule(zeros, "multiplies a branch: closed at the start")
+            return Rule(zeros, "multiplies a branch: initially closed")
         return super().vector(vector, model)
 
 

@@ -242,7 +242,7 @@ def _others(
         elif role.name in FROZEN:
             kept[leaf] = role
         elif leaf in adapters:
-            kept[leaf] = LeafRole("adapter", "a factor of what starts as zero and is added to a layer")
+            kept[leaf] = LeafRole("adapter", "a factor of a term that starts at zero and is added to a layer")
         elif drawn_elements[leaf] and drawn_elements[leaf] >= math.prod(shape):
             continue
         elif role.use is not None or gates:

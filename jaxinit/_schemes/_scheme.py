@@ -168,7 +168,7 @@ def _plain(name: str, value: Any, many: Callable[[Any], Any]) -> Any:
         return many(_plain(name, x, many) for x in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a configuration holds numbers, words and lists of them, but {name} is {shown(value)}")
+    raise TypeError(f"a configuration must hold numbers, strings and lists of them, but {name} is {shown(value)}")
 
 
 def from_config(config: Mapping[str, Any]) -> Scheme:

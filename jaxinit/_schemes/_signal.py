@@ -145,6 +145,6 @@ class looks_linear(Scheme):
         paired_in = at > 0
         paired_out = at < len(chain) - 1 and rectifier(chain[at], model) == "relu"
         if not paired_in and not paired_out:
-            return Rule(drawn, "what follows makes the pairs")
+            return Rule(drawn, "the next operation makes the pairs")
         form = "hidden" if paired_in and paired_out else "last" if paired_in else "first"
         return Rule(initializers.looks_linear(drawn, form=form), f"the {form} form")

@@ -27,7 +27,9 @@ def seed_numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
             raise ValueError(f"seeds must be one or more different integers below 2**32, got {listed}")
         return listed
     if isinstance(seeds, bool) or not isinstance(seeds, numbers.Integral):
-        raise TypeError(f"seeds must be how many, or a sequence of different non-negative integers, got {seeds!r}")
+        raise TypeError(
+            f"seeds must be a number of seeds, or a sequence of different non-negative integers, got {seeds!r}"
+        )
     check_integer("seeds", seeds, 1)
     return tuple(range(int(seeds)))
 
