@@ -22,7 +22,7 @@ CALLS = {
 
 @functools.cache
 def stack(activation):
-    """Layers that are scanned over, so that the depth costs nothing."""
+    """Layers in a scan, so that depth costs nothing."""
 
     def apply_fn(params, x):
         x = jax.lax.scan(lambda x, w: (getattr(jax.nn, activation)(x @ w), None), x, params["hidden"])[0]

@@ -143,7 +143,7 @@ def test_he_on_a_hundred_tanh_layers():
 
 
 def chi(variance):
-    """The mean-field factor by which squared gradients of a tanh network grow a layer."""
+    """The mean-field factor by which squared gradients of a tanh network grow per layer."""
 
     def mean(f):
         return integrate.quad(lambda z: f(z) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), -10, 10)[0]
@@ -507,7 +507,7 @@ def counted_blocks(block):
 
 
 def blocks_of(depth):
-    """Parameters of so many residual blocks; and shapes of a large batch, of which activations take the most memory."""
+    """Parameters of this many residual blocks; and shapes of a large batch, so activations need the most memory."""
     keys = jax.random.split(jax.random.key(0), 2)
     params = {"in": jax.random.normal(keys[0], (depth, 8, 32)) / 3, "b": jnp.zeros((depth, 32))}
     params["out"] = jax.random.normal(keys[1], (depth, 32, 8)) / 16
@@ -519,7 +519,7 @@ def temporary_bytes(function, *arguments):
 
 
 def own_and_measured(apply_fn, depth):
-    """Bytes of the gradient as users take it, and of `diagnose`."""
+    """Bytes that the gradient needs as users compute it, and that `diagnose` needs."""
     own = temporary_bytes(jax.grad(lambda p, x: apply_fn(p, x).sum()), *blocks_of(depth))
     return np.array([own, temporary_bytes(lambda p, x: diagnose(p, apply_fn, x, lanczos_steps=0), *blocks_of(depth))])
 

@@ -160,7 +160,7 @@ def blocks(count):
 
 
 def test_layers_are_compared_with_those_their_data_come_from():
-    """The embedder of the time is a hundred times as small as what is beside it, which is its own affair."""
+    """The time embedder is a hundred times smaller than its neighbours, which is not a fault."""
     params, batch = blocks(4)
     report = diagnose(params, conditioned, batch, lanczos_steps=0)
     number = {row.name: i for i, row in enumerate(report.rows)}

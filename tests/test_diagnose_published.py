@@ -226,7 +226,7 @@ def test_shares_that_few_samples_give_are_said_with_doubt():
 
 
 def steps(parametrization):
-    """A recurrence whose steps or decays are made from data, small as their authors want them."""
+    """A recurrence whose steps or decays are computed from data, small as their authors want them."""
     draws, width = Draws(), 16
     start = {"softplus": -5.0, "exp": -5.0, "decay": -4.0, "log_sigmoid": 5.0}[parametrization]
     params = {
@@ -393,7 +393,7 @@ def test_a_small_layer_beside_another_one_of_the_same_data_is_no_outlier():
 
 
 def test_features_of_wide_waves_are_no_vanishing_signal():
-    """As of Tancik et al., 2020: what bounded waves take away of large phases was no signal."""
+    """As in Tancik et al., 2020: what bounded waves remove from large phases was not signal."""
     draws = Draws()
     params = {"waves": draws.normal(10.0, 2, 24), "hidden": [draws.torch(48, 48), draws.torch(48, 48)]}
 

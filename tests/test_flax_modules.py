@@ -135,7 +135,7 @@ def test_fixup_starts_branches_at_zero_and_scales_their_other_layers(framework, 
 
 
 def fixup_formula(x, kernels, before_layers, before_activations, scale, bias, activation):
-    """The branch as the paper draws it."""
+    """The branch as shown in the paper."""
     h = (x + before_layers[0]) @ kernels[0]
     for kernel, a, b in zip(kernels[1:], before_layers[1:], before_activations, strict=True):
         h = (activation(h + b) + a) @ kernel

@@ -94,7 +94,7 @@ def draws(method, n, samples=SAMPLES, seed=0):
 
 @functools.cache
 def uncorrected_qr(n, samples=SAMPLES):
-    """LAPACK's Q as it comes, as many an initializer had it."""
+    """LAPACK's Q without correction, as many initializers used it."""
     gaussian = np.random.default_rng(0).normal(size=(samples, n, n))
     return np.linalg.qr(gaussian)[0]
 

@@ -91,7 +91,7 @@ def test_called_alone_products_are_not_tuned_and_within_a_program_they_are_its_o
 
 
 def _recorded(call, kwargs, options):
-    """A jitted function that notes the compiler's options whenever it is called."""
+    """A jitted function that records the compiler's options whenever it is called."""
 
     def noted(*args):
         options.append(kwargs.get("compiler_options"))

@@ -171,7 +171,7 @@ def test_sharded_over_the_batch_every_device_draws_its_own(cases):
     [((100, 16, 16), 3.4), ((16, 64, 64), 2.7), ((300, 300), 3), ((4, 128, 128), 3.1), ((512, 64), 3), ((64, 512), 3)],
 )
 def test_peak_memory_in_outputs(shape, most):
-    """A guard against regressions: the bounds are what was measured; the aim is three outputs."""
+    """A guard against regressions: the bounds are measured values; the aim is three outputs."""
     compiled = jax.jit(lambda key: haar.orthogonal(key, shape)).lower(jax.random.key(0)).compile()
     analysis = compiled.memory_analysis()
     assert analysis.output_size_in_bytes == 4 * np.prod(shape)

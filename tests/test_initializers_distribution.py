@@ -93,7 +93,7 @@ RINGS = {"lru_ring": (0.5, 0.99, lambda nu: np.exp(-np.exp(nu))), "rg_lru": (0.9
 
 @pytest.mark.parametrize("name", RINGS)
 def test_squared_moduli_are_uniform_on_a_ring(name, key):
-    """And are not if the modulus itself is drawn uniformly, as a wrong sampler does."""
+    """Squared moduli are not uniform if the modulus itself is drawn uniformly; that wrong sampler is caught."""
     low, high, modulus = RINGS[name]
     draws = np.asarray(getattr(jaxinit, name)(low, high)(key, SHAPE), np.float64)
     uniform = stats.uniform(low**2, high**2 - low**2).cdf

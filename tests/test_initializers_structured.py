@@ -183,7 +183,7 @@ def test_hippo_legs():
 
 
 def test_s4d():
-    """Values by hand; the real variant is Mamba's, and all rows of a batch are alike."""
+    """Values by hand; the real variant is Mamba's, and all rows of a batch are equal."""
     np.testing.assert_allclose(jaxinit.s4d("real")(None, (2, 3))[1], np.log([1, 2, 3]), rtol=1e-6)
     np.testing.assert_allclose(jaxinit.s4d(part="frequency")(None, (3,)), [0, np.pi, 2 * np.pi], rtol=1e-6)
     n = np.arange(4)

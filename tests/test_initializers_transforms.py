@@ -38,7 +38,7 @@ def test_dtypes_shapes_and_raw_keys(init, shape, key):
 
 
 def with_dtype(init, dtype):
-    """The initializer with another default dtype; a combinator has that of what it wraps."""
+    """The initializer with another default dtype; a combinator has that of the initializer it wraps."""
     config = init.to_config()
     inner = config
     while "init" in inner:
@@ -57,7 +57,7 @@ MESHES = [(*row, AxisType.Explicit if i % 2 else AxisType.Auto) for i, row in en
 
 @pytest.mark.parametrize(("init", "shape", "axis_type"), MESHES, ids=IDS)
 def test_born_sharded(init, shape, axis_type, key):
-    """The sharding that was asked for, on the result that one device gives; the kinds of mesh take turns."""
+    """The requested sharding, on the result that one device returns; the kinds of mesh alternate."""
     axis = next((i for i, size in enumerate(shape) if size in (2, 4, 8)), None)
     spec = PartitionSpec(*("x" if i == axis else None for i in range(len(shape))))
     size = 1 if axis is None else shape[axis]

@@ -49,7 +49,7 @@ def stds(params, x):
 
 
 def count(function, *arguments, primitive):
-    """How often a primitive stands in the program, loops counted once."""
+    """How often a primitive occurs in the program, with loops counted once."""
     program = ir.traced_program(function, *arguments)
     return sum(equation.primitive is primitive for equation in ir.equations_of(program))
 
@@ -1150,7 +1150,7 @@ def negated_mean_added(p, x):
 
 
 def less_what_attention_makes_of_it(p, x):
-    """Rows that are alike attend to one another, and each gets itself."""
+    """Equal rows attend to one another, and each gets itself."""
 
     def step(h, _):
         h = jnp.tanh(h)
@@ -1377,7 +1377,7 @@ def test_the_report_is_data_text_and_html():
 
 @pytest.mark.parametrize("activation", [jnp.tanh, lambda x: x])
 def test_one_scan_after_another_is_taken_after_it(activation):
-    """Stacks of one length in two loops do not take turns, as those in one loop do."""
+    """Stacks of equal length in two loops do not alternate, unlike those in one loop."""
 
     def apply_fn(p, x):
         x = lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, p["first"])[0]

@@ -17,7 +17,7 @@ X = jax.random.normal(jax.random.key(9), (64, 32))
 
 
 class Normalized(nn.Module):
-    """Layer, normalization, activation, three times over, and a readout."""
+    """Layer, normalization and activation, three times, and a readout."""
 
     norm: str
     activation: str

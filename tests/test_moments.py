@@ -345,7 +345,7 @@ def test_a_step_size_that_is_kept_makes_what_a_layer_gives_smaller():
 
 
 def test_what_leaves_a_stack_behind_an_activation_has_unit_variance():
-    """Of its slices the first alone takes what an activation gives."""
+    """Only the first of its slices reads the output of an activation."""
 
     def apply_fn(p, x):
         x = jax.nn.relu(x @ p["in"])

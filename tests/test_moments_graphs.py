@@ -17,7 +17,7 @@ def shape(*dims):
 
 
 def graph():
-    """Features of nodes, and edges of which some nodes receive many and some none."""
+    """Features of nodes, and edges such that some nodes receive many and some none."""
     rng = np.random.default_rng(0)
     receivers = (rng.random(EDGES) ** 2 * NODES).astype(np.int32)
     features = rng.normal(size=(NODES, 32)).astype(np.float32)

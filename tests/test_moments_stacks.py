@@ -26,7 +26,7 @@ def normal(seed, *dims):
 
 
 def scanned(weights, x, make=lambda w: w, **options):
-    """The mean squares of what a loop gives that makes a kernel of each slice, in the order of the turns."""
+    """The mean squares of the outputs of a loop that turns each slice into a kernel, in order of iteration."""
     found = loop(weights, x, make, **options)[1]
     return found[::-1] if options else found
 
@@ -52,7 +52,7 @@ def members_in_a_loop(weights, x):
 
 
 def gated(weights, x):
-    """Halves of one matrix, of which one opens the other."""
+    """Halves of one matrix, one of which gates the other."""
 
     def step(x, w):
         y = x @ w
@@ -130,7 +130,7 @@ def test_each_slice_of_a_stack_gives_unit_variance(form):
 
 
 def test_a_stack_that_is_used_twice_is_right_in_the_end():
-    """Its first slice takes raw inputs, and later what a ReLU gives: too large by √2 first, it makes up for that."""
+    """Its first slice reads raw inputs, and later a ReLU's outputs: at first too large by √2, which it corrects."""
 
     def model(p, x):
         x, first = loop(p, x)
@@ -142,7 +142,7 @@ def test_a_stack_that_is_used_twice_is_right_in_the_end():
 
 
 def test_turns_that_are_not_walked_through_are_like_the_last():
-    """Of many slices the first few are looked at, in whatever order the leaf has them."""
+    """If there are many slices, only the first few are checked, in whatever order the leaf has them."""
 
     def model(p, x):
         return lax.scan(lambda x, w: (nn.relu(x @ w), None), x, p, reverse=True)[0]

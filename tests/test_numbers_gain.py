@@ -113,7 +113,7 @@ def test_gain_keeps_the_pre_activations_at_unit_variance(activation, key):
 
 @pytest.mark.parametrize("place", [0.0, 0.003, 1.004, -1.9961, 0.4979, 2.31])
 def test_steps_and_kinks_anywhere_are_exact(place):
-    """Some of them lie between an end of a panel of the quadrature and its outermost node, where no node tells."""
+    """Some steps are between an end of a quadrature panel and its outermost node, where no node sees them."""
     above, density = stats.norm.sf(place), stats.norm.pdf(place)
     step = jaxinit.gain(lambda x: jnp.where(x > place, 1.0, 0.0))
     kink = jaxinit.gain(lambda x: jnp.maximum(x - place, 0))

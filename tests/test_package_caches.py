@@ -131,7 +131,7 @@ def test_entries_are_found_by_identity_by_value_and_in_order_of_use():
         return len(made)
 
     class Value:
-        """A function that is made anew at every call, and compares by value."""
+        """A function that is built anew at every call, and compares by value."""
 
         def __eq__(self, other):
             return isinstance(other, Value)

@@ -55,7 +55,7 @@ def configured(flags):
 
 
 def column(flags):
-    """The flags of one column; of no use to the next are the programs of the one before, which take gigabytes."""
+    """The flags of one column; the programs of the previous column, which need gigabytes, are dropped."""
     if flags is not _last[0]:
         _last[0] = flags
         jax.clear_caches()
@@ -67,7 +67,7 @@ def key():
 
 
 def mlp(params, x):
-    """Three layers with biases, in code that promotes no ranks."""
+    """Three layers with biases, in code that does not promote ranks."""
     x = jnp.tanh(x @ params["w1"] + params["b1"][None])
     x = jax.nn.relu(x @ params["w2"] + params["b2"][None])
     return x @ params["w3"]
@@ -90,7 +90,7 @@ def rectified_params():
 
 
 def scanned(params, x):
-    """A stack that a scan walks along, then a convolution, and a weight that is used twice."""
+    """A stack in a scan, then a convolution, and a weight that is used twice."""
 
     def block(x, w):
         return x + jax.nn.relu(x @ w), None
@@ -372,7 +372,7 @@ BRIEF_ALONE = {
     "unsafe_rbg": {"lsuv", "normal"},
     "disable_jit": BRIEF - {"orthogonal", "orthonormalize a wide one"},
 }
-"""In place of those for columns that are much like another one, or take long."""
+"""Replaces the calls of columns that resemble another one, or take long."""
 
 
 def table(configurations):
@@ -389,7 +389,7 @@ def table(configurations):
 
 @functools.cache
 def as_it_comes(name):
-    """What a call gives with JAX as it comes, which promotes ranks and dtypes."""
+    """The result of a call with JAX's defaults, which promote ranks and dtypes."""
     with configured(PROMOTING):
         return jax.device_get(CALLS[name]())
 
@@ -410,14 +410,14 @@ def test_what_forbids_or_checks_changes_no_number(configuration, name):
 
 
 def looping(params, x):
-    """All loops and branches that there are."""
+    """All kinds of loops and branches."""
     x = jax.lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ params["stack"][i]), x)
     x = jax.lax.cond(jnp.sum(x) > 0, lambda x: jax.nn.relu(x @ params["tied"]), lambda x: x, x)
     return jax.lax.while_loop(lambda x: jnp.sum(x) < 0, lambda x: jax.jit(jnp.tanh)(x @ params["tied"]), x)
 
 
 def looking(params, x):
-    """Looks at a number, as nothing that JAX traces can."""
+    """Reads the value of a number, which is impossible inside a trace."""
     return x @ params["tied"] if float(jnp.mean(x @ params["tied"])) > 0 else x
 
 

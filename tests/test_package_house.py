@@ -39,7 +39,7 @@ def floor(module):
 
 
 def imports(module):
-    """The modules of the package that one imports, wherever in its file, with types alone too."""
+    """The modules of the package that a module imports, anywhere in its file, including those for types only."""
     path = MODULES[module]
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     package = [part for part in package if part != "__init__"]

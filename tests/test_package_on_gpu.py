@@ -16,7 +16,7 @@ def benchmarks(monkeypatch):
 
 
 def test_every_section_finds_what_it_needs_of_the_package():
-    """The sections reach into the sampler, which may be moved; their rows are made when they are asked for."""
+    """The sections reach into the sampler, which may be moved; their rows are built on demand."""
     from gpu import haar_speed, speed
 
     assert haar_speed.name_of((6, 24, 24)) == "6×24×24"

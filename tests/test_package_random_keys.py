@@ -56,7 +56,7 @@ def carried(stack, keys, x):
 
 
 def unread(stack, keys, x):
-    """The keys that come out of the loop are of no use."""
+    """The keys that come out of the loop are not used."""
 
     def step(carry, w):
         x, key = carry

@@ -16,7 +16,7 @@ from jaxinit._plots._style import COLORS
 
 @pytest.fixture
 def result():
-    """Six starts, of which the last diverges; metrics over five layers."""
+    """Six starts, the last of which diverges; metrics over five layers."""
     random = np.random.default_rng(0)
     losses = np.exp(-np.linspace(0, 2, 4)) * np.ones((6, 1, 8, 4)) + 0.01 * random.random((6, 1, 8, 4))
     losses[5, 0, :, 1:] = np.nan

@@ -93,7 +93,7 @@ print(sum(map(len, groups)), "primitives")
 
 @pytest.mark.parametrize("at_once", [10, pytest.param(1, marks=pytest.mark.slow)])
 def test_without_a_primitive_the_rest_is_read(at_once):
-    """Those that the programs use go one by one; of the others, of which nothing may be lost, several go at once."""
+    """Primitives that the programs use are removed one by one; the others, which must not matter, several at once."""
     command = [sys.executable, "-c", WITHOUT, str(at_once)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-4000:]

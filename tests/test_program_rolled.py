@@ -164,7 +164,7 @@ def test_the_state_is_found_however_a_loop_takes_its_data(form):
 
 
 def stacked_cells(p, x):
-    """Two cells one upon the other, and a readout of every step."""
+    """Two stacked cells, and a readout of every step."""
     h = k = jnp.zeros((32, SIZE))
     outputs = []
     for t in range(STEPS):

@@ -31,7 +31,7 @@ STEPS = 300
 
 
 def states(units):
-    """All states of binary units, one a row."""
+    """All states of binary units, one per row."""
     return np.array(list(itertools.product([0.0, 1.0], repeat=units)))
 
 

@@ -462,7 +462,7 @@ def convolved(x, kernel):
 
 
 def recurrent(p, x):
-    """The product with the input is made for all steps at once, before the loop."""
+    """The product with the input is computed for all steps at once, before the loop."""
 
     def step(h, z):
         h = jnp.tanh(z + h @ p["b"] + p["s"])

@@ -19,7 +19,7 @@ def struct(*shape):
 
 
 def lines_run(function):
-    """How many lines of this library run, each turn of a loop counted."""
+    """How many lines of this library run, with each iteration of a loop counted."""
     counted = [0]
     own = str(Path(jaxinit.__file__).parent)
 
@@ -65,7 +65,7 @@ def one_weight_used_again(params, x):
 
 @pytest.mark.parametrize("apply_fn", [dense_chain, attention_blocks, branches_of_one_sum, one_weight_used_again])
 def test_reading_is_linear(apply_fn):
-    """Four times the program is four times the work."""
+    """Four times the program needs four times the work."""
     block = {name: struct(8, 8) for name in "wudo"} | {"b": struct(8)}
     work = [
         lines_run(lambda n=n: trace_layers([block] * n, lambda params, x: apply_fn(params, x), struct(4, 8)))

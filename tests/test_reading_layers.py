@@ -725,7 +725,7 @@ SHARES = {
 @pytest.mark.parametrize("gates", SHARES)
 @pytest.mark.parametrize("mixture", ["product", "sum"])
 def test_a_mean_of_outputs_by_shares_adds_no_inputs(gates, mixture):
-    """Of experts in one kernel, whose layout is that of the weights that a hypernetwork makes."""
+    """A mean over experts in one kernel, which has the layout of the weights that a hypernetwork makes."""
     params = {"gate": struct(8, 4), "experts": struct(8, 4, 6)}
 
     def apply_fn(p, x, gates):

@@ -109,7 +109,7 @@ def check_is_layer(program: Program, layers: Any) -> None:
 
 
 def fans_by_ones(weight: Weight) -> tuple[float, float]:
-    """What a product gives for all-ones: an output counts its inputs, and a gradient the outputs of an input."""
+    """The result of a product for all-ones: an output counts its inputs, and a gradient the outputs of an input."""
     product, made = weight.product(), np.ones(weight.made_shape, np.float32)
     data = np.ones(weight.data_shape, np.float32)
     counted = jnp.max(product(made, data))
@@ -157,7 +157,7 @@ def check_activations(program: Program, layers: Any) -> None:
 
 
 def check_structure(program: Program, layers: Any) -> None:
-    """How often a weight is used, and along how many slices a loop walks."""
+    """How often a weight is used, and how many slices a loop runs over."""
     for weight in program.weights:
         rows = rows_of(weight, layers)
         for row in rows:
@@ -266,7 +266,7 @@ def _check_entry(weight: Weight, options: dict[str, Any], row: Any, report: Any,
 def _kept_axes(
     weight: Weight, options: dict[str, Any], row: Any, report: Any, i: int, shape: tuple[int, ...], size: int
 ) -> list[int] | None:
-    """The axes of the outputs, uses first, along which a scale of its own is due; None where that is not decided."""
+    """The axes of the outputs, uses first, that should have separate scales; None if that is not specified."""
     one = "one scale for the whole weight" in report.notes[i]
     if weight.members is None or (options.get("statistic") == "channel" and weight.channels is None):
         return [] if size == 1 else None
@@ -312,7 +312,7 @@ def second_moment(name: str | None) -> float:
 
 
 def check_initialize(program: Program, change: Callable[[Any], Any] = lambda leaf: leaf) -> None:
-    """E[y²] = 1 for every product y, whatever comes in."""
+    """E[y²] = 1 for every product y, for any input."""
     ratios: dict[str, list[float]] = {weight.name: [] for weight in program.weights}
     params, batch = program.params(), program.batch()
     draw = jax.jit(lambda key: jaxinit.initialize(key, params, program.apply, batch, return_report=True))

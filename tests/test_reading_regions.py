@@ -13,7 +13,7 @@ def normal(seed, *shape):
 
 
 def fan_in_by_ones(params, linear, x):
-    """How many products an output is the sum of: what the layer makes of ones by ones."""
+    """How many products an output is the sum of: the layer's output for weights and data of ones."""
     return float(np.max(linear(jax.tree.map(jnp.ones_like, params), jnp.ones_like(x))))
 
 
@@ -355,7 +355,7 @@ JOINED = {
 
 @pytest.mark.parametrize("form", JOINED)
 def test_weights_that_are_joined_are_scaled_each_by_itself_in_layers_that_are_spelled_out(form):
-    """The first has one output: it is a weight nevertheless."""
+    """The first has only one output, but it is a weight."""
     params = {"a": 7 * normal(0, 8, 1), "b": normal(1, 8, 5), "bias": 0.3 * normal(2, 6)}
     x = normal(3, 256, 8)
     layers = jaxinit.trace_layers(params, lambda p, x: jnp.tanh(JOINED[form](p, x)), x)

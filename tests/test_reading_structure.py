@@ -514,7 +514,7 @@ def test_the_memory_of_cross_attention_belongs_to_no_branch_of_the_decoder():
 
 
 def test_the_search_for_branches_is_linear():
-    """Equations looked at, counted over programs of which one is four times as long."""
+    """Equations that are visited, counted for two programs, one of them four times as long."""
     looked = []
 
     class Counting(_residual._SkipConnections):
@@ -656,7 +656,7 @@ BIASES = {
 
 @pytest.mark.parametrize("name", BIASES)
 def test_a_bias_that_all_attention_reads_is_no_skip_connection(name):
-    """The scores of later blocks are computed from it as well: that makes them no branch beside it."""
+    """The scores of later blocks are computed from it as well, but they are not a branch beside it."""
     bias, other = BIASES[name]
     shapes = dict.fromkeys("qkvo", (8, 8)) | {"up": (8, 16), "down": (16, 8)}
     blocks = [{leaf: struct(*shape) for leaf, shape in shapes.items()} for _ in range(3)]
@@ -672,7 +672,7 @@ def test_a_bias_that_all_attention_reads_is_no_skip_connection(name):
 
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_shifts_of_an_adaptive_normalization_are_no_skip_connections(everywhere):
-    """Scale, shift and gate are parts of one value; the stem is no layer of a branch."""
+    """Scale, shift and gate are parts of one value; the stem is not a layer of a branch."""
 
     def apply_fn(p, batch):
         x, condition = batch

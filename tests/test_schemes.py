@@ -41,7 +41,7 @@ ALL = [
 
 
 def chain(activation, depth=4, width=32):
-    """A plain network of Dense layers, its shapes alone, and a batch."""
+    """A plain network of Dense layers, only its shapes, and a batch."""
     widths = [width] * depth + [8]
     model = nn.Sequential([f for n in widths for f in (nn.Dense(n), activation)][:-1])
     x = jax.random.normal(KEY, (64, width))

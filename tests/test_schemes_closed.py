@@ -36,7 +36,7 @@ class ConvNext(nn.Module):
 
 
 class DitBlock(nn.Module):
-    """Attention and a feed-forward network, shifted, scaled and gated by what a layer makes of the condition."""
+    """Attention and a feed-forward network, shifted, scaled and gated by a layer's output for the condition."""
 
     @nn.compact
     def __call__(self, x, c):
@@ -90,7 +90,7 @@ ENDS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_does_not_depend_on_its_branches_but_on_what_opens_them(name):
-    """No leaf of a branch has a gradient but the one that ends it; and that one does, so that the branch opens."""
+    """Only the leaf that ends a branch has a gradient, which opens the branch."""
     block, inputs = MODELS[name]
     model = stack(block)
 
@@ -102,7 +102,7 @@ def test_the_model_does_not_depend_on_its_branches_but_on_what_opens_them(name):
     closing = {row.path for row in report.rows if row.reason.startswith("closes its branch")}
 
     def without_blocks(params, inputs):
-        """The read-in and the readout alone; a ReLU behind the sum stays."""
+        """Only the read-in and the readout; a ReLU after the sum stays."""
         x = inputs[0] @ params["params"]["Dense_0"]["kernel"]
         x = nn.relu(x) if name == "resnet" else x
         return x @ params["params"]["Dense_1"]["kernel"]
@@ -157,7 +157,7 @@ def test_a_branch_that_cannot_be_closed_is_named():
 
 @pytest.mark.slow
 def test_a_hundred_blocks_train():
-    """On a plain task: without normalization, at a rate at which He's weights give no number."""
+    """On a plain task, without normalization, at a rate at which He's weights produce NaN."""
     keys = jax.random.split(KEY, 3)
     x = jax.random.normal(keys[0], (256, 8))
     y = jnp.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2]

@@ -20,7 +20,7 @@ BLOCKS, BLOCKS_WITH_SCALARS, DEEPEST = "100 residual blocks", "100 blocks with s
 
 @functools.cache
 def example():
-    """The example as a module; scikit-learn and matplotlib are imported by a test that needs them, not by all."""
+    """The example as a module; scikit-learn and matplotlib are imported only by tests that need them."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     import deep_nets
 

@@ -32,7 +32,7 @@ CHOICES = {
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_backbone_stays_and_its_head_is_drawn_for_what_it_gives(choice):
-    """Outputs of unit variance on data, whatever the backbone's scale: the head's variance is not what it is alone."""
+    """Outputs of unit variance on data, for any scale of the backbone: the head's variance differs from that alone."""
     for scale in (0.3, 0.05):
         params = pretrained(scale)
         new, report = jaxinit.initialize(KEYS[5], params, apply_fn, X, keep=CHOICES[choice], return_report=True)
@@ -57,7 +57,7 @@ def test_parts_of_layers_can_be_kept():
 
 
 def test_kept_weights_stay_where_a_scheme_decides_from_data():
-    """Admin sets the multipliers of shortcuts after all else is drawn; those that are kept it leaves alone."""
+    """Admin sets the multipliers of shortcuts after all else is drawn, but not those that are kept."""
 
     def residual(params, x):
         for p in params:

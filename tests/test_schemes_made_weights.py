@@ -119,7 +119,7 @@ def test_slices_of_a_scan_are_scaled_one_by_one():
 )
 @pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.sigmoid], ids=["relu", "sigmoid"])
 def test_layers_with_centred_weights_keep_the_size_of_signals(make, activation):
-    """Centred weights do not see the mean of what goes in: Brock et al. 2021, equation 4."""
+    """Centred weights do not see the mean of their inputs: Brock et al. 2021, equation 4."""
     x = normal(9, 512, WIDTH)
 
     def through(params, x):

@@ -48,7 +48,7 @@ def test_t_fixup_scales_values_outputs_and_feed_forward_weights_by_depth(stacked
 @pytest.mark.parametrize("scheme", ["auto", "random_walk", "orthogonal_critical"])
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_no_gain_makes_up_for_what_attention_divides_its_queries_by(scheme, by_hand):
-    """Scores of unit size are what the division is for: of a variance of one, not of the size of a head, 16."""
+    """The division makes scores of unit size: their variance is one, not the head size of 16."""
     x = jax.random.normal(KEY, (2, 5, 64))
 
     def attend(p, x):
@@ -66,7 +66,7 @@ def test_no_gain_makes_up_for_what_attention_divides_its_queries_by(scheme, by_h
 
 @pytest.mark.parametrize(("scheme", "size"), [("auto", 1), ("sparse", 1), ("random_walk", 1), ("torch_default", 8)])
 def test_a_table_that_reads_out_as_well_is_drawn_for_the_readout(scheme, size):
-    """Logits of unit size; PyTorch gives its own standard normal table, and logits of the root of the width."""
+    """Logits of unit size; PyTorch's standard normal table yields logits of the root of the width."""
 
     def tied(p, tokens):
         x = p["table"][tokens]
@@ -372,7 +372,7 @@ def test_schemes_that_measure_jit_and_vmap_over_seeds():
 
 
 def test_rules_of_the_user():
-    """A scheme of one's own is a subclass with the rules that differ."""
+    """A custom scheme is a subclass with the rules that differ."""
     import dataclasses
 
     @dataclasses.dataclass(frozen=True)

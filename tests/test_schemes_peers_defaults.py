@@ -76,7 +76,7 @@ def flax():
 
 
 def p_value(a, b):
-    """Of the hypothesis that two samples are of one law; 0 or 1 where one of them is a constant."""
+    """The p-value of the hypothesis that two samples have the same law; 0 or 1 if one of them is constant."""
     a, b = (np.ravel(x)[:100_000] for x in (a, b))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float(np.ptp(a) == np.ptp(b) and a[0] == b[0])
@@ -84,13 +84,13 @@ def p_value(a, b):
 
 
 def is_orthogonal(draws):
-    """Whether these matrices are square and orthogonal, all of them."""
+    """Whether all of these matrices are square and orthogonal."""
     square = draws.ndim == 3 and draws.shape[1] == draws.shape[2]
     return square and np.allclose(np.swapaxes(draws, 1, 2) @ draws, np.eye(draws.shape[1]), atol=1e-4)
 
 
 def agree(a, b):
-    """Whether two sets of draws may be of one law; entries of an orthogonal matrix depend on one another."""
+    """Whether two sets of draws may have the same law; entries of an orthogonal matrix depend on one another."""
     if is_orthogonal(a) or is_orthogonal(b):
         return is_orthogonal(a) and is_orthogonal(b) and p_value(a[:, 0, 0], b[:, 0, 0]) > REJECT
     return p_value(a, b) > REJECT
@@ -124,7 +124,7 @@ def by_leaf(layer, input_kernel, recurrent_kernel, bias):
 
 @pytest.mark.parametrize("layer", [name for name in LAYERS if name != "attention"])
 def test_torch_default_is_what_torch_gives(layer):
-    """Attention is left out: PyTorch starts it by rules of its own, of which the scheme does not speak."""
+    """Attention is left out: PyTorch has special rules for it, which the scheme does not cover."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install jaxinit[peers]")
     torch.manual_seed(0)
 
@@ -172,7 +172,7 @@ def built(make, *shapes):
 
 
 def separate_gates(keras, layer, gates):
-    """What a Keras cell would give to gates with kernels of their own, and what it gives to their biases."""
+    """The weights that a Keras cell would have for gates with separate kernels, and its biases for them."""
     n_in, n = (24 if layer == "square_lstm" else 16), 24
     cell = keras.layers.GRUCell(n) if layer == "gru" else keras.layers.LSTMCell(n)
     cell.build((None, n_in))

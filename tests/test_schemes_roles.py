@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 
 def trained():
-    """Variables whose statistics are those of data, and none that any rule draws."""
+    """Variables whose statistics are those of data, and which no rule would draw."""
     variables = Net(train=True).init(KEY, X)
     statistics = jax.tree.map(lambda x: 0 * x + SOME, variables["batch_stats"])
     return {**variables, "batch_stats": statistics}
@@ -275,7 +275,7 @@ def step_by_step(decays, inputs):
 @pytest.mark.parametrize("length", [2, 5])
 @pytest.mark.parametrize("repeated", [False, True])
 def test_decays_that_are_repeated_for_every_step_keep_their_values(recurrence, length, repeated):
-    """What scales the input of the state is none of them."""
+    """A factor of the state's input is not a decay."""
 
     def apply_fn(p, x):
         inputs = jnp.broadcast_to((x @ p["b"]) * jnp.exp(p["gamma"])[None], (length, 32, 8))
@@ -649,7 +649,7 @@ def test_layers_of_learned_queries_are_layers(apply_fn):
 
 @pytest.mark.parametrize("biased", [0.0, 1.0])
 def test_what_makes_an_array_that_is_added_to_data_is_a_layer(biased):
-    """Features of positions times a kernel, known or learned: to draw the kernel as positions would lose its fans."""
+    """Features of positions times a kernel, known or learned: drawing the kernel as positions would ignore its fans."""
     table = jnp.sin(jnp.outer(jnp.arange(5.0), jnp.arange(1.0, 7.0)))
     old = {"w": ones(8, 8), "kernel": ones(6, 8), "features": ones(5, 6), "bias": ones(8)}
     for features in (lambda p: table, lambda p: p["features"]):
@@ -665,7 +665,7 @@ def test_what_makes_an_array_that_is_added_to_data_is_a_layer(biased):
 
 
 def test_an_array_added_to_data_times_another_leaf_keeps_its_value():
-    """Constant noise and its strength: which of the two starts as zero, if any, the program does not say."""
+    """Constant noise and its strength: the program does not show which of the two starts at zero, if any."""
     old = {"w": ones(4, 8), "noise": 3 * jax.random.normal(KEY, (32, 8)), "strength": SOME}
     new, rows = drawn(old, lambda p, x: jnp.tanh(x @ p["w"] + p["noise"] * p["strength"][None]))
     for name in ("noise", "strength"):

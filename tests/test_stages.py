@@ -239,7 +239,7 @@ NUMPY = {
 
 @pytest.mark.parametrize("name", NUMPY)
 def test_numpy_computes_what_xla_does(name):
-    """Every equation of these for itself; those that are not computed may be none of the ones meant."""
+    """Checks every equation by itself; those that NumPy should compute must not be skipped."""
     function, *arguments = NUMPY[name]
     program, _ = ir.flat(function, *arguments)
     values = dict(zip(program.inputs, arguments, strict=True))

@@ -82,7 +82,7 @@ def test_nnx_models(method):
 
 
 class WithList(nn.Module):
-    """A module that does not hash, since it holds a list."""
+    """A module that cannot be hashed, since it holds a list."""
 
     layers: list
 
@@ -111,7 +111,7 @@ def test_sharded_draws(init, axes):
 
 
 def small_study(**starts):
-    """With functions of its own in every call."""
+    """A small study with new functions in every call."""
     return study(starts, seeds=3, metrics_fn=lambda params, data: {"error": loss_fn(params, data)}, metric="loss")
 
 

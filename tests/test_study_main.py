@@ -49,7 +49,7 @@ def test_the_demonstration_is_well_formed():
 
 @pytest.mark.slow
 def test_the_demonstration_tells_its_story():
-    """Weights that are too small or too large tell nothing apart, PyTorch's most points, critical ones all."""
+    """With too small or too large weights nothing is classified, with PyTorch's most points, with critical ones all."""
     command, wide = [sys.executable, "-m", "jaxinit", "demo"], os.environ | {"COLUMNS": "120"}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=wide)
     assert "32 networks trained" in run.stdout

@@ -12,7 +12,7 @@ from jaxinit._study._progress import Progress, progress_bar
 
 
 class Told(Progress):
-    """Keeps what it is told."""
+    """Records what it is told."""
 
     def __init__(self):
         self.said = []

@@ -15,7 +15,7 @@ from jaxinit._study._statistics import fewest_seeds, holm, interval, seeds_neede
 
 
 def within(share, expected, repetitions, slack=0.0):
-    """Whether a share of repetitions is what is expected, give or take four standard errors and the slack."""
+    """Whether a share of repetitions is as expected, up to four standard errors and the slack."""
     return abs(share - expected) <= slack + 4 * math.sqrt(expected * (1 - expected) / repetitions)
 
 

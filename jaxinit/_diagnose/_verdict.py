@@ -83,7 +83,7 @@ def _broken(report: Measurements) -> list[Finding]:
         what = f"The output of {names[first]} is not finite."
         return [Finding("overflow", names[first], what, for_size(report))]
     if len(names) and not report.finite_output:
-        what = f"All layers have finite outputs, but what the model makes of them is not: look after {names[-1]}."
+        what = f"All layers have finite outputs, but the output of the model is not finite: look after {names[-1]}."
         return [Finding("not finite", names[-1], what, "keeping logarithms, roots and divisors away from zero")]
     return []
 

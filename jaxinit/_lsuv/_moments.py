@@ -26,7 +26,7 @@ ZERO = 64
 NOT_HELD = 128
 
 _SMALLEST_VARIANCE = 1e-36
-"""Below it, squares vanish in float32."""
+"""Below this, squares vanish in float32."""
 
 _CONSTANT = 1e-12
 """A variance below this share of the squared mean is rounding, not signal."""

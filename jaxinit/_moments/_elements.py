@@ -8,7 +8,7 @@ from jaxinit._moments._samples import rolled
 from jaxinit._moments._streams import COUNT, Streams, stratified
 
 ALIKE = 0.1
-"""Below this correlation other elements along a dimension are taken from other samples."""
+"""Below this correlation, other elements along a dimension are taken from other samples."""
 _ONE = 0.999
 """From this correlation on, elements count as equal."""
 _HALVINGS = 8

@@ -69,7 +69,7 @@ def propagate(
 
 
 def _integers(variables: Sequence[ir.Variable], batch: Sequence[Any]) -> dict[ir.Atom, np.ndarray]:
-    """Those leaves of the batch that are integers or booleans, and can be looked at."""
+    """The leaves of the batch that are integers or booleans with known values."""
     found = zip(variables, batch, strict=True)
     return {v: numbers(whole_array(x)) for v, x in found if not ir.is_floating(v) and not ir.is_key(v) and is_array(x)}
 
@@ -117,7 +117,7 @@ class _Propagation:
         inputs: "Sequence[Samples | Later]",
         integers: Mapping[ir.Atom, np.ndarray] = MappingProxyType({}),
     ) -> list[Samples]:
-        """The outputs of a program, of which some inputs are known integers."""
+        """The outputs of a program, some of whose inputs are known integers."""
         given = dict(zip(program.inputs, inputs, strict=True))
         values: dict[ir.Atom, Samples] = {v: x for v, x in given.items() if isinstance(x, Samples)}
         divisions, spreads = normalized_by_sum(program), variances(program)

@@ -143,7 +143,7 @@ mlir.register_lowering(
 
 
 def family(*names: str) -> frozenset[Any]:
-    """Those of some primitives that this JAX has."""
+    """The primitives among these names that this JAX has."""
     return frozenset(p for p in map(primitive, names) if not isinstance(p, Absent))
 
 

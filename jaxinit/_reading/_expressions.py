@@ -69,7 +69,7 @@ class Step:
 
     @property
     def dtype(self) -> Any:
-        """Of the result, in the program."""
+        """The dtype of the result, in the program."""
         return self.equation.outputs[0].dtype
 
 

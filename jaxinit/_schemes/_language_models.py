@@ -1,4 +1,4 @@
-"""The recipes of today's language models as one scheme: a width for all weights, and less for what ends a branch."""
+"""Recipes of today's language models as a scheme: one standard deviation for all weights, smaller at branch ends."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ _RESIDUALS = ("depth", "index", "wang", "sub_ln")
 @register
 @dataclasses.dataclass(frozen=True)
 class transformer(Scheme):
-    r"""Normal weights as language models draw them, and less of them for what ends a branch.
+    r"""Normal weights as in language models, with a smaller standard deviation for the last layers of branches.
 
     | `stddev` | σ | seen in |
     |---|---|---|
@@ -42,7 +42,7 @@ class transformer(Scheme):
 
     Args:
       stddev: σ, a number or one of the words above.
-      residual: what the last layer of each branch gets.
+      residual: the rule for the last layer of each branch, one of the words above, or None.
       embedding: the standard deviation of token embeddings; by default σ.
       position: the standard deviation of learned positions; by default that of embeddings.
       readout: the standard deviation of the last layer, 0 for zero; by default σ.
@@ -171,7 +171,7 @@ def block_indices(model: Model) -> list[list[int]]:
 
 
 def _executions(model: Model) -> Iterator[tuple[int, int]]:
-    """The skip connections in order of execution, and the slices of a scan that they are of."""
+    """The skip connections in order of execution, and the slices of a scan that they belong to."""
     stacked = {weight: layer.stacked for layer, weight in model.layers}
     sizes = [max(stacked[c.weight] for u in skip.layers for c in u.components) for skip in model.traced.skips]
     for size, group in itertools.groupby(range(len(sizes)), key=sizes.__getitem__):
@@ -180,5 +180,5 @@ def _executions(model: Model) -> Iterator[tuple[int, int]]:
 
 
 def _indices_of(layer: Layer, model: Model) -> list[int]:
-    """The numbers of the blocks that a layer is of, one for each slice."""
+    """The numbers of the blocks that a layer belongs to, one for each slice."""
     return [i for i, numbers in enumerate(block_indices(model)) if layer.skip in numbers]

@@ -103,7 +103,7 @@ class Scheme(Public):
           A dictionary with the name and every hyperparameter.
 
         Raises:
-          TypeError: a hyperparameter is not a number, a word, or a tuple of such.
+          TypeError: a hyperparameter is not a number, a string, or a tuple of these.
 
         Example:
           >>> import jaxinit.schemes
@@ -117,7 +117,7 @@ class Scheme(Public):
         """Raises `MisfitError`, which names a layer, if the model does not meet the scheme's assumptions."""
 
     def prepared(self, model: Model) -> Model:
-        """The model as the scheme sees it, such as with branches that start closed."""
+        """The model as the scheme sees it, for instance with closed branches."""
         return model
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
@@ -163,7 +163,7 @@ def _filled(value: float) -> Initializer:
 
 
 def _plain(name: str, value: Any, many: Callable[[Any], Any]) -> Any:
-    """A value that a configuration may hold, with `many` for what is a tuple or a list."""
+    """A value that a configuration may hold, with tuples and lists converted to `many`."""
     if isinstance(value, tuple | list):
         return many(_plain(name, x, many) for x in value)
     if value is None or isinstance(value, bool | int | float | str):

@@ -18,7 +18,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 @contextlib.contextmanager
 def compilations():
-    """A list with an entry for each program that is compiled in the meantime, by whichever thread."""
+    """A list with an entry for each program that is compiled inside the context, in any thread."""
     count = []
     _counts.append(count)
     try:

@@ -36,7 +36,7 @@ _COND = _primitive_of(lambda x: lax.cond(x > 0, lambda c: c, lambda c: -c, x), 1
 def evaluate(
     function: Callable[..., Any], *arguments: Any, watch: Watch | None = None
 ) -> tuple[Any, dict[str, list[np.ndarray]]]:
-    """Runs a function by its program.
+    """Runs a function through its program.
 
     Args:
       function: any function of pytrees of arrays.

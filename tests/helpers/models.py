@@ -15,7 +15,7 @@ MODELS = {}
 
 
 def shared(build):
-    """Builds once, so that tests of one model share what is compiled for it; each gets containers of its own."""
+    """Builds once, so that tests of one model share compiled programs; each gets its own containers."""
     built = functools.cache(build)
 
     def fresh():
@@ -465,7 +465,7 @@ def plain_lora():
 
 
 def experts():
-    """A router, experts of two layers of which the sixth is never chosen, and the choice of each sample."""
+    """A router, two-layer experts, the sixth of which is never chosen, and the choice of each sample."""
     k1, k2, k3 = keys(3)
     params = {
         "router": jax.random.normal(k1, (12, 6)),
@@ -477,7 +477,7 @@ def experts():
 
 @model
 def plain_picked_experts():
-    """Each sample takes the weights of its expert; in the second layer as the batch of a function of one sample."""
+    """Each sample uses the weights of its expert; in the second layer through vmap of a function of one sample."""
     params, choose = experts()
 
     def apply_fn(params, x):
@@ -490,7 +490,7 @@ def plain_picked_experts():
 
 @model
 def plain_experts_picked_by_products():
-    """The same with products of one-hot numbers in the place of lookups."""
+    """The same with products of one-hot numbers instead of lookups."""
     params, choose = experts()
 
     def apply_fn(params, x):

@@ -20,14 +20,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def environment(devices):
-    """That of a process with so many CPU devices, which compiles as this one does."""
+    """The environment of a process with this many CPU devices, which compiles as this one does."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 
 
 def in_processes(count, devices, code, *arguments):
-    """What each of them prints."""
+    """What each process prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

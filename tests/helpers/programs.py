@@ -156,7 +156,7 @@ class Program:
         return f"\n# {sorted(self.features)}\n# params: {dict(self.shapes)}, x: {self.input_shape}\n{lines}\n{facts}\n"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """How hypothesis prints a counterexample."""
+        """The form in which Hypothesis prints a counterexample."""
         printer.text(repr(self))
 
     def _unmarked(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class Program:
         return found
 
     def params(self) -> dict[str, jax.Array]:
-        """Gaussian weights, and biases that vary less than what LSUV makes, so that its target can be reached."""
+        """Gaussian weights, and biases that vary less than LSUV's target, so that it can be reached."""
         rng = np.random.default_rng(self.seed)
         scale = float(rng.uniform(0.3, 3))
 
@@ -197,7 +197,7 @@ def _compiled(lines: tuple[str, ...]) -> dict[str, Any]:
 
 
 def reference_activation(name: str | None) -> Callable[[Any], Any]:
-    """The function that an activation's name stands for."""
+    """The function that an activation's name means."""
     source = "{}" if name is None else ACTIVATIONS[name][0]
     found: Callable[[Any], Any] = _compiled(("def activation(x):", f"    return {source.format('x')}"))["activation"]
     return found
@@ -251,7 +251,7 @@ class _Writer:
     # Drawing and writing.
 
     def choose(self, kind: str, names: Sequence[str], plain: str | None = None) -> str | None:
-        """One of these features of a kind, or `plain`, which is none and always allowed."""
+        """One of these features of a kind, or `plain`, which means no feature and is always allowed."""
         found = [name for name in names if f"{kind}: {name}" in self.allowed]
         options = found if plain is None and found else [plain, *found]
         wanted = [name for name in found if f"{kind}: {name}" in self.focus - self.features]
@@ -278,7 +278,7 @@ class _Writer:
         self.write(f'see("{name}", {value})')
 
     def leaf(self, name: str, shape: Sequence[int]) -> str:
-        """A new leaf, with the axes of the enclosing loop in front, as the source of what the loop gives of it."""
+        """A new leaf, with the axes of the enclosing loop in front; returns the source of its value inside the loop."""
         self.shapes[name] = (*self.stack, *shape)
         return f'p["{name}"]'
 
@@ -315,7 +315,7 @@ class _Writer:
     # Rearrangements of x.
 
     def moves(self) -> None:
-        """Perhaps a rearrangement, but not before a layer that needs data of the rank that the program starts with."""
+        """Possibly a rearrangement, but not before a layer that needs data of the program's original rank."""
         if self.wants("layer") and self.focus & (FLAT | IMAGES | SERIES):
             return
         if self.wants("move") or (self.weights and self.draw(st.booleans())):
@@ -438,7 +438,7 @@ class _Writer:
             )
 
     def branches(self, name: str) -> None:
-        """Two branches of one shape; whatever the data, the second is taken."""
+        """Two branches of one shape; for any data the second is chosen."""
         start, first = self.shape, len(self.weights)
         inner = []
         width = self.draw(st.sampled_from([64] if self.wide else [3, 5]))
@@ -749,7 +749,7 @@ class _Writer:
         return True
 
     def activation(self) -> str | None:
-        """Applies an activation to x, or none: then nothing follows, since no program begins a block with one."""
+        """Applies an activation to x, or none: then nothing follows, since no block begins with one."""
         # Programs shrink to the first of these: with an activation a program tests more.
         if not self.wants("activation") and self.draw(st.sampled_from([False, False, False, True])):
             return None

@@ -17,7 +17,7 @@ _JAX, _OURS = (f"{Path(str(module.__file__)).parent}{os.sep}" for module in (jax
 
 @contextlib.contextmanager
 def of_models_alone() -> Iterator[None]:
-    """Within it models may promote ranks; where code of jaxinit does it is an error."""
+    """A context in which models may promote ranks; if code of jaxinit does, it is an error."""
     with jax.numpy_rank_promotion("warn"), warnings.catch_warnings():
         warnings.filterwarnings("always", message="Following NumPy automatic rank promotion")
         warnings.showwarning = _raise_if_ours
@@ -25,7 +25,7 @@ def of_models_alone() -> Iterator[None]:
 
 
 def _raise_if_ours(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-    """In place of showing a warning: an error, if it was code of the library that called JAX."""
+    """Raises an error instead of showing a warning, if it was the library's code that called JAX."""
     frame = sys._getframe(1)
     while frame and (frame.f_code.co_filename.startswith(_JAX) or frame.f_globals["__name__"] == "warnings"):
         frame = frame.f_back  # type: ignore[assignment]

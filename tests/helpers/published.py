@@ -741,7 +741,7 @@ def lstm():
 
 @start
 def siren():
-    """Sitzmann et al., 2020: sines of thirty times what the first layer gives."""
+    """Sitzmann et al., 2020: sines of thirty times the output of the first layer."""
     d = Draws()
     width = 64
     bound = math.sqrt(6 / width) / 30

@@ -61,12 +61,12 @@ def study(starts, **options):
 
 @functools.cache
 def usual():
-    """The study that several tests look at."""
+    """The study that several tests share."""
     return study({"fresh": fresh, "again": fresh}, seeds=7, metrics_fn=metrics_fn, metric="loss")
 
 
 def planted(final, *, maximize=True, losses=None, **options):
-    """A result made of numbers: final metrics of shape starts × rates × seeds."""
+    """A result built from numbers: final metrics of shape starts × rates × seeds."""
     final = np.asarray(final, np.float32)
     starts, rates, seeds = final.shape
     records = Records(
