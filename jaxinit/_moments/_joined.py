@@ -1,6 +1,6 @@
-"""What a program cuts out of values that it has joined: q of stacked q, k and v, a half of two that were concatenated.
+"""Parts that a program cuts out of values that it has joined: q of stacked q, k and v, one of two concatenated halves.
 
-Samples of a joined value do not say which part an element is of, so the part itself is taken.
+Samples of a joined value do not record which part an element belongs to, so the part itself is used.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxinit._moments._streams import Streams
 
 
 class _Part(NamedTuple):
-    """A value that lies in another along a dimension from some place on; in a stack it lacks that dimension."""
+    """A value that occupies a range of another one along a dimension; in a stack it lacks that dimension."""
 
     atom: ir.Atom
     dimension: int
@@ -23,7 +23,7 @@ class _Part(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some elements of a part along its dimension; `dropped` where the dimension goes."""
+    """Some elements of a part along its dimension; `dropped` if that dimension is removed."""
 
     part: _Part
     start: int
@@ -32,11 +32,11 @@ class Piece(NamedTuple):
 
     @property
     def atom(self) -> ir.Atom:
-        """The value that it is a piece of."""
+        """The value that this is a piece of."""
         return self.part.atom
 
     def of(self, streams: Streams, whole: Samples) -> Samples:
-        """The piece, given the value."""
+        """The piece, given the samples of the value."""
         part = self.part
         if part.stacked:
             return whole if self.dropped else with_size_one(whole, part.dimension)
@@ -44,13 +44,13 @@ class Piece(NamedTuple):
 
 
 class Joined:
-    """The values of a program that were joined so far."""
+    """The values of a program that have been joined so far."""
 
     def __init__(self) -> None:
         self._parts: dict[ir.Atom, list[_Part]] = {}
 
     def pieces(self, equation: ir.Equation) -> list[Piece]:
-        """What an equation cuts out of joined values, if each output lies in one part; else nothing."""
+        """What an equation cuts out of joined values, if each output is inside one part; else nothing."""
         primitive = equation.primitive
         if primitive in (ir.concatenate_p, ir.stack_p):
             stacked = primitive is ir.stack_p
@@ -90,7 +90,7 @@ class Joined:
 
 
 def _inside(parts: Sequence[_Part], ranges: Sequence[tuple[int, int]], dropped: bool = False) -> list[Piece]:
-    """Ranges along a dimension as pieces of parts; nothing if one of them is of several parts."""
+    """Ranges along a dimension as pieces of parts; nothing if one of them covers several parts."""
     found = []
     for start, size in ranges:
         part = next((p for p in parts if p.start <= start and start + size <= p.start + p.size), None)
