@@ -41,8 +41,7 @@ def diagnose(
       lanczos_steps: how many products with the input–output Jacobian and with its transpose are used to find the ends
         of its spectrum. Two are enough to recognise an isometry, ten come closer to the condition number; 0 leaves the
         Jacobian out. The Jacobian is estimated from one sample in 64, and at least one, if the first axis of all inputs
-        and outputs is that of samples. Where samples interact, as in batch normalization, these form a batch of their
-        own.
+        and outputs is that of samples. If samples interact, as in batch normalization, the whole batch is used.
 
     Returns:
       A `DiagnoseReport`: print it, or ask for its `verdict`, `findings()`, `summary()`, `to_dict()`. It is a pytree:
