@@ -1,4 +1,4 @@
-"""Whether a value goes on as a concatenated ReLU, [relu(z), relu(−z)], decided by evaluating it at some points.
+"""Whether a value becomes a concatenated ReLU, [relu(z), relu(−z)], decided by evaluating it at some points.
 
 Reference: Shang et al., 2016, "Understanding and improving convolutional neural networks via concatenated rectified
 linear units" (arXiv:1603.05201).
@@ -19,7 +19,7 @@ _POINTS = np.linspace(-7.5, 7.5, 61, dtype=np.float32)
 
 
 def is_concatenated_relu(analysis: Analysis, start: ir.Variable) -> bool:
-    """Whether a value goes on as the concatenation [relu(z), relu(−z)], or the other way round."""
+    """Whether a value becomes the concatenation [relu(z), relu(−z)], in either order."""
     program = next((p for p in programs_of(analysis.program) if any(start in e.outputs for e in p.equations)), None)
     points = jnp.asarray(_POINTS)
     # What is computed from the value, at some points: one function of it, or two that are concatenated.

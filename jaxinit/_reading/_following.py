@@ -25,10 +25,10 @@ from jaxinit._reading._traced_activation import TracedActivation as TracedActiva
 
 
 class Onward(NamedTuple):
-    """What a value goes on as.
+    """What a value becomes.
 
     Attributes:
-      activation: the elementwise function of it that goes on; None if there are several, or only linear ones.
+      activation: the elementwise function of it that it becomes; None if there are several, or only linear ones.
       multiplier: by how much numbers and random factors multiply its standard deviation, if that is all they do.
     """
 
@@ -45,7 +45,7 @@ def onward(
     through: bool = False,
     features: Iterable[int] | None = None,
 ) -> Onward:
-    """What all of `start` goes on as.
+    """What all of `start` becomes.
 
     Args:
       analysis: of the whole program.
@@ -78,7 +78,7 @@ def onward(
 def following_activation(
     analysis: Analysis, program: ir.Program, start: ir.Variable, leaves: Sequence[Any] = ()
 ) -> TracedActivation | None:
-    """The next elementwise function of all of `start`; None if it goes on unchanged, or goes several ways."""
+    """The next elementwise function of all of `start`; None if there is none, or several."""
     return onward(analysis, program, start, leaves).activation
 
 
@@ -116,7 +116,7 @@ def _remains(exits: Iterable[Expression], step: Expression) -> bool:
 
 
 class _Following:
-    """One walk from a value to where it goes on, in execution order."""
+    """One walk from a value to where it is used otherwise, in execution order."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Following:
         self.readers = program.readers
 
     def exits(self) -> list[Expression]:
-        """What the value goes on as: each function once, and functions of others after those."""
+        """What the value becomes: each function once, and functions of others after those."""
         outside = self._outside(self.program, list(self.inside))
         found = dict.fromkeys(elements.expression for v, elements in self.inside.items() if v in outside)
         return [x for x in ordered(list(found)) if x in found]
