@@ -89,7 +89,17 @@ def what_came_before(w, x):
     return lax.scan(step, (x, jnp.zeros_like(w[0])), w)[0][0]
 
 
-@pytest.mark.parametrize("apply_fn", [total, its_mean_in_each_step, what_came_before])
+def total_of_slices(w, x):
+    return jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]) * jnp.mean(jnp.abs(w))
+
+
+def total_of_mixed_slices(w, x):
+    return jnp.tanh(jnp.tanh(x @ symmetric(w[0])) @ symmetric(w[1])) * jnp.mean(jnp.abs(symmetric(w[1])))
+
+
+@pytest.mark.parametrize(
+    "apply_fn", [total, its_mean_in_each_step, what_came_before, total_of_slices, total_of_mixed_slices]
+)
 def test_slices_that_are_taken_together_too_keep_their_scale(apply_fn):
     w = normal(0, 4, 8, 8)
     with pytest.warns(UserWarning, match="slice|mixed"):
@@ -114,19 +124,47 @@ def test_a_mixed_slice_that_is_read_again_in_its_step_is_scaled_there_too():
 
 
 @pytest.mark.parametrize(("make", "shape"), [(symmetric, (4, 8, 8)), (circulant, (4, 8))])
-def test_slices_that_a_loop_in_python_mixes_have_one_scale_and_the_report_says_so(make, shape):
+def test_slices_that_a_loop_in_python_mixes_have_their_scales(make, shape):
     def apply_fn(w, x):
         for i in range(4):
             x = jnp.tanh(x @ make(w[i]))
         return x
 
-    w = normal(0, *shape)
+    sizes = jnp.array([0.1, 1.0, 3.0, 10.0]).reshape(4, *[1] * (len(shape) - 1))
+    new = jaxinit.lsuv(sizes * normal(0, *shape), apply_fn, X)
+    x = X
+    for i in range(4):
+        y = x @ make(new[i])
+        np.testing.assert_allclose(jnp.std(y), 1, rtol=1e-3)
+        x = jnp.tanh(y)
+
+
+def test_slices_that_a_loop_in_python_mixes_have_their_variances():
+    def apply_fn(w, x):
+        for i in range(3):
+            x = jax.nn.relu(x @ symmetric(w[i]))
+        return x
+
+    x = 3 * normal(1, 128, 96)
+    drawn, report = jaxinit.initialize(jax.random.key(0), normal(0, 3, 96, 96), apply_fn, x, return_report=True)
+    assert all("the weight that the program makes of it" in row.reason for row in report.rows)
+    sizes = [96 * jnp.mean(symmetric(w) ** 2) for w in drawn]
+    np.testing.assert_allclose(sizes, [1 / jnp.mean(x**2), 2, 2], rtol=0.1)
+
+
+def test_slices_that_are_mixed_with_one_another_have_one_scale_and_the_report_says_so():
+    def apply_fn(w, x):
+        for i in range(4):
+            x = jnp.tanh(x @ (w[i] + w[(i + 1) % 4]))
+        return x
+
+    w = normal(0, 4, 8, 8)
     new, report = jaxinit.lsuv(w, apply_fn, X, return_report=True)
     assert "one scale for the whole weight" in report.notes[0]
     np.testing.assert_allclose(new / w, (new / w).reshape(-1)[0], rtol=1e-4)
     seen = []
     x = X
     for i in range(4):
-        seen.append(x @ make(new[i]))
+        seen.append(x @ (new[i] + new[(i + 1) % 4]))
         x = jnp.tanh(seen[-1])
     np.testing.assert_allclose(jnp.std(jnp.stack(seen)), 1, rtol=1.1e-2)

@@ -27,13 +27,7 @@ NOT_YET: dict[str, frozenset[str]] = {}
 """Property → features of programs that it does not hold for yet."""
 
 
-def pairs(first: set[str], second: set[str]) -> frozenset[frozenset[str]]:
-    return frozenset(frozenset({one, other}) for one in first for other in second)
-
-
-MIXED_SLICES = pairs({"weight: gathered", "weight: symmetric"}, {"block: unrolled-stack"})
-"""Slices that a loop in Python mixes have one scale together, and the report says so."""
-NOT_YET_TOGETHER: dict[str, frozenset[frozenset[str]]] = {"lsuv": MIXED_SLICES, "initialize": MIXED_SLICES}
+NOT_YET_TOGETHER: dict[str, frozenset[frozenset[str]]] = {}
 """Property → features that it holds for, but not for all of these in one program."""
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -57,7 +57,7 @@ class Evaluation:
         # Where weights are used: which input is one, and the weights whose scale the layer's output gets instead.
         self._weights: dict[ir.Equation, tuple[int, frozenset[Weight]]] = {}
         for use in analysis.uses.values():
-            own = frozenset(component.weight for component in use.components)
+            own = frozenset(component.weight for component in use.components) | _apart(analysis, use)
             self._weights.update((entry.equation, (entry.weight, own)) for entry in use.entries)
             if use.lookup is not None:
                 self._weights[use.lookup.equation] = use.lookup.weight, own
@@ -299,6 +299,12 @@ class Evaluation:
             for source, target in use.placed.items():
                 dims[target] = component.origin.dims[source]
         return WeightUse(component.weight, use, component, factors, tuple(dims), is_rounding)
+
+
+def _apart(analysis: Analysis, use: Use) -> frozenset[Weight]:
+    """Other weights of the same leaf where the program mixes elements: none of theirs are among those of this layer."""
+    leaves = {leaf for component in use.components if component.origin is None for leaf in component.weight.regions}
+    return frozenset(weight for weight in analysis.weights if not leaves.isdisjoint(weight.regions))
 
 
 def _once(axes: Sequence[int], bias: Array) -> Array:

@@ -338,7 +338,7 @@ class _Analyser:
             size = segments.sizes[i] if segments else None
             leaves = self.weights.leaves_of(share)
             if leaves:
-                mixed = [leaf for leaf in leaves if loops and leaf not in share.origins]
+                mixed = [leaf for leaf in leaves if leaf not in share.origins]
                 slices = {leaf: self.slices.walked([entry.atom for entry in entries], leaf) for leaf in mixed}
                 weight = self.weights.weight(leaves, share, slices, loops, self.notes.recording)
                 fan_out = shape.fan_out

@@ -46,7 +46,9 @@ def grouped(found: Iterable[Weight], uses: Iterable[Use], reads: Sequence[Read])
         for weight, region in of_leaf[leaf].items():
             if origin and not overlap(origin.region, region):
                 continue
-            if degree is None:
+            if origin is None and len(of_leaf[leaf]) > 1:
+                weight.refused = weight.refused or "elsewhere it may be mixed with other parts of its leaf"
+            elif degree is None:
                 weight.refused = weight.refused or "elsewhere the program uses it in a way that is not homogeneous"
             elif position <= order[weight.uses[0]]:
                 weight.refused = weight.refused or "the program reads it before the first layer that uses it"

@@ -1,7 +1,7 @@
 """Which slices of a leaf a value is computed from, if its elements are mixed: `w + w.T` in the body of a loop.
 
-A loop over a leaf passes one slice to its body in each step. Whatever the body computes from it is computed from that
-slice, unless the body also uses the leaf, or some of it, in another way.
+A loop over a leaf passes one slice to its body in each step, and a loop in Python cuts it out. Whatever is computed
+from it is computed from that slice, unless the leaf, or some of it, is used in another way too.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,8 @@ class MixedSlices:
     def walked(self, atoms: Iterable[ir.Atom], leaf: int) -> Origin | None:
         """The origin of the slice of a leaf that all of these values are computed from; None if there is no such slice.
 
-        Only its `stack` and `region` are meaningful, since the elements of the slice are mixed.
+        Only its `stack` and `region` are meaningful, since the elements of the slice are mixed. The slice may be all of
+        the leaf.
         """
         found: list[Origin] = []
         seen: set[ir.Atom] = set()
@@ -51,6 +52,4 @@ class MixedSlices:
                 queue.append(self.outside[atom])
             else:
                 return None
-        if not found or not found[0].stack or len({(o.stack, o.region) for o in found}) > 1:
-            return None
-        return found[0]
+        return found[0] if len({(o.stack, o.region) for o in found}) == 1 else None

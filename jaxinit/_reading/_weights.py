@@ -82,7 +82,7 @@ class Weights:
         weight = self.weights.get(key)
         if weight is None:
             weight = Weight(leaf, region, stack, _order(stack, walks), members=members)
-            if origins[leaf] is None and walks:
+            if walks and not (stack or leaf in value.origins):
                 weight.refused = "its slices are mixed inside a scan, so they cannot be told apart"
             elif len({tuple(f.size for f in found) for found in stacks.values()}) > 1:
                 weight.refused = f"loops run over the {len(leaves)} leaves that form this weight in different ways"

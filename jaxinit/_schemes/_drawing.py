@@ -182,10 +182,9 @@ class Drawing:
             rule, key = self.scheme.weight(matrices[0], self.model), key_for(self.key, layer.name)
             new = corrected(leaves, self.model, weight, matrices[0], rule, key, self.scheme.centred)
             remark = REMARK if new is not leaves else UNMADE
-            leaves = new
+            leaves, names = new, {layer.name, *(_name(self.model, weight, leaf) for leaf in weight.regions)}
             self.rows = [
-                dataclasses.replace(r, reason=f"{r.reason}, {remark}") if r.path in layer.paths else r
-                for r in self.rows
+                dataclasses.replace(r, reason=f"{r.reason}, {remark}") if r.path in names else r for r in self.rows
             ]
         return leaves
 
@@ -222,12 +221,17 @@ def _terms(weight: Weight, layer: Layer, dtype: Any) -> int:
     return sum(map(weight.is_alike, weight.regions)) if len(use.entries) == 1 else 1
 
 
+def _name(model: Model, weight: Weight, leaf: int) -> str:
+    """The path of a leaf, and the part of it that belongs to a weight."""
+    return part_name(model.traced.paths[leaf], weight.seen_in(leaf), model.traced.shapes[leaf])
+
+
 def _seen_in(
     model: Model, leaf: int, layer: Layer, weight: Weight, matrices: tuple[Matrix, ...]
 ) -> tuple[Layer, Weight, tuple[Matrix, ...]]:
     """A layer whose weight is made of several leaves, as the layer of one of them."""
     traced, seen = model.traced, weight.seen_in(leaf)
-    name = part_name(traced.paths[leaf], seen, jnp.shape(traced.leaves[leaf]))
+    name = _name(model, weight, leaf)
     own = dataclasses.replace(layer, path=traced.paths[leaf], name=name, region=seen.region)
     if weight.sizes_in(leaf) != weight.sizes_in(weight.leaf):
         # The roles of its axes are its own, and unknown: it is drawn element by element, for the fans of the layer.
