@@ -91,3 +91,38 @@ def test_halves_are_halves_wherever_they_lie(form):
     params, x = {"in": shape(64, 192), "out": shape(96, 128)}, normal(1, 8, 16, 64)
     outputs = [apply_fn(jaxinit.initialize(jax.random.key(i), params, apply_fn, x), x) for i in range(4)]
     assert float(np.mean(np.square(outputs))) == pytest.approx(1, rel=0.2)
+
+
+def of_largest(count):
+    return lambda p, x: lax.top_k(x @ p["in"], count)[0] @ p["out"]
+
+
+def of_best_experts(count, normalized):
+    """A mixture of the outputs of those experts that a router prefers."""
+
+    def apply_fn(p, x):
+        gates, chosen = lax.top_k(nn.softmax(x @ p["in"]), count)
+        gates = gates / jnp.sum(gates, -1, keepdims=True) if normalized else gates
+        outputs = nn.relu(jnp.einsum("bd,edf->bef", x, p["experts"]))
+        picked = jnp.take_along_axis(outputs, chosen[..., None], 1)
+        return jnp.einsum("bkf,bk->bf", picked, gates) @ p["out"]
+
+    return apply_fn
+
+
+LARGEST = {
+    "the largest": (of_largest(1), {"in": shape(64, 24), "out": shape(1, 256)}),
+    "some": (of_largest(8), {"in": shape(64, 24), "out": shape(8, 256)}),
+    "few of many": (of_largest(3), {"in": shape(64, 64), "out": shape(3, 256)}),
+    "the best expert": (of_best_experts(1, True), {"in": shape(64, 8), "experts": shape(8, 64, 96)}),
+    "the best two": (of_best_experts(2, True), {"in": shape(64, 8), "experts": shape(8, 64, 96)}),
+    "the best four": (of_best_experts(4, False), {"in": shape(64, 16), "experts": shape(16, 64, 96)}),
+}
+
+
+@pytest.mark.parametrize("form", LARGEST)
+def test_the_largest_are_larger(form):
+    apply_fn, params = LARGEST[form]
+    params, x = {"out": shape(96, 256)} | params, normal(1, 256, 64)
+    outputs = [apply_fn(jaxinit.initialize(jax.random.key(i), params, apply_fn, x), x) for i in range(6)]
+    assert float(np.mean(np.square(outputs))) == pytest.approx(1, rel=0.2)

@@ -20,8 +20,8 @@ import numpy as np
 from jaxinit import _program as ir
 from jaxinit._moments._elements import more_elements, of_covariance
 from jaxinit._moments._moves import resized
-from jaxinit._moments._samples import Samples, aligned
-from jaxinit._moments._streams import Streams
+from jaxinit._moments._samples import Samples, aligned, constant
+from jaxinit._moments._streams import COUNT, Streams
 
 _NEGLIGIBLE = 1e-6
 """Variance relative to the squared mean below which a sum counts as a constant."""
@@ -31,6 +31,8 @@ _LEAST = 0.9
 """The largest share of a mean product that a negative covariance may remove from it."""
 _MOST_COPIES = 16
 """For more elements than this the largest counts as a constant; for fewer it is found among samples."""
+_MOST_RANKED = 128
+"""Among how many elements ranks are found; of more, these are taken for a sample."""
 
 
 def summed(streams: Streams, operand: Samples, dimensions: Sequence[int]) -> Samples:
@@ -73,7 +75,7 @@ def mean_of(
     return _completed(streams, mean, (first + second) / 2, min(slope, 1.0), (same + across) / 2, total, values)
 
 
-def _movingmean_of(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
+def _moving_mean(streams: Streams, values: np.ndarray, size: int) -> np.ndarray:
     """The means of windows of `size` elements beside each of the two along the last axis: of the same shape."""
     mean, first, second, same, across = _covariances(values)
     inside = same / size + (1 - 1 / size) * across
@@ -211,6 +213,28 @@ def _largest(streams: Streams, values: np.ndarray, axis: int, count: int, is_max
     return np.asarray(found)
 
 
+def _top(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> list[Samples]:
+    """The largest elements along a dimension: two of them, at different ranks. Where they lie is not known."""
+    values, indices = equation.outputs
+    rank, k = len(values.shape), equation.params["k"]
+    d = equation.params.get("axis", rank - 1) % rank
+    operand = inputs[0].joined(d)
+    count, found = operand.shape[d], operand.values
+    places = dataclasses.replace(constant(0, indices.shape), known=False)
+    if k == count or not operand.factors[d] or len(found) == 1 or found.shape[operand.axes(d)[0]] == 1:
+        return [resized(operand, d, k), places]
+    (axis,) = operand.axes(d)
+    looked_at = min(count, _MOST_RANKED)
+    more = more_elements(streams, found, [axis], (looked_at - 1) // 2)
+    ordered = -np.sort(-np.concatenate([found, *more], axis).take(range(looked_at), axis), axis)
+    top = max(round(k * looked_at / count), 1)
+    first = np.random.default_rng(k).integers(0, top, COUNT)
+    ranks = np.stack([first, (first + 1 + np.random.default_rng(k + 1).integers(0, max(top - 1, 1), COUNT)) % top], 1)
+    ranks = ranks.reshape(COUNT, *(2 if a == axis else 1 for a in range(1, found.ndim)))
+    pair = np.take_along_axis(ordered, np.broadcast_to(ranks, found.shape), axis)
+    return [resized(dataclasses.replace(operand, values=pair, marks=operand.marks | streams.mark()), d, k), places]
+
+
 def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Samples]) -> Samples:
     """Each element with others beside it."""
     operand = inputs[0]
@@ -225,7 +249,7 @@ def _window_sum(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
             found = operand.values * float(size)
         else:
             values = np.moveaxis(operand.values, axis, -1)
-            means = _movingmean_of(streams, values.reshape(len(values), -1, 2), size)
+            means = _moving_mean(streams, values.reshape(len(values), -1, 2), size)
             found = np.moveaxis(size * means.reshape(-1, *values.shape[1:]), -1, axis)
         marks = operand.marks | streams.mark()
         operand = resized(dataclasses.replace(operand, values=found, marks=marks), d, out[d])
@@ -248,10 +272,11 @@ def _window_max(streams: Streams, equation: ir.Equation, inputs: Sequence[Sample
     return operand
 
 
-RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Samples]] = {
+RULES: dict[Any, Callable[[Streams, ir.Equation, Sequence[Samples]], Samples | list[Samples]]] = {
     ir.reduce_sum_p: _sum,
     ir.reduce_max_p: _extreme,
     ir.primitive("reduce_min"): _extreme,
+    ir.primitive("top_k"): _top,
     ir.dot_general_p: _product,
     ir.primitive("reduce_window_sum"): _window_sum,
     ir.primitive("reduce_window_max"): _window_max,
