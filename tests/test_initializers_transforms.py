@@ -101,6 +101,23 @@ def test_each_device_makes_only_its_own_shard(key):
     assert not any(op in text for op in ("all-gather", "all-reduce", "collective-permute", "all-to-all"))
 
 
+def test_blocks_of_an_orthogonal_weight_are_made_where_they_lie(key):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec(None, "x"))
+
+    def compiled(init):
+        return jax.jit(lambda k: init(k, (128, 128)), out_shardings=sharding).lower(key).compile()
+
+    blocks, whole = compiled(jaxinit.blocked(jaxinit.orthogonal(), 1, 8)), compiled(jaxinit.orthogonal())
+    text = blocks.as_text()
+    assert not any(op in text for op in ("all-gather", "all-reduce", "collective-permute", "all-to-all"))
+    assert "f32[128,128]" not in text
+    assert blocks.memory_analysis().temp_size_in_bytes < whole.memory_analysis().temp_size_in_bytes / 4
+    drawn = np.asarray(blocks(key))
+    for block in np.split(drawn, 8, axis=1):
+        np.testing.assert_allclose(block.T @ block, np.eye(16), atol=1e-5)
+
+
 def test_inside_scan_and_under_a_traced_hyperparameter(key):
     def step(carry, k):
         return carry, jaxinit.normal(carry)(k, (4,))

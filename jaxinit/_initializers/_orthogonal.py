@@ -82,6 +82,10 @@ class orthogonal(_HaarMatrix):
     slice of a stack is orthogonal by itself (JAX makes one matrix of them all). The numbers are those of
     `jaxinit.haar.orthogonal`, not JAX's.
 
+    A matrix that is sharded over devices is orthogonal as a whole, so every device computes all of it before it keeps
+    its shard. If the matrix is too large for that, `jaxinit.blocked(jaxinit.orthogonal(), axis, devices)` draws the
+    columns (or rows) of each device as an orthogonal matrix of their own, and each device computes its own alone.
+
     Args:
       scale: a factor; or an activation, by name or as a function, whose gain is the factor.
       column_axis: the axis of the columns.

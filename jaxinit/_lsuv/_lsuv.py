@@ -90,7 +90,8 @@ def lsuv(
         output is the weight of another product, as in hypernetworks, the target is that of this product.
       orthonormalize: first replace each weight by its own orthonormal factor in its (fan-in, fan-out) layout,
         as `jaxinit.orthonormalize` does. Lookup tables are only scaled, and a matrix of zeros, such as a readout or a
-        branch that is meant to start at zero, stays zero.
+        branch that is meant to start at zero, stays zero. Weights that are sharded over devices are gathered for it; if
+        they are too large for one device, pass False, with which they stay where they are.
       method: "fused" is one evaluation, in which the first use of a weight decides. "scan" is the classical algorithm:
         a scan over layers, each evaluated until it is within the tolerance, statistics pooled over all uses of the
         weight. "auto" is "fused", repeated until weights that are used more than once are within the tolerance.
