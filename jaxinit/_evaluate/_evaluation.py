@@ -6,6 +6,7 @@ by the scales decided so far, to the power of their degree. So every use of a le
 decided, and the result is that of the program with scaled parameters.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
 from jaxinit._evaluate._visitor import Visitor, Watch, WeightUse
 from jaxinit._reading import Analysis, Component, Factor, Use, Weight
+from jaxinit._stages import tracing_once
 from jaxinit._typing import Array
 
 
@@ -127,7 +129,8 @@ class Evaluation:
             return made, {weight: state for weight, state in inner.items() if state is not given.get(weight)}
 
         order: list[ir.Variable] = []
-        made, changed = region.apply(run)(states)
+        with tracing_once():
+            made, changed = region.apply(run)(states)
         environment.update((order[i], value) for i, value in made.items())
         states.update(changed)
 
@@ -210,7 +213,8 @@ class Evaluation:
         if equation in self._additions:
             return [self._without_bias(equation, arguments)]
         if self._uses_within(equation) or (rounding is not None and rounding.enters(equation)):
-            outputs = self._control_flow.bind(equation, arguments, states, rounding)
+            with tracing_once() if self.differentiable else contextlib.nullcontext():
+                outputs = self._control_flow.bind(equation, arguments, states, rounding)
             if outputs is not None:
                 return outputs
         if not any(self.analysis.of(v).data for v in equation.outputs):

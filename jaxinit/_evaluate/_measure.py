@@ -70,8 +70,8 @@ def measure(
     """
     factors: dict[Weight, tuple[Any, ...]] = dict.fromkeys(analysis.weights, ())
     evaluation = Evaluation(analysis, _Measuring(empty, look), factors, differentiable=True, watched=watched)
-    begin = {weight: stacked(empty, weight) for weight in analysis.weights}
-    return evaluation.run(values, begin | dict(start))
+    begin = {weight: start[weight] if weight in start else stacked(empty, weight) for weight in analysis.weights}
+    return evaluation.run(values, begin)
 
 
 def stacked(state: State, weight: Weight) -> State:

@@ -48,7 +48,7 @@ def wide(x: Array) -> Array:
     return x.astype(drawing_dtype(x.dtype))
 
 
-@hosted(static_argnums=(2,), jitted=True)
+@hosted(static_argnums=(2,))
 def moments(u: Array, bias: Array | None, axes: tuple[int, ...]) -> Moments:
     """Moments of u over these axes, and of a bias that has size 1 along axes where it does not vary."""
     # First along the axes in which the bias is constant, then over the sums of each channel, which are few. In as few
@@ -141,19 +141,19 @@ def merged(a: Moments, b: Moments) -> Moments:
     )
 
 
-@hosted(jitted=True)
+@hosted()
 def scaled(m: Moments, s: Array) -> Moments:
     """Moments of s·u and b."""
     return m._replace(mean_u=jnp.asarray(s, m.mean_u.dtype) * m.mean_u, var_u=s * s * m.var_u, cov=s * m.cov)
 
 
-@hosted(jitted=True)
+@hosted()
 def std(m: Moments) -> Array:
     """Standard deviation of u + b."""
     return jnp.sqrt(jnp.maximum(m.var_u + 2 * m.cov + m.var_b, 0))
 
 
-@hosted(jitted=True)
+@hosted()
 def solve(m: Moments, target: Array) -> tuple[Array, Array]:
     """The smallest s > 0 with Var(s·u + b) = target², and flags; s = 1 if there is none."""
     a, c, d = m.var_u, m.cov, m.var_b - target * target

@@ -47,7 +47,7 @@ class Activity(NamedTuple):
 
     def plus(self, other: "Activity") -> "Activity":
         """The sum of both."""
-        return Activity(*(a + b for a, b in zip(self, other, strict=True)))
+        return Activity(*map(lax.add, self, other))
 
     def means(self) -> dict[str, Array]:
         """The weighted means, by name."""

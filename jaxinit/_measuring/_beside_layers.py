@@ -68,7 +68,8 @@ def _at_input(weights: Sequence[Weight]) -> Watch:
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         entry = jnp.stack([size_of(value), jnp.ones((), jnp.float32)])
         return {
-            weight: states[weight]._replace(taken=states[weight].taken + entry) for weight in dict.fromkeys(weights)
+            weight: states[weight]._replace(taken=lax.add(states[weight].taken, entry))
+            for weight in dict.fromkeys(weights)
         }
 
     return watch
@@ -79,7 +80,8 @@ def _at_branch(weights: Sequence[Weight], column: int) -> Watch:
         size, nothing = size_of(value) ** 2, jnp.zeros((), jnp.float32)
         entry = jnp.stack([nothing, size] if column else [size, nothing])
         return {
-            weight: states[weight]._replace(branch=states[weight].branch + entry) for weight in dict.fromkeys(weights)
+            weight: states[weight]._replace(branch=lax.add(states[weight].branch, entry))
+            for weight in dict.fromkeys(weights)
         }
 
     return watch
@@ -113,6 +115,8 @@ def _at_attention(attention: Attention, weights: Sequence[Weight]) -> Watch:
     def watch(value: Array, states: Mapping[Weight, Any]) -> dict[Weight, ProbeState]:
         peak = with_automatic_axes(lambda x: _largest(x, tuple(attention.summed)), lax.stop_gradient(value))
         entry = jnp.stack([peak, jnp.ones((), jnp.float32)])
-        return {weight: states[weight]._replace(attention=states[weight].attention + entry) for weight in concerned}
+        return {
+            weight: states[weight]._replace(attention=lax.add(states[weight].attention, entry)) for weight in concerned
+        }
 
     return watch

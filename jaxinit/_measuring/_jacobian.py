@@ -54,13 +54,14 @@ def spectrum(
     batch = _some(apply_fn, params, batch)
     leaves, fixed = jax.tree.leaves(batch), jax.tree.leaves(params)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    run = ir.as_function(apply_fn, params, batch)
+    run = ir.as_function(apply_fn, params, batch) if stages_are_made() else ir.repeated(apply_fn, params, batch)
 
     def function(inputs: list[Array]) -> list[Array]:
         changed = list(leaves)
         for i, x in zip(floating, inputs, strict=True):
             changed[i] = x
-        return [y for y in run(*fixed, *changed) if jnp.issubdtype(y.dtype, jnp.floating)]
+        outputs = run(*fixed, *changed) if stages_are_made() else jax.tree.leaves(run(fixed, changed))
+        return [y for y in outputs if jnp.issubdtype(y.dtype, jnp.floating)]
 
     inputs = [jnp.asarray(leaves[i]) for i in floating]
     outputs, push, pull = _both_ways(function, inputs)

@@ -1,5 +1,6 @@
 """One forward and one backward pass over the traced program, with measurements at every layer."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,8 @@ from jaxinit._measuring._overflow_safe import rms
 from jaxinit._measuring._probe import ProbeState, empty, probe
 from jaxinit._measuring._rows import all_rows
 from jaxinit._measuring._units import equal_units, leaning, variety
-from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace
-from jaxinit._stages import hosted
+from jaxinit._reading import Traced, Weight, layers_of, part_of, per_slice, stacked_size, trace, view
+from jaxinit._stages import are_made, hosted
 from jaxinit._typing import Array
 
 _APART = 0x6A61786E
@@ -44,14 +45,14 @@ def measured(
     layers = dict(zip(traced.analysis.weights, table, strict=True))
     states, gradients, finite = _passes(traced, apply_fn, params, batch, key, loss_fn)
     columns: dict[str, list[Array]] = {}
+    of_weight: dict[Any, Callable[..., dict[str, Array]]] = {}
     for weight in layers:
-        leaf = traced.leaves[weight.leaf]
-        own = {"weight_norm": _norm(_slices(leaf, weight)), "leaning": _leaning(leaf, weight)}
-        if gradients is not None:
-            own["gradient_norm"] = _norm(_slices(gradients[1][weight.leaf], weight))
-            own |= _varieties(weight, leaf, gradients[1][weight.leaf])
-        for name, values in own.items():
-            columns.setdefault(name, []).append(values.reshape(-1))
+        look: Callable[..., dict[str, Array]] = functools.partial(_of_weight, weight)
+        if not are_made():
+            look = of_weight.setdefault((weight.region, weight.stack, view(weight)), jax.jit(look))
+        gradient = () if gradients is None else (gradients[1][weight.leaf],)
+        for name, values in look(traced.leaves[weight.leaf], *gradient).items():
+            columns.setdefault(name, []).append(values)
     found = None
     if lanczos_steps and gradients is not None:
         # If the batch was drawn from the same key, random signs from that key would be those of the batch.
@@ -97,16 +98,17 @@ def _passes(
     data = jax.tree.leaves(batch)
     leaves = [jnp.asarray(x) for x in traced.leaves]
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    begin = {weight: stacked(empty(), weight) for weight in analysis.weights}
+    stacks = {weight.stack: weight for weight in analysis.weights}
+    nothing = {stack: stacked(empty(), weight) for stack, weight in stacks.items()}
+    begin = {weight: nothing[weight.stack] for weight in analysis.weights}
     structure = jax.tree.structure(jax.eval_shape(apply_fn, params, batch))
 
-    def forward(
-        chosen: Sequence[Array], probes: dict[Weight, Array]
-    ) -> tuple[Array, tuple[dict[Weight, ProbeState], Array]]:
+    # Lists, since JAX writes out the path of each argument and result.
+    def forward(chosen: Sequence[Array], probes: Sequence[Array]) -> tuple[Array, tuple[list[ProbeState], Array]]:
         values = list(leaves)
         for i, x in zip(floating, chosen, strict=True):
             values[i] = x
-        start = {weight: begin[weight]._replace(probe=own) for weight, own in probes.items()}
+        start = {weight: state._replace(probe=own) for (weight, state), own in zip(begin.items(), probes, strict=True)}
         outputs, states = measure(analysis, [*values, *data], empty(), probe, start=start, watched=watched)
         output = jax.tree.unflatten(structure, outputs)
         if loss_fn is None:
@@ -115,17 +117,18 @@ def _passes(
             with calling("loss_fn", loss_fn, "output", "batch"):
                 loss = loss_fn(output, batch)
         finite = jnp.all(jnp.array([_all_finite(lax.stop_gradient(y)) for y in outputs if _is_inexact(y)]))
-        return _number(loss), (states, finite)
+        return _number(loss), ([states[weight] for weight in begin], finite)
 
-    chosen, probes = [leaves[i] for i in floating], {weight: state.probe for weight, state in begin.items()}
+    chosen, probes = [leaves[i] for i in floating], [state.probe for state in begin.values()]
     if any(isinstance(e, ir.While) for e in ir.equations_of(analysis.program)):
         states, finite = forward(chosen, probes)[1]
-        return states, None, finite
-    (of_leaves, of_probes), (states, finite) = jax.grad(forward, argnums=(0, 1), has_aux=True)(chosen, probes)
+        return dict(zip(begin, states, strict=True)), None, finite
+    run = forward if are_made() else ir.repeated(forward, chosen, probes)
+    (of_leaves, of_probes), (states, finite) = jax.grad(run, argnums=(0, 1), has_aux=True)(chosen, probes)
     by_leaf: list[Array | None] = [None] * len(leaves)
     for i, gradient in zip(floating, of_leaves, strict=True):
         by_leaf[i] = gradient
-    return states, (of_probes, by_leaf), finite
+    return dict(zip(begin, states, strict=True)), (dict(zip(begin, of_probes, strict=True)), by_leaf), finite
 
 
 @hosted()
@@ -182,6 +185,14 @@ def _columns(state: ProbeState) -> dict[str, Array]:
 def _mean(total: Array, count: Array) -> Array:
     """The function that is 1 everywhere."""
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 1)
+
+
+def _of_weight(weight: Weight, leaf: Any, *gradient: Any) -> dict[str, Array]:
+    """What is known of a weight by itself, and by the gradient at its leaf, slice after slice."""
+    found = {"weight_norm": _norm(_slices(leaf, weight)), "leaning": _leaning(leaf, weight)}
+    for own in gradient:
+        found |= {"gradient_norm": _norm(_slices(own, weight)), **_varieties(weight, leaf, own)}
+    return {name: values.reshape(-1) for name, values in found.items()}
 
 
 _VARIETIES = ("weights over units", "gradients over units", "gradients over inputs")

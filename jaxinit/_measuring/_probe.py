@@ -17,6 +17,7 @@ from jaxinit._arrays import with_automatic_axes
 from jaxinit._evaluate import WeightUse
 from jaxinit._measuring._activity import Activity, no_activity
 from jaxinit._measuring._overflow_safe import mean_and_std, real, rms, size_of
+from jaxinit._stages import are_made
 from jaxinit._typing import Array
 
 
@@ -63,6 +64,11 @@ def empty() -> ProbeState:
     )
 
 
+@functools.partial(jax.jit, static_argnums=(2,))
+def _jitted_probed(x: Array, probe: Array, samples: int) -> Array:
+    return _probed(x, probe, samples)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _probed(x: Array, probe: Array, samples: int) -> Array:
     return x
@@ -85,7 +91,8 @@ def probe(used: WeightUse, state: ProbeState, output: Array, product: Array) -> 
     mean, std = with_automatic_axes(lambda x: mean_and_std(real(x)), lax.stop_gradient(output))
     size = jnp.hypot(mean, std) if product is output else size_of(product)
     found = Measured(jnp.ones((), jnp.float32), mean, std, size)
-    measured = Measured(*(a + b for a, b in zip(state.measured, found, strict=True)))
+    measured = Measured(*map(lax.add, state.measured, found))
     features = used.use.placed.values()
     samples = math.prod(n for d, n in enumerate(output.shape) if d not in features)
-    return state._replace(measured=measured), _probed(output, state.probe, samples)
+    probed = _probed if are_made() else _jitted_probed
+    return state._replace(measured=measured), probed(output, state.probe, samples)

@@ -33,6 +33,7 @@ from jaxinit._program._ir import is_opaque as is_opaque
 from jaxinit._program._ir import is_traced as is_traced
 from jaxinit._program._ir import subprograms as subprograms
 from jaxinit._program._primitives import *  # noqa: F403
+from jaxinit._program._repeated import repeated as repeated
 from jaxinit._program._replaced import replacing as replacing
 from jaxinit._program._rolled import rolled as rolled
 from jaxinit._program._stacks import with_stacks as with_stacks

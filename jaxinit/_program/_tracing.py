@@ -27,6 +27,27 @@ def _jaxpr(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return jax.make_jaxpr(function)(*arguments)
 
 
+def as_written(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
+    """The program of a function, calls left as calls, and the structure of its results."""
+    with jax.disable_jit(False):
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    jaxpr = getattr(closed, "jaxpr", closed)
+    environment: dict[Any, Atom] = {v: _variable(v) for v in jaxpr.invars}
+    inputs = tuple(environment.values())
+    environment.update(zip(jaxpr.constvars, map(Constant, getattr(closed, "consts", ())), strict=True))
+
+    def read(atom: Any) -> Atom:
+        return Constant(atom.val) if isinstance(atom, primitives.Literal) else environment[atom]
+
+    equations: list[Equation] = []
+    for eqn in jaxpr.eqns:
+        taken, outputs = tuple([read(v) for v in eqn.invars]), tuple([_variable(v) for v in eqn.outvars])
+        environment.update(zip(eqn.outvars, outputs, strict=True))
+        equations.append(Equation(eqn.primitive, eqn.params, taken, outputs, eqn.ctx))
+    program = Program(inputs, tuple(equations), tuple(map(read, jaxpr.outvars)))  # type: ignore[arg-type]
+    return program, jax.tree.structure(shapes)
+
+
 def flat(
     function: Callable[..., Any], *arguments: Any, keep: Callable[[Any], bool] = lambda _: False, placed: bool = False
 ) -> tuple[Program, Any] | None:

@@ -55,6 +55,7 @@ class Evidence:
     Attributes:
       uses: leaf → where data meets it.
       bias_of: an equation that adds a bias → its layer.
+      sums: the weights that are sums.
       variances: leaves whose roots go into a product with data.
       taken_as_data: leaves that layers use as data, at most moved or added to one another.
     """
@@ -66,6 +67,7 @@ class Evidence:
         uses = list(self.analysis.uses.values())
         self.use_of = {(entry.equation, entry.weight): use for use in uses for entry in use.entries}
         self.bias_of = {bias.equation: use for use in uses for bias in use.biases}
+        self.sums = [weight for weight in self.analysis.weights if weight.terms]
         self.readers: dict[int, list[Reader]] = {}
         self.carries: set[ir.Atom] = set()
         self.walked: set[ir.Atom] = set()

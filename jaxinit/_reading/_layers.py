@@ -28,7 +28,7 @@ class Entry(NamedTuple):
         return self.equation.inputs[1 - self.weight]
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Weight:
     """A part of a leaf that is scaled on its own, or with parts of other leaves that form one weight with it.
 
@@ -73,15 +73,19 @@ class Weight:
 
     def factors_with(self, leaf: int) -> frozenset[int]:
         """The leaves of the term of the weight that a leaf is in, without those that are in all terms."""
-        terms = (
-            next((component.dependence.terms for component in self.uses[0].components if component.weight is self), ())
-            if self.uses
-            else ()
-        )
-        if not terms:
+        if not self.terms:
             return frozenset()
-        common = frozenset.intersection(*terms)
-        return next((term - common for term in terms if leaf in term - common), frozenset())
+        common = frozenset.intersection(*self.terms)
+        return next((term - common for term in self.terms if leaf in term - common), frozenset())
+
+    @property
+    def terms(self) -> tuple[frozenset[int], ...]:
+        """Of a weight that is a sum, the leaves of each term."""
+        if not self.uses:
+            return ()
+        return next(
+            (component.dependence.terms for component in self.uses[0].components if component.weight is self), ()
+        )
 
     def seen_in(self, leaf: int) -> "Weight":
         """The same weight as a part of another of its leaves."""
@@ -102,7 +106,7 @@ class Weight:
         return self.index < other.index
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Component:
     """The share of one weight in what a use multiplies: all of it, or a segment of a concatenation.
 
@@ -147,7 +151,7 @@ class Bias(NamedTuple):
     is_noise: bool = False
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Use:
     """One use of a weight, or of several side by side: the operation between data and it, or a sum of such operations.
 

@@ -35,9 +35,12 @@ def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:
     Factors that are computed from other leaves count as one. None if the rest is not computed from the leaf alone,
     or not element by element, if f is not monotone, or if it never is one.
     """
-    function = _function(flow, atom, leaf)
-    if function is None:
+    steps_and_function = _function(flow, atom, leaf)
+    if steps_and_function is None:
         return None
+    steps, function = steps_and_function
+    if not steps:
+        return 1.0
 
     def solve() -> float | None:
         low, high = -_RANGE, _RANGE
@@ -61,8 +64,10 @@ def neutral_value(flow: Flow, atom: ir.Atom, leaf: int) -> float | None:
     return outside_traces(solve)
 
 
-def _function(flow: Flow, atom: ir.Atom, leaf: int) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A value as a function of the elements of one leaf; None if it is not one."""
+def _function(
+    flow: Flow, atom: ir.Atom, leaf: int
+) -> tuple[list[ir.Equation], Callable[[np.ndarray], np.ndarray]] | None:
+    """A value as a function of the elements of one leaf, and the steps that it takes; None if it is not one."""
     steps: list[ir.Equation] = []
     seen: set[ir.Atom] = set()
     moved: dict[ir.Atom, ir.Atom] = {}
@@ -110,7 +115,7 @@ def _function(flow: Flow, atom: ir.Atom, leaf: int) -> Callable[[np.ndarray], np
             values.update(zip(equation.outputs, equation.bind_here(*inputs), strict=True))
         return np.asarray(read(atom), np.float64)
 
-    return function
+    return steps, function
 
 
 def _converts_kind(equation: ir.Equation) -> bool:

@@ -50,7 +50,7 @@ def _role(evidence: Evidence, leaf: int) -> LeafRole:
         return quantised
     if evidence.opaque.get(leaf) == _mixed_with_data.REASON and sum(n > 1 for n in evidence.shapes[leaf]) > 1:
         return LeafRole("kernel", _mixed_with_data.REASON)
-    if any(len(weight.factors_with(leaf)) > 1 for weight in evidence.analysis.weights):
+    if any(len(weight.factors_with(leaf)) > 1 for weight in evidence.sums):
         return LeafRole("low-rank factor", "a factor of a term that is added to a weight")
     others = [reader for reader in readers if not evidence.is_weight(reader)]
     found = [_of_reader(evidence, reader) for reader in others]

@@ -18,6 +18,7 @@ from jaxinit._stages._ahead import Placed as Placed
 from jaxinit._stages._hosted import are_made as are_made
 from jaxinit._stages._hosted import computed as computed
 from jaxinit._stages._hosted import hosted as hosted
+from jaxinit._stages._hosted import tracing_once as tracing_once
 from jaxinit._stages._run import Plan as Plan
 from jaxinit._stages._run import evaluated as evaluated
 from jaxinit._stages._run import in_stages as in_stages

@@ -4,6 +4,9 @@ A statistic of a layer's output is a handful of passes over an array, and compil
 them. So functions that measure are marked here. A marked function is normally an ordinary jitted function; but when a
 program runs stage by stage, its calls are recognised by name, and its equations are computed by NumPy. Some have a
 version of their own for NumPy, and are not even traced then.
+
+Elsewhere they are jitted too, because layers have few different shapes and JAX traces a jitted function once for each.
+In the body of a loop they are not: it is traced once anyway, and the compiler uses less memory for it without calls.
 """
 
 import contextlib
@@ -23,17 +26,11 @@ _T = TypeVar("_T")
 _numbers = itertools.count()
 _names: set[str] = set()
 _in_stages = contextvars.ContextVar("in_stages", default=False)
+_once = contextvars.ContextVar("once", default=False)
 
 
-def hosted(
-    *, static_argnums: tuple[int, ...] = (), jitted: bool = False
-) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """A decorator: when a program runs stage by stage, the function is jitted under a name of its own.
-
-    Args:
-      static_argnums: as those of `jax.jit`.
-      jitted: whether to jit it always, because it is traced many times for equal shapes.
-    """
+def hosted(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """A decorator: the function is jitted under a name of its own; `static_argnums` as those of `jax.jit`."""
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         name = f"hosted_{next(_numbers)}_{function.__name__}"
@@ -48,7 +45,7 @@ def hosted(
 
         @functools.wraps(function)
         def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
-            return in_one(*arguments, **options) if jitted or _in_stages.get() else function(*arguments, **options)
+            return function(*arguments, **options) if _once.get() else in_one(*arguments, **options)
 
         return call
 
@@ -78,6 +75,16 @@ def computed(
 def are_made() -> bool:
     """Whether the function being traced will run stage by stage; if so, equal steps should be unrolled, not looped."""
     return _in_stages.get()
+
+
+@contextlib.contextmanager
+def tracing_once() -> Iterator[None]:
+    """A context for tracing something once, as the body of a loop: marked functions are not jitted then."""
+    token = _once.set(not _in_stages.get())
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 @contextlib.contextmanager
