@@ -107,6 +107,6 @@ def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., Di
 
 
 def _report(params: Any, batch: Any, key: Array, **options: Any) -> DiagnoseReport:
-    """Traced always, so that what is made here are programs, and no arrays."""
+    """The report; this runs while JAX traces, so that it makes programs rather than arrays."""
     with uncollected():
         return DiagnoseReport(**vars(measured(params, batch, key, **options)))

@@ -6,7 +6,7 @@ indexes by its counter have become inputs that it scans over. Nothing here knows
 This room is the only contact with JAX's extension API. To support a new primitive, name it in `_primitives.py`. The
 representation is `_ir.py`, tracing and inlining `_tracing.py`, dead code `_dead_code.py`, stacks `_stacks.py`, loops
 over several leaves `_unrolled.py`, recurrences that a Python loop wrote out `_rolled.py`. `_replaced.py` runs a
-function with another computation in place of a primitive.
+function with another computation in place of a primitive; `_repeated.py` runs one whose equal parts are traced once.
 """
 
 from jaxinit._program._dead_code import traced_program as traced_program

@@ -7,7 +7,7 @@ are never used. A primitive that is new in this JAX is not in any table, and is 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -140,6 +140,28 @@ hosted_p.def_abstract_eval(lambda *_, computation: [jax.core.ShapedArray(s.shape
 mlir.register_lowering(
     hosted_p, mlir.lower_fun(lambda *values, computation: computation.by_jax(*values), multiple_results=True)
 )
+
+
+_CONTEXT = (
+    "compute_type",
+    "threefry_partitionable",
+    "cur_abstract_mesh",
+    "cur_layout_mode",
+    "no_collectives",
+    "remove_size_one_mesh_axis",
+    "xla_metadata",
+)
+"""Settings around an equation that change what it is compiled to."""
+
+
+def context_key(context: Any) -> Hashable:
+    """What surrounds an equation, as a value to compare by."""
+    found = tuple(getattr(context, name, None) for name in _CONTEXT)
+    try:
+        hash(found)
+    except TypeError:
+        return repr(found)
+    return found
 
 
 def family(*names: str) -> frozenset[Any]:

@@ -1,8 +1,8 @@
-"""Functions that do the same again and again, as equal layers do: JAX goes once through what is equal.
+"""Functions with many equal parts, such as equal layers: JAX processes each kind of part once.
 
-JAX traces, differentiates and transposes a program equation by equation, in Python, at up to a millisecond for each. A
-jitted function that is called a hundred times for equal shapes goes through all of that once. So runs of equations that
-come again at equal distances, wired alike, are made calls of one jitted function.
+JAX traces, differentiates and transposes a program equation by equation in Python, which takes up to a millisecond for
+each. A jitted function that is called a hundred times with equal shapes is processed once. So equations that come again
+at equal distances and are wired alike become calls of one jitted function.
 """
 
 import collections
@@ -13,15 +13,15 @@ import jax
 import numpy as np
 
 from jaxinit._program import _primitives as primitives
-from jaxinit._program._ir import Atom, Constant, Equation, Program, Variable, is_floating, is_key, is_traced
+from jaxinit._program._ir import Atom, Constant, Equation, Program, Variable, is_floating, is_known
 from jaxinit._program._tracing import as_written
 
 _TOGETHER = 4
-"""So many equations in a row that come again are the sign of a period."""
+"""This many equations in a row that come again suggest a period."""
 _CANDIDATES = 8
-"""Periods that are tried, the most frequent ones."""
+"""How many periods are tried, the most frequent first."""
 _TIMES = 3
-"""What comes so often is worth a function."""
+"""What comes this often is worth a function of its own."""
 
 
 class _Piece(NamedTuple):
@@ -33,7 +33,7 @@ class _Piece(NamedTuple):
 
 
 def repeated(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """The function, traced for these arguments, with calls of a jitted function in place of each thing done again."""
+    """The function, traced for these arguments, with equal parts as calls of one jitted function."""
     program, structure = as_written(function, *arguments)
     pieces = list(_pieces(program))
 
@@ -51,7 +51,7 @@ def repeated(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
 
 
 def _pieces(program: Program) -> Iterator[_Piece]:
-    """All equations of a program in order, those that come again together."""
+    """All equations of a program in order; those of a part that comes again are together."""
     equations = program.equations
     numbers = list(map(_Kinds().number, equations))
     last: dict[Atom, int] = {a: i for i, equation in enumerate(equations) for a in equation.inputs}
@@ -76,7 +76,7 @@ def _pieces(program: Program) -> Iterator[_Piece]:
 
 
 def _runs(numbers: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, period) of parts of a sequence that repeat themselves, in order."""
+    """(start, stop, period) of the stretches of a sequence that repeat themselves, in order."""
     before: dict[tuple[int, ...], int] = {}
     distances: collections.Counter[int] = collections.Counter()
     for i in range(start, stop - _TOGETHER + 1):
@@ -100,14 +100,14 @@ def _runs(numbers: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, 
 
 
 def _best_cut(equations: Sequence[Equation], last: dict[Atom, int], start: int, period: int) -> int:
-    """Where, within a period, the fewest values go on to what comes next."""
+    """The place within a period that the fewest values cross on their way to later equations."""
     crossing = [0] * (2 * period + 1)
     for i in range(2 * period):
         for v in equations[start + i].outputs:
-            crossing[i + 1] += 1
             end = last.get(v, 0) - start + 1
-            if i < end <= 2 * period:
-                crossing[end] -= 1
+            if end > i:
+                crossing[i + 1] += 1
+                crossing[min(end, 2 * period)] -= 1
     total, counts = 0, []
     for change in crossing[: 2 * period]:
         total += change
@@ -118,7 +118,7 @@ def _best_cut(equations: Sequence[Equation], last: dict[Atom, int], start: int, 
 def _wired(
     equations: Sequence[Equation], last: dict[Atom, int], end: int
 ) -> tuple[tuple[Atom, ...], tuple[Variable, ...], Hashable]:
-    """What equations take and give, in the order of their first use, and how they are wired."""
+    """The inputs and outputs of equations, in the order of their first use, and how the equations are wired."""
     numbers: dict[Atom, int] = {}
     inputs: list[Atom] = []
     wiring: list[Hashable] = []
@@ -150,28 +150,29 @@ def _computing(
 
 
 def _is_written_in(atom: Atom) -> bool:
-    """Whether a value is a number of the program; arrays are inputs, as what others compute is."""
-    return isinstance(atom, Constant) and not atom.shape and not is_traced(atom.value) and not is_key(atom)
+    """Whether a value is a number that is part of the program; arrays are inputs, like computed values."""
+    return isinstance(atom, Constant) and not atom.shape and is_known(atom)
 
 
 class _Kinds:
-    """Numbers for equations, equal for those that do the same but for what they are wired to."""
+    """Numbers for equations; two have the same number if they do the same, whatever they are wired to."""
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
         self._jaxprs: dict[int, Hashable] = {}
 
     def number(self, equation: Equation) -> int:
-        """The number of what an equation does."""
+        """The number of an equation."""
         taken = tuple(_number(a.value) if _is_written_in(a) else (a.shape, a.dtype) for a in equation.inputs)  # type: ignore[union-attr]
         made = tuple((v.shape, v.dtype) for v in equation.outputs)
         params = dict(equation.params)
         derivative = None
         if equation.primitive is primitives.custom_jvp_call_p and all(map(is_floating, equation.inputs)):
-            # Its rule is another object for each call, and what the rule computes is the same.
+            # The rule is a new object for each call, even if it computes the same.
             derivative = self._derivative(equation)
             params.pop("jvp_jaxpr_fun", None)
-        kind = equation.primitive, self._params(params), taken, made, derivative
+        around = primitives.context_key(equation.context)
+        kind = equation.primitive, self._params(params), taken, made, derivative, around
         return self._numbers.setdefault(kind, len(self._numbers))
 
     def _derivative(self, equation: Equation) -> Hashable:
@@ -212,6 +213,7 @@ class _Kinds:
                 self._params({name: x for name, x in eqn.params.items() if name not in but}),
                 tuple(map(number, eqn.invars)),
                 tuple((number(v), v.aval) for v in eqn.outvars),
+                primitives.context_key(eqn.ctx),
             )
             for eqn in jaxpr.eqns
         )

@@ -19,18 +19,6 @@ _ONCE = frozenset({"PRNGImpl", "Mesh", "UnspecifiedValue"})
 """JAX classes without two equal objects, which identity compares: kinds of random keys, meshes, open shardings."""
 
 
-_CONTEXT = (
-    "compute_type",
-    "threefry_partitionable",
-    "cur_abstract_mesh",
-    "cur_layout_mode",
-    "no_collectives",
-    "remove_size_one_mesh_axis",
-    "xla_metadata",
-)
-"""Settings around an equation that change what it is compiled to."""
-
-
 class NotComparable(Exception):
     """An object cannot be compared by value."""
 
@@ -82,7 +70,7 @@ class Keys:
     def _number(self, equation: ir.Equation) -> int:
         if equation not in self._of:
             made = tuple((v.shape, v.dtype) for v in equation.outputs)
-            signature = equation.primitive, self._params(equation.params), made, _context(equation.context)
+            signature = equation.primitive, self._params(equation.params), made, ir.context_key(equation.context)
             if signature not in self._numbers:
                 self._numbers[signature] = len(self._known)
                 self._known.append(signature)
@@ -136,7 +124,7 @@ class Keys:
                 self._params(eqn.params),
                 tuple(number(v) for v in eqn.invars),
                 tuple(made(v) for v in eqn.outvars),
-                _context(eqn.ctx),
+                ir.context_key(eqn.ctx),
             )
             for eqn in jaxpr.eqns
         )
@@ -147,15 +135,6 @@ def _constant(atom: ir.Atom) -> Hashable:
     assert isinstance(atom, ir.Constant)
     value = np.asarray(atom.value)
     return isinstance(atom.value, (bool, int, float, complex)), value.dtype.str, value.shape, value.tobytes()
-
-
-def _context(context: Any) -> Hashable:
-    found = tuple(getattr(context, name, None) for name in _CONTEXT)
-    try:
-        hash(found)
-    except TypeError:
-        return repr(found)
-    return found
 
 
 def _known(x: Any) -> Hashable:
