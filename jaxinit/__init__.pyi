@@ -1,5 +1,6 @@
 from . import haar as haar
 from . import linen as linen
+from . import lora as lora
 from . import nnx as nnx
 from . import plot as plot
 from . import schemes as schemes

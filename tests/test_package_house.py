@@ -18,12 +18,12 @@ FLOORS = (
     ("_reading",),
     ("_moments",),
     ("_evaluate",),
-    ("_lsuv", "_schemes", "_rbm"),
+    ("_lsuv", "_schemes", "_rbm", "_lora"),
     ("_measuring",),
     ("_advice",),
     ("_diagnose", "_study"),
     ("_flax", "_plots"),
-    ("haar", "linen", "nnx", "plot", "schemes", "__main__", "__init__"),
+    ("haar", "linen", "lora", "nnx", "plot", "schemes", "__main__", "__init__"),
 )
 DOORS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 """Rooms of which those outside use what the `__init__` exports, and files without an underscore; nothing else."""

@@ -98,3 +98,35 @@ def test_what_cannot_be_kept_says_why(case):
     params, options, error, words = WRONG[case]
     with pytest.raises(error, match=words):
         jaxinit.initialize(KEYS[5], params(), apply_fn, X, **options)
+
+
+@pytest.mark.parametrize("scheme", ["auto", "torch_default"])
+def test_a_low_rank_pair_beside_a_kept_weight_starts_at_zero(scheme):
+    """A is uniform by the inputs of its layer in any layout, B zero; what is behind is drawn for the base alone."""
+    params = {
+        "base": {"w": normal(0, 64, 48) / 8, "b": normal(1, 48)},
+        "a": normal(2, 4, 64),
+        "b": normal(3, 48, 4),
+        "head": jnp.zeros((48, 512)),
+    }
+
+    def apply_fn(p, x):
+        y = x @ p["base"]["w"] + p["base"]["b"][None]
+        return jax.nn.relu(y + 0.5 * (x @ p["a"].T) @ p["b"].T) @ p["head"]
+
+    new, report = jaxinit.initialize(KEYS[5], params, apply_fn, X, scheme, keep="*base*", return_report=True)
+    chex.assert_trees_all_equal(new["base"], params["base"])
+    assert not np.any(new["b"])
+    assert 0.9 / 8 < float(jnp.max(jnp.abs(new["a"]))) <= 1 / 8
+    assert float(jnp.mean(new["a"] ** 2)) == pytest.approx(1 / (3 * 64), rel=0.3)
+    assert [row.role for row in report.rows if row.path in ("a", "b")] == ["adapter", "adapter"]
+    if scheme == "auto":
+        assert float(jnp.std(apply_fn(new, X))) == pytest.approx(1, rel=0.15)
+    # What the user decides stays decided; without a kept base both are layers like others.
+    told = jaxinit.initialize(KEYS[5], params, apply_fn, X, scheme, keep=["*base*", "a"], overrides={"b": jaxinit.ones})
+    chex.assert_trees_all_equal((told["a"], told["b"]), (params["a"], jnp.ones((48, 4))))
+    assert np.any(jaxinit.initialize(KEYS[5], params, apply_fn, X, scheme)["b"])
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)

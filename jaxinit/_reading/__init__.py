@@ -27,7 +27,13 @@ from jaxinit._reading._layers import Analysis as Analysis
 from jaxinit._reading._layers import Component as Component
 from jaxinit._reading._layers import Use as Use
 from jaxinit._reading._layers import Weight as Weight
+from jaxinit._reading._low_rank import LowRankPair as LowRankPair
+from jaxinit._reading._low_rank import is_one_product as is_one_product
 from jaxinit._reading._low_rank import low_rank_pairs as low_rank_pairs
+from jaxinit._reading._low_rank_form import LowRankForm as LowRankForm
+from jaxinit._reading._low_rank_form import UnreadableError as UnreadableError
+from jaxinit._reading._low_rank_form import dims_of as dims_of
+from jaxinit._reading._low_rank_form import low_rank_form as low_rank_form
 from jaxinit._reading._made import is_made as is_made
 from jaxinit._reading._made import weights_made as weights_made
 from jaxinit._reading._normalizations import normalizations as normalizations

@@ -4,14 +4,51 @@ Both products use the same data, there are only constants between A and B, and t
 inputs and outputs. Hu et al., 2021, "LoRA" (arXiv:2106.09685).
 """
 
+import dataclasses
+from typing import NamedTuple
+
 from jaxinit import _program as ir
 from jaxinit._reading._flow import Flow, programs_of
-from jaxinit._reading._layers import Use
+from jaxinit._reading._layers import Entry, Use
 from jaxinit._reading._rules import rule_of
 
 
-def low_rank_pairs(flow: Flow) -> list[tuple[Use, Use]]:
-    """The two layers of each low-rank addition to another layer, in order of execution."""
+class Step(NamedTuple):
+    """One equation on the way of a value, which of its inputs the value is, and which of its outputs comes of it."""
+
+    equation: ir.Equation
+    operand: int
+    output: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRankPair:
+    """The layers of x @ W + c · (x @ A) @ B, and the steps between them, each way in order of execution.
+
+    Attributes:
+      base: the layer of W, or None for a product with something that is not read as a weight, such as with integers.
+      base_leaves: the leaves that W is made of.
+      first, second: the layers of A and B.
+      data: x.
+      to_base, to_first: from x to the products with W and A.
+      between: from the product with A to that with B.
+      beside, behind: from the products with W and B to the sum.
+    """
+
+    base: Use | None
+    base_leaves: frozenset[int]
+    first: Use
+    second: Use
+    data: ir.Atom
+    to_base: tuple[Step, ...]
+    to_first: tuple[Step, ...]
+    between: tuple[Step, ...]
+    beside: tuple[Step, ...]
+    behind: tuple[Step, ...]
+
+
+def low_rank_pairs(flow: Flow) -> list[LowRankPair]:
+    """The low-rank additions to other layers, in order of execution."""
     return _LowRankPairs(flow).pairs()
 
 
@@ -19,62 +56,113 @@ class _LowRankPairs:
     def __init__(self, flow: Flow):
         self.flow = flow
         self.uses = list(flow.analysis.uses.values())
-        self.made_by = {use.finish.outputs[0]: use for use in self.uses}
+        self.made_by: dict[ir.Atom, Use] = {_start(use): use for use in self.uses}
         self.readers: dict[ir.Atom, list[ir.Equation]] = {}
         for program in programs_of(flow.analysis.program):
             for equation in program.equations:
                 for atom in dict.fromkeys(equation.inputs):
                     self.readers.setdefault(atom, []).append(equation)
 
-    def pairs(self) -> list[tuple[Use, Use]]:
+    def pairs(self) -> list[LowRankPair]:
         found = []
         for second in self.uses:
-            first = self._layer(second.data) if _is_product(second) else None
+            if not _is_product(second):
+                continue
+            end, between = self._back(second.data)
+            first = self.made_by.get(end)
             if first is None or not _is_product(first):
                 continue
-            rank = first.geometry.fan_out
-            other = self._added_to(second)
-            if other is None or not rank < min(first.geometry.fan_in, second.geometry.fan_out):
+            base, beside, behind = self._added_to(second)
+            small = first.geometry.fan_out < min(first.geometry.fan_in, second.geometry.fan_out)
+            if base is None or not small or base.equation is first.entries[0].equation:
                 continue
-            if other is not first and self._root(other.data) is self._root(first.data):
-                found.append((first, second))
+            (data, to_base), (same, to_first) = self._root(base.data), self._root(first.data)
+            if data is same:
+                use, leaves = self.made_by.get(base.equation.outputs[0]), self._leaves(base.atom)
+                found.append(LowRankPair(use, leaves, first, second, data, to_base, to_first, between, beside, behind))
         return found
 
-    def _layer(self, atom: ir.Atom) -> Use | None:
-        """The layer whose output a value is, moved, multiplied by numbers, or with something added to it."""
-        while atom not in self.made_by:
-            equation = self.flow.producer.get(atom)
-            following = None if equation is None else self._carried(equation)
-            if following is None:
-                return None
-            atom = following
-        return self.made_by[atom]
+    def _back(self, atom: ir.Atom) -> tuple[ir.Atom, tuple[Step, ...]]:
+        """The layer's output that a value was before it was moved, multiplied, or something was added; and the steps.
 
-    def _carried(self, equation: ir.Equation) -> ir.Atom | None:
+        Where no layer is found, the value that more was done to.
+        """
+        steps: list[Step] = []
+        while atom not in self.made_by and (equation := self.flow.producer.get(atom)) is not None:
+            operand = self._carried(equation)
+            if operand is None:
+                break
+            steps.append(Step(equation, operand, equation.outputs.index(atom)))  # type: ignore[arg-type]
+            atom = equation.inputs[operand]
+        return atom, tuple(reversed(steps))
+
+    def _product(self, atom: ir.Atom) -> Entry | None:
+        """The product that a value is the output of."""
+        if atom in self.made_by:
+            return self.made_by[atom].entries[0]
+        equation = self.flow.producer.get(atom)
+        if equation is None or equation.primitive is not ir.dot_general_p:
+            return None
+        fixed = [i for i, x in enumerate(equation.inputs) if not self.flow.is_data(x)]
+        return Entry(equation, fixed[0]) if len(fixed) == 1 else None
+
+    def _leaves(self, atom: ir.Atom) -> frozenset[int]:
+        """The leaves that a value is computed from."""
+        index = {v: i for i, v in enumerate(self.flow.analysis.program.inputs)}
+        seen: set[ir.Atom] = set()
+        queue = [atom]
+        while queue:
+            atom = queue.pop()
+            if atom not in seen:
+                seen.add(atom)
+                queue.extend(self.flow.sources(atom))
+        return frozenset(index[x] for x in seen if x in index)  # type: ignore[index]
+
+    def _carried(self, equation: ir.Equation) -> int | None:
         """The one operand with data of an equation that is linear in it."""
-        data = [x for x in equation.inputs if self.flow.is_data(x)]
+        data = [i for i, x in enumerate(equation.inputs) if self.flow.is_data(x)]
         rule = rule_of(equation)
         if len(data) != 1 or not (rule.elementwise or rule.rearranges):
             return None
-        return data[0] if rule.is_linear_in([x is data[0] for x in equation.inputs]) else None
+        return data[0] if rule.is_linear_in([i == data[0] for i in range(len(equation.inputs))]) else None
 
-    def _added_to(self, use: Use) -> Use | None:
-        """The layer to whose output that of another one is added."""
-        (atom,) = use.finish.outputs
+    def _added_to(self, use: Use) -> tuple[Entry | None, tuple[Step, ...], tuple[Step, ...]]:
+        """The product to whose output that of a layer is added, and the steps of both to the sum."""
+        atom: ir.Atom = _start(use)
+        steps: list[Step] = []
         while len(readers := self.readers.get(atom, [])) == 1:
             (equation,) = readers
-            if equation.primitive in (ir.add_p, ir.add_any_p) and all(map(self.flow.is_data, equation.inputs)):
-                return next((self._layer(x) for x in equation.inputs if x is not atom), None)
-            if self._carried(equation) is not atom or len(equation.outputs) != 1:
-                return None
+            if equation.primitive in ir.ADDITIONS and all(map(self.flow.is_data, equation.inputs)):
+                own = equation.inputs.index(atom)
+                end, beside = self._back(equation.inputs[1 - own])
+                return self._product(end), (*beside, Step(equation, 1 - own, 0)), (*steps, Step(equation, own, 0))
+            operand = self._carried(equation)
+            if operand is None or len(equation.outputs) != 1:
+                break
+            steps.append(Step(equation, operand, 0))
             (atom,) = equation.outputs
-        return None
+        return None, (), ()
 
-    def _root(self, atom: ir.Atom) -> ir.Atom:
-        """What a value was before it was moved or cast."""
+    def _root(self, atom: ir.Atom) -> tuple[ir.Atom, tuple[Step, ...]]:
+        """What a value was before it was moved or cast, and the steps since."""
+        steps: list[Step] = []
         while (equation := self.flow.producer.get(atom)) is not None and rule_of(equation).rearranges:
-            atom = equation.inputs[0]
-        return atom
+            output = equation.outputs.index(atom)  # type: ignore[arg-type]
+            # A barrier hands on several values.
+            operand = output if len(equation.inputs) == len(equation.outputs) else 0
+            steps.append(Step(equation, operand, output))
+            atom = equation.inputs[operand]
+        return atom, tuple(reversed(steps))
+
+
+def _start(use: Use) -> ir.Variable:
+    """The output of a layer before its bias, if it is one product; else its pre-activation."""
+    return (use.entries[0].equation if is_one_product(use) else use.finish).outputs[0]
+
+
+def is_one_product(use: Use) -> bool:
+    """Whether a layer is one `dot_general`."""
+    return len(use.entries) == 1 and use.entries[0].equation.primitive is ir.dot_general_p and use.lookup is None
 
 
 def _is_product(use: Use) -> bool:

@@ -15,6 +15,7 @@ from jaxinit._schemes._draw import Draw, KeyWords, draw_weight, key_for
 from jaxinit._schemes._made_weights import REMARK, UNMADE, corrected, is_corrected
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme
+from jaxinit._schemes._vectors import ADAPTER
 from jaxinit._typing import Array
 
 ASKED_FOR = "kept"
@@ -125,6 +126,7 @@ class Drawing:
             return self._drawn(Vector(path, shape, "several"), Rule(override, "override"), dtype)
         if vector is not None:
             new = self._vector(index, vector, dtype)
+            weights = () if vector.role == ADAPTER else weights
         elif kept is None:
             new = jnp.zeros(shape, dtype)
         elif (override := overridden(self.overrides, path, None)) is not None:
@@ -177,6 +179,7 @@ class Drawing:
         """The leaves; those that weights are made of are multiplied so that the weights have their variance."""
         for (layer, weight), matrices in zip(self.model.layers, self.model.matrices, strict=True):
             told = overridden(self.overrides, layer.path, layer) is not None
+            told |= any(v.role == ADAPTER for v in map(self.model.vectors.get, weight.regions) if v is not None)
             if told or not is_corrected(weight, matrices, self.model.kept.__contains__):
                 continue
             rule, key = self.scheme.weight(matrices[0], self.model), key_for(self.key, layer.name)

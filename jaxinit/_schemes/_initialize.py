@@ -13,7 +13,7 @@ from jaxinit._program import is_traced
 from jaxinit._reading import LeafRole, other_factors, trace
 from jaxinit._schemes._drawing import ASKED_FOR, Drawn, Keep, Overrides, canonical_keep, check_overrides, overridden
 from jaxinit._schemes._prepared import Start, drawn
-from jaxinit._schemes._roles import Model, Vector, roles
+from jaxinit._schemes._roles import Model, Vector, roles, with_adapters
 from jaxinit._schemes._scheme import Scheme, as_scheme
 from jaxinit._stages import waiting
 from jaxinit._tabular import Tabular, add_path_column
@@ -133,6 +133,7 @@ def _read(params: Any, apply_fn: Any, batch: Any, start: Start) -> Model:
     check_overrides(start.overrides, model.traced.paths)
     if start.keep is not None:
         model = _with_kept(model, start)
+    model = with_adapters(model, _told(model, start))
     _check_products(model, start.overrides)
     if start.unread == "draw":
         model = _with_unread(model)
@@ -180,6 +181,15 @@ def _with_kept(model: Model, start: Start) -> Model:
             vectors.pop(leaf, None)
             slices.pop(leaf, None)
     return dataclasses.replace(model, vectors=vectors, kept=kept, slices=slices)
+
+
+def _told(model: Model, start: Start) -> Callable[[int], bool]:
+    """Whether the user says how to draw a leaf, or to keep it."""
+    paths, layer_of = model.traced.paths, {leaf: layer for layer, w in reversed(model.layers) for leaf in w.regions}
+    return lambda leaf: (
+        (leaf in model.kept and model.kept[leaf].name == ASKED_FOR)
+        or overridden(start.overrides, paths[leaf], layer_of.get(leaf)) is not None
+    )
 
 
 def _with_unread(model: Model) -> Model:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,8 +30,8 @@ from jaxinit._schemes._matrices import Matrix as Matrix
 from jaxinit._schemes._matrices import matrices_of
 from jaxinit._schemes._matrices import matrix_fan_in as matrix_fan_in
 from jaxinit._schemes._matrices import transposed_features as transposed_features
+from jaxinit._schemes._vectors import ADAPTER, drawn_slices, filled
 from jaxinit._schemes._vectors import Vector as Vector
-from jaxinit._schemes._vectors import drawn_slices, filled
 
 _UNKNOWN = Incoming(1.0, 1.0, known=False)
 
@@ -99,9 +99,13 @@ class Model:
         if layer.kind == "embed":
             fan_in = self.readout_fan_in(layer)
             return 1.0 if fan_in is None else 1 / fan_in
-        if self.is_closed(layer):
+        if self.is_closed(layer) or self._is_adapter_at_zero(layer):
             return 0.0
         return 1 / (argument_factor(layer) ** 2 * self.terms(layer) * self.summed_branches(layer))
+
+    def _is_adapter_at_zero(self, layer: Layer) -> bool:
+        vector = self.vectors.get(self._weight_of(layer).leaf)
+        return vector is not None and vector.role == ADAPTER and vector.start == 0
 
     def is_readout(self, layer: Layer) -> bool:
         """Whether no other layer takes what a layer gives, and no branch adds it."""
@@ -202,10 +206,35 @@ def _adapters(traced: Traced) -> frozenset[int]:
     """The leaves of low-rank additions to layers that are initially zero, as adapters have."""
     found: set[int] = set()
     for pair in low_rank_pairs(traced.flow):
-        leaves = [{leaf for component in use.components for leaf in component.weight.regions} for use in pair]
+        factors = pair.first, pair.second
+        leaves = [{leaf for component in use.components for leaf in component.weight.regions} for use in factors]
         if any(_is_zero(traced.leaves[leaf]) for leaf in leaves[1]):
             found |= leaves[0] | leaves[1]
     return frozenset(found)
+
+
+def with_adapters(model: Model, is_told: Callable[[int], bool]) -> Model:
+    """The same model, with the factors of low-rank additions to kept weights among the leaves that are drawn.
+
+    Args:
+      model: the traced program.
+      is_told: whether the user says how to draw or keep a leaf.
+    """
+    traced, vectors, kept = model.traced, dict(model.vectors), dict(model.kept)
+    layer_of = {weight: layer for layer, weight in model.layers}
+    for pair in low_rank_pairs(traced.flow):
+        if not pair.base_leaves or any(leaf not in kept for leaf in pair.base_leaves):
+            continue
+        for use, start in ((pair.first, None), (pair.second, 0.0)):
+            weight = use.components[0].weight
+            whole = len(use.components) == 1 and not weight.members and weight.sizes_in(weight.leaf)
+            shape = traced.shapes[weight.leaf]
+            if whole == list(shape) and weight.leaf not in model.slices and not is_told(weight.leaf):
+                reason = "a factor of a term that starts at zero and is added to a kept weight"
+                path, layer = traced.paths[weight.leaf], layer_of[weight]
+                vectors[weight.leaf] = Vector(path, shape, ADAPTER, reason, start, layer)
+                kept.pop(weight.leaf, None)
+    return dataclasses.replace(model, vectors=vectors, kept=kept)
 
 
 def _is_zero(leaf: Any) -> bool:
@@ -242,7 +271,7 @@ def _others(
         elif role.name in FROZEN:
             kept[leaf] = role
         elif leaf in adapters:
-            kept[leaf] = LeafRole("adapter", "a factor of a term that starts at zero and is added to a layer")
+            kept[leaf] = LeafRole(ADAPTER, "a factor of a term that starts at zero and is added to a layer")
         elif drawn_elements[leaf] and drawn_elements[leaf] >= math.prod(shape):
             continue
         elif role.use is not None or gates:

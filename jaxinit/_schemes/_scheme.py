@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from jaxinit._checks import shown
-from jaxinit._initializers import INITIALIZERS, Initializer, constant, lecun_normal, normal, ones, zeros
+from jaxinit._initializers import INITIALIZERS, Initializer, constant, lecun_normal, normal, ones, uniform, zeros
 from jaxinit._public import Public
 from jaxinit._reading import Layer
 from jaxinit._schemes._roles import Matrix, Model, Vector
@@ -144,6 +144,9 @@ class Scheme(Public):
                 return Rule(normal(1.0), f"{vector.reason}: rows of unit variance")
             case "kernel":
                 return Rule(lecun_normal(), f"{vector.reason}; in Flax's layout")
+            case "adapter" if vector.start is None and vector.layer is not None:
+                bound = vector.layer.fan_in**-0.5
+                return Rule(uniform(bound, minval=-bound), f"U(±1/sqrt(fan-in)): {vector.reason}")
         return Rule(_filled(vector.start or 0.0), vector.reason)
 
     def centred(self, layer: Layer, model: Model) -> float | Sequence[float]:

@@ -12,6 +12,9 @@ from jaxinit._reading import KEPT, Block, Layer, LeafRole, Use
 POSITIONS = 0.02
 """The standard deviation of positions and tokens."""
 
+ADAPTER = "adapter"
+"""The role of the factors of what is added to the weight of a layer and starts as zero."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
@@ -22,11 +25,11 @@ class Vector:
       shape: shape of the leaf, or (elements,).
       role: "bias" of a layer, "gate bias", "multiplier" of a residual branch by one number, "shortcut" that multiplies
         what a branch is added to, "scale" of a normalised value or a residual branch, "offset" that is added to data,
-        "position" for an offset with more than one axis, "token", "embedding", or "kernel" of a layer whose scale
-        cannot be set.
+        "position" for an offset with more than one axis, "token", "embedding", "kernel" of a layer whose scale
+        cannot be set, or "adapter" for a factor of what is added to a kept weight.
       reason: the evidence for the role.
       start: the value at which the leaf changes nothing, where there is one.
-      layer: the layer whose bias it is, or None.
+      layer: the layer whose bias, or whose factor of an adapter, it is, or None.
       cell: number of the recurrent cell that a bias belongs to, or None.
       gate: the gate of that cell whose elements this is, or None for the whole leaf.
       region: (start, stop) along each axis of the leaf, or None for the whole leaf.
