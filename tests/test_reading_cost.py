@@ -10,8 +10,8 @@ import pytest
 
 import jaxinit
 from jaxinit import trace_layers
+from jaxinit._program import uncollected
 from jaxinit._reading import _consumers
-from jaxinit._reading._collector import uncollected
 
 
 def struct(*shape):

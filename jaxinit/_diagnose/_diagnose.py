@@ -12,7 +12,6 @@ from jaxinit._caches import kept_with_functions, weakly
 from jaxinit._checks import check_finite, check_integer, check_key, check_values
 from jaxinit._diagnose._report import DiagnoseReport
 from jaxinit._measuring import Loss, measured
-from jaxinit._reading import uncollected
 from jaxinit._stages import in_stages, waiting
 from jaxinit._typing import Array
 
@@ -108,5 +107,5 @@ def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., Di
 
 def _report(params: Any, batch: Any, key: Array, **options: Any) -> DiagnoseReport:
     """The report; this runs while JAX traces, so that it makes programs rather than arrays."""
-    with uncollected():
+    with ir.uncollected():
         return DiagnoseReport(**vars(measured(params, batch, key, **options)))

@@ -9,6 +9,7 @@ over several leaves `_unrolled.py`, recurrences that a Python loop wrote out `_r
 function with another computation in place of a primitive; `_repeated.py` runs one whose equal parts are traced once.
 """
 
+from jaxinit._program._collector import uncollected as uncollected
 from jaxinit._program._dead_code import traced_program as traced_program
 from jaxinit._program._ir import Atom as Atom
 from jaxinit._program._ir import Call as Call

@@ -6,13 +6,16 @@ from typing import Any
 import jax
 
 from jaxinit._program import _primitives as primitives
+from jaxinit._program._collector import uncollected
 from jaxinit._program._ir import Atom, Call, Constant, Equation, Program, Recomputed, Scan, Switch, Variable, While
 from jaxinit._typing import Array
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Program:
     """The program of a function; its inputs are the leaves of the arguments."""
-    return _program(_jaxpr(function, arguments))
+    closed = _jaxpr(function, arguments)
+    with uncollected():
+        return _program(closed)
 
 
 def as_function(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Array]]:

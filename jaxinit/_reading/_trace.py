@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 from jaxinit import _program as ir
 from jaxinit._checks import calling, check_no_module, is_module
-from jaxinit._program import rolled, unrolled, with_stacks
+from jaxinit._program import rolled, uncollected, unrolled, with_stacks
 from jaxinit._reading._activated import ActivationInput, activation_inputs
 from jaxinit._reading._analysis import analyse
 from jaxinit._reading._blocks import Structure, structure
-from jaxinit._reading._collector import uncollected
 from jaxinit._reading._consumers import consumers_of
 from jaxinit._reading._depth import Depth, depths
 from jaxinit._reading._evidence import LeafRole
