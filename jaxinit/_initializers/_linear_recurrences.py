@@ -219,9 +219,9 @@ def _check_ring(r_min: Any, r_max: Any) -> None:
         check_number(name, value, nonnegative=True)
         if value > 1:
             raise ValueError(f"{name} must be 1 or less, since the recurrence would grow, got {value}")
-    check_ordered("r_min", r_min, "r_max", r_max)
     if r_max == 0:
         raise ValueError("r_max must be above 0: eigenvalues at 0 have no logarithm")
+    check_ordered("r_min", r_min, "r_max", r_max)
 
 
 def _squared_modulus(key: Array, shape: tuple[int, ...], dtype: np.dtype[Any], r_min: float, r_max: float) -> Array:

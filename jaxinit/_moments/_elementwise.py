@@ -70,7 +70,7 @@ BY_PRIMITIVE = {
     if not isinstance(ir.primitive(name), ir.Absent)
 }
 """Primitives that act element by element, and the functions that compute them."""
-_SMALL = 0.01
+_SMALL = 0.05
 """The share of the mean square of a sum that an unknown term may have."""
 
 

@@ -187,4 +187,5 @@ def _levels(counts: np.ndarray) -> list[int]:
     found = np.unique(counts[counts > 0])
     if len(found) > _LEVELS:
         found = np.unique(np.quantile(counts[counts > 0], (np.arange(_LEVELS) + 0.5) / _LEVELS).round())
-    return [int(n) for n in found] or [1]
+    # Of a mixture of counts some are fractions.
+    return sorted({max(1, round(float(n))) for n in found}) or [1]

@@ -34,11 +34,13 @@ from jaxinit._moments._softmax import normalized_by_sum, softmax
 from jaxinit._moments._streams import COUNT, Streams
 from jaxinit._moments._turns import Turns
 from jaxinit._moments._variances import variance, variances
-from jaxinit._reading import Analysis, Use, Weight, rule_of
+from jaxinit._reading import Analysis, Use, Weight, normalizations, rule_of
 
 _STEPS = 8
 """How many steps of a loop are simulated; more for a loop over a stack of weights."""
 _STACK_STEPS = 64
+_NORMALIZED = (0.5, 2.0)
+"""Between these is the mean square of what has been divided by the root of its own."""
 _MOST_CLASSES = 64
 """Integers of which only the shape is known are below this; two of them are as rarely equal as elements are alike."""
 
@@ -83,6 +85,10 @@ class _Propagation:
         self.uses = {use.equation: use for use in analysis.uses.values()}
         self.stacked = {leaf for weight in analysis.weights if weight.stack for leaf in weight.regions}
         self.turns = Turns(analysis)
+        self.normalizing = {e for e in normalizations(analysis) if all(map(self._is_data, e.inputs))}
+
+    def _is_data(self, atom: ir.Atom) -> bool:
+        return isinstance(atom, ir.Variable) and self.analysis.of(atom).data
 
     def unknown(self, atom: ir.Atom) -> Samples:
         """A value of which nothing is known."""
@@ -175,6 +181,9 @@ class _Propagation:
         if found is None:
             found = [self.unknown(v) for v in equation.outputs]
         results = [found] if isinstance(found, Samples) else list(found)
+        if equation in self.normalizing and _NORMALIZED[0] < results[0].second_moment() < _NORMALIZED[1]:
+            # Of whatever size the value was, it is not any more.
+            results = [dataclasses.replace(results[0], known=True)]
         if equation in self.uses:
             return [self._spelled_out(self.uses[equation], results[0], values)]
         return results

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from jaxinit._initializers import variance_scaling
+from jaxinit._initializers import orthogonal, variance_scaling
 from jaxinit._moments import Incoming
 from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._incoming import argument_factor
@@ -30,8 +30,9 @@ class auto(Scheme):
     He's 2 / fan-in. The second formula is for the last layer of each of L residual branches, so that all branches
     together add the variance of one. In a stack that a loop runs over, each slice has the variance for its own input.
     If the outputs of k layers are added before anything else is done with them, each has the
-    variance 1 / k; constants that multiply a pre-activation are compensated. Embeddings have rows of unit variance, or
-    1 / fan-in where they read out as well; biases and offsets are zero, scales one.
+    variance 1 / k; constants that multiply a pre-activation are compensated. Kernels that a recurrence applies to its
+    state are orthogonal, gate by gate, since keeping a state is not keeping a variance. Embeddings have rows of unit
+    variance, or 1 / fan-in where they read out as well; biases and offsets are zero, scales one.
 
     The mean square is computed from the program, without running it. For the batch itself it is computed from its
     numbers; it is taken to be one if there are only shapes, if all numbers are equal, or if the batch is traced by
@@ -49,6 +50,8 @@ class auto(Scheme):
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
+        if matrix.meets_state:
+            return Rule(orthogonal(), "meets the state of a recurrence: orthogonal, so that the state is kept")
         met = model.met(layer)
         slices = [_second_moment(x) for x in met.slices] or [_second_moment(met)]
         if max(slices) < _ALIKE * min(slices):

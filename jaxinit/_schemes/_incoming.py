@@ -31,7 +31,7 @@ def incoming(
     traced: Traced,
     batch: Any,
     layer_of: Mapping[Use, Layer],
-    wanted: Callable[[Layer], float],
+    wanted: Callable[[Layer], float | None],
     starts: Mapping[int, tuple[str, float | None]],
     kept: Mapping[int, LeafRole],
     slices: Mapping[int, np.ndarray],
@@ -55,7 +55,10 @@ def incoming(
         known = _known(traced.leaves[leaf]) if leaf is not None and leaf in kept else None
         if known is not None and known.size:
             return mean_square(known) * use.geometry.fan_in * met.second_moment
-        return wanted(layer_of[use]) * shares.get(use, 1.0) if use in layer_of else 1.0
+        if use not in layer_of:
+            return 1.0
+        own = wanted(layer_of[use])
+        return (met.second_moment if own is None else own) * shares.get(use, 1.0)
 
     leaves = [
         functools.partial(of_array, slices[i]) if i in slices else functools.partial(_leaf, i, leaf, starts, kept)

@@ -69,7 +69,24 @@ class Model:
 
     def terms(self, layer: Layer) -> int:
         """How many layers' outputs are added in the sum that a layer's output goes into."""
-        return self._terms[self._weight_of(layer).uses[0]]
+        number = self._terms[self._weight_of(layer).uses[0]]
+        cells = {m.cell for m in self._by_layer[self._weight_key(layer)]} & self._cells_of_state_layers
+        return max(number - 1, 1) if cells else number
+
+    def keeps_state(self, layer: Layer) -> bool:
+        """Whether all of a layer's weight is applied to the state of a recurrence."""
+        return all(m.meets_state for m in self._by_layer[self._weight_key(layer)])
+
+    @functools.cached_property
+    def _by_layer(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], tuple[Matrix, ...]]:
+        found = zip(self.layers, self.matrices, strict=True)
+        return {(self.traced.paths[i], r): ms for (_, w), ms in found for i, r in w.regions.items()}
+
+    @functools.cached_property
+    def _cells_of_state_layers(self) -> frozenset[int | None]:
+        """The recurrent cells whose state has a layer of its own, which is added to those of the inputs."""
+        cells = (ms[0].cell for ms in self._by_layer.values() if all(m.meets_state for m in ms))
+        return frozenset(cell for cell in cells if cell is not None)
 
     def _weight_of(self, layer: Layer) -> Weight:
         return self._weights[self._weight_key(layer)]
@@ -94,8 +111,10 @@ class Model:
         slices = {i: filled(self.traced.leaves[i], parts) for i, parts in self.slices.items() if i not in self.kept}
         return incoming(self.traced, self.batch, layer_of, self._wanted, starts, self.kept, slices)
 
-    def _wanted(self, layer: Layer) -> float:
-        """The variance of a layer's output that gives all pre-activations unit variance."""
+    def _wanted(self, layer: Layer) -> float | None:
+        """The variance of a layer's output that gives all pre-activations unit variance; None for that of its input."""
+        if self.keeps_state(layer):
+            return None
         if layer.kind == "embed":
             fan_in = self.readout_fan_in(layer)
             return 1.0 if fan_in is None else 1 / fan_in
