@@ -42,6 +42,7 @@ from ._initializers import scaled as scaled
 from ._initializers import scaled_uniform_orthogonal as scaled_uniform_orthogonal
 from ._initializers import siren as siren
 from ._initializers import sparse as sparse
+from ._initializers import stft as stft
 from ._initializers import truncated_normal as truncated_normal
 from ._initializers import uniform as uniform
 from ._initializers import unitary as unitary

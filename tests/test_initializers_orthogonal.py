@@ -79,7 +79,9 @@ def test_delta_orthogonal_narrows_where_jax_raises(key):
 
 
 def test_even_kernels_take_the_tap_that_is_named(key):
-    lower = jaxinit.delta_orthogonal(centre="lower")(key, (4, 2, 3, 3))
+    lower = jaxinit.delta_orthogonal()(key, (4, 2, 3, 3))
+    theirs = jax.nn.initializers.delta_orthogonal()(key, (4, 2, 3, 3))
+    np.testing.assert_array_equal(np.abs(lower).max((2, 3)) > 0, np.abs(theirs).max((2, 3)) > 0)
     upper = jaxinit.delta_orthogonal(centre="upper")(key, (4, 2, 3, 3))
     assert np.argwhere(np.abs(lower).max((2, 3)) > 0).tolist() == [[1, 0]]
     assert np.argwhere(np.abs(upper).max((2, 3)) > 0).tolist() == [[2, 1]]

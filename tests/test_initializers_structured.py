@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.architectures import convolve
 from scipy import linalg, special, stats
+from scipy.signal import get_window
 
 import jaxinit
 
@@ -58,6 +59,47 @@ def test_sparse_places_are_even_and_weights_normal(key):
     # Of coarse random numbers many tie, and the first places win.
     ties = jax.lax.top_k(jax.random.randint(key, (20_000, 20), 0, 16), 5)[1]
     assert evenness(jax.nn.one_hot(ties, 20).sum(1).T) < 1e-6
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.55, 1.0])
+def test_sparsity_is_the_share_of_zeros_as_torch_counts_it(sparsity, key):
+    """ceil(s · out) zeros for each input of a weight of torch's shape (out, in), wherever it is stored."""
+    out, inputs = 12, 30
+    zeros = int(np.ceil(sparsity * out))
+    kernel = np.asarray(jaxinit.sparse(stddev=0.01, in_axis=-1, out_axis=-2, sparsity=sparsity)(key, (inputs, out)))
+    assert ((kernel.T == 0).sum(axis=0) == zeros).all()
+    columns = np.asarray(jaxinit.sparse(sparsity=sparsity)(key, (out, inputs)))
+    assert ((columns == 0).sum(axis=0) == zeros).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "scaling", "periodic"),
+    [
+        (None, "density", False),
+        ("hann", "spectrum", True),
+        ("hamming", None, False),
+        ([1.0] * 5 + [2.0] * 7, "density", False),
+    ],
+)
+def test_stft_is_the_fourier_transform_of_each_frame(window, scaling, periodic, key):
+    """Convolutions with both sides are NumPy's transform of windowed frames, shorter or longer than the transform."""
+    signal, frame = np.asarray(jax.random.normal(key, (1, 60, 1))), 12
+    values = np.ones(frame) if window is None else window
+    if isinstance(window, str):
+        values = get_window(window, frame, fftbins=periodic)
+    values = np.asarray(values, np.float64)
+    norms = {"density": np.linalg.norm(values), "spectrum": np.abs(values).sum(), None: 1.0}
+    values = values / (1.0 if window is None else norms[scaling])
+    frames = np.stack([signal[0, i : i + frame, 0] for i in range(60 - frame + 1)])
+    wanted = np.fft.rfft(frames * values, 16)
+    for side, part in (("real", wanted.real), ("imag", wanted.imag)):
+        kernel = jaxinit.stft(side, window, scaling, periodic)(key, (frame, 1, 9))
+        found = jax.lax.conv_general_dilated(
+            signal, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), precision="highest"
+        )
+        np.testing.assert_allclose(found[0], part, atol=2e-6 * np.abs(wanted).max())
+    # A symmetric Hann window of two values is zero.
+    assert not np.any(jaxinit.stft("real")(key, (2, 1, 3)))
 
 
 def test_sparse_stacks_are_independent(key):

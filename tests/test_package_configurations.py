@@ -275,6 +275,7 @@ SHAPES = {
     "chrono": (8,),
     "zero_hadamard": (3, 4, 6),
     "orthogonal": (20, 18),  # more columns than one panel has
+    "stft": (8, 1, 5),
     "unitary": (20, 18),
     "identity": (4, 5),
 }
@@ -287,6 +288,7 @@ ARGUMENTS = {
     "log_uniform": lambda: (1e-3, 1e-1),
     "scaled": lambda: (jaxinit.he_normal(), 0.5),
     "sparse": lambda: (3, 0.5),
+    "stft": lambda: ("real",),
     "variance_scaling": lambda: (1.5, "fan_avg", "truncated_normal"),
     "with_partitioning": lambda: (jaxinit.he_normal(), ("a", "b")),
 }

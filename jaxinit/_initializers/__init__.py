@@ -39,6 +39,7 @@ from jaxinit._initializers._partitioning import with_partitioning as with_partit
 from jaxinit._initializers._random_walk import random_walk as random_walk
 from jaxinit._initializers._siren import siren as siren
 from jaxinit._initializers._sparse import sparse as sparse
+from jaxinit._initializers._stft import stft as stft
 from jaxinit._initializers._variance_scaling import VarianceScaling as VarianceScaling
 from jaxinit._initializers._variance_scaling import variance_scaling as variance_scaling
 from jaxinit._initializers._variance_scaling_members import glorot_normal as glorot_normal

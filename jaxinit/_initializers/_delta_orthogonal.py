@@ -32,12 +32,12 @@ class delta_orthogonal(Initializer):
       column_axis: -1 or -2, the axis of the matrix's columns; the distribution does not depend on it.
       dtype: default dtype of the result.
       groups: feature groups of the convolution.
-      centre: a kernel of even size has no centre tap, and is refused unless this says which of its two middle taps to
-        use: "lower", (k-1)//2, which padding "SAME" aligns with the input and JAX uses; or "upper", k//2.
+      centre: which of its two middle taps a kernel of even size k uses: "lower", (k-1)//2, which padding "SAME"
+        aligns with the input and JAX uses; or "upper", k//2.
 
     Raises:
       TypeError, ValueError: when made, on a bad scale, axis, number of groups or centre; when called, on a shape
-        without one to three spatial axes, an even size without `centre`, or groups that do not divide the outputs.
+        without one to three spatial axes, or groups that do not divide the outputs.
 
     Examples:
       >>> import jax
@@ -53,38 +53,23 @@ class delta_orthogonal(Initializer):
     column_axis: int = -1
     dtype: DTypeLike = None
     groups: int = dataclasses.field(default=1, kw_only=True)
-    centre: str | None = dataclasses.field(default=None, kw_only=True)
+    centre: str = dataclasses.field(default="lower", kw_only=True)
 
     def _check(self) -> None:
         object.__setattr__(self, "scale", canonical_scale(self.scale))
         check_integer("groups", self.groups, 1)
         if self.column_axis not in (-1, -2):
             raise ValueError(f"column_axis must be -1 or -2, an axis of the matrix, got {self.column_axis!r}")
-        if self.centre is not None:
-            check_choice("centre", self.centre, ("lower", "upper"))
+        check_choice("centre", self.centre, ("lower", "upper"))
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         check_kernel(self, shape)
-        _check_centre(self, shape, self.centre)
         if shape[-1] % self.groups:
             raise ValueError(f"groups={self.groups} must divide the output features, the last axis of {shape}")
         size = (self.groups, shape[-2], shape[-1] // self.groups)
         matrices = haar_columns(key, size, dtype, self.scale, self.column_axis, 0)
         # (groups, in / groups, out / groups) -> (in / groups, out)
         return at_centre(jnp.moveaxis(matrices, 0, 1).reshape(shape[-2:]), shape, upper=self.centre == "upper")
-
-
-def _check_centre(caller: object, shape: tuple[int, ...], centre: str | None) -> None:
-    """Checks that sizes are odd, or that `centre` says which middle tap of an even size to use.
-
-    Raises:
-      ValueError: a kernel of even size, without `centre`.
-    """
-    if centre is None and any(size % 2 == 0 for size in shape[:-2]):
-        raise ValueError(
-            f"{caller!r} puts a matrix at the centre tap, and a kernel of even size has two middle taps, got {shape}; "
-            "use an odd size, or pass centre='lower' or 'upper'"
-        )
 
 
 @initializer
@@ -103,7 +88,7 @@ class scaled_uniform_orthogonal(Initializer):
 
     Raises:
       TypeError, ValueError: when made, on a bad scale or centre; when called, on a shape of fewer than two
-        dimensions or an even kernel size without `centre`.
+        dimensions.
 
     Examples:
       >>> import jax
@@ -119,16 +104,14 @@ class scaled_uniform_orthogonal(Initializer):
 
     scale: Scale = 1.0
     dtype: DTypeLike = None
-    centre: str | None = dataclasses.field(default=None, kw_only=True)
+    centre: str = dataclasses.field(default="lower", kw_only=True)
 
     def _check(self) -> None:
         object.__setattr__(self, "scale", canonical_scale(self.scale))
-        if self.centre is not None:
-            check_choice("centre", self.centre, ("lower", "upper"))
+        check_choice("centre", self.centre, ("lower", "upper"))
 
     def _draw(self, key: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         check_rank(self, shape, 2, "(*spatial, in, out)")
-        _check_centre(self, shape, self.centre)
         inputs, outputs = shape[-2:]
         widening = dtype.type(max(math.sqrt(outputs / inputs), 1))
         matrix = haar_matrix(key, (inputs, outputs), dtype, self.scale) * widening
