@@ -240,6 +240,16 @@ WRONG = {
         "pissa",
         "w is used elsewhere too",
     ),
+    "an output": (
+        lambda p, x: (x @ p["w"] + (x @ p["a"]) @ p["b"], jnp.sum(p["w"] ** 2)),
+        "pissa",
+        "w is used elsewhere too",
+    ),
+    "A elsewhere": (
+        lambda p, x: x @ p["w"] + (x @ p["a"]) @ p["b"] + jnp.mean(p["a"]),
+        "eva",
+        "a is used elsewhere too",
+    ),
     "another order": (
         lambda p, x: x @ p["w"] + ((x @ p["a"]) @ p["b"])[:, ::-1],
         "olora",

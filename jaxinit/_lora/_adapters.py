@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _program as ir
 from jaxinit._reading import (
     LowRankForm,
     LowRankPair,
@@ -168,15 +169,15 @@ def _check(form: LowRankForm, base: Matrix, first: Matrix, second: Matrix) -> No
 
 
 def _is_used_elsewhere(traced: Traced, weight: Weight, known: Sequence[Use]) -> bool:
-    analysis, leaf = traced.analysis, weight.leaf
-    others = [
-        other
-        for other in analysis.weights
-        if other is not weight and leaf in other.regions and overlap(other.regions[leaf], weight.region)
-    ]
-    reads = [
-        read
-        for read in analysis.reads
-        if read.leaf == leaf and (read.origin is None or overlap(read.origin.region, weight.region))
-    ]
-    return bool(others or reads or set(weight.uses) - set(known) or leaf in {i for i, _ in analysis.opaque})
+    """Whether an output depends on a weight in another way than through these uses."""
+    program, flow = traced.analysis.program, traced.flow
+    products = {entry.equation for use in known for entry in use.entries}
+    met = [atom for atom in program.outputs if not flow.is_data(atom)]
+    for equation in ir.equations_of(program):
+        if equation not in products and not ir.subprograms(equation) and any(map(flow.is_data, equation.outputs)):
+            met += [atom for atom in equation.inputs if not flow.is_data(atom)]
+    for value in map(traced.analysis.of, met):
+        origin = value.origins.get(weight.leaf)
+        if weight.leaf in value.degrees and (origin is None or overlap(origin.region, weight.region)):
+            return True
+    return False
