@@ -2,8 +2,9 @@
 
 In: what was read of a program, the values of its inputs, and a visitor. Out: the outputs, and a state for each weight.
 `_visitor.py` defines what a visitor must answer, `_evaluation.py` runs equations in order and `_control_flow.py` loops
-and branches. `_scaling.py` applies scales to values computed from weights, `_rounding.py` finds values that vary only
-by rounding, and `measure` in `_measure.py` is the evaluation that measures and changes nothing.
+and branches; `_biases.py` adds up what is added to an output. `_scaling.py` applies scales to values computed from
+weights, `_rounding.py` finds values that vary only by rounding, and `measure` in `_measure.py` is the evaluation that
+measures and changes nothing.
 """
 
 from jaxinit._evaluate._evaluation import Evaluation as Evaluation

@@ -7,17 +7,15 @@ decided, and the result is that of the program with scaled parameters.
 """
 
 import contextlib
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxinit import _program as ir
-from jaxinit._arrays import with_automatic_axes
+from jaxinit._evaluate._biases import cut, segment, total
 from jaxinit._evaluate._control_flow import ControlFlow
 from jaxinit._evaluate._rounding import Rounding
 from jaxinit._evaluate._scaling import Scaling, State
@@ -245,7 +243,11 @@ class Evaluation:
         bias = noise = None
         if use.biases:
             u = self._without_bias(equation, operands)
-            bias, noise = (self._bias(use, added, jnp.shape(u), states, is_noise) for is_noise in (False, True))
+            terms = [
+                self._scaling.applied(value, self.analysis.of(bias.value), states)
+                for bias, value in zip(use.biases, added, strict=True)
+            ]
+            bias, noise = (total(use, terms, jnp.shape(u), is_noise) for is_noise in (False, True))
         else:
             (u,) = self._bound(equation, operands, states)
         answer = rounding.known.get(use.data) if rounding is not None and noise is None else None
@@ -258,14 +260,14 @@ class Evaluation:
             if component.size is not None:
                 assert use.segment_dim is not None
                 if component.start > start:
-                    outputs.append(_segment(u, bias, use.segment_dim, start, component.start))
+                    outputs.append(segment(u, bias, use.segment_dim, start, component.start))
                 start = component.start + component.size
-                piece = _cut(u, use.segment_dim, component.start, start)
-                bias_piece = None if bias is None else _cut(bias, use.segment_dim, component.start, start)
+                piece = cut(u, use.segment_dim, component.start, start)
+                bias_piece = None if bias is None else cut(bias, use.segment_dim, component.start, start)
             states[component.weight], output = self.visitor.use(used, states.get(component.weight), piece, bias_piece)
             outputs.append(output)
         if use.segment_dim is not None and start < u.shape[use.segment_dim]:
-            outputs.append(_segment(u, bias, use.segment_dim, start, u.shape[use.segment_dim]))
+            outputs.append(segment(u, bias, use.segment_dim, start, u.shape[use.segment_dim]))
         output = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=use.segment_dim)
         return output if noise is None else output + noise
 
@@ -274,26 +276,6 @@ class Evaluation:
         bias = self._additions[equation]
         i, u = next((i, x) for i, x in enumerate(arguments) if equation.inputs[i] is not bias)
         return -u if i == 1 and equation.primitive is ir.sub_p else u
-
-    def _bias(
-        self, use: Use, values: Sequence[Array], shape: tuple[int, ...], states: dict[Weight, State], is_noise: bool
-    ) -> Array | None:
-        """The sum of a use's biases, or of the noise among them, scaled; of size 1 where a bias does not vary."""
-        repeated = [axis for axis in range(len(shape)) if axis not in use.bias_dims and not is_noise]
-        total = None
-        for bias, value in zip(use.biases, values, strict=True):
-            if bias.is_noise != is_noise:
-                continue
-            term = self._scaling.applied(value, self.analysis.of(bias.value), states)
-            for move in bias.moves:
-                where_to = [atom.value for atom in move.inputs[1:] if isinstance(atom, ir.Constant)]
-                (term,) = move.bind(jnp.broadcast_to(term, move.inputs[0].shape), *where_to)
-            term = jnp.reshape(term, (1,) * len(shape)) if jnp.ndim(term) == 0 else term
-            # What is not recomputed need not be stored.
-            term = with_automatic_axes(functools.partial(_once, repeated), term)
-            term = term if bias.sign == 1 else -term
-            total = term if total is None else total + term
-        return total
 
     def weight_use(self, use: Use, component: Component, rank: int, is_rounding: Array | None = None) -> WeightUse:
         """How the output of a use, of this rank, corresponds to the scales of one of its weights."""
@@ -309,21 +291,3 @@ def _apart(analysis: Analysis, use: Use) -> frozenset[Weight]:
     """Other weights of the same leaf where the program mixes elements: none of theirs are among those of this layer."""
     leaves = {leaf for component in use.components if component.origin is None for leaf in component.weight.regions}
     return frozenset(weight for weight in analysis.weights if not leaves.isdisjoint(weight.regions))
-
-
-def _once(axes: Sequence[int], bias: Array) -> Array:
-    """The first entry of each axis along which a bias does not vary."""
-    for axis in axes:
-        bias = lax.slice_in_dim(bias, 0, 1, axis=axis) if bias.shape[axis] > 1 else bias
-    return bias
-
-
-def _segment(u: Array, bias: Array | None, axis: int, start: int, stop: int) -> Array:
-    """A segment of a layer's output that belongs to no weight."""
-    piece = _cut(u, axis, start, stop)
-    return piece if bias is None else piece + _cut(bias, axis, start, stop)
-
-
-def _cut(x: Array, axis: int, start: int, stop: int) -> Array:
-    """A segment of an output, or of a bias, which has size 1 where it does not vary."""
-    return x if x.shape[axis] == 1 else lax.slice_in_dim(x, start, stop, axis=axis)

@@ -9,7 +9,6 @@ over several leaves `_unrolled.py`, recurrences that a Python loop wrote out `_r
 function with another computation in place of a primitive; `_repeated.py` runs one whose equal parts are traced once.
 """
 
-from jaxinit._program._collector import uncollected as uncollected
 from jaxinit._program._dead_code import traced_program as traced_program
 from jaxinit._program._ir import Atom as Atom
 from jaxinit._program._ir import Call as Call
@@ -43,4 +42,5 @@ from jaxinit._program._tracing import flat as flat
 from jaxinit._program._tracing import flat_program as flat_program
 from jaxinit._program._tracing import shape_of as shape_of
 from jaxinit._program._tracing import trace as trace
+from jaxinit._program._tracing import uncollected as uncollected
 from jaxinit._program._unrolled import unrolled as unrolled

@@ -1,14 +1,43 @@
-"""From a function to its program: JAX traces it, and calls are inlined."""
+"""From a function to its program: JAX traces it, and calls are inlined.
 
+Reading a program creates tens of thousands of objects that live until the end. Python's garbage collector scans all of
+them whenever their number has grown by a quarter, in vain: there is nothing to collect. That took a quarter of the
+time, so the collector rests meanwhile.
+"""
+
+import contextlib
+import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from jaxinit._program import _primitives as primitives
-from jaxinit._program._collector import uncollected
 from jaxinit._program._ir import Atom, Call, Constant, Equation, Program, Recomputed, Scan, Switch, Variable, While
 from jaxinit._typing import Array
+
+_lock = threading.Lock()
+_running = 0
+_was_enabled = False
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses the collector, in all threads; when the last thread that paused it is done, it is enabled again."""
+    global _running, _was_enabled
+    with _lock:
+        if _running == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0 and _was_enabled:
+                gc.enable()
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Program:

@@ -4,13 +4,13 @@ In: a program. Out: its weights, layers, roles, activations, branches, attention
 are enough.
 
 What a primitive does is one rule in `_rules/`, in files by family. `_analysis.py` walks through the program once and
-finds what each value depends on (`_dependence.py`, `_origin.py`), where data meets a weight (`_layers.py`), where a
-layer ends (`_regions.py` over `_partials.py`, `_sums.py`, `_bias.py`), and which uses share a weight (`_weights.py`,
-`_grouping.py`). Based on that, `_following.py` and `_activated.py` find activations, `_residual.py` over `_paths.py`
-skip connections, `_closing.py` what closes their branches, `_attention.py` attention, `_cells.py` recurrent cells,
-`_blocks.py` the blocks of fused weights, and `_depth.py` depth. The role of a leaf that is not the weight of a layer
-is decided in `_roles.py` and `_decays.py`, by the evidence of `_evidence.py`. `_trace.py` brings everything
-together, and `_table.py` is the table that users see.
+finds what each value depends on (`_dependence.py`, `_origin.py`), where data meets a weight (`_layers.py`,
+`_uses.py`), where a layer ends (`_regions.py` over `_partials.py`, `_sums.py`, `_bias.py`), and which uses share a
+weight (`_weights.py`, `_grouping.py`). Based on that, `_following.py` and `_activated.py` find activations,
+`_residual.py` over `_paths.py` skip connections, `_closing.py` what closes their branches, `_attention.py` attention,
+`_cells.py` recurrent cells, `_blocks.py` the blocks of fused weights, and `_depth.py` depth. The role of a leaf that is
+not the weight of a layer is decided in `_roles.py` and `_decays.py`, by the evidence of `_evidence.py`. `_trace.py`
+brings everything together, and `_table.py` is the table that users see.
 """
 
 from jaxinit._reading._activated import ActivationInput as ActivationInput

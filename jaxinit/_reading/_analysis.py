@@ -7,26 +7,24 @@ the parameters that can be scaled on its own (see `_grouping`).
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 from jaxinit import _program as ir
 from jaxinit._reading import _dependence as dependence
 from jaxinit._reading import _rules as rules
-from jaxinit._reading._bias import finish_of
 from jaxinit._reading._complex_pairs import complex_pairs
 from jaxinit._reading._dependence import DATA, INDEPENDENT, Dependence
-from jaxinit._reading._ensembles import feature_dims, mark_ensembles
+from jaxinit._reading._ensembles import mark_ensembles
 from jaxinit._reading._experts import Picked, picked_weight
-from jaxinit._reading._geometry import OPERATIONS, Geometry, weight_operand
+from jaxinit._reading._geometry import OPERATIONS
 from jaxinit._reading._grouping import grouped
-from jaxinit._reading._hypernetworks import Around, fan_in_made
-from jaxinit._reading._layers import Analysis, Component, Entry, Use
+from jaxinit._reading._layers import Analysis, Entry
 from jaxinit._reading._mixed_slices import MixedSlices
 from jaxinit._reading._mixed_with_data import REASON, leaves_mixed_in, union, weights_among
 from jaxinit._reading._notes import Notes
-from jaxinit._reading._regions import Region, geometry_of_region, regions, segments_of_region
+from jaxinit._reading._regions import Region, regions
 from jaxinit._reading._towers import inputs_of_towers
+from jaxinit._reading._uses import Uses
 from jaxinit._reading._weights import Loop, Weights
 
 _MOST_TOWERS = 8
@@ -98,6 +96,7 @@ class _Analyser:
         self.entered: dict[ir.Equation, Entry] = {}
         self.ends: dict[ir.Equation, Region] = {}
         self.noise: set[ir.Atom] = set()
+        self.uses = Uses(self.weights, self.notes, self.slices, self.producers, self.of, self.known_so_far, self.noise)
         self.picked: dict[ir.Equation, Picked] = {}
         self.program(program, [_of_input(v, i, leaf_count) for i, v in enumerate(program.inputs)], ())
         for atom in program.outputs:
@@ -157,7 +156,7 @@ class _Analyser:
                 self.notes.activation_input(equation, arguments, picked.lookup.weight, {picked.leaf})
                 return [DATA]
         if equation in self.ends:
-            self.region_use(self.ends[equation], loops, consumers)
+            self.uses.of_region(self.ends[equation], loops, consumers)
             return [DATA]
         if equation in self.entered:
             entry = self.entered[equation]
@@ -170,7 +169,7 @@ class _Analyser:
                     break
             else:
                 return rules.apply(equation, arguments)
-        use = self.use(equation, arguments, loops, consumers)
+        use = self.uses.of_equation(equation, arguments, loops, consumers, self.picked.pop(equation, None))
         results = rules.apply(equation, arguments)
         if use:
             leaves = {leaf for component in use.components for leaf in component.weight.regions}
@@ -271,106 +270,3 @@ class _Analyser:
             carry = after
         self.notes.recording = recording
         return carry
-
-    # Sites
-
-    def use(
-        self,
-        equation: ir.Equation,
-        arguments: list[Dependence],
-        loops: tuple[Loop, ...],
-        consumers: dict[ir.Atom, list[ir.Equation | None]],
-    ) -> Use | None:
-        picked = self.picked.pop(equation, None)
-        found = (picked.weight, picked.geometry) if picked else weight_operand(equation, arguments)
-        if found is None:
-            return None
-        weight, shape = found
-        value = self.whole_segments(picked.value if picked else arguments[weight], shape)
-        return self.layer((Entry(equation, weight),), equation, shape, value, loops, consumers, picked)
-
-    def whole_segments(self, value: Dependence, shape: Geometry) -> Dependence:
-        """A weight, whose segments are separate weights if they are concatenated along features of its output."""
-        if value.segments is None or value.segments.dimension in shape.out_dims:
-            return value
-        return dependence.together(value.parts)
-
-    def region_use(
-        self, region: Region, loops: tuple[Loop, ...], consumers: dict[ir.Atom, list[ir.Equation | None]]
-    ) -> None:
-        """The layer that a region is."""
-        if region.joint:
-            first = region.entries[0].equation
-            found = weight_operand(first, [self.of(atom) for atom in first.inputs])
-            assert found is not None
-            placed = {d: region.dimensions[p] for d, p in found[1].placed.items() if p in region.dimensions}
-            shape = dataclasses.replace(found[1], fan_in=found[1].fan_in * len(region.entries), placed=placed)
-            value = dependence.added([self.of(entry.atom) for entry in region.entries])
-        else:
-            shape, origin = geometry_of_region(region, self.of)
-            value = self.of(region.entries[0].atom)
-            if value.segments is not None:
-                value = self.whole_segments(segments_of_region(region, self.of), shape)
-            else:
-                leaf = self.weights.leaf_of(value)
-                origins = {} if leaf is None or origin is None else {leaf: origin}
-                value = Dependence(degrees=value.degrees, origins=origins)
-        self.layer(region.entries, region.end, shape, value, loops, consumers)
-
-    def layer(
-        self,
-        entries: tuple[Entry, ...],
-        equation: ir.Equation,
-        shape: Geometry,
-        value: Dependence,
-        loops: tuple[Loop, ...],
-        consumers: dict[ir.Atom, list[ir.Equation | None]],
-        picked: Picked | None = None,
-    ) -> Use | None:
-        """The layer of a weight that is used by these entries, with its output computed by an equation."""
-        segments = value.segments
-        segmented = segments.dimension if segments else None
-        end = finish_of(equation, consumers, shape, self.known_so_far, segmented, self.noise)
-        placed = {d: end.dimensions[p] for d, p in shape.placed.items() if p in end.dimensions}
-        components = []
-        start = 0
-        for i, share in enumerate(value.parts):
-            size = segments.sizes[i] if segments else None
-            leaves = self.weights.leaves_of(share)
-            if leaves:
-                mixed = [leaf for leaf in leaves if leaf not in share.origins]
-                slices = {leaf: self.slices.walked([entry.atom for entry in entries], leaf) for leaf in mixed}
-                weight = self.weights.weight(leaves, share, slices, loops, self.notes.recording)
-                fan_out = shape.fan_out
-                if segments and size is not None:
-                    fan_out = fan_out * size // sum(segments.sizes)
-                components.append(Component(weight, share, fan_out, start, size))
-            start += size or 0
-        if not components:
-            return None
-        segment_dim = placed[segments.dimension] if segments else None
-        walked = {component.weight.leaf for component in components}
-        repeats = math.prod(loop.length for loop in loops if walked.isdisjoint(loop.leaves))
-        # A weighted sum over experts is a mean of outputs and not a product with a weight.
-        features = [placed[d] for d in feature_dims(components, shape) if d in placed]
-        around = Around(consumers, self.producers, self.known_so_far)
-        use = Use(
-            entries,
-            equation,
-            shape,
-            components,
-            end.equation,
-            end.biases,
-            end.bias_dims,
-            placed,
-            segment_dim,
-            repeats,
-            picked.lookup if picked else None,
-            fan_in_made(end.equation.outputs[0], features, around),
-            end.sign,
-        )
-        if self.notes.recording:
-            self.notes.uses[end.equation] = use
-            for component in components:
-                component.weight.uses.append(use)
-        return use

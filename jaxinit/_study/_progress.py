@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from jaxinit._stages import quietly
+
 
 class Progress:
     """The interface by which a study reports its progress; this class reports nothing."""
@@ -57,5 +59,5 @@ def progress_bar(wanted: bool, total: int, done: int) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description:24}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    with quietly(), Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         yield _Bar(bars, total, done)
