@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.compilations import compilations
 from jax import lax
 
 from jaxinit import lora
@@ -195,6 +196,23 @@ def test_a_layer_that_is_used_twice_keeps_its_function():
     closer_than(apply_fn(lora.pissa(params, apply_fn, X), X), apply_fn(params, X), 1e-5)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_several_adapters_of_one_layer_are_all_found(nested):
+    def apply_fn(p, x):
+        one, two = ((x @ p[name]["a"]) @ p[name]["b"] for name in ("one", "two"))
+        return x @ p["w"] - (one + 0.5 * two) if nested else (x @ p["w"] + one) + 0.5 * two
+
+    one, two = matrices(4), matrices(8)
+    params = {"w": one.pop("w"), "one": one, "two": two}
+    del two["w"]
+    new = lora.pissa(params, apply_fn, X)
+    closer_than(apply_fn(new, X), apply_fn(params, X), 2e-6)
+    assert not np.array_equal(new["one"]["a"], params["one"]["a"])
+    assert not np.array_equal(new["two"]["a"], params["two"]["a"])
+    drawn = lora.standard(jax.random.key(0), params, apply_fn, X)
+    np.testing.assert_array_equal(apply_fn(drawn, X), X @ params["w"])
+
+
 def test_in_traces_and_in_half_precision():
     params, apply_fn, _ = equinox_style()
     keys = jax.random.split(jax.random.key(0), 3)
@@ -210,6 +228,16 @@ def test_in_traces_and_in_half_precision():
     assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype(jnp.bfloat16)}
     closer_than(wide(new, X), wide(half, X), 2**-8)
     assert np.all(np.isfinite(lora.pissa(jax.tree.map(jnp.zeros_like, half), wide, X)["w"].astype("float32")))
+
+
+def test_a_second_call_compiles_nothing():
+    params, apply_fn, _ = equinox_style()
+    for method in (lora.pissa, lora.eva):
+        method(params, apply_fn, X)
+        others = jax.tree.map(lambda x: 2 * x, params)
+        with compilations() as count:
+            method(others, apply_fn, X)
+        assert not count
 
 
 def quantised(p, x):

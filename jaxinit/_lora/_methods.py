@@ -177,10 +177,11 @@ def _with_new(method: _Method, params: Any, apply_fn: _ApplyFn, batch: Any, key:
     check_values(caller, params, "params")
     old, structure = jax.tree.flatten(params)
     data = jax.tree.leaves(batch)
+    if not any(map(is_traced, old)):
+        check_finite(caller, params, "params")
     if any(map(is_traced, (*old, *data, key))) or any(isinstance(x, jax.ShapeDtypeStruct) for x in data):
         new = method(trace(params, apply_fn, batch), batch, key)
     else:
-        check_finite(caller, params, "params")
         check_finite(caller, batch, "batch")
         with waiting(caller):
             new = _compiled(method, apply_fn)(params, batch, key)

@@ -12,6 +12,9 @@ from jaxinit._reading._flow import Flow, programs_of
 from jaxinit._reading._layers import Entry, Use
 from jaxinit._reading._rules import rule_of
 
+_MOST_TERMS = 8
+"""How many sums deep the layer beside an addition is looked for."""
+
 
 class Step(NamedTuple):
     """One equation on the way of a value, which of its inputs the value is, and which of its outputs comes of it."""
@@ -72,13 +75,12 @@ class _LowRankPairs:
             first = self.made_by.get(end)
             if first is None or not _is_product(first):
                 continue
-            base, beside, behind = self._added_to(second)
-            small = first.geometry.fan_out < min(first.geometry.fan_in, second.geometry.fan_out)
-            if base is None or not small or base.equation is first.entries[0].equation:
-                continue
-            (data, to_base), (same, to_first) = self._root(base.data), self._root(first.data)
-            if data is same:
+            data, to_first = self._root(first.data)
+            added = self._added_to(second, data, first)
+            if added is not None and first.geometry.fan_out < min(first.geometry.fan_in, second.geometry.fan_out):
+                base, beside, behind = added
                 use, leaves = self.made_by.get(base.equation.outputs[0]), self._leaves(base.atom)
+                to_base = self._root(base.data)[1]
                 found.append(LowRankPair(use, leaves, first, second, data, to_base, to_first, between, beside, behind))
         return found
 
@@ -126,22 +128,42 @@ class _LowRankPairs:
             return None
         return data[0] if rule.is_linear_in([i == data[0] for i in range(len(equation.inputs))]) else None
 
-    def _added_to(self, use: Use) -> tuple[Entry | None, tuple[Step, ...], tuple[Step, ...]]:
-        """The product to whose output that of a layer is added, and the steps of both to the sum."""
+    def _added_to(self, use: Use, data: ir.Atom, but: Use) -> tuple[Entry, tuple[Step, ...], tuple[Step, ...]] | None:
+        """The product of some data to which a layer's output is added, not that of `but`, and the steps to the sum."""
         atom: ir.Atom = _start(use)
         steps: list[Step] = []
         while len(readers := self.readers.get(atom, [])) == 1:
             (equation,) = readers
             if equation.primitive in ir.ADDITIONS and all(map(self.flow.is_data, equation.inputs)):
                 own = equation.inputs.index(atom)
-                end, beside = self._back(equation.inputs[1 - own])
-                return self._product(end), (*beside, Step(equation, 1 - own, 0)), (*steps, Step(equation, own, 0))
-            operand = self._carried(equation)
+                found = self._summand(equation.inputs[1 - own], data, but)
+                operand: int | None = own
+                if found is not None:
+                    return found[0], (*found[1], Step(equation, 1 - own, 0)), (*steps, Step(equation, own, 0))
+            else:
+                operand = self._carried(equation)
             if operand is None or len(equation.outputs) != 1:
                 break
             steps.append(Step(equation, operand, 0))
             (atom,) = equation.outputs
-        return None, (), ()
+        return None
+
+    def _summand(
+        self, atom: ir.Atom, data: ir.Atom, but: Use, terms: int = _MOST_TERMS
+    ) -> tuple[Entry, tuple[Step, ...]] | None:
+        """The product of some data that a value is, or is a sum with, as where there are several adapters."""
+        end, steps = self._back(atom)
+        product, equation = self._product(end), self.flow.producer.get(end)
+        if product is not None:
+            fits = self._root(product.data)[0] is data and product.equation is not but.entries[0].equation
+            return (product, steps) if fits else None
+        if equation is None or equation.primitive not in ir.ADDITIONS or terms == 0:
+            return None
+        for operand, summand in enumerate(equation.inputs):
+            found = self._summand(summand, data, but, terms - 1) if self.flow.is_data(summand) else None
+            if found is not None:
+                return found[0], (*found[1], Step(equation, operand, 0), *steps)
+        return None
 
     def _root(self, atom: ir.Atom) -> tuple[ir.Atom, tuple[Step, ...]]:
         """What a value was before it was moved or cast, and the steps since."""
