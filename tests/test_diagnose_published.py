@@ -52,7 +52,7 @@ REMARKS = {
     "rezero": ("8 branches start closed", "they add nothing"),
     "mixer": ("out/w is zero",),
     "mamba": ("The verdict does not cover 2 leaves that could not be read: blocks/A_log",),
-    "lru": ("The verdict does not cover 8 leaves",),
+    "lru": ("The verdict does not cover 4 leaves",),
     "ppo": ("actor/2/w starts small", "The verdict does not cover 1 leaf that could not be read: log_std"),
     "ppo_of_images": ("policy/w starts small",),
     "small_heads": ("policy/w starts small",),
