@@ -3,6 +3,7 @@
 `python tests/helpers/families.py` writes the table to docs/roles.md; a test compares the two.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -99,6 +100,7 @@ FAMILIES = {
 }
 
 
+@functools.cache
 def rows(name):
     """The rows of the report of `initialize` by `auto`."""
     params, apply_fn, batch = FAMILIES[name]()
