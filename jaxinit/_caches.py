@@ -42,7 +42,8 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
     """A decorator that keeps results for equal arguments, the last `maxsize` of them.
 
     Functions and other objects that compare by identity are keyed by identity, and an entry goes when one of them
-    does; so a result must not hold them strongly itself: see `weakly`. Other arguments must be hashable.
+    does; so a result must not hold them strongly itself: see `weakly`. For arguments that cannot be hashed, such as a
+    module's method together with its state, the result is made anew on each call.
     """
 
     def decorate(make: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -53,7 +54,10 @@ def kept_with_functions(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_
             if options:
                 raise TypeError(f"{make.__name__} takes its arguments by position")
             parts = [_weak_part(x) for x in arguments]
-            key = _Key(tuple(x if part is None else part[0] for part, x in zip(parts, arguments, strict=True)))
+            try:
+                key = _Key(tuple(x if part is None else part[0] for part, x in zip(parts, arguments, strict=True)))
+            except TypeError:  # unhashable
+                return make(*arguments, **options)
             found = entries.get(key)
             if found is None:
                 result = make(*arguments, **options)

@@ -287,6 +287,12 @@ def test_a_linen_module_is_split_into_what_every_method_takes():
     assert doubled["batch_stats"] == variables["batch_stats"]
     assert isinstance(jaxinit.recommend(params, apply_fn, DATA), jaxinit.Recommendation)
 
+    # The statistics make the function unhashable; everything takes it nevertheless.
+    fitted = restore(jaxinit.fit_readout(params, apply_fn, DATA, jnp.arange(32) % 3))
+    assert float(jnp.abs(model.apply(fitted, DATA)).max()) < 5
+    with pytest.raises(ValueError, match="needs low-rank adapters"):
+        jaxinit.lora.standard(jax.random.key(0), params, apply_fn, DATA)
+
     encoded = jaxinit.linen.split(model, variables, method="encode", kwargs={"mask": MASK})
     np.testing.assert_array_equal(encoded.apply_fn(params, DATA)[:, 4:], 0)
     layers = jaxinit.linen.trace_layers(model, variables, DATA, method="encode", kwargs={"mask": MASK})

@@ -144,12 +144,75 @@ def test_the_readout_is_zero_on_request():
     np.testing.assert_array_equal(model.apply(params, TOKENS), 0)
 
 
+def stuck(name):
+    """Branches whose end, once it is zero, would stay so, blow up, or be missed elsewhere."""
+    relu, square = jax.nn.relu, jnp.square
+
+    def norm(x):
+        return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+    return {
+        "relu": lambda p, x: (x + relu(x @ p["w"])) @ p["v"],
+        "relu as a choice": lambda p, x: (x + jnp.where(x @ p["w"] > 0, x @ p["w"], 0)) @ p["v"],
+        "square": lambda p, x: (x + square(x @ p["w"])) @ p["v"],
+        "root": lambda p, x: (x + jnp.sqrt(jnp.abs(x @ p["w"]))) @ p["v"],
+        "norm without a gain": lambda p, x: (x + norm(relu(x @ p["u"]) @ p["w"])) @ p["v"],
+        "tied": lambda p, x: (x + relu(x @ p["w"]) @ p["w"].T) @ p["v"],
+        "shared scale": lambda p, x: ((p["s"][None] * x) + p["s"][None] * relu(x @ p["w"])) @ p["v"],
+    }[name]
+
+
+SQUARES = {"u": jnp.eye(4), "w": jnp.eye(4), "v": jnp.ones((4, 2)), "s": jnp.ones(4)}
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "relu as a choice", "square", "root", "norm without a gain", "tied", "shared scale"]
+)
+def test_nothing_is_closed_that_could_not_open_or_is_used_elsewhere(name):
+    with pytest.raises(schemes.MisfitError, match="nothing at the end of the branch of"):
+        jaxinit.initialize(KEY, SQUARES, stuck(name), jnp.ones((3, 4)), "closed")
+
+
+def test_a_scale_that_is_not_trained_is_passed_over():
+    """The layer before it is zero, and the scale stays."""
+
+    def apply_fn(p, x):
+        return (x + lax.stop_gradient(p["s"])[None] * (jnp.tanh(x @ p["u"]) @ p["w"])) @ p["v"]
+
+    params = jaxinit.initialize(KEY, SQUARES, apply_fn, jnp.ones((3, 4)), "closed")
+    np.testing.assert_array_equal(params["s"], 1)
+    np.testing.assert_array_equal(params["w"], 0)
+
+
+@pytest.mark.parametrize("end", ["gain before the statistic", "gain after the norm", "gelu", "scale of all branches"])
+def test_what_can_open_is_closed(end):
+    def norm(x, statistic):
+        return x / jnp.sqrt((statistic**2).mean(-1, keepdims=True) + 1e-6)
+
+    def apply_fn(p, x):
+        for _ in range(2 if end == "scale of all branches" else 1):
+            y = jnp.tanh(x @ p["u"]) @ p["w"]
+            x = x + {
+                "gain before the statistic": lambda y: norm(p["s"][None] * y, y),
+                "gain after the norm": lambda y: p["s"][None] * norm(y, y),
+                "gelu": jax.nn.gelu,
+                "scale of all branches": lambda y: p["s"][None] * y,
+            }[end](y)
+        return x @ p["v"]
+
+    x = jax.random.normal(KEY, (8, 4))
+    params = jaxinit.initialize(KEY, SQUARES, apply_fn, x, "closed")
+    np.testing.assert_allclose(apply_fn(params, x), x @ params["v"], rtol=1e-6, atol=1e-6)
+    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(apply_fn(p, x))))(params)
+    assert float(jnp.abs(gradient["w" if end == "gelu" else "s"]).max()) > 1e-3
+
+
 def test_a_branch_that_cannot_be_closed_is_named():
     def apply_fn(params, x):
         return (x + jnp.cos(x @ params["w"])) @ params["v"]
 
     params = {"w": jnp.ones((4, 4)), "v": jnp.ones((4, 2))}
-    with pytest.raises(schemes.MisfitError, match="nothing that could be zero at the end of the branch of w"):
+    with pytest.raises(schemes.MisfitError, match="nothing at the end of the branch of w"):
         jaxinit.initialize(KEY, params, apply_fn, jnp.ones((3, 4)), "closed")
     with pytest.raises(schemes.MisfitError, match="for residual networks"):
         jaxinit.initialize(KEY, params, lambda p, x: x @ p["w"] @ p["v"], jnp.ones((3, 4)), "closed")

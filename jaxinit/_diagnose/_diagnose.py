@@ -1,6 +1,5 @@
 """`diagnose`: one forward and one backward pass over the traced program, measured at every layer, and a report."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -87,15 +86,8 @@ def diagnose(
         return _compiled(apply_fn, loss_fn, lanczos_steps)(params, batch, key)
 
 
-def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:
-    try:
-        return _cached(apply_fn, loss_fn, lanczos_steps)
-    except TypeError:  # something unhashable: no cache, same result
-        return in_stages(functools.partial(_report, apply_fn=apply_fn, loss_fn=loss_fn, lanczos_steps=lanczos_steps))
-
-
 @kept_with_functions(16)
-def _cached(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:
+def _compiled(apply_fn: Any, loss_fn: Any, lanczos_steps: int) -> Callable[..., DiagnoseReport]:
     function, loss = weakly(apply_fn), weakly(loss_fn)
 
     @in_stages

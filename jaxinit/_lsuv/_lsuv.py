@@ -160,7 +160,7 @@ def lsuv(
     else:
         check_finite("lsuv", params, "params")
         check_finite("lsuv", batch, "batch")
-        run = _compiled(apply_fn, options)
+        run = _compiled(apply_fn, options.where, dataclasses.replace(options, where=None))
     with waiting("lsuv"):
         new, report = run(params, batch, targets)
     if all(note.startswith(SKIPPED) for note in report.notes):
@@ -182,15 +182,8 @@ def _reason(params: Any, report: LsuvReport) -> str:
     )
 
 
-def _compiled(apply_fn: Callable[[Any, Any], Any], options: Options) -> Callable[..., Any]:
-    try:
-        return _cached(apply_fn, options.where, dataclasses.replace(options, where=None))
-    except TypeError:  # something unhashable: without a cache, but with the same result
-        return in_stages(functools.partial(_lsuv, apply_fn=apply_fn, options=options))
-
-
 @kept_with_functions(16)
-def _cached(apply_fn: Callable[[Any, Any], Any], where: Any, others: Options) -> Callable[..., Any]:
+def _compiled(apply_fn: Callable[[Any, Any], Any], where: Any, others: Options) -> Callable[..., Any]:
     function, selection = weakly(apply_fn), weakly(where)
 
     @in_stages

@@ -3,7 +3,6 @@
 A name means the function of `jax.nn`, with that function's default arguments.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -104,13 +103,7 @@ def canonical_activation(activation: Activation) -> Activation:
 
 def cached(compute: Callable[..., _T]) -> Callable[..., _T]:
     """Caches a function of an activation; for activations without a hash, such as modules of arrays, recomputes it."""
-    remembering = kept_with_functions(256)(compute)
-
-    @functools.wraps(compute)
-    def computed(activation: Activation, *further: Any) -> _T:
-        return (remembering if _is_hashable(activation) else compute)(activation, *further)
-
-    return computed
+    return kept_with_functions(256)(compute)
 
 
 def _is_hashable(x: Any) -> bool:

@@ -16,7 +16,7 @@ brings everything together, and `_table.py` is the table that users see.
 from jaxinit._reading._activated import ActivationInput as ActivationInput
 from jaxinit._reading._attention import Attention as Attention
 from jaxinit._reading._blocks import Block as Block
-from jaxinit._reading._closing import closing as closing
+from jaxinit._reading._closing import closings as closings
 from jaxinit._reading._concatenated_relu import is_concatenated_relu as is_concatenated_relu
 from jaxinit._reading._dependence import Dependence as Dependence
 from jaxinit._reading._dependence import of_constant as of_constant

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxinit._checks import check_flag
 from jaxinit._initializers import zeros
-from jaxinit._reading import Skip, closing
+from jaxinit._reading import FROZEN, Skip, closings
 from jaxinit._schemes._auto import auto
 from jaxinit._schemes._requirements import MisfitError, check_branches
 from jaxinit._schemes._roles import Matrix, Model, Vector
@@ -24,7 +24,8 @@ class closed(auto):
 
     The last thing in a branch that can be zero is zero: a scalar or a scale for each channel that multiplies the branch
     (SkipInit, ReZero, LayerScale), the gain of its last norm, the layer that gates it in adaptive normalization, weight
-    and bias, or else its last layer. It learns first and opens the branch. Initially the model does not depend on
+    and bias, or else its last layer. It has a gradient, so it learns first and opens the branch: what a ReLU or a norm
+    without a gain follows is not taken. Initially the model does not depend on
     its branches, so depth changes neither signals nor gradients.
 
     Args:
@@ -62,12 +63,13 @@ class closed(auto):
         vectors, kept, slices = dict(model.vectors), dict(model.kept), dict(model.slices)
         layers: set[tuple[str, tuple[tuple[int, int], ...]]] = set()
         weight_of = {use: (layer.path, layer.region) for layer, weight in model.layers for use in weight.uses}
-        for skip in traced.skips:
-            found = closing(traced.flow, skip)
+        fixed = frozenset(leaf for leaf, role in kept.items() if role.name in FROZEN)
+        for skip, found in zip(traced.skips, closings(traced.flow, traced.skips, fixed), strict=True):
             if found is None:
                 raise MisfitError(
-                    f"{self!r} finds nothing that could be zero at the end of the branch of {_names(model, skip)}; "
-                    "multiply the branch by a parameter, as jaxinit.linen.ScaledResidual does, also for NNX"
+                    f"{self!r} finds nothing at the end of the branch of {_names(model, skip)} that could be zero, is "
+                    "used nowhere else, and would have a gradient; multiply the branch by a parameter, as "
+                    "jaxinit.linen.ScaledResidual does, also for NNX"
                 )
             layers.update(weight_of[use] for use in found.layers)
             for leaf, region in found.parameters:

@@ -47,11 +47,8 @@ def drawn(
     overrides = start.overrides
     exceptions = tuple(overrides.items()) if isinstance(overrides, Mapping) else overrides
     keep = tuple(start.keep) if isinstance(start.keep, list) else start.keep
-    about = start.scheme, exceptions, start.unread, keep, structure, batch_structure, given is key, kind
-    try:
-        box = _box(apply_fn, about, *old, *data)
-    except TypeError:  # something cannot be compared by value
-        box = []
+    about = start.scheme, start.unread, structure, batch_structure, given is key, kind
+    box = _box(apply_fn, exceptions, keep, about, *old, *data)
     if not box:
         model = read(params, apply_fn, batch, start)
         plan, rows, may_be_kept = _planned(given, key, old, data, batch_structure, start, model)
@@ -69,7 +66,7 @@ def _arrays(leaves: Sequence[Any]) -> list[Any]:
 
 
 @kept_with_functions(16)
-def _box(apply_fn: Any, about: Any, *leaves: Any) -> list[tuple[Plan, tuple[Drawn, ...]]]:
+def _box(apply_fn: Any, exceptions: Any, keep: Any, about: Any, *leaves: Any) -> list[tuple[Plan, tuple[Drawn, ...]]]:
     """The cache entry for the plan of these arguments."""
     return []
 
