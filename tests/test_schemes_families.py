@@ -3,6 +3,7 @@
 import collections
 import re
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -41,6 +42,19 @@ def test_roles_are_those_of_the_model(name):
     with of_models_alone():
         rows = families.rows(name)
     assert collections.Counter(row.role for row in rows) == ROLES[name]
+
+
+@pytest.mark.parametrize("scheme", ["auto", "recurrent"])
+def test_a_convolution_on_a_state_keeps_it_place_by_place(scheme):
+    model = nn.RNN(nn.ConvLSTMCell(5, (3, 3)))
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 6, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(1), x)
+    params = jaxinit.initialize(jax.random.key(2), shapes, model.apply, x, scheme)["params"]
+    kernel = np.array(params["cell"]["hh"]["kernel"])
+    for gate in np.split(kernel, 4, -1):
+        np.testing.assert_allclose(gate[1, 1].T @ gate[1, 1], np.eye(5), atol=1e-5)
+        gate[1, 1] = 0
+        assert not gate.any()
 
 
 @pytest.mark.parametrize("cell", ["linear", "gated"])

@@ -1,6 +1,6 @@
 """The whole-model methods for NNX models: they accept the model itself, and change weights in place where they do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -49,7 +49,7 @@ def split(
     def apply_fn(params: Any, batch: Any) -> Any:
         # A copy: what the call changes (statistics, random counts) is thrown away with it.
         merged = nnx.merge(graphdef, params, rest, copy=True)
-        function: Callable[..., Any] = merged if method is None else getattr(merged, method)  # type: ignore[assignment]
+        function = getattr(merged, method or "__call__")
         return function(batch, **dict(kwargs or {}))
 
     def restore(params: Any) -> nnx.Module:

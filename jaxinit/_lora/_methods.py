@@ -32,7 +32,7 @@ def standard(key: Array, params: Any, apply_fn: _ApplyFn, batch: Any) -> Any:
     .. math:: A \sim U(\pm 1 / \sqrt{\text{fan\_in}}), \qquad B = 0
 
     Adapters are found in the program: a sum x @ W + c · (x @ A) @ B, in either storage layout and in any framework.
-    Matrices that a loop runs over are drawn one by one.
+    Matrices that a loop runs over are drawn one by one. What a trained adapter added before is dropped with its A and B.
 
     Args:
       key: a typed or raw JAX key.
@@ -108,9 +108,7 @@ def olora(params: Any, apply_fn: _ApplyFn, batch: Any) -> Any:
     replaced by W + c · A @ B first.
 
     Args:
-      params: pytree of arrays, never mutated.
-      apply_fn: function of (params, batch), for a Linen module `module.apply`.
-      batch: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params, apply_fn, batch: as for `pissa`.
 
     Returns:
       The parameters with new W, A and B.
@@ -139,6 +137,7 @@ def eva(params: Any, apply_fn: _ApplyFn, batch: Any) -> Any:
     .. math:: A = (v_1, \ldots, v_r) \text{ of } \operatorname{Cov}(x), \qquad B = 0
 
     The inputs are those of the adapter's own layer on the batch, over samples and positions, with their mean removed.
+    What a trained adapter added before is dropped.
 
     Args:
       params: pytree of arrays, never mutated.

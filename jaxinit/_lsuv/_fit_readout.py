@@ -175,7 +175,8 @@ def _readout(traced: Traced) -> _Readout:
     name = traced.paths[weight.leaf]
     found, refused = centres(traced, frozenset({weight}))
     if others or weight not in found:
-        raise ValueError(f"fit_readout sets the bias of the last layer, {name}, but it is {_refusal(refused, weight)}")
+        reason = refused.get(weight, "several weights make its output").removeprefix("not centred: ")
+        raise ValueError(f"fit_readout cannot set the bias of the last layer, {name}: {reason}")
     centre = found[weight]
     flipped = any(f.flipped for dim in centre.origin.dims for f in dim)
     if np.size(traced.leaves[centre.leaf]) != units or not use.bias_dims <= {len(atom.shape) - 1} or flipped:
@@ -185,10 +186,6 @@ def _readout(traced: Traced) -> _Readout:
             f"shape {atom.shape}"
         )
     return _Readout(weight, centre, units)
-
-
-def _refusal(refused: dict[Weight, str], weight: Weight) -> str:
-    return refused.get(weight, "not centred: several weights make its output").replace("not centred: ", "one where ")
 
 
 def _keeps_units(equation: ir.Equation) -> bool:

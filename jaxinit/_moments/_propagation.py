@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -282,12 +282,13 @@ def _either(cases: Sequence[Samples]) -> Samples:
     return Samples(values, factors, marks, all(x.known for x in cases))
 
 
-def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Use, int]:
+def terms(analysis: Analysis, joins: Container[ir.Equation], apart: Set[Use]) -> dict[Use, int]:
     """How many layers are added in the sum that a layer's output goes into, except for sums that end branches.
 
     Args:
       analysis: of the program.
       joins: the equations that add residual branches to their skip connections.
+      apart: layers that do not count.
     """
     found: dict[ir.Atom, frozenset[Use]] = {}
     counts = dict.fromkeys(analysis.uses.values(), 1)
@@ -301,7 +302,7 @@ def terms(analysis: Analysis, joins: Container[ir.Equation]) -> dict[Use, int]:
             summed = frozenset.union(*operands)
             found[equation.outputs[0]] = summed
             for member in summed:
-                counts[member] = max(counts[member], len(summed))
+                counts[member] = max(counts[member], len(summed - apart))
         elif operands and operands[0] and rule_of(equation).rearranges and len(equation.outputs) == 1:
             found[equation.outputs[0]] = operands[0]
     return counts

@@ -51,11 +51,18 @@ _NOTHING = Closing()
 
 
 class _Closer:
-    def __init__(self, flow: Flow, skip: Skip, fixed: Set[int], normalizing: Set[ir.Equation]):
+    def __init__(
+        self,
+        flow: Flow,
+        skip: Skip,
+        fixed: Set[int],
+        normalizing: Set[ir.Equation],
+        finishes: Mapping[ir.Atom, Use],
+    ):
         self.flow, self.skip = flow, skip
         self.fixed = fixed
         self.normalizing = normalizing
-        self.finishes = {use.finish.outputs[0]: use for use in flow.analysis.uses.values()}
+        self.finishes = finishes
         self.trunk = set(self._trunk())
         self._closed: dict[ir.Atom, Closing | None] = {}
         self._on_stream: dict[ir.Atom, bool] = {}
@@ -137,13 +144,13 @@ class _Closer:
         if found is None or equation not in self.normalizing:
             return found
         others = [a for a in equation.inputs if a is not atom]
-        return found if found.at.isdisjoint(self.flow.upstream(others, lambda _: False)) else None
+        return found if found.at.isdisjoint(self._upstream(*others)) else None
 
     def _is_flat(self, equation: ir.Equation) -> bool:
         """Whether a choice decides by a value itself between it and a constant, as ReLU may be written."""
         which, *cases = equation.inputs
         chosen = {a for a in cases if self.flow.is_data(a)}
-        return len(chosen) < len(cases) and not chosen.isdisjoint(self.flow.upstream([which], lambda _: False))
+        return len(chosen) < len(cases) and not chosen.isdisjoint(self._upstream(which))
 
     def _product(self, equation: ir.Equation) -> Closing | None:
         """A parameter if there is one, else what gates the value from elsewhere, else the value's own source."""
@@ -155,10 +162,14 @@ class _Closer:
         factors = [(self._is_on_stream(a), own) for a in data if (own := self._unless_undone(equation, a)) is not None]
         return min(factors, key=lambda x: (x[0], len(x[1].layers)))[1] if factors else None
 
+    def _upstream(self, *atoms: ir.Atom) -> set[ir.Atom]:
+        """What values are computed from, not beyond what the branch is added to."""
+        return set(self.flow.upstream(atoms, self.trunk.__contains__))
+
     def _is_on_stream(self, atom: ir.Atom) -> bool:
         """Whether a value is computed from what the branch is added to."""
         if atom not in self._on_stream:
-            self._on_stream[atom] = any(a is self.skip.stream for a in self.flow.upstream([atom], lambda _: False))
+            self._on_stream[atom] = self.skip.stream in self._upstream(atom)
         return self._on_stream[atom]
 
 
@@ -173,7 +184,8 @@ def closings(flow: Flow, skips: Sequence[Skip], fixed: Set[int]) -> list[Closing
     normalizing = frozenset(
         e for e in normalizations(flow.analysis) if all(flow.is_data(a) for a in e.inputs if isinstance(a, ir.Variable))
     )
-    found = [_Closer(flow, skip, fixed, normalizing).all_closed(skip.added) for skip in skips]
+    finishes: dict[ir.Atom, Use] = {use.finish.outputs[0]: use for use in flow.analysis.uses.values()}
+    found = [_Closer(flow, skip, fixed, normalizing, finishes).all_closed(skip.added) for skip in skips]
     layers = {use for own in found if own is not None for use in own.layers}
     counts = Counter(leaf for own in found if own is not None for leaf, _ in own.parameters)
     return [own if own is not None and _is_alone(flow, own, layers, counts) else None for own in found]

@@ -4,12 +4,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from jaxinit._initializers import orthogonal, variance_scaling
+from jaxinit._initializers import variance_scaling
 from jaxinit._moments import Incoming
 from jaxinit._reading import UNREAD, Layer
 from jaxinit._schemes._incoming import argument_factor
 from jaxinit._schemes._roles import Matrix, Model
 from jaxinit._schemes._scheme import Rule, Scheme, register
+from jaxinit._schemes._signal import orthogonal_matrix
 
 _ALIKE = 1.05
 """If no slice of a stack has inputs more than this many times as large as the smallest, all share one variance."""
@@ -51,7 +52,9 @@ class auto(Scheme):
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         layer = matrix.layer
         if matrix.meets_state:
-            return Rule(orthogonal(), "meets the state of a recurrence: orthogonal, so that the state is kept")
+            return Rule(
+                orthogonal_matrix(1.0, layer), "meets the state of a recurrence: orthogonal, so that the state is kept"
+            )
         met = model.met(layer)
         slices = [_second_moment(x) for x in met.slices] or [_second_moment(met)]
         if max(slices) < _ALIKE * min(slices):

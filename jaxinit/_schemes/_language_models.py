@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxinit._checks import check_choice, check_number
 from jaxinit._initializers import Initializer, normal, truncated_normal, zeros
-from jaxinit._reading import Layer
+from jaxinit._reading import Layer, Use
 from jaxinit._schemes._requirements import check_attention, check_branches
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme, register
@@ -92,7 +92,7 @@ class transformer(Scheme):
         if self.readout is not None and model.is_readout(layer):
             return Rule(self._normal(self.readout), "the readout")
         stddev, reason = self._stddev(layer.fan_in, layer.fan_out, model)
-        blocks = max(len(block_indices(model)), 1)
+        blocks = max(model.blocks(encoder=True) + model.blocks(encoder=False), 1)
         if self.residual == "sub_ln" and shrinks(matrix):
             factor = math.log(2 * blocks) ** 0.5
             return Rule(self._normal(stddev * factor), f"{reason} × sqrt(ln {2 * blocks})")
@@ -152,16 +152,23 @@ class transformer(Scheme):
 
 
 def _width(model: Model) -> int:
-    """The width of the stream that branches add to."""
-    return int(model.traced.skips[0].stream.shape[-1])
+    """The width of the stream that attention adds to."""
+    attending = _attending(model)
+    skips = [skip for skip in model.traced.skips if not attending.isdisjoint(skip.layers)]
+    return int((skips or model.traced.skips)[0].stream.shape[-1])
 
 
-def block_indices(model: Model) -> list[list[int]]:
+def _attending(model: Model) -> set[Use]:
+    """A layer of each attention of a sequence to itself."""
+    return {a.value[0].use for a in model.traced.structure.attentions if not a.cross}
+
+
+def _blocks(model: Model) -> list[list[int]]:
     """For each block, in order of execution, the numbers of its skip connections.
 
     A block begins with the branch that holds its attention. Skips in the body of a scan come once for each slice.
     """
-    attending = {a.value[0].use for a in model.traced.structure.attentions if not a.cross}
+    attending = _attending(model)
     blocks: list[list[int]] = []
     for number, _ in _executions(model):
         if not blocks or not attending.isdisjoint(model.traced.skips[number].layers):
@@ -181,4 +188,4 @@ def _executions(model: Model) -> Iterator[tuple[int, int]]:
 
 def _indices_of(layer: Layer, model: Model) -> list[int]:
     """The numbers of the blocks that a layer belongs to, one for each slice."""
-    return [i for i, numbers in enumerate(block_indices(model)) if layer.skip in numbers]
+    return [i for i, numbers in enumerate(_blocks(model)) if layer.skip in numbers]

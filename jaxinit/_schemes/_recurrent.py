@@ -3,10 +3,11 @@
 import dataclasses
 
 from jaxinit._checks import check_number
-from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, orthogonal, zeros
+from jaxinit._initializers import chrono, constant, glorot_uniform, identity, normal, zeros
 from jaxinit._schemes._requirements import check_cells, check_plain_cells
 from jaxinit._schemes._roles import Matrix, Model, Vector
 from jaxinit._schemes._scheme import Rule, Scheme, register
+from jaxinit._schemes._signal import orthogonal_matrix
 
 
 @register
@@ -48,7 +49,7 @@ class recurrent(Scheme):
 
     def weight(self, matrix: Matrix, model: Model) -> Rule:
         if matrix.meets_state:
-            return Rule(orthogonal(), "meets the state: orthogonal")
+            return Rule(orthogonal_matrix(1.0, matrix.layer), "meets the state: orthogonal")
         if matrix.cell is not None:
             return Rule(glorot_uniform(), "input kernel of a cell: Glorot")
         return super().weight(matrix, model)

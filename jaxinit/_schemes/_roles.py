@@ -69,9 +69,7 @@ class Model:
 
     def terms(self, layer: Layer) -> int:
         """How many layers' outputs are added in the sum that a layer's output goes into."""
-        number = self._terms[self._weight_of(layer).uses[0]]
-        cells = {m.cell for m in self._by_layer[self._weight_key(layer)]} & self._cells_of_state_layers
-        return max(number - 1, 1) if cells else number
+        return self._terms[self._weight_of(layer).uses[0]]
 
     def keeps_state(self, layer: Layer) -> bool:
         """Whether all of a layer's weight is applied to the state of a recurrence."""
@@ -81,12 +79,6 @@ class Model:
     def _by_layer(self) -> dict[tuple[str, tuple[tuple[int, int], ...]], tuple[Matrix, ...]]:
         found = zip(self.layers, self.matrices, strict=True)
         return {(self.traced.paths[i], r): ms for (_, w), ms in found for i, r in w.regions.items()}
-
-    @functools.cached_property
-    def _cells_of_state_layers(self) -> frozenset[int | None]:
-        """The recurrent cells whose state has a layer of its own, which is added to those of the inputs."""
-        cells = (ms[0].cell for ms in self._by_layer.values() if all(m.meets_state for m in ms))
-        return frozenset(cell for cell in cells if cell is not None)
 
     def _weight_of(self, layer: Layer) -> Weight:
         return self._weights[self._weight_key(layer)]
@@ -102,7 +94,8 @@ class Model:
 
     @functools.cached_property
     def _terms(self) -> Mapping[Use, int]:
-        return terms(self.traced.analysis, {skip.sum for skip in self.traced.skips})
+        keeping = {use for layer, weight in self.layers if self.keeps_state(layer) for use in weight.uses}
+        return terms(self.traced.analysis, {skip.sum for skip in self.traced.skips}, keeping)
 
     @functools.cached_property
     def _incoming(self) -> Mapping[Weight, Incoming]:
