@@ -32,7 +32,7 @@ def standard(key: Array, params: Any, apply_fn: _ApplyFn, batch: Any) -> Any:
     .. math:: A \sim U(\pm 1 / \sqrt{\text{fan\_in}}), \qquad B = 0
 
     Adapters are found in the program: a sum x @ W + c · (x @ A) @ B, in either storage layout and in any framework.
-    Matrices that a loop runs over are drawn one by one. What a trained adapter added before is dropped with its A and B.
+    Matrices that a loop runs over are drawn one by one. What a trained adapter added before is dropped.
 
     Args:
       key: a typed or raw JAX key.
